@@ -1,0 +1,71 @@
+// What the kernels take: plain pointers, sizes and strides, counted in elements. Nothing here knows Python or torch.
+//
+// M rows, K atoms, n features, T iterations. A matrix is given by its first element and the distance between its
+// rows; elements of a row are adjacent. Where no distance is named, rows are packed.
+#pragma once
+
+#include <cstdint>
+
+namespace scvae {
+
+template <typename T>
+struct Rows {
+  const T* data = nullptr;
+  std::int64_t stride = 0;
+
+  const T* operator[](std::int64_t row) const { return data + row * stride; }
+};
+
+// z_0 = h(gain b), or the given z0;  z_{t+1} = h(b + S z_t).
+template <typename T>
+struct ListaProblem {
+  std::int64_t rows = 0;   // M
+  std::int64_t atoms = 0;  // K
+  std::int64_t n_iter = 0;
+  Rows<T> b;                 // (M, K)
+  Rows<T> S;                 // (K, K)
+  const T* theta = nullptr;  // (K,), or one value
+  bool theta_per_atom = false;
+  T gain = T(1);
+  Rows<T> z0;  // (M, K); data is null where the start is h(gain b)
+};
+
+// Gradients of a scalar with respect to what ListaProblem holds; a null pointer is not computed.
+template <typename T>
+struct ListaGradients {
+  T* b = nullptr;      // (M, K)
+  T* S = nullptr;      // (K, K)
+  T* theta = nullptr;  // (K,), or one value
+  T* gain = nullptr;   // one value
+  T* z0 = nullptr;     // (M, K)
+};
+
+// x_hat = D z for every row.
+template <typename T>
+struct DecodeProblem {
+  std::int64_t rows = 0;      // M
+  std::int64_t atoms = 0;     // K
+  std::int64_t features = 0;  // n
+  Rows<T> z;                  // (M, K)
+  Rows<T> D;                  // (n, K)
+};
+
+namespace cpu {
+
+// Every function runs on at most `threads` threads; its result does not depend on their number.
+template <typename T>
+void lista_forward(const ListaProblem<T>& problem, T* z, int threads);  // z: (M, K)
+
+// z is what lista_forward returned for the same problem; grad: (M, K).
+template <typename T>
+void lista_backward(const ListaProblem<T>& problem, Rows<T> z, Rows<T> grad, const ListaGradients<T>& out, int threads);
+
+template <typename T>
+void decode_forward(const DecodeProblem<T>& problem, T* x_hat, int threads);  // x_hat: (M, n)
+
+// grad: (M, n); d_z: (M, K) and d_D: (n, K), each null where it is not wanted.
+template <typename T>
+void decode_backward(const DecodeProblem<T>& problem, Rows<T> grad, T* d_z, T* d_D, int threads);
+
+}  // namespace cpu
+}  // namespace scvae

@@ -1,0 +1,180 @@
+"""Dictionaries D (n, K): n features, K atoms, an atom a column of unit norm."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_UNIT_TOLERANCE = 1e-4
+_DUPLICATE_COHERENCE = 1 - 1e-6
+
+
+def dct(n_features: int, n_atoms: int | None = None, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Over-complete separable DCT dictionary, for patches of √n × √n; SC-VAE's with n = 256, K = 512.
+
+    With p = √n and a = ⌈√K⌉ the one-dimensional atoms are v_k(i) = cos(π i k / a), i < p, k < a; every v_k but the
+    constant has its mean taken off, and all are scaled to unit norm. Atom l·a + k is v_k down the rows times v_l along
+    the columns of the patch; the first K are kept (Aharon, Elad & Bruckstein 2006, section V; arXiv 2303.16666).
+
+    Args:
+        n_features: n, a square number.
+        n_atoms: K ≥ 1; 2n if None.
+        dtype: of the result; computed in float64.
+
+    Returns:
+        (n, K).
+
+    Raises:
+        ValueError: n is no square number, or K < 1.
+    """
+    n_atoms = 2 * n_features if n_atoms is None else n_atoms
+    _check_sizes("dct", n_features, n_atoms)
+    p = math.isqrt(n_features)
+    if p * p != n_features:
+        raise ValueError(f"dct: n_features must be a square number, the pixels of a patch, got {n_features}")
+    a = math.isqrt(n_atoms - 1) + 1
+    i = torch.arange(p, dtype=torch.float64)
+    k = torch.arange(a, dtype=torch.float64)
+    V = torch.cos(math.pi / a * i[:, None] * k)  # (p, a)
+    V[:, 1:] -= V[:, 1:].mean(0)
+    V /= torch.linalg.vector_norm(V, dim=0)
+    D = torch.einsum("ik,jl->ijlk", V, V).reshape(n_features, a * a)
+    return check(D[:, :n_atoms]).to(dtype).contiguous()
+
+
+def orthogonal_dct(n_features: int, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Orthonormal DCT-II basis of n-vectors, D Dᵀ = I (Ahmed, Natarajan & Rao 1974).
+
+    With c = 1 it makes S = I − DᵀD/c vanish: sparse codes are then the soft-thresholded transform, at once.
+
+    Args:
+        n_features: n ≥ 1, which is also the number of atoms.
+        dtype: of the result; computed in float64.
+
+    Returns:
+        (n, n), atoms in the order of their frequency.
+
+    Raises:
+        ValueError: n < 1.
+    """
+    _check_sizes("orthogonal_dct", n_features, n_features)
+    i = torch.arange(n_features, dtype=torch.float64)
+    D = torch.cos(math.pi / n_features * (i[:, None] + 0.5) * i)
+    D /= torch.linalg.vector_norm(D, dim=0)
+    return check(D).to(dtype)
+
+
+def random_unit(
+    n_features: int,
+    n_atoms: int,
+    *,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Atoms drawn uniformly from the unit sphere.
+
+    Args:
+        n_features: n ≥ 1.
+        n_atoms: K ≥ 1.
+        generator: of the random numbers; torch's own if None.
+        dtype: of the result; drawn in float64.
+
+    Returns:
+        (n, K).
+
+    Raises:
+        ValueError: a size is under 1, or atoms coincide (as more than one must for n = 1).
+    """
+    _check_sizes("random_unit", n_features, n_atoms)
+    D = torch.randn(n_features, n_atoms, generator=generator, dtype=torch.float64)
+    return check(D / torch.linalg.vector_norm(D, dim=0)).to(dtype)
+
+
+def learned(
+    data: torch.Tensor | np.ndarray,
+    n_atoms: int,
+    *,
+    sparsity: float = 1.0,
+    max_iter: int = 100,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Dictionary learned from data by online dictionary learning (Mairal et al. 2009), scikit-learn's.
+
+    Args:
+        data: (M, n) vectors, floating point.
+        n_atoms: K ≥ 1.
+        sparsity: λ of ½‖x − Dz‖² + λ‖z‖₁, in the units of the data.
+        max_iter: passes over the data at most.
+        batch_size: rows a step.
+        seed: of the initialisation and of the order of the rows.
+
+    Returns:
+        (n, K) in the data's dtype (float32 for 16-bit types).
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+        ValueError: data is not a finite (M, n) matrix, K < 1, or learning ended with zero or duplicate atoms.
+    """
+    try:
+        from sklearn.decomposition import MiniBatchDictionaryLearning
+    except ImportError as error:
+        raise ImportError('dictionaries.learned needs scikit-learn: pip install "scvae_fast[train]"') from error
+    rows = torch.as_tensor(data).detach().cpu()
+    if rows.dim() != 2 or not rows.is_floating_point() or not rows.isfinite().all():
+        raise ValueError(
+            f"learned: data must be a finite floating-point (M, n) matrix, got {rows.dtype} {list(rows.shape)}"
+        )
+    _check_sizes("learned", rows.shape[1], n_atoms)
+    rows = rows if rows.dtype == torch.float64 else rows.float()
+    learner = MiniBatchDictionaryLearning(
+        n_components=n_atoms,
+        alpha=sparsity,
+        max_iter=max_iter,
+        batch_size=batch_size,
+        random_state=seed,
+        transform_algorithm="lasso_cd",
+    )
+    atoms = torch.from_numpy(learner.fit(rows.numpy()).components_).T.to(rows.dtype)  # (n, K)
+    return check(atoms / torch.linalg.vector_norm(atoms, dim=0).clamp_min(torch.finfo(atoms.dtype).tiny))
+
+
+def check(dictionary: torch.Tensor) -> torch.Tensor:
+    """The dictionary as it is, if its atoms are finite, of unit norm and pairwise different, signs not counted.
+
+    Args:
+        dictionary: (n, K), floating point.
+
+    Raises:
+        ValueError: it is none of these; the message names the atoms.
+    """
+    if dictionary.dim() != 2 or not dictionary.is_floating_point():
+        raise ValueError(
+            f"dictionary must be a floating-point (n, K) matrix, got {dictionary.dtype} {list(dictionary.shape)}"
+        )
+    D = dictionary.detach().double()
+    norms = torch.linalg.vector_norm(D, dim=0)  # (K,)
+    _raise_for("zero", norms == 0)
+    _raise_for("no unit vectors", ~((norms - 1).abs() <= _UNIT_TOLERANCE))
+    coherence = ((D.T @ D) / torch.outer(norms, norms)).abs().fill_diagonal_(0)  # (K, K)
+    _raise_for("duplicates of another", coherence.amax(0) > _DUPLICATE_COHERENCE)
+    return dictionary
+
+
+def _raise_for(what: str, bad: torch.Tensor) -> None:
+    """Raises ValueError if any atom is bad, naming the first few."""
+    atoms = bad.nonzero().flatten().tolist()
+    if atoms:
+        more = ", …" if len(atoms) > 5 else ""
+        named = ", ".join(map(str, atoms[:5]))
+        raise ValueError(f"dictionary: {len(atoms)} atoms are {what}: atoms {named}{more}")
+
+
+def _check_sizes(name: str, n_features: int, n_atoms: int) -> None:
+    if n_features < 1 or n_atoms < 1:
+        raise ValueError(f"{name}: n_features and n_atoms must be at least 1, got n = {n_features} and K = {n_atoms}")

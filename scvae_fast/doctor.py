@@ -1,0 +1,62 @@
+"""`scvae-fast doctor`: what this installation is made of and what it can use."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+
+import torch
+
+from scvae_fast.ops import backends
+from scvae_fast.ops._native import missing, native
+
+_OPTIONAL = ("triton", "lightning", "torchmetrics", "scikit-learn", "scikit-image", "lpips", "torchvision")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _gpus() -> list[str]:
+    if not torch.cuda.is_available():
+        reason = "torch is built without CUDA" if torch.version.cuda is None else "no usable device or driver"
+        return [f"none ({reason})"]
+    found = []
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        memory = device.total_memory / 2**30
+        found.append(f"{device.name}, sm_{device.major}{device.minor}, {memory:.0f} GiB")
+    return found
+
+
+def report() -> dict[str, dict[str, str]]:
+    """Sections of names and findings: versions, cpu, gpu, native module, backends."""
+    versions = {name: _version(name) for name in ("scvae-fast", "torch", "numpy", *_OPTIONAL)}
+    cpu = {
+        "processor": platform.processor() or platform.machine(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+    }
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "cpu": cpu,
+        "gpu": {str(i): gpu for i, gpu in enumerate(_gpus())},
+        "native module": {"missing": str(missing)} if native is None else native.build_info(),
+        "backends": {name: reason or "can be used" for name, reason in backends().items()},
+    }
+
+
+def main() -> int:
+    """Prints the report. Returns 0 if the native module is there, else 1."""
+    for section, findings in report().items():
+        print(f"{section}:", *(f"  {name}: {finding}" for name, finding in findings.items()), sep="\n")
+    if native is None:
+        print(f"problem: {missing}", file=sys.stderr)
+        return 1
+    return 0

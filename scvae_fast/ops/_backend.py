@@ -1,0 +1,70 @@
+"""The one place that chooses which sibling runs a call: from device and dtype alone, never by trying one out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from scvae_fast.ops import _native
+
+
+class Backend(NamedTuple):
+    """A sibling implementation, and when it can be used."""
+
+    unusable: Callable[[], str | None]
+    """Why this machine or build can't run it; None where it can."""
+    declines: Callable[[torch.device, torch.dtype], str | None]
+    """Why it doesn't take a call on that device in that dtype; None where it does."""
+
+
+def _always(*_: object) -> None:
+    return None
+
+
+def _cpu_declines(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type != "cpu":
+        return f"it runs on CPU tensors, got a tensor on {device}"
+    if dtype not in (torch.float32, torch.float64):
+        return f"it takes float32 and float64, got {dtype}"
+    return None
+
+
+# In the order of preference: the first that takes the call runs it.
+_BACKENDS: dict[str, Backend] = {
+    "cpu": Backend(unusable=lambda: _native.missing, declines=_cpu_declines),
+    "eager": Backend(unusable=_always, declines=_always),
+}
+
+
+def backends() -> dict[str, str | None]:
+    """Which implementations of the operations there are.
+
+    Returns:
+        For each backend's name None if it can be used here, else the reason why not.
+    """
+    return {name: backend.unusable() for name, backend in _BACKENDS.items()}
+
+
+def check_name(op: str, backend: str | None) -> None:
+    """Raises ValueError unless `backend` is None or the name of a backend."""
+    if backend is not None and backend not in _BACKENDS:
+        raise ValueError(f"{op}: backend must be one of {', '.join(_BACKENDS)}, or None, got {backend!r}")
+
+
+def choose(op: str, backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
+    """Name of the backend that runs a call of `op`.
+
+    Raises:
+        ValueError: no backend has that name.
+        RuntimeError: the backend asked for can't be used here, or declines the call; the message says why.
+    """
+    check_name(op, backend)
+    if backend is None:
+        return next(name for name, b in _BACKENDS.items() if b.unusable() is None and b.declines(device, dtype) is None)
+    asked = _BACKENDS[backend]
+    reason = asked.unusable() or asked.declines(device, dtype)
+    if reason is not None:
+        raise RuntimeError(f"{op}: backend {backend!r} can't be used: {reason}")
+    return backend

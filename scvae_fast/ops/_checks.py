@@ -1,0 +1,101 @@
+"""Validation shared by the operations: one clear error, before any work is done.
+
+Every message names the operation, the argument, what was expected and what came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+_HALF = (torch.float16, torch.bfloat16)
+_DTYPES = (torch.float32, torch.float64, *_HALF)
+
+
+def is_half(dtype: torch.dtype) -> bool:
+    """Whether a dtype is a 16-bit one, which is computed in float32."""
+    return dtype in _HALF
+
+
+def are_tensors(op: str, **arguments: object) -> None:
+    """Raises TypeError for an argument that is no tensor."""
+    for name, value in arguments.items():
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(value).__name__}")
+
+
+def count(op: str, name: str, value: object) -> None:
+    """Raises unless `value` is an int >= 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}")
+    if value < 0:
+        raise ValueError(f"{op}: {name} must be at least 0, got {value}")
+
+
+def scalar_tensor(op: str, name: str, value: object, like: torch.Tensor) -> torch.Tensor:
+    """A tensor as it is; a Python number as a 0-dimensional tensor that goes with `like`."""
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{op}: {name} must be a number or a torch.Tensor, got {type(value).__name__}")
+    dtype = torch.float32 if is_half(like.dtype) else like.dtype
+    return torch.full((), value, dtype=dtype, device=like.device)
+
+
+def has_shape(op: str, name: str, tensor: torch.Tensor, shape: tuple[int, ...], meaning: str) -> None:
+    """Raises ValueError unless the tensor has that shape; `meaning` spells it in symbols."""
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{op}: {name} must be {meaning} = {list(shape)}, got {list(tensor.shape)}")
+
+
+def has_rows(op: str, name: str, tensor: torch.Tensor, meaning: str) -> int:
+    """Length of the rows, the last dimension; raises ValueError where there are none."""
+    if tensor.dim() == 0 or tensor.shape[-1] == 0:
+        raise ValueError(f"{op}: {name} must be {meaning} with a last dimension >= 1, got {list(tensor.shape)}")
+    return tensor.shape[-1]
+
+
+def is_matrix(op: str, name: str, tensor: torch.Tensor, columns: int, meaning: str) -> int:
+    """Number of rows of a matrix with so many columns; raises ValueError unless it is one with at least one row."""
+    if tensor.dim() != 2 or tensor.shape[1] != columns or tensor.shape[0] == 0:
+        raise ValueError(f"{op}: {name} must be {meaning} with {columns} columns, got {list(tensor.shape)}")
+    return tensor.shape[0]
+
+
+def is_scalar_or_per_atom(op: str, name: str, tensor: torch.Tensor, atoms: int) -> None:
+    """Raises ValueError unless there is one element, or a vector with one for each atom."""
+    if tensor.numel() != 1 and tuple(tensor.shape) != (atoms,):
+        raise ValueError(f"{op}: {name} must be one value or (K,) = [{atoms}], got {list(tensor.shape)}")
+
+
+def is_scalar(op: str, name: str, tensor: torch.Tensor) -> None:
+    """Raises ValueError unless there is exactly one element."""
+    if tensor.numel() != 1:
+        raise ValueError(f"{op}: {name} must be one value, got shape {list(tensor.shape)}")
+
+
+def agree(
+    op: str,
+    first: str,
+    arguments: Mapping[str, torch.Tensor | None],
+    may_be_float32: tuple[str, ...] = (),
+) -> None:
+    """Raises unless all arguments are dense floating-point tensors of one dtype, on one device.
+
+    Where that dtype is a 16-bit one, the arguments in `may_be_float32` may be float32.
+    """
+    reference = arguments[first]
+    assert reference is not None
+    if reference.dtype not in _DTYPES:
+        raise TypeError(f"{op}: {first} must be float32, float64, bfloat16 or float16, got {reference.dtype}")
+    for name, tensor in arguments.items():
+        if tensor is None:
+            continue
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{op}: {name} must be a dense tensor, got layout {tensor.layout}")
+        if tensor.device != reference.device:
+            raise ValueError(f"{op}: {name} must be on the device of {first}, {reference.device}, got {tensor.device}")
+        widened = name in may_be_float32 and is_half(reference.dtype) and tensor.dtype == torch.float32
+        if tensor.dtype != reference.dtype and not widened:
+            raise TypeError(f"{op}: {name} must have the dtype of {first}, {reference.dtype}, got {tensor.dtype}")

@@ -1,0 +1,11 @@
+"""lista as an operation of torch.library, whichever backend runs it."""
+
+from __future__ import annotations
+
+from scvae_fast.ops._library import Operation, Sibling
+from scvae_fast.ops.lista import _cpu, _eager
+from scvae_fast.ops.lista._contract import ARGUMENTS, Problem
+
+SIBLINGS: dict[str, Sibling] = {"cpu": _cpu, "eager": _eager}
+
+OPERATION = Operation("lista", ARGUMENTS, Problem, results=1, siblings=SIBLINGS, keeps_codes=True)

@@ -1,0 +1,250 @@
+"""The layers LISTA and DictionaryLISTA."""
+
+import copy
+import pickle
+import warnings
+
+import pytest
+import torch
+
+from scvae_fast import LISTA, DictionaryLISTA, dictionaries, soft_threshold
+from scvae_fast.nn import lista as module
+
+
+def tied(D, c, sparsity, x, n_iter, official):
+    """SC-VAE's bottleneck, written out: the paper's start, or the released code's."""
+    y = x @ D
+    theta = sparsity / c
+    S = torch.eye(D.shape[1], dtype=D.dtype) - D.T @ D / c
+    z = soft_threshold(y if official else y / c, theta)
+    for _ in range(n_iter):
+        z = soft_threshold(z @ S + y / c, theta)
+    return z, z @ D.T
+
+
+@pytest.fixture
+def D():
+    return dictionaries.random_unit(6, 10, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("compat", ["paper", "official"])
+@pytest.mark.parametrize("n_iter", [0, 3])
+def test_tied_form_and_its_gradients(D, compat, n_iter):
+    layer = DictionaryLISTA(D, n_iter, 0.3, compat)
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
+    plain = [layer.dictionary.detach().clone().requires_grad_(), layer.step.detach().clone().requires_grad_()]
+    expected = tied(*plain, 0.3, x, n_iter, compat == "official")
+    found = layer(x)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    sum(t.square().sum() for t in found).backward()
+    sum(t.square().sum() for t in expected).backward()
+    torch.testing.assert_close(layer.dictionary.grad, plain[0].grad)
+    torch.testing.assert_close(layer.step.grad, plain[1].grad)
+
+
+def test_paper_form_converges_to_the_lasso(D):
+    layer = DictionaryLISTA(D, 4000, 0.3).eval()
+    x = torch.randn(4, 6, dtype=torch.float64)
+    _, x_hat = layer(x)
+    assert ((x - x_hat) @ D).abs().max() <= 0.3 + 1e-8
+
+
+def test_fixed_dictionary_and_step_are_buffers(D):
+    layer = DictionaryLISTA(D, 2, 0.1, learn_dictionary=False, learn_step=False)
+    assert list(layer.parameters()) == []
+    assert set(layer.state_dict()) == {"dictionary", "step"}
+    torch.testing.assert_close(layer.step, torch.linalg.matrix_norm(D, 2) ** 2)
+
+
+def test_warm_start_from_the_solution_stays_there(D):
+    layer = DictionaryLISTA(D, 5000, 0.3).eval()
+    x = torch.randn(3, 6, dtype=torch.float64)
+    z, _ = layer(x)
+    layer.n_iter = 3
+    torch.testing.assert_close(layer(x, z0=z)[0], z)
+
+
+def test_weights_are_kept_in_eval_mode_and_formed_again_after_a_change(D, monkeypatch):
+    layer = DictionaryLISTA(D, 2, 0.1).eval()
+    formed = []
+    form = layer._form_weights
+    monkeypatch.setattr(layer, "_form_weights", lambda: formed.append(1) or form())
+    x = torch.randn(3, 6, dtype=torch.float64)
+    with torch.inference_mode():
+        first, again = layer(x)[0], layer(x)[0]
+    assert len(formed) == 1
+    assert torch.equal(first, again)
+    with torch.no_grad():
+        layer.dictionary.mul_(0.5)
+        layer.step.mul_(2)
+        changed = layer(x)[0]
+    assert len(formed) == 2
+    torch.testing.assert_close(changed, tied(layer.dictionary, layer.step, 0.1, x, 2, False)[0])
+    layer.load_state_dict({"dictionary": D, "step": torch.tensor(9.0, dtype=D.dtype)})
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x)[0], tied(D, layer.step, 0.1, x, 2, False)[0])
+
+
+def test_eval_mode_still_differentiates(D):
+    layer = DictionaryLISTA(D, 2, 0.1).eval()
+    with torch.inference_mode():
+        layer(torch.randn(3, 6, dtype=torch.float64))
+    layer(torch.randn(3, 6, dtype=torch.float64))[1].sum().backward()
+    assert layer.dictionary.grad.abs().sum() > 0
+
+
+def test_frozen_layer_passes_gradients_through_kept_weights(D):
+    layer = DictionaryLISTA(D, 2, 0.1, learn_dictionary=False, learn_step=False).eval()
+    with torch.inference_mode():
+        layer(torch.randn(3, 6, dtype=torch.float64))
+    x = torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
+    layer(x)[1].sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_copies_and_pickles_work_after_use(D):
+    layer = DictionaryLISTA(D, 2, 0.1).eval()
+    x = torch.randn(3, 6, dtype=torch.float64)
+    with torch.no_grad():
+        expected = layer(x)[0]
+        for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+            assert other._cached is None
+            assert torch.equal(other(x)[0], expected)
+
+
+def test_moves_between_dtypes(D):
+    layer = DictionaryLISTA(D, 2, 0.1).eval()
+    with torch.no_grad():
+        layer(torch.randn(3, 6, dtype=torch.float64))
+        z, _ = layer.float()(torch.randn(3, 6))
+    assert z.dtype == torch.float32
+
+
+def test_autocast_keeps_the_bottleneck_in_float32(D):
+    layer = DictionaryLISTA(D.float(), 4, 0.1)
+    x = torch.randn(3, 6)
+    expected, _ = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z, x_hat = layer(x)
+    assert z.dtype == x_hat.dtype == torch.float32
+    assert torch.equal(z, expected)
+
+
+def test_warns_once_when_the_step_falls_under_the_norm(D):
+    layer = DictionaryLISTA(D, 1, 0.1)
+    x = torch.randn(3, 6, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer(x)
+        with torch.no_grad():
+            layer.step.mul_(0.5)
+        for _ in range(layer._CHECK_EVERY - 1):
+            layer(x)
+    with pytest.warns(UserWarning, match=r"step constant c = .* fell under ‖D‖₂² = "):
+        layer(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2 * layer._CHECK_EVERY):
+            layer(x)
+
+
+@pytest.mark.parametrize("compat", ["paper", "official"])
+def test_compile_and_export(D, compat):
+    layer = DictionaryLISTA(D, 2, 0.1, compat)
+    x = torch.randn(3, 6, dtype=torch.float64)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), layer(x))
+    program = torch.export.export(layer.eval(), (x,))
+    torch.testing.assert_close(program.module()(x), layer(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"dictionary": [[1.0]]},
+            TypeError,
+            "DictionaryLISTA: dictionary must be a floating-point torch.Tensor",
+        ),
+        (
+            {"dictionary": torch.ones(3)},
+            ValueError,
+            r"DictionaryLISTA: dictionary must be \(n, K\), got \[3\]",
+        ),
+        (
+            {"dictionary": torch.zeros(3, 4)},
+            ValueError,
+            "DictionaryLISTA: dictionary must be finite and not zero",
+        ),
+        ({"n_iter": -1}, ValueError, "DictionaryLISTA: n_iter must be at least 0, got -1"),
+        ({"n_iter": 1.5}, TypeError, "DictionaryLISTA: n_iter must be an int, got float"),
+        ({"sparsity": -0.1}, ValueError, "DictionaryLISTA: sparsity must be a finite number >= 0"),
+        ({"compat": "both"}, ValueError, "DictionaryLISTA: compat must be 'paper' or 'official', got 'both'"),
+        ({"step": 0.0}, ValueError, "DictionaryLISTA: step must be a finite number > 0, got 0.0"),
+    ],
+)
+def test_bad_settings_of_the_tied_form(change, error, message):
+    with pytest.raises(error, match=message):
+        DictionaryLISTA(**{"dictionary": torch.eye(3, 4), "n_iter": 2, "sparsity": 0.1, **change})
+
+
+def test_untied_form_starts_as_ista(D):
+    layer = LISTA(6, 10, 4000, dictionary=D, sparsity=0.3, dtype=torch.float64)
+    x = torch.randn(4, 6, dtype=torch.float64)
+    z = layer(x)
+    assert z.shape == (4, 10)
+    assert ((x - z @ D.T) @ D).abs().max() <= 0.3 + 1e-8
+    assert {name: tuple(p.shape) for name, p in layer.named_parameters()} == {
+        "W_e": (10, 6),
+        "S": (10, 10),
+        "theta": (10,),
+    }
+
+
+def test_untied_form_learns_to_predict_codes(D):
+    x = torch.randn(256, 6, dtype=torch.float64)
+    target = LISTA(6, 10, 2000, dictionary=D, sparsity=0.2, dtype=torch.float64)(x).detach()
+    layer = LISTA(6, 10, 2, dictionary=D, sparsity=0.2, dtype=torch.float64)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
+    losses = []
+    for _ in range(150):
+        loss = (layer(x) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.35 * losses[0]
+
+
+def test_random_start_follows_the_generator():
+    first, second = (LISTA(5, 8, 1, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first.S, second.S)
+    assert not torch.equal(first.S, LISTA(5, 8, 1).S)
+
+
+def test_untied_form_compiles():
+    layer = LISTA(5, 8, 2)
+    x = torch.randn(3, 5)
+    torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"n_features": 0}, ValueError, "LISTA: n_features must be at least 1, got 0"),
+        ({"n_atoms": 2.0}, TypeError, "LISTA: n_atoms must be an int, got float"),
+        ({"n_iter": -1}, ValueError, "LISTA: n_iter must be at least 0, got -1"),
+        ({"sparsity": float("nan")}, ValueError, "LISTA: sparsity must be a finite number >= 0, got nan"),
+        ({"dictionary": torch.eye(4)}, ValueError, r"LISTA: dictionary must be .* = \(3, 4\), got \[4, 4\]"),
+    ],
+)
+def test_bad_settings_of_the_untied_form(arguments, error, message):
+    with pytest.raises(error, match=message):
+        LISTA(**{"n_features": 3, "n_atoms": 4, "n_iter": 1, **arguments})
+
+
+def test_printing_names_the_sizes(D):
+    assert "n_features=6, n_atoms=10, n_iter=2" in repr(LISTA(6, 10, 2))
+    assert "compat='official'" in repr(DictionaryLISTA(D, 2, 0.1, "official"))
+    assert module.DictionaryLISTA is DictionaryLISTA

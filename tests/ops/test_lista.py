@@ -1,0 +1,398 @@
+"""lista on every backend that can run here: values, gradients, strides, and what comes of bad input."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from problems import (
+    BACKENDS,
+    assert_all_close,
+    assert_as_exact_as_pytorch,
+    keywords,
+    lista_problem,
+    results_and_gradients,
+    to,
+)
+
+from scvae_fast import lista
+from scvae_fast.ops.lista import _eager
+from scvae_fast.ops.lista._contract import Problem
+
+EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def unrolled(b, S, theta, n_iter, gain=None, z0=None):
+    """The formula in plain PyTorch, differentiated by autograd."""
+    return _eager.iterates(Problem(b, S, theta, gain, z0, n_iter))[-1]
+
+
+def by_numpy(b, S, theta, n_iter):
+    """The formula, word for word."""
+
+    def h(u):
+        return np.sign(u) * np.maximum(np.abs(u) - theta, 0)
+
+    with np.errstate(invalid="ignore", over="ignore"):
+        z = h(b)
+        for _ in range(n_iter):
+            z = h(b + z @ S.T)
+    return z
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("n_iter", [0, 1, 4])
+def test_formula(backend, n_iter):
+    p = lista_problem(5, 7, start="plain")
+    z = lista(p["b"], p["S"], p["theta"], n_iter, backend=backend)
+    expected = by_numpy(p["b"].numpy(), p["S"].numpy(), p["theta"].numpy(), n_iter)
+    torch.testing.assert_close(z, torch.from_numpy(expected))
+    assert 0 < (z == 0).double().mean() < 1
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("start", ["plain", "gain", "z0"])
+@pytest.mark.parametrize("theta", ["atom", "scalar", "zero", "negative"])
+@pytest.mark.parametrize("n_iter", [0, 1, 3])
+def test_gradients_by_finite_differences(backend, start, theta, n_iter):
+    leaves = {k: t.requires_grad_() for k, t in keywords(lista_problem(3, 4, theta=theta, start=start)).items()}
+
+    def call(*tensors):
+        return lista(**dict(zip(leaves, tensors, strict=True)), n_iter=n_iter, backend=backend)
+
+    assert torch.autograd.gradcheck(call, tuple(leaves.values()))
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("start", ["plain", "gain", "z0"])
+def test_handwritten_backward_is_autograds(backend, start):
+    p = lista_problem(9, 12, start=start)
+    expected = results_and_gradients(unrolled, p, n_iter=5)
+    assert_all_close(results_and_gradients(lista, p, n_iter=5, backend=backend), expected)
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("n_iter", [0, 1, 5, 16, 30])
+@pytest.mark.parametrize("theta", ["atom", "zero"])
+def test_float32_error(backend, n_iter, theta):
+    single = to(lista_problem(63, 128, theta=theta), torch.float32)
+    exact = results_and_gradients(unrolled, to(single, torch.float64), n_iter=n_iter)
+    pytorch = results_and_gradients(unrolled, single, n_iter=n_iter)
+    ours = results_and_gradients(lista, single, n_iter=n_iter, backend=backend)
+    assert_as_exact_as_pytorch(ours, pytorch, exact)
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("M", [1, 63, 4097])
+@pytest.mark.parametrize("K", [1, 36, 500, 512, 529])
+def test_odd_sizes(backend, M, K):
+    single = to(lista_problem(M, K), torch.float32)
+    n_iter = 2
+    exact = results_and_gradients(unrolled, to(single, torch.float64), n_iter=n_iter)
+    pytorch = results_and_gradients(unrolled, single, n_iter=n_iter)
+    ours = results_and_gradients(lista, single, n_iter=n_iter, backend=backend)
+    assert_as_exact_as_pytorch(ours, pytorch, exact)
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("n_iter", [0, 3])
+def test_empty_batch(backend, n_iter):
+    p = lista_problem(0, 5, theta="scalar")
+    found = results_and_gradients(lista, p, n_iter=n_iter, backend=backend)
+    assert found["result 0"].shape == (0, 5)
+    for name in ("∂S", "∂theta", "∂gain"):
+        assert torch.equal(found[name], torch.zeros_like(found[name]))
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("shape", [(7,), (2, 3, 7), (1, 2, 1, 7), (2, 0, 7)])
+def test_leading_dimensions(backend, shape):
+    p = lista_problem(12, 7, start="z0")
+    b, z0 = torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    z = lista(b, p["S"], p["theta"], 3, z0=z0, backend=backend)
+    flat = lista(b.reshape(-1, 7), p["S"], p["theta"], 3, z0=z0.reshape(-1, 7), backend=backend)
+    assert z.shape == shape
+    assert z.is_contiguous()
+    torch.testing.assert_close(z, flat.reshape(shape), rtol=0, atol=0)
+
+
+def views(like):
+    """The same values with other strides."""
+    rows, columns = like.shape
+    wide = torch.full((2 * rows, columns + 3), float("nan"), dtype=like.dtype)
+    wide[::2, 1 : columns + 1] = like
+    return {
+        "sliced": wide[::2, 1 : columns + 1],
+        "transposed": like.T.contiguous().T,
+        "stepped": like.repeat_interleave(2, dim=1)[:, ::2],
+    }
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("name", ["b", "S", "z0", "grad"])
+@pytest.mark.parametrize("kind", ["sliced", "transposed", "stepped"])
+def test_strides(backend, name, kind):
+    p = lista_problem(6, 6, start="z0")
+    p["grad"] = torch.randn(6, 6, dtype=torch.float64)
+    strided = {**p, name: views(p[name])[kind]}
+    assert not strided[name].is_contiguous()
+
+    def run(problem):
+        leaves = [problem[k].detach().requires_grad_() for k in ("b", "S", "theta", "z0")]
+        z = lista(*leaves[:3], 3, z0=leaves[3], backend=backend)
+        return [z.detach(), *torch.autograd.grad(z, leaves, problem["grad"])]
+
+    for found, expected in zip(run(strided), run(p), strict=True):
+        assert torch.equal(found, expected)
+
+
+@EVERY_BACKEND
+def test_expanded_inputs_and_stride_0_gradients(backend):
+    p = lista_problem(1, 6, start="plain")
+    row = p["b"].requires_grad_()
+    theta = torch.tensor(0.3, dtype=torch.float64).expand(6)
+    lista(row.expand(5, 6), p["S"], theta, 3, backend=backend).sum().backward()
+    (expected,) = torch.autograd.grad(unrolled(row, p["S"], theta, 3).sum(), row)
+    torch.testing.assert_close(row.grad, 5 * expected)
+
+
+@EVERY_BACKEND
+def test_scalar_threshold_may_have_any_shape_of_one_element(backend):
+    p = lista_problem(3, 5, start="plain")
+    expected = lista(p["b"], p["S"], 0.25, 2, backend=backend)
+    for shape in [(), (1,), (1, 1)]:
+        theta = torch.full(shape, 0.25, dtype=torch.float64, requires_grad=True)
+        z = lista(p["b"], p["S"], theta, 2, backend=backend)
+        assert torch.equal(z.detach(), expected)
+        z.sum().backward()
+        assert theta.grad.shape == shape
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("learned", ["b", "S", "theta", "gain"])
+def test_frozen_parameters(backend, learned):
+    p = lista_problem(6, 8)
+    everything = results_and_gradients(lista, p, n_iter=3, backend=backend)
+    p[learned].requires_grad_()
+    z = lista(**p, n_iter=3, backend=backend)
+    weights = torch.randn(z.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    z.backward(weights)
+    torch.testing.assert_close(p[learned].grad, everything[f"∂{learned}"], rtol=0, atol=0)
+    assert all(p[name].grad is None for name in ("b", "S", "theta", "gain") if name != learned)
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("where", ["b", "S", "theta"])
+def test_not_finite_values_come_out_where_the_formula_puts_them(backend, value, where):
+    p = lista_problem(6, 8, start="plain")
+    place = {"b": (2, 3), "S": (4, 1), "theta": (5,)}[where]
+    p[where][place] = value
+    p["b"][:, 6] = 0  # a code that is zero before it meets S: 0 · inf is NaN
+    z = lista(p["b"], p["S"], p["theta"], 3, backend=backend).numpy()
+    expected = by_numpy(p["b"].numpy(), p["S"].numpy(), p["theta"].numpy(), 3)
+    np.testing.assert_allclose(z, expected, rtol=1e-12, equal_nan=True)
+    if not (where == "theta" and value == float("inf")):
+        assert not np.isfinite(z).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["b", "S", "grad"])
+def test_not_finite_gradients_are_those_of_the_specification(value, where):
+    p = lista_problem(6, 8, start="plain")
+    p["grad"] = torch.randn(6, 8, dtype=torch.float64)
+    p[where][4, 3] = value
+    p["b"][4, 3] += 9  # on the support, where it counts
+    found = {}
+    for backend in BACKENDS:
+        leaves = [p[name].detach().clone().requires_grad_() for name in ("b", "S", "theta")]
+        z = lista(*leaves, 3, backend=backend)
+        found[backend] = dict(zip("bSt", torch.autograd.grad(z, leaves, p["grad"]), strict=True))
+    for backend in BACKENDS:
+        assert_all_close(found[backend], found["eager"])
+    assert not found["eager"]["S"].isfinite().all()
+
+
+@EVERY_BACKEND
+def test_tie_has_no_derivative_and_zero_no_sign(backend):
+    b = torch.tensor([[0.5, -0.5, 0.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    theta = torch.tensor([0.5, 0.5, -1.0, -1.0], dtype=torch.float64, requires_grad=True)
+    z = lista(b, torch.zeros(4, 4, dtype=torch.float64), theta, 0, backend=backend)
+    assert torch.equal(z, torch.tensor([[0.0, 0.0, 0.0, 3.0]], dtype=torch.float64))
+    z.sum().backward()
+    assert torch.equal(b.grad, torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=torch.float64))
+    assert torch.equal(theta.grad, torch.tensor([0.0, 0.0, 0.0, -1.0], dtype=torch.float64))
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("n_iter", [0, 2])
+def test_result_owns_its_memory(backend, n_iter):
+    p = lista_problem(3, 4, start="z0")
+    z = lista(p["b"], p["S"], p["theta"], n_iter, z0=p["z0"], backend=backend)
+    before = p["z0"].clone()
+    z.add_(1)
+    assert torch.equal(p["z0"], before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("parameters", ["same", "float32"])
+def test_16_bit_types_are_rounded_once(dtype, parameters):
+    p = to(lista_problem(8, 16), dtype)
+    if parameters == "float32":
+        p["theta"], p["gain"] = p["theta"].float(), p["gain"].float()
+    wide = results_and_gradients(lista, to(p, torch.float32), n_iter=4, backend="eager")
+    found = results_and_gradients(lista, p, n_iter=4)
+    assert found["result 0"].dtype == dtype
+    assert torch.equal(found["result 0"], wide["result 0"].to(dtype))
+    for name in ("b", "S", "theta", "gain"):
+        assert found[f"∂{name}"].dtype == p[name].dtype
+    assert torch.isfinite(found["∂S"]).all()
+
+
+def test_autocast_runs_in_float32():
+    p = to(lista_problem(4, 6), torch.float32)
+    expected = lista(**p, n_iter=3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z = lista(**{**p, "S": p["S"].double().float()}, n_iter=3)
+        mixed = lista(p["b"].bfloat16(), p["S"], p["theta"], 3)
+    assert torch.equal(z, expected)
+    assert mixed.dtype == torch.float32
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("n_iter", [1, 30])
+def test_what_autograd_keeps_does_not_grow_with_the_iterations(backend, n_iter):
+    p = {k: t.requires_grad_() for k, t in keywords(to(lista_problem(64, 32), torch.float32)).items()}
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t):
+        lista(**p, n_iter=n_iter, backend=backend)
+    b_and_z, S_theta_gain = 2 * 64 * 32 * 4, (32 * 32 + 32 + 1) * 4
+    assert sum(kept) == b_and_z + S_theta_gain
+
+
+@EVERY_BACKEND
+def test_differentiating_twice_raises(backend):
+    p = {k: t.requires_grad_() for k, t in keywords(lista_problem(3, 4)).items()}
+    (d_b,) = torch.autograd.grad(lista(**p, n_iter=2, backend=backend).sum(), p["b"], create_graph=True)
+    with pytest.raises(RuntimeError, match=r"scvae_fast.lista: its gradient can't be differentiated again"):
+        d_b.sum().backward()
+
+
+@EVERY_BACKEND
+def test_opcheck(backend):
+    for start in ("plain", "z0", "gain"):
+        p = lista_problem(3, 4, start=start)
+        tensors = [t if t is None else t.requires_grad_() for t in p.values()]
+        results = torch.library.opcheck(torch.ops.scvae_fast.lista.default, (*tensors, 2, backend))
+        assert set(results.values()) == {"SUCCESS"}
+
+
+@EVERY_BACKEND
+def test_compile_without_graph_breaks(backend):
+    p = lista_problem(6, 8)
+    expected = results_and_gradients(lista, p, n_iter=3, backend=backend)
+
+    def layer(**arguments):
+        return lista(**arguments, n_iter=3, backend=backend)
+
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
+    assert_all_close(results_and_gradients(compiled, p), expected)
+    smaller = lista_problem(2, 8)
+    assert_all_close(results_and_gradients(compiled, smaller), results_and_gradients(layer, smaller))
+
+
+class Coder(torch.nn.Module):
+    def __init__(self, backend):
+        super().__init__()
+        p = lista_problem(1, 8)
+        self.S, self.theta = torch.nn.Parameter(p["S"]), torch.nn.Parameter(p["theta"])
+        self.backend = backend
+
+    def forward(self, b):
+        return lista(b, self.S, self.theta, 3, gain=2.0, backend=self.backend)
+
+
+@EVERY_BACKEND
+def test_export_with_any_number_of_rows(backend):
+    coder = Coder(backend)
+    rows = torch.export.Dim("rows")
+    program = torch.export.export(coder, (torch.randn(3, 8).double(),), dynamic_shapes=({0: rows},))
+    b = torch.randn(7, 8).double()
+    torch.testing.assert_close(program.module()(b), coder(b))
+
+
+@pytest.mark.parametrize("n_iter", [0, 5])
+def test_cpu_results_do_not_depend_on_the_number_of_threads(n_iter):
+    p = to(lista_problem(203, 70), torch.float32)
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            found.append(results_and_gradients(lista, p, n_iter=n_iter, backend="cpu"))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(other[name], t) for name, t in found[0].items())
+
+
+COUNT_THREADS = """
+import os, torch, scvae_fast
+b, S = torch.ones(64, 8), torch.zeros(8, 8)
+def started():
+    before = len(os.listdir("/proc/self/task"))
+    scvae_fast.lista(b, S, 0.1, 1, backend="cpu")
+    return len(os.listdir("/proc/self/task")) - before
+torch.set_num_threads(1)
+alone = started()
+torch.set_num_threads(3)
+print(alone, started())
+"""
+
+
+def test_set_num_threads_is_obeyed():
+    environment = {**os.environ, "OMP_NUM_THREADS": "4"}
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT_THREADS], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["0", "2"]
+
+
+def good():
+    p = to(lista_problem(3, 4), torch.float32)
+    return {**p, "n_iter": 2}
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        ({"b": [1.0]}, TypeError, "lista: b must be a torch.Tensor, got list"),
+        ({"b": torch.zeros(())}, ValueError, r"lista: b must be \(..., K\) with a last dimension"),
+        ({"b": torch.zeros(3, 0)}, ValueError, r"lista: b must be \(..., K\) with a last dimension"),
+        ({"b": torch.zeros(3, 4, dtype=torch.int64)}, TypeError, "lista: b must be float32"),
+        ({"b": torch.zeros(3, 5)}, ValueError, r"lista: S must be \(K, K\), .* = \[5, 5\], got \[4, 4\]"),
+        ({"S": torch.zeros(4, 3)}, ValueError, r"lista: S must be \(K, K\).*got \[4, 3\]"),
+        ({"S": torch.zeros(4, 4).double()}, TypeError, "lista: S must have the dtype of b, torch.float32"),
+        ({"S": torch.zeros(4, 4, device="meta")}, ValueError, "lista: S must be on the device of b, cpu"),
+        ({"S": torch.zeros(4, 4).to_sparse()}, TypeError, "lista: S must be a dense tensor"),
+        (
+            {"theta": torch.zeros(3)},
+            ValueError,
+            r"lista: theta must be one value or \(K,\) = \[4\], got \[3\]",
+        ),
+        ({"theta": "0.1"}, TypeError, "lista: theta must be a number or a torch.Tensor, got str"),
+        ({"gain": torch.ones(4)}, ValueError, r"lista: gain must be one value, got shape \[4\]"),
+        ({"gain": None}, TypeError, "lista: gain must be a number or a torch.Tensor, got NoneType"),
+        ({"z0": torch.zeros(3, 4)}, ValueError, "lista: gain scales the start that z0 replaces"),
+        ({"gain": 1.0, "z0": torch.zeros(4)}, ValueError, r"lista: z0 must be .* = \[3, 4\], got \[4\]"),
+        ({"gain": 1.0, "z0": 0.0}, TypeError, "lista: z0 must be a torch.Tensor, got float"),
+        ({"n_iter": -1}, ValueError, "lista: n_iter must be at least 0, got -1"),
+        ({"n_iter": 2.0}, TypeError, "lista: n_iter must be an int, got float"),
+        ({"n_iter": True}, TypeError, "lista: n_iter must be an int, got bool"),
+    ],
+)
+def test_bad_input_names_the_argument(bad, error, message):
+    with pytest.raises(error, match=message):
+        lista(**{**good(), **bad})

@@ -1,0 +1,101 @@
+"""Problems that the tests of the operations share, and how results are compared."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+import scvae_fast
+
+BACKENDS = [name for name, reason in scvae_fast.backends().items() if reason is None]
+
+# Arguments in the order of the schema, under the names that the public functions take.
+LISTA = ("b", "S", "theta", "gain", "z0")
+SPARSE_CODE = ("x", "W_e", "S", "theta", "D", "gain", "z0")
+
+
+def lista_problem(
+    M: int, K: int, *, theta: str = "atom", start: str = "gain", dtype: torch.dtype = torch.float64
+) -> dict[str, torch.Tensor | None]:
+    """b, S, theta, gain, z0 of a random LISTA whose codes are partly zero and stay of the order of 1."""
+    S = torch.randn(K, K, dtype=torch.float64) * (0.5 / K**0.5)
+    thresholds = {
+        "atom": torch.rand(K, dtype=torch.float64),
+        "scalar": torch.tensor(0.4, dtype=torch.float64),
+        "zero": torch.tensor(0.0, dtype=torch.float64),
+        "negative": -torch.rand(K, dtype=torch.float64) - 0.1,
+    }
+    problem: dict[str, torch.Tensor | None] = {
+        "b": torch.randn(M, K, dtype=torch.float64),
+        "S": S,
+        "theta": thresholds[theta],
+        "gain": torch.tensor(1.7, dtype=torch.float64) if start == "gain" else None,
+        "z0": torch.randn(M, K, dtype=torch.float64).relu() if start == "z0" else None,
+    }
+    return {name: None if t is None else t.to(dtype) for name, t in problem.items()}
+
+
+def sparse_code_problem(
+    M: int, K: int, n: int, *, dtype: torch.dtype = torch.float64, **kinds: str
+) -> dict[str, torch.Tensor | None]:
+    """x, W_e, S, theta, D, gain, z0 of a random bottleneck."""
+    inner = lista_problem(M, K, dtype=dtype, **kinds)
+    inner.pop("b")
+    outer = {
+        "x": torch.randn(M, n, dtype=torch.float64),
+        "W_e": torch.randn(K, n, dtype=torch.float64) / n**0.5,
+        "D": torch.randn(n, K, dtype=torch.float64) / K**0.5,
+    }
+    problem = {**{name: t.to(dtype) for name, t in outer.items()}, **inner}
+    return {name: problem[name] for name in SPARSE_CODE}
+
+
+def keywords(problem: dict[str, torch.Tensor | None]) -> dict[str, Any]:
+    """Without what is not given, as keyword arguments."""
+    return {name: t for name, t in problem.items() if t is not None}
+
+
+def to(problem: dict[str, torch.Tensor | None], dtype: torch.dtype) -> dict[str, torch.Tensor | None]:
+    return {name: None if t is None else t.detach().to(dtype) for name, t in problem.items()}
+
+
+def results_and_gradients(
+    op: Callable[..., Any], problem: dict[str, torch.Tensor | None], **settings: Any
+) -> dict[str, torch.Tensor]:
+    """Results of op, and the gradients of a fixed random combination of them for every tensor of the problem."""
+    leaves = {k: t.detach().clone().requires_grad_() for k, t in keywords(problem).items()}
+    results = op(**leaves, **settings)
+    results = results if isinstance(results, tuple) else (results,)
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r.dtype) for r in results]
+    torch.autograd.backward(results, weights)
+    out = {f"result {i}": r.detach() for i, r in enumerate(results)}
+    gradients = {f"∂{k}": torch.zeros_like(t) if t.grad is None else t.grad for k, t in leaves.items()}
+    return {**out, **gradients}
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """‖a − b‖ / ‖b‖ in float64, over the whole tensor."""
+    scale = torch.linalg.vector_norm(b.double())
+    return float(torch.linalg.vector_norm(a.double() - b.double()) / scale.clamp_min(1e-300))
+
+
+def assert_as_exact_as_pytorch(
+    ours: dict[str, torch.Tensor], pytorch: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]
+) -> None:
+    """At most twice PyTorch's own error, both against float64; a few roundings are always allowed.
+
+    A single number is a sum over all rows whose terms largely cancel, and its error one draw of luck: it gets more.
+    """
+    assert ours.keys() == pytorch.keys() == exact.keys()
+    for name, reference in exact.items():
+        rounding = torch.finfo(ours[name].dtype).eps * (32 if reference.numel() == 1 else 4)
+        error, theirs = distance(ours[name], reference), distance(pytorch[name], reference)
+        assert error <= 2 * theirs + rounding, f"{name}: error {error:.2e}, PyTorch's own {theirs:.2e}"
+
+
+def assert_all_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], names: Sequence[str] = ()) -> None:
+    """Equal but for rounding; NaN equals NaN."""
+    assert names or a.keys() == b.keys()
+    for name in names or a:
+        torch.testing.assert_close(a[name], b[name], equal_nan=True, msg=lambda m, name=name: f"{name}: {m}")
