@@ -1,6 +1,7 @@
 """Fast learned sparse coding for PyTorch, and the sparse-coding VAE built on it."""
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from scvae_fast.nn import LISTA, DictionaryLISTA
 from scvae_fast.ops import backends
@@ -9,6 +10,29 @@ from scvae_fast.ops.lista import lista
 from scvae_fast.ops.soft_threshold import soft_threshold
 from scvae_fast.ops.sparse_code import sparse_code
 
+if TYPE_CHECKING:
+    from scvae_fast.models import SCVAE, SCVAEConfig, SCVAEOutput
+
 __version__ = version("scvae-fast")
 
-__all__ = ["LISTA", "DictionaryLISTA", "backends", "decode", "lista", "soft_threshold", "sparse_code"]
+__all__ = [
+    "LISTA",
+    "SCVAE",
+    "DictionaryLISTA",
+    "SCVAEConfig",
+    "SCVAEOutput",
+    "backends",
+    "decode",
+    "lista",
+    "soft_threshold",
+    "sparse_code",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The model brings huggingface_hub along: who only wants the layers need not wait for it.
+    if name in ("SCVAE", "SCVAEConfig", "SCVAEOutput"):
+        from scvae_fast import models
+
+        return getattr(models, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

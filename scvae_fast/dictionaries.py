@@ -30,7 +30,7 @@ def dct(n_features: int, n_atoms: int | None = None, *, dtype: torch.dtype = tor
         (n, K).
 
     Raises:
-        ValueError: n is no square number, or K < 1.
+        ValueError: n is no square number, K < 1, or K is so large for n that atoms coincide.
     """
     n_atoms = 2 * n_features if n_atoms is None else n_atoms
     _check_sizes("dct", n_features, n_atoms)
@@ -44,7 +44,7 @@ def dct(n_features: int, n_atoms: int | None = None, *, dtype: torch.dtype = tor
     V[:, 1:] -= V[:, 1:].mean(0)
     V /= torch.linalg.vector_norm(V, dim=0)
     D = torch.einsum("ik,jl->ijlk", V, V).reshape(n_features, a * a)
-    return check(D[:, :n_atoms]).to(dtype).contiguous()
+    return check(D[:, :n_atoms], f"dct({n_features}, {n_atoms})").to(dtype).contiguous()
 
 
 def orthogonal_dct(n_features: int, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -92,7 +92,7 @@ def random_unit(
     """
     _check_sizes("random_unit", n_features, n_atoms)
     D = torch.randn(n_features, n_atoms, generator=generator, dtype=torch.float64)
-    return check(D / torch.linalg.vector_norm(D, dim=0)).to(dtype)
+    return check(D / torch.linalg.vector_norm(D, dim=0), f"random_unit({n_features}, {n_atoms})").to(dtype)
 
 
 def learned(
@@ -141,38 +141,40 @@ def learned(
         transform_algorithm="lasso_cd",
     )
     atoms = torch.from_numpy(learner.fit(rows.numpy()).components_).T.to(rows.dtype)  # (n, K)
-    return check(atoms / torch.linalg.vector_norm(atoms, dim=0).clamp_min(torch.finfo(atoms.dtype).tiny))
+    norms = torch.linalg.vector_norm(atoms, dim=0).clamp_min(torch.finfo(atoms.dtype).tiny)
+    return check(atoms / norms, "learned")
 
 
-def check(dictionary: torch.Tensor) -> torch.Tensor:
+def check(dictionary: torch.Tensor, name: str = "dictionary") -> torch.Tensor:
     """The dictionary as it is, if its atoms are finite, of unit norm and pairwise different, signs not counted.
 
     Args:
         dictionary: (n, K), floating point.
+        name: what error messages call it.
 
     Raises:
-        ValueError: it is none of these; the message names the atoms.
+        ValueError: it is no such matrix, or atoms are zero, of another norm or duplicates; the message names them.
     """
     if dictionary.dim() != 2 or not dictionary.is_floating_point():
         raise ValueError(
-            f"dictionary must be a floating-point (n, K) matrix, got {dictionary.dtype} {list(dictionary.shape)}"
+            f"{name} must be a floating-point (n, K) matrix, got {dictionary.dtype} {list(dictionary.shape)}"
         )
     D = dictionary.detach().double()
     norms = torch.linalg.vector_norm(D, dim=0)  # (K,)
-    _raise_for("zero", norms == 0)
-    _raise_for("no unit vectors", ~((norms - 1).abs() <= _UNIT_TOLERANCE))
+    _raise_for(name, "zero", norms == 0)
+    _raise_for(name, "no unit vectors", ~((norms - 1).abs() <= _UNIT_TOLERANCE))
     coherence = ((D.T @ D) / torch.outer(norms, norms)).abs().fill_diagonal_(0)  # (K, K)
-    _raise_for("duplicates of another", coherence.amax(0) > _DUPLICATE_COHERENCE)
+    _raise_for(name, "duplicates of another", coherence.amax(0) > _DUPLICATE_COHERENCE)
     return dictionary
 
 
-def _raise_for(what: str, bad: torch.Tensor) -> None:
+def _raise_for(name: str, what: str, bad: torch.Tensor) -> None:
     """Raises ValueError if any atom is bad, naming the first few."""
     atoms = bad.nonzero().flatten().tolist()
     if atoms:
         more = ", …" if len(atoms) > 5 else ""
         named = ", ".join(map(str, atoms[:5]))
-        raise ValueError(f"dictionary: {len(atoms)} atoms are {what}: atoms {named}{more}")
+        raise ValueError(f"{name}: {len(atoms)} atoms are {what}: atoms {named}{more}")
 
 
 def _check_sizes(name: str, n_features: int, n_atoms: int) -> None:

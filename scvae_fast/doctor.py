@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+from pathlib import Path
 
 import torch
 
@@ -20,6 +21,16 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _processor() -> str:
+    """The processor's name, which Linux keeps in /proc/cpuinfo."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _gpus() -> list[str]:
@@ -38,7 +49,7 @@ def report() -> dict[str, dict[str, str]]:
     """Sections of names and findings: versions, cpu, gpu, native module, backends."""
     versions = {name: _version(name) for name in ("scvae-fast", "torch", "numpy", *_OPTIONAL)}
     cpu = {
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),

@@ -37,6 +37,11 @@ def test_dct_needs_a_square():
         dictionaries.dct(10, 20)
 
 
+def test_dct_names_the_size_that_makes_atoms_coincide():
+    with pytest.raises(ValueError, match=r"dct\(4, 8\): 7 atoms are duplicates of another: atoms 1, 2, 3, 4, 5, …"):
+        dictionaries.dct(4, 8)
+
+
 def test_orthogonal_dct():
     D = dictionaries.orthogonal_dct(10, dtype=torch.float64)
     torch.testing.assert_close(D.T @ D, torch.eye(10, dtype=torch.float64))

@@ -66,9 +66,12 @@ Matrix<T> packed(Rows<T> source, std::int64_t rows, std::int64_t columns) {
 
 template <typename T>
 Matrix<T> packed_transpose(Rows<T> source, std::int64_t rows, std::int64_t columns) {
+  constexpr std::int64_t tile = kAlignment / sizeof(T);  // a cache line of both sides at a time
   Matrix<T> out(columns, rows);
-  for (std::int64_t i = 0; i < rows; ++i)
-    for (std::int64_t j = 0; j < columns; ++j) out.row(j)[i] = source[i][j];
+  for (std::int64_t i0 = 0; i0 < rows; i0 += tile)
+    for (std::int64_t j0 = 0; j0 < columns; j0 += tile)
+      for (std::int64_t j = j0; j < std::min(j0 + tile, columns); ++j)
+        for (std::int64_t i = i0; i < std::min(i0 + tile, rows); ++i) out.row(j)[i] = source[i][j];
   return out;
 }
 

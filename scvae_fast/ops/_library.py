@@ -3,7 +3,7 @@
 An operation is described by its `Problem`, a named tuple of its arguments, tensors first, that can check itself, bring
 its tensors into rows, and say what its results look like. From that and the siblings this module derives the schemas,
 the implementation, the fake, the backward pass (an operation too, so that torch.compile sees through neither) and the
-autocast rule. Arguments are positional, as torch's autocast rule needs.
+autocast rule. Arguments of the schemas are positional.
 """
 
 from __future__ import annotations
@@ -66,6 +66,23 @@ def _placeholder(like: torch.Tensor) -> torch.Tensor:
     return like.new_empty(0)
 
 
+def _in_float32(name: str, device_type: str) -> Any:
+    """The rule of autocast: the operation in float32, and nothing inside it cast any further.
+
+    torch.library.register_autocast would do, but under torch.compile torch 2.10 confuses the rules of two devices.
+    """
+
+    def cast(value: Any) -> Any:
+        eligible = isinstance(value, torch.Tensor) and value.device.type == device_type and value.is_floating_point()
+        return value.float() if eligible and value.dtype != torch.float64 else value
+
+    def kernel(*arguments: Any) -> Any:
+        with torch.autocast(device_type, enabled=False):
+            return getattr(torch.ops.scvae_fast, name)(*map(cast, arguments))
+
+    return kernel
+
+
 class Operation:
     """Registers `scvae_fast::name` and `scvae_fast::name_backward`.
 
@@ -113,7 +130,7 @@ class Operation:
         _LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
         torch.library.register_fake(f"{_NAMESPACE}::{name}", fake, lib=_LIBRARY)
         for device_type in ("cpu", "cuda"):
-            torch.library.register_autocast(f"{_NAMESPACE}::{name}", device_type, torch.float32, lib=_LIBRARY)
+            _LIBRARY.impl(name, _in_float32(name, device_type), f"Autocast{device_type.upper()}")
 
     def _sibling(self, backend: str | None, like: torch.Tensor) -> Sibling:
         return self.siblings[_backend.choose(self.name, backend, like.device, like.dtype)]

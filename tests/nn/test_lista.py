@@ -121,14 +121,22 @@ def test_moves_between_dtypes(D):
     assert z.dtype == torch.float32
 
 
-def test_autocast_keeps_the_bottleneck_in_float32(D):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_autocast_keeps_the_bottleneck_in_float32(D, compiled):
     layer = DictionaryLISTA(D.float(), 4, 0.1)
     x = torch.randn(3, 6)
     expected, _ = layer(x)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        z, x_hat = layer(x)
-    assert z.dtype == x_hat.dtype == torch.float32
-    assert torch.equal(z, expected)
+
+    def mixed(x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return layer(x), layer(x @ torch.eye(6))
+
+    run = torch.compile(mixed, fullgraph=True, backend="aot_eager") if compiled else mixed
+    (z, x_hat), (_, rounded) = run(x)
+    assert z.dtype == x_hat.dtype == rounded.dtype == torch.float32
+    torch.testing.assert_close(z, expected)
+    rounded.sum().backward()
+    assert layer.dictionary.grad.dtype == torch.float32
 
 
 def test_warns_once_when_the_step_falls_under_the_norm(D):
@@ -157,6 +165,20 @@ def test_compile_and_export(D, compat):
     torch.testing.assert_close(compiled(x), layer(x))
     program = torch.export.export(layer.eval(), (x,))
     torch.testing.assert_close(program.module()(x), layer(x))
+
+
+# Inductor itself imports modules of torch that warn of torch.jit.
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_inductor_trains_like_eager(D):
+    x = torch.randn(5, 6, dtype=torch.float64)
+    gradients = []
+    for compile_it in (False, True):
+        layer = DictionaryLISTA(D, 3, 0.1)
+        z, x_hat = (torch.compile(layer, fullgraph=True) if compile_it else layer)(x)
+        ((x - x_hat).square().sum() + 0.1 * z.abs().sum()).backward()
+        gradients.append((layer.dictionary.grad, layer.step.grad))
+    for compiled, eager in zip(gradients[1], gradients[0], strict=True):
+        torch.testing.assert_close(compiled, eager)
 
 
 @pytest.mark.parametrize(

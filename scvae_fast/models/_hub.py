@@ -1,0 +1,164 @@
+"""Saving and loading a model as `config.json` and `model.safetensors`, locally or on the Hugging Face hub."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from scvae_fast.models.config import SCVAEConfig
+
+try:
+    import huggingface_hub
+    from huggingface_hub import PyTorchModelHubMixin as _HubMixin
+    from huggingface_hub.errors import HFValidationError
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+except ImportError as error:
+    _missing: ImportError | None = error
+
+    class _HubMixin:  # type: ignore[no-redef]
+        """Takes the class keywords of huggingface_hub's mixin where that can't be imported."""
+
+        def __init_subclass__(cls, **card: Any) -> None:
+            super().__init_subclass__()
+
+        def push_to_hub(self, *args: Any, **options: Any) -> None:
+            """Say what is missing."""
+            _require_hub(type(self), "push_to_hub")
+else:
+    _missing = None
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+ModelT = TypeVar("ModelT", bound="PretrainedModel")
+
+
+class PretrainedModel(nn.Module, _HubMixin):
+    """A module with huggingface_hub's `save_pretrained`, `from_pretrained` and `push_to_hub`.
+
+    A subclass's `__init__` takes the configuration, an initial `dictionary`, and options that are not saved.
+    """
+
+    def __init__(self, config: SCVAEConfig, **options: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *, repo_id: str | None = None, **options: Any
+    ) -> str | None:
+        """Write `config.json`, `model.safetensors` and, if there is none, a model card into a folder.
+
+        Each file appears whole: it is written elsewhere and then moved into its place.
+
+        Args:
+            save_directory: the folder; made if it doesn't exist.
+            repo_id: name on the hub for `push_to_hub=True`, the folder's name by default.
+            options: more arguments of `huggingface_hub.ModelHubMixin.save_pretrained`, such as `push_to_hub`.
+
+        Returns:
+            The address of the commit for `push_to_hub=True`, otherwise None.
+
+        Raises:
+            ImportError: huggingface_hub or safetensors is not installed.
+        """
+        _require_hub(type(self), "save_pretrained")
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+            commit = super().save_pretrained(temporary, repo_id=repo_id or folder.resolve().name, **options)
+            # safetensors lets only the owner read; the other files have the permissions that the user wants.
+            shutil.copymode(Path(temporary, CONFIG_FILE), Path(temporary, WEIGHTS_FILE))
+            for written in Path(temporary).iterdir():
+                if written.name != "README.md" or not (folder / "README.md").exists():
+                    os.replace(written, folder / written.name)
+        return commit
+
+    @classmethod
+    def from_pretrained(
+        cls: type[ModelT],
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        **options: Any,
+    ) -> ModelT:
+        """Load what `save_pretrained` wrote, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: a folder, read without a network, or a repository on the hub.
+            device: where the model is to be.
+            revision: of the repository; this and what follows as in `huggingface_hub.hf_hub_download`.
+            cache_dir: where downloads are kept.
+            force_download: whether to download what the cache holds already.
+            local_files_only: whether to use the cache only.
+            token: of the hub.
+            options: keyword arguments of the class, such as `backend`.
+
+        Raises:
+            ImportError: huggingface_hub or safetensors is not installed.
+            FileNotFoundError: there is no such folder or repository, or it lacks one of the two files.
+            ValueError: a file is damaged, or the weights don't fit the configuration.
+        """
+        _require_hub(cls, "from_pretrained")
+        source = str(pretrained_model_name_or_path)
+        if os.path.isdir(source):
+            files = [_in_folder(cls, Path(source), name) for name in (CONFIG_FILE, WEIGHTS_FILE)]
+        else:
+            hub: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
+            hub |= {"force_download": force_download, "local_files_only": local_files_only}
+            files = [_download(cls, source, name, hub) for name in (CONFIG_FILE, WEIGHTS_FILE)]
+        weights = _read_weights(cls, files[1])
+        dictionary = weights.get("bottleneck.dictionary")  # saves the class from making one of its own
+        model = cls(_read_config(cls, files[0]), dictionary=dictionary, **options)
+        try:
+            model.load_state_dict(weights, assign=True)  # keeps the dtype in which they were saved
+        except RuntimeError as error:
+            raise ValueError(f"{cls.__name__}.from_pretrained: {files[1]} doesn't fit {files[0]}: {error}") from error
+        return model.to(device).eval()
+
+
+def _require_hub(cls: type, method: str) -> None:
+    if _missing is not None:
+        raise ImportError(
+            f'{cls.__name__}.{method} needs huggingface_hub and safetensors: pip install "scvae_fast[train]"'
+        ) from _missing
+
+
+def _in_folder(cls: type, folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        raise FileNotFoundError(f"{cls.__name__}.from_pretrained: {folder} has no {name}")
+    return folder / name
+
+
+def _download(cls: type, repository: str, name: str, hub: dict[str, Any]) -> Path:
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, name, **hub))
+    except (OSError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"{cls.__name__}.from_pretrained: {repository} is not a folder here, "
+            f"and {name} can't be had from the hub's repository of that name: {error}"
+        ) from error
+
+
+def _read_config(cls: type, path: Path) -> SCVAEConfig:
+    try:
+        return SCVAEConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{cls.__name__}.from_pretrained: {path} is no configuration: {error}") from error
+
+
+def _read_weights(cls: type, path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{cls.__name__}.from_pretrained: {path} is damaged: {error}") from error

@@ -1,0 +1,114 @@
+"""The building blocks that VQGAN's encoder and decoder share.
+
+Source: Esser, Rombach and Ommer, "Taming Transformers for High-Resolution Image Synthesis" (CVPR 2021).
+Parameter names follow that paper's public model, so that checkpoints of SC-VAE's authors fit name for name.
+"""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def group_norm(channels: int, groups: int) -> nn.GroupNorm:
+    """Group normalisation over the greatest common divisor of `groups` and `channels` groups.
+
+    With VQGAN's 32, a width that 32 divides gets 32 groups; another width as many as divide both numbers.
+    """
+    return nn.GroupNorm(math.gcd(groups, channels), channels, eps=1e-6)
+
+
+class ResnetBlock(nn.Module):
+    """x + conv(swish(norm(conv(swish(norm(x)))))), with a 1 x 1 convolution on x where the width changes."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, dropout: float, norm_groups: int) -> None:
+        super().__init__()
+        self.norm1 = group_norm(in_channels, norm_groups)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = group_norm(out_channels, norm_groups)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, in_channels, H, W) -> (B, out_channels, H, W)
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return (x if self.nin_shortcut is None else self.nin_shortcut(x)) + h
+
+
+class AttnBlock(nn.Module):
+    """Self-attention of one head over all positions of a feature map, added to its input."""
+
+    def __init__(self, channels: int, *, norm_groups: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, norm_groups)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
+        h = self.norm(x)
+        q, k, v = (_tokens(project(h)) for project in (self.q, self.k, self.v))  # (B, 1, H·W, C)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj_out(attended.squeeze(1).transpose(1, 2).reshape(x.shape))
+
+
+def _tokens(x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, one head, H·W, C)
+    return x.flatten(2).transpose(1, 2).unsqueeze(1)
+
+
+class Downsample(nn.Module):
+    """Halves height and width: a 3 x 3 convolution of stride 2, padded at the right and the bottom only."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, 2h, 2w) -> (B, C, h, w)
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Doubles height and width: nearest neighbour, then a 3 x 3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w) -> (B, C, 2h, 2w)
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class Level(nn.Module):
+    """The blocks of one resolution: residual blocks, each followed by attention where `attention` is set."""
+
+    def __init__(self, widths: list[tuple[int, int]], *, attention: bool, dropout: float, norm_groups: int) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(
+            ResnetBlock(before, after, dropout=dropout, norm_groups=norm_groups) for before, after in widths
+        )
+        self.attn = nn.ModuleList(AttnBlock(after, norm_groups=norm_groups) for _, after in widths if attention)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, widths[0][0], H, W) -> (B, widths[-1][1], H, W)
+        for i, block in enumerate(self.block):
+            x = block(x)
+            if self.attn:
+                x = self.attn[i](x)
+        return x
+
+
+class Middle(nn.Module):
+    """The blocks at the bottleneck: residual, attention (where `attention` is set), residual."""
+
+    def __init__(self, channels: int, *, attention: bool, dropout: float, norm_groups: int) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, channels, dropout=dropout, norm_groups=norm_groups)
+        self.attn_1 = AttnBlock(channels, norm_groups=norm_groups) if attention else None
+        self.block_2 = ResnetBlock(channels, channels, dropout=dropout, norm_groups=norm_groups)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w) -> (B, C, h, w)
+        x = self.block_1(x)
+        if self.attn_1 is not None:
+            x = self.attn_1(x)
+        return self.block_2(x)

@@ -1,0 +1,150 @@
+"""SC-VAE: an autoencoder whose latent vectors are sparse combinations of learned atoms."""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.utils._pytree import _register_namedtuple
+
+from scvae_fast import dictionaries
+from scvae_fast.models._hub import PretrainedModel
+from scvae_fast.models.config import SCVAEConfig
+from scvae_fast.models.decoder import Decoder
+from scvae_fast.models.encoder import Encoder
+from scvae_fast.nn.attention import alpha_network
+from scvae_fast.nn.lista import DictionaryLISTA
+from scvae_fast.ops.decode import decode
+
+
+class SCVAEEncoding(NamedTuple):
+    """What `SCVAE.encode` returns; n features, K atoms, a grid of h x w positions."""
+
+    latents: Tensor  # (B, n, h, w), E(x)
+    codes: Tensor  # (B, h, w, K), z
+    latents_hat: Tensor  # (B, n, h, w), D z
+
+
+class SCVAEOutput(NamedTuple):
+    """What a call of an `SCVAE` returns; n features, K atoms, a grid of h x w positions."""
+
+    x_hat: Tensor  # (B, in_channels, H, W), the reconstruction
+    codes: Tensor  # (B, h, w, K), z
+    latents: Tensor  # (B, n, h, w), E(x)
+    latents_hat: Tensor  # (B, n, h, w), D z
+    alpha: Tensor  # (B, h, w, 1) or (B, h, w, n), weights of the latent error, see `AlphaNetwork`
+
+
+# For torch.export.save, which stores the type of a program's output by such a name.
+_register_namedtuple(SCVAEOutput, serialized_type_name="scvae_fast.models.SCVAEOutput")
+
+
+class SCVAE(
+    PretrainedModel,
+    library_name="scvae_fast",
+    license="mit",
+    tags=["image-reconstruction", "sparse-coding"],
+    paper_url="https://arxiv.org/abs/2303.16666",
+):
+    """x̂ = G(D z), z = LISTA(E(x)): encoder E, dictionary D (n, K), codes z of every position, decoder G.
+
+    Source: Xiao et al., "SC-VAE: Sparse Coding-based Variational Autoencoder with Learned ISTA", arXiv
+    2303.16666; encoder and decoder are VQGAN's. Convolutions begin as in the authors' code, Glorot-uniform
+    without bias.
+
+    Args:
+        config: see `SCVAEConfig`; `SCVAEConfig.preset(name)` has the authors' models and a small one.
+        dictionary: (n, K), the initial D, of the model's dtype and device. The default is the over-complete
+            DCT, for which n must be a square number.
+        backend: of the sparse coding, a name of `scvae_fast.backends()`; None chooses by device and dtype.
+
+    Raises:
+        ValueError: the dictionary is not (n, K), or the backend has no such name.
+    """
+
+    def __init__(self, config: SCVAEConfig, *, dictionary: Tensor | None = None, backend: str | None = None) -> None:
+        super().__init__(config)
+        if dictionary is None:
+            dictionary = dictionaries.dct(config.n_features, config.n_atoms)
+        if tuple(dictionary.shape) != (config.n_features, config.n_atoms):
+            raise ValueError(
+                f"SCVAE: dictionary must be (n_features, n_atoms) = ({config.n_features}, {config.n_atoms}), "
+                f"got {tuple(dictionary.shape)}"
+            )
+        levels: dict[str, Any] = {
+            "ch": config.ch,
+            "ch_mult": config.ch_mult,
+            "num_res_blocks": config.num_res_blocks,
+            "attn_levels": config.attn_levels,
+            "mid_attention": config.mid_attention,
+            "dropout": config.dropout,
+            "norm_groups": config.norm_groups,
+            "norm_out": config.norm_out,
+        }
+        self.encoder = Encoder(config.in_channels, config.n_features, **levels)
+        self.bottleneck = DictionaryLISTA(
+            dictionary,
+            config.n_iter,
+            config.sparsity,
+            config.compat,
+            learn_dictionary=config.learn_dictionary,
+            learn_step=config.learn_step,
+            backend=backend,
+        )
+        self.attention = alpha_network(
+            config.attention, config.n_features, config.n_atoms, hidden=config.attention_hidden
+        )
+        self.decoder = Decoder(config.n_features, config.in_channels, **levels)
+        self.apply(_initialise_convolution)
+
+    def forward(self, x: Tensor) -> SCVAEOutput:
+        """Reconstruct pictures, with all that the loss needs.
+
+        Args:
+            x: (B, in_channels, H, W), floating point, in -1 … 1; `config.stride` divides H and W.
+
+        Raises:
+            ValueError: x is of another shape or dtype.
+        """
+        latents, codes, latents_hat = self.encode(x)
+        sq_err = (latents - latents_hat).square().permute(0, 2, 3, 1)  # (B, h, w, n)
+        alpha = self.attention(sq_err, codes)
+        return SCVAEOutput(self.decode(latents_hat), codes, latents, latents_hat, alpha)
+
+    def encode(self, x: Tensor) -> SCVAEEncoding:
+        """Latents E(x), their sparse codes z, and D z, for pictures as `forward` takes them."""
+        latents = self.encoder(x)
+        codes, rows_hat = self.bottleneck(latents.permute(0, 2, 3, 1))
+        return SCVAEEncoding(latents, codes, rows_hat.permute(0, 3, 1, 2))
+
+    def decode(self, latents_hat: Tensor) -> Tensor:  # (B, n, h, w) -> (B, in_channels, stride·h, stride·w)
+        """Pictures, about in -1 … 1, of latents.
+
+        Raises:
+            ValueError: latents_hat is not (B, n, h, w).
+        """
+        return self.decoder(latents_hat)
+
+    def decode_codes(self, codes: Tensor) -> Tensor:  # (B, h, w, K) -> (B, in_channels, stride·h, stride·w)
+        """Pictures of codes: `decode` of D z.
+
+        Raises:
+            ValueError: codes are not (B, h, w, K).
+        """
+        if codes.dim() != 4 or codes.shape[-1] != self.config.n_atoms:
+            raise ValueError(
+                f"SCVAE.decode_codes: codes must be (B, h, w, {self.config.n_atoms}), got {tuple(codes.shape)}"
+            )
+        latents_hat = decode(codes, self.bottleneck.dictionary, backend=self.bottleneck.backend)
+        return self.decode(latents_hat.permute(0, 3, 1, 2))
+
+    def to_official(self) -> dict[str, Tensor]:
+        """A state dict for the authors' `Model_VAEf16`; see `scvae_fast.models.official`."""
+        from scvae_fast.models import official  # official imports this module
+
+        return official.to_official(self)
+
+
+def _initialise_convolution(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
