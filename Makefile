@@ -1,0 +1,60 @@
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= out/demo
+MINUTES ?= 10
+BENCH ?=
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+# What the installed package is built from: a change here installs it again.
+BUILT_FROM = setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.* csrc/*/*.*)
+CPP = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
+
+.PHONY: help demo test lint format bench doctor dist clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    train SC-VAE on real photographs and evaluate it, into $(OUT) (MINUTES=$(MINUTES))"
+	@echo "make test    set up and run the tests"
+	@echo "make lint    style, types and formatting of Python and C++"
+	@echo "make format  rewrite the sources in the project's style"
+	@echo "make bench   LISTA on this machine against eager PyTorch (BENCH='--help' for its options)"
+	@echo "make doctor  versions, processor, GPU, usable backends"
+	@echo "make dist    source distribution and wheel, into dist/"
+	@echo "make clean   remove what make built; out/ stays"
+
+# An editable installation: edits of Python files count at once.
+$(VENV)/.train $(VENV)/.dev: $(VENV)/.%: $(BUILT_FROM)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[$*]'
+	touch $@
+
+demo: $(VENV)/.train
+	$(BIN)/scvae-fast demo --out $(OUT) --minutes $(MINUTES)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+bench: $(VENV)/.train
+	$(BIN)/python -m benchmarks.run $(BENCH)
+
+doctor: $(VENV)/.train
+	$(BIN)/scvae-fast doctor
+
+dist: $(VENV)/.dev
+	$(BIN)/python -m build
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info scvae_fast/_native*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

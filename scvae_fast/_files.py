@@ -1,0 +1,27 @@
+"""Files that appear whole, or not at all."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Have `write` make a file under a temporary name in the same folder, then move it to `path`.
+
+    Whoever looks at `path`, even after a crash, finds the old file or the new one. Missing folders are made.
+
+    Args:
+        path: where the file is to be; what is there is replaced.
+        write: gets the temporary path, which has the suffix of `path`, and writes the whole file.
+
+    Raises:
+        OSError: the folder can't be written to.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A folder of its own gives the file the permissions that the user's umask asks for.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+        temporary = Path(folder, path.name)
+        write(temporary)
+        os.replace(temporary, path)
