@@ -1,0 +1,36 @@
+"""Lets torchmetrics and Lightning, which import torchvision where it is installed, work beside a wheel that fails."""
+
+import importlib
+import importlib.util
+
+import torch
+
+# Operators that torchvision refers to at import, with the signatures that its own library would declare.
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_library: list[torch.library.Library] = []
+
+
+def make_importable() -> None:
+    """Import torchvision, if it is installed, declaring its operators where its native library doesn't load.
+
+    The torchvision 0.28 wheel is built against a CUDA torch; beside a CPU torch its native library is skipped silently
+    and then the import fails with "operator torchvision::nms does not exist". No operator of it is used here.
+
+    Raises:
+        RuntimeError: importing torchvision fails for another reason.
+    """
+    if _library or importlib.util.find_spec("torchvision") is None:
+        return
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "operator torchvision::nms does not exist" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for schema in _SCHEMAS:
+            library.define(schema)
+        _library.append(library)  # the declarations live as long as this object
+        importlib.import_module("torchvision")

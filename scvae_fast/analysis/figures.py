@@ -1,0 +1,138 @@
+"""Figures, as matplotlib objects: reconstructions, atoms, their use, density of codes, losses."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scvae_fast.data.pictures import to_bytes
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError('scvae_fast.analysis needs matplotlib: pip install "scvae_fast[train]"') from error
+
+INK, QUIET, BLUE, ORANGE = "#1b1f24", "#6b7280", "#2563a8", "#d9822b"
+# Transparent where codes are sparse, bright where they are dense.
+_HEAT = LinearSegmentedColormap.from_list(
+    "heat", [(0.10, 0.02, 0.30, 0.0), (0.75, 0.15, 0.40, 0.55), (1.0, 0.85, 0.30, 0.9)]
+)
+
+
+def reconstructions(
+    title: str, names: Sequence[str], originals: Sequence[Tensor], rebuilt: Sequence[Tensor], captions: Sequence[str]
+) -> Figure:
+    """Originals (3, H, W) in the upper row, what was made of them in the lower one."""
+    widths = [picture.shape[2] / picture.shape[1] for picture in originals]
+    figure = Figure(figsize=(max(3.1 * sum(widths), 6), 7.0), layout="constrained", dpi=150)
+    figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
+    axes = figure.subplots(2, len(names), squeeze=False, width_ratios=widths)
+    for i, name in enumerate(names):
+        _show(axes[0, i], originals[i], f"{name}, original")
+        _show(axes[1, i], rebuilt[i], captions[i])
+    return figure
+
+
+def atom_patches(patches: Tensor, usage: Tensor, *, columns: int = 32) -> Figure:
+    """Patches (K, C, s, s) of all atoms, the most used first; each scaled to its own largest value."""
+    order = usage.argsort(descending=True, stable=True)
+    peak = patches.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-9)
+    scaled = (patches / peak)[order]
+    rows = -(-len(scaled) // columns)
+    side, gap = scaled.shape[-1], 2
+    sheet = torch.ones(3, rows * (side + gap) - gap, columns * (side + gap) - gap)
+    for i, patch in enumerate(scaled):
+        top, left = (i // columns) * (side + gap), (i % columns) * (side + gap)
+        sheet[:, top : top + side, left : left + side] = patch
+    figure = Figure(figsize=(12, 12 * rows / columns + 0.7), layout="constrained", dpi=150)
+    _show(figure.subplots(), sheet, "")
+    figure.suptitle(
+        f"What each of the {len(patches)} atoms paints, the most used first (grey: no change; each to its own scale)",
+        color=INK,
+        fontsize=13,
+        fontweight="bold",
+    )
+    return figure
+
+
+def atom_usage(held_out: Tensor, training: Tensor, n_codes: tuple[int, int]) -> Figure:
+    """How many of the codes use each atom, atoms ordered by their use on the training photographs."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=150)
+    axes = _plain(figure.subplots())
+    order = training.argsort(descending=True, stable=True)
+    rank = np.arange(1, len(order) + 1)
+    shares = [
+        100 * usage[order].double() / max(count, 1) for usage, count in zip((held_out, training), n_codes, strict=True)
+    ]
+    axes.scatter(rank, shares[0].numpy(), s=7, color=ORANGE, alpha=0.7, linewidths=0, label="held-out photographs")
+    axes.plot(rank, shares[1].numpy(), color=BLUE, linewidth=2, label="training photographs")
+    axes.set(
+        xlim=(0, len(order) + 1),
+        ylim=(0, None),
+        xlabel="atoms, the most used first",
+        ylabel="codes that use the atom, %",
+    )
+    axes.legend(frameon=False)
+    _title(axes, "How often each atom is used")
+    return figure
+
+
+def density_overlay(
+    names: Sequence[str], originals: Sequence[Tensor], active: Sequence[Tensor], *, stride: int, n_atoms: int
+) -> Figure:
+    """Photographs in grey, and over them the numbers `active` (h, w) of entries of their codes that are not zero."""
+    widths = [picture.shape[2] / picture.shape[1] for picture in originals]
+    figure = Figure(figsize=(4.4 * sum(widths) + 0.8, 4.9), layout="constrained", dpi=150)
+    axes = figure.subplots(1, len(names), squeeze=False, width_ratios=widths)[0]
+    most = max(float(torch.quantile(count.double(), 0.995)) for count in active)
+    for axis, name, picture, count in zip(axes, names, originals, active, strict=True):
+        _show(axis, picture.mean(0, keepdim=True).expand(3, -1, -1) * 0.6 - 0.2, name)
+        height, width = picture.shape[1:]
+        extent = (-0.5, count.shape[1] * stride - 0.5, count.shape[0] * stride - 0.5, -0.5)
+        heat = axis.imshow(count.numpy(), cmap=_HEAT, vmin=0, vmax=most, extent=extent, interpolation="nearest")
+        axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    bar = figure.colorbar(heat, ax=list(axes), shrink=0.85, pad=0.01)
+    bar.set_label(f"entries of a code that are not zero, of {n_atoms}", color=INK)
+    bar.outline.set_visible(False)
+    figure.suptitle("Where the codes are dense", color=INK, fontsize=13, fontweight="bold")
+    return figure
+
+
+def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
+    """The terms of the loss, PSNR of the training crops and density of their codes, over the steps."""
+    figure = Figure(figsize=(12, 3.8), layout="constrained", dpi=150)
+    left, middle, right = (_plain(axes) for axes in figure.subplots(1, 3))
+    steps = [row["step"] for row in history]
+    for name, colour in (("total", INK), ("image", BLUE), ("latent", ORANGE), ("sparsity", "#7a9a3a")):
+        left.plot(steps, [row[f"loss/{name}"] for row in history], color=colour, label=name, linewidth=1.4)
+    left.set(yscale="log", xlabel="step")
+    left.legend(frameon=False, ncols=2)
+    _title(left, "Terms of the loss")
+    middle.plot(steps, [row["psnr"] for row in history], color=BLUE, linewidth=1.4)
+    middle.set(xlabel="step", ylabel="dB")
+    _title(middle, "PSNR of the training crops")
+    right.plot(steps, [100 * row["density"] for row in history], color=ORANGE, linewidth=1.4)
+    right.set(xlabel="step", ylabel="%", ylim=(0, None))
+    _title(right, "Code entries that are not zero")
+    return figure
+
+
+def _show(axes: Axes, picture: Tensor, title: str) -> None:
+    axes.imshow(to_bytes(picture), interpolation="antialiased")
+    axes.set_axis_off()
+    axes.set_title(title, color=INK, fontsize=10)
+
+
+def _plain(axes: Axes) -> Axes:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=QUIET)
+    axes.grid(color="#e5e7eb", linewidth=0.7)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def _title(axes: Axes, text: str) -> None:
+    axes.set_title(text, color=INK, fontsize=11, fontweight="bold", loc="left")

@@ -1,0 +1,78 @@
+"""The photographs that ship inside scikit-image and scikit-learn: real pictures with nothing to download."""
+
+from importlib.resources import as_file, files
+from typing import NamedTuple
+
+from torch import Tensor
+
+from scvae_fast.data.pictures import load_picture
+
+_SKIMAGE = ("skimage", "data")
+_SKLEARN = ("sklearn", "datasets", "images")
+
+_COLOUR = (
+    (_SKIMAGE, "chelsea.png"),
+    (_SKIMAGE, "coffee.png"),
+    (_SKIMAGE, "hubble_deep_field.jpg"),
+    (_SKIMAGE, "ihc.png"),
+    (_SKIMAGE, "motorcycle_left.png"),
+    (_SKIMAGE, "motorcycle_right.png"),
+    (_SKIMAGE, "retina.jpg"),
+    (_SKIMAGE, "rocket.jpg"),
+    (_SKLEARN, "flower.jpg"),
+)
+_GREY = tuple(
+    (_SKIMAGE, f"{name}.png")
+    for name in (
+        "brick",
+        "camera",
+        "cell",
+        "clock_motion",
+        "coins",
+        "grass",
+        "gravel",
+        "moon",
+        "page",
+        "text",
+    )
+)
+_HELD_OUT = ((_SKIMAGE, "astronaut.png"), (_SKLEARN, "china.jpg"))
+
+
+class Photograph(NamedTuple):
+    """A picture (3, H, W) in −1 … 1, its name, and whether it has colours."""
+
+    name: str
+    picture: Tensor
+    colour: bool
+
+
+def training_photographs() -> list[Photograph]:
+    """The photographs to train on, nine in colour and then ten in grey.
+
+    Raises:
+        ImportError: scikit-image or scikit-learn is not installed, or comes without its photographs.
+    """
+    return [_load(*which, colour=True) for which in _COLOUR] + [_load(*which, colour=False) for which in _GREY]
+
+
+def held_out_photographs() -> list[Photograph]:
+    """`astronaut` and `china`, which are never trained on.
+
+    Raises:
+        ImportError: as `training_photographs`.
+    """
+    return [_load(*which, colour=True) for which in _HELD_OUT]
+
+
+def _load(folder: tuple[str, ...], name: str, *, colour: bool) -> Photograph:
+    package, *inside = folder
+    try:
+        # Straight from the files: skimage.data's functions would also make a cache folder in the user's home.
+        resource = files(package).joinpath("/".join([*inside, name]))
+    except ModuleNotFoundError as error:
+        raise ImportError(f'the embedded photographs need {package}: pip install "scvae_fast[train]"') from error
+    if not resource.is_file():
+        raise ImportError(f"the installed {package} comes without its photograph {'/'.join([*inside, name])}")
+    with as_file(resource) as path:
+        return Photograph(name.rsplit(".", 1)[0], load_picture(path), colour)

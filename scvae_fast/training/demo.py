@@ -1,0 +1,209 @@
+"""The demonstration: train on the embedded photographs, rate the model on two that were held out, draw pictures."""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
+
+from scvae_fast._files import write_atomically
+from scvae_fast.analysis import draw_report
+from scvae_fast.data import CropSettings, Photograph, RandomCrops, held_out_photographs, training_photographs
+from scvae_fast.metrics.evaluation import evaluate
+from scvae_fast.models import SCVAE, SCVAEConfig
+from scvae_fast.training.callbacks import History, KeepCheckpoint, StopOnSignal, TimeBar, clock
+from scvae_fast.training.module import SCVAEModule, TrainingSettings
+from scvae_fast.training.noise import lightning_noise_silenced
+from scvae_fast.training.start import start_as_linear_coder
+
+# The first weights are fitted to so many crops.
+_START_CROPS = 96
+# Training photographs are rated in their middle only, to keep the evaluation short.
+_RATED_SIDE = 384
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """All that decides what the demonstration trains, but for the time it may take."""
+
+    model: SCVAEConfig = field(default_factory=lambda: SCVAEConfig.preset("pictures64"))
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    crops: CropSettings = field(default_factory=CropSettings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as they look when they were written as JSON and read again."""
+        return dict(json.loads(json.dumps(asdict(self))))
+
+
+class DemoError(RuntimeError):
+    """The demonstration can't go on in the folder it was given; the message says why and what to do."""
+
+
+class _Folder:
+    """What the demonstration keeps in its folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.settings = path / "settings.json"
+        self.state = path / "training.ckpt"  # all that a resumption needs
+        self.model = path / "checkpoint"  # for SCVAE.from_pretrained
+        self.metrics = path / "metrics.json"
+        self.pictures = path / "pictures"
+
+    def claim(self, settings: DemoSettings) -> None:
+        """Make sure that the folder can be written to and holds no training with other settings."""
+        wanted = settings.to_dict()
+        found = json.loads(self.settings.read_text(encoding="utf-8")) if self.settings.exists() else wanted
+        if different := _differences(wanted, found):
+            raise DemoError(
+                f"{self.path} holds a training with other settings ({', '.join(different)}): "
+                "choose another folder, or delete it to start anew"
+            )
+        try:
+            _write_json(self.settings, wanted)
+        except OSError as error:
+            raise DemoError(f"{self.path} can't be written to: {error}") from error
+
+    def result(self) -> dict[str, Any] | None:
+        """The metrics of a finished training, if there is one."""
+        if not (self.metrics.exists() and self.model.exists()):
+            return None
+        return dict(json.loads(self.metrics.read_text(encoding="utf-8")))
+
+
+def run_demo(out: Path, minutes: float, settings: DemoSettings | None = None) -> int:
+    """Train for `minutes`, evaluate and draw, into the folder `out`; go on there if that was stopped before.
+
+    Where the folder holds the result of as many minutes or more, its figures are printed and that is all. Where it
+    holds the result of fewer, training goes on from there, with the learning rate of that point of the longer
+    schedule.
+
+    Returns:
+        0, or 130 if a signal stopped the training: its state is kept, and the next call goes on from it.
+
+    Raises:
+        DemoError: minutes is not positive, the folder can't be written to, or it holds a training with other settings.
+    """
+    if not (math.isfinite(minutes) and minutes > 0):
+        raise DemoError(f"minutes must be a positive number, got {minutes:g}")
+    settings, folder = settings or DemoSettings(), _Folder(out)
+    folder.claim(settings)
+    if result := folder.result():
+        if result["minutes"] >= minutes:
+            print(f"{out} holds the result of {result['minutes']:g} minutes of training already.\n")
+            print(_summary(result, out))
+            return 0
+        print(f"{out} holds the result of {result['minutes']:g} minutes of training; it goes on to {minutes:g}.")
+    photographs = training_photographs()
+    with lightning_noise_silenced():
+        trained = _train(folder, minutes, settings, photographs)
+    if trained is None:
+        print(f"Stopped. {folder.state} keeps the state of the training: the same command goes on from there.")
+        return 130
+    result = _evaluate(folder, minutes, settings, trained, photographs)
+    print(_summary(result, out))
+    return 0
+
+
+class _Trained(NamedTuple):
+    model: SCVAE
+    history: list[dict[str, float]]
+    steps: int
+    seconds: float
+
+
+def _train(folder: _Folder, minutes: float, settings: DemoSettings, photographs: list[Photograph]) -> _Trained | None:
+    """None if a signal stopped it."""
+    torch.manual_seed(settings.training.seed)
+    model = SCVAE(settings.model)
+    crops = RandomCrops(photographs, settings.crops, seed=settings.training.seed)
+    resume = folder.state.exists()
+    if not resume:
+        print(f"fitting the first weights to {_START_CROPS} crops of {len(photographs)} photographs …", flush=True)
+        start_as_linear_coder(model, torch.stack([crops[i] for i in range(_START_CROPS)]))
+    timer, history, stop = Timer(timedelta(minutes=minutes), verbose=False), History(), StopOnSignal()
+    trainer = Trainer(
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices=1,
+        max_epochs=-1,  # the timer ends it
+        callbacks=[timer, history, stop, TimeBar(), KeepCheckpoint(folder.state)],
+        gradient_clip_val=settings.training.clip,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    module = SCVAEModule(model, crops, settings.training)
+    trainer.fit(module, ckpt_path=folder.state if resume else None)
+    if stop.stopped:
+        return None
+    return _Trained(model.cpu().eval(), history.rows, trainer.global_step, timer.time_elapsed())
+
+
+def _evaluate(
+    folder: _Folder, minutes: float, settings: DemoSettings, trained: _Trained, photographs: list[Photograph]
+) -> dict[str, Any]:
+    print("rating the model on whole photographs …", flush=True)
+    begin = time.monotonic()
+    held_out = evaluate(trained.model, held_out_photographs())
+    seen = evaluate(trained.model, [_middle(photograph) for photograph in photographs if photograph.colour])
+    trained.model.save_pretrained(folder.model)
+    draw_report(folder.pictures, trained.model, held_out, seen, trained.history)
+    result = {
+        "minutes": minutes,
+        "steps": trained.steps,
+        "seconds": {"training": trained.seconds, "evaluation": time.monotonic() - begin},
+        "held_out": held_out.figures,
+        "training": {"crop": f"the middle of each, at most {_RATED_SIDE} x {_RATED_SIDE}", **seen.figures},
+        "settings": settings.to_dict(),
+        "versions": {name: version(name) for name in ("scvae-fast", "torch", "lightning", "torchmetrics")},
+        "threads": torch.get_num_threads(),
+    }
+    _write_json(folder.metrics, result)
+    return result
+
+
+def _middle(photograph: Photograph) -> Photograph:
+    height, width = photograph.picture.shape[1:]
+    top, left = max(height - _RATED_SIDE, 0) // 2, max(width - _RATED_SIDE, 0) // 2
+    middle = photograph.picture[:, top : top + _RATED_SIDE, left : left + _RATED_SIDE]
+    return photograph._replace(picture=middle)
+
+
+def _summary(result: dict[str, Any], out: Path) -> str:
+    atoms = result["settings"]["model"]["n_atoms"]
+    lines = []
+    for title, key in (("held out, never trained on", "held_out"), ("training photographs", "training")):
+        figures = result[key]
+        lines.append(f"{title}: {', '.join(figures['pictures'])}")
+        lines.append(
+            f"  SC-VAE           PSNR {figures['psnr']:5.2f} dB   SSIM {figures['ssim']:.3f}   "
+            f"{figures['density']:.1%} of the code entries not zero, {figures['atoms_in_use']} of {atoms} atoms in use"
+        )
+        for size, rating in figures["block_means"].items():
+            lines.append(f"  {size} block means  PSNR {rating['psnr']:5.2f} dB   SSIM {rating['ssim']:.3f}")
+    seconds = result["seconds"]
+    lines.append(f"{result['steps']} steps in {clock(seconds['training'])}, evaluation {clock(seconds['evaluation'])}")
+    lines.append(f"Pictures in {out / 'pictures'}, figures in {out / 'metrics.json'}, model in {out / 'checkpoint'}")
+    return "\n".join(lines)
+
+
+def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Names such as training.seed of the settings that differ."""
+    flat = [
+        {f"{part}.{name}": value for part, values in settings.items() for name, value in values.items()}
+        for settings in (wanted, found)
+    ]
+    return sorted(name for name in flat[0].keys() | flat[1].keys() if flat[0].get(name) != flat[1].get(name))
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

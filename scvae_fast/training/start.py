@@ -1,0 +1,143 @@
+"""A data-dependent start for `SCVAE`: the networks begin as a linear transform coder fitted to pictures.
+
+Residual branches begin at zero, which leaves the strided path. On it every down-sampling computes the principal
+components of 2 x 2 neighbourhoods; each component of the last level goes along one atom of the dictionary, so that its
+code is sparse from the first step; and every up-sampling is the ridge regression that best undoes its down-sampling.
+From there all weights are trained as usual. Compare Krähenbühl et al., "Data-dependent Initializations of
+Convolutional Neural Networks" (ICLR 2016).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scvae_fast.models import SCVAE
+from scvae_fast.models.blocks import AttnBlock, Level, ResnetBlock
+from scvae_fast.models.decoder import DecoderLevel
+from scvae_fast.models.encoder import EncoderLevel
+
+# Of the mean eigenvalue, added to all of them in a regression; up-sampled neighbours are nearly equal.
+_RIDGE = 1e-4
+_MOST_ROWS = 50_000
+
+
+@torch.no_grad()
+def start_as_linear_coder(model: SCVAE, x: Tensor) -> None:
+    """Initialise `model`, in place, from pictures.
+
+    Channels that the components don't need keep the weights they have.
+
+    Args:
+        model: one with `norm_out=False`; a normalisation between the components and the code would not be linear.
+        x: (B, C, H, W) pictures in −1 … 1 to fit to, typically a hundred crops.
+
+    Raises:
+        ValueError: model normalises its outputs, or a level has fewer channels than the pictures.
+    """
+    config = model.config
+    if config.norm_out:
+        raise ValueError("start_as_linear_coder: model must have norm_out=False")
+    if config.ch * min(1, *config.ch_mult) < config.in_channels:
+        raise ValueError(f"start_as_linear_coder: model must have at least {config.in_channels} channels everywhere")
+    for module in model.modules():
+        if isinstance(module, ResnetBlock):
+            nn.init.zeros_(module.conv2.weight)
+        elif isinstance(module, AttnBlock):
+            nn.init.zeros_(module.proj_out.weight)
+    _fit_decoder(model, x, *_fit_encoder(model, x))
+
+
+def _fit_encoder(model: SCVAE, x: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Returns the components that enter each down-sampling, and those (B, F, h, w) that the latents are made of."""
+    encoder, count = model.encoder, x.shape[1]
+    _pass_through(encoder.conv_in, count)
+    h = encoder.conv_in(x)
+    stages = []
+    for level in cast("Iterable[EncoderLevel]", encoder.down):
+        _pass_through(_first_shortcut(level), count)
+        for block in level.block:
+            h = block(h)
+        if level.downsample is not None:
+            conv = level.downsample.conv
+            stages.append(h[:, :count])
+            components = _principal_components(stages[-1], most=conv.out_channels)  # (F', F, 2, 2)
+            _write(conv, F.pad(components, (0, 1, 0, 1)))
+            count = len(components)
+            h = level.downsample(h)
+    h = encoder.mid(h)[:, : min(count, model.config.n_atoms, model.config.n_features)]
+    atoms = _incoherent_atoms(model.bottleneck.dictionary, h.shape[1])  # (n, F)
+    nn.init.zeros_(encoder.conv_out.weight)
+    _write(encoder.conv_out, F.pad(atoms[:, :, None, None], (1, 1, 1, 1)))
+    return stages, h
+
+
+def _fit_decoder(model: SCVAE, x: Tensor, stages: list[Tensor], components: Tensor) -> None:
+    decoder, latents, count = model.decoder, model.encode(x).latents_hat, components.shape[1]
+    _regress(decoder.conv_in, latents, components)
+    h = decoder.mid(decoder.conv_in(latents))
+    for level in reversed(cast("Sequence[DecoderLevel]", decoder.up)):
+        _pass_through(_first_shortcut(level), count)
+        for block in level.block:
+            h = block(h)
+        if level.upsample is not None:
+            target = stages.pop()
+            _regress(level.upsample.conv, F.interpolate(h, scale_factor=2, mode="nearest")[:, :count], target)
+            h, count = level.upsample(h), target.shape[1]
+    nn.init.zeros_(decoder.conv_out.weight)
+    _pass_through(decoder.conv_out, count)
+
+
+def _first_shortcut(level: Level) -> nn.Conv2d | None:
+    """Where the level changes the width of its input; the blocks after the first don't."""
+    return cast(ResnetBlock, level.block[0]).nin_shortcut
+
+
+def _pass_through(conv: nn.Conv2d | None, count: int) -> None:
+    """The first `count` channels of the output become those of the input; without a convolution they are already."""
+    if conv is not None:
+        around = conv.kernel_size[0] // 2
+        _write(conv, F.pad(torch.eye(count)[:, :, None, None], (around,) * 4))
+
+
+def _write(conv: nn.Conv2d, weight: Tensor) -> None:  # weight: (F', F, k, k)
+    """The first F' channels of the output become a function of the first F channels of the input alone."""
+    conv.weight[: len(weight)] = 0
+    conv.weight[: len(weight), : weight.shape[1]] = weight.to(conv.weight)
+
+
+def _principal_components(h: Tensor, *, most: int) -> Tensor:  # (B, F, H, W) -> (F', F, 2, 2)
+    """Of 2 x 2 neighbourhoods, those of the largest variance first; orthonormal."""
+    rows = _rows(F.unfold(h, 2, stride=2))  # (rows, 4F)
+    _, vectors = torch.linalg.eigh(rows.T @ rows)
+    chosen = vectors.flip(1)[:, :most]
+    return chosen.T.reshape(-1, h.shape[1], 2, 2)
+
+
+def _incoherent_atoms(D: Tensor, count: int) -> Tensor:  # (n, K) -> (n, count)
+    """Atoms chosen one by one, each for what those before it leave of it, as a pivoted QR factorisation does."""
+    left = D.double().clone()
+    chosen = []
+    for _ in range(count):
+        chosen.append(int(left.square().sum(0).argmax()))
+        direction = F.normalize(left[:, chosen[-1]], dim=0)
+        left -= direction[:, None] * (direction @ left)
+    return D[:, chosen]
+
+
+def _regress(conv: nn.Conv2d, h: Tensor, target: Tensor) -> None:
+    """Makes a 3 x 3 convolution predict target (B, F', H, W) from h (B, F, H, W), its first F input channels."""
+    # A part of the positions is plenty; an odd step through grids of even width meets odd and even columns alike.
+    step = h[:, 0].numel() // _MOST_ROWS | 1
+    rows = _rows(F.unfold(h, 3, padding=1)[..., ::step])  # (rows, 9F)
+    goals = _rows(target.flatten(2)[..., ::step])  # (rows, F')
+    gram = rows.T @ rows
+    gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    weight = torch.linalg.solve(gram, rows.T @ goals).T  # (F', 9F)
+    _write(conv, weight.reshape(-1, h.shape[1], 3, 3))
+
+
+def _rows(columns: Tensor) -> Tensor:  # (B, F, L) -> (B·L, F) float64
+    return columns.transpose(1, 2).flatten(0, 1).double()

@@ -1,0 +1,88 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pictures import TINY, scene
+
+from scvae_fast import cli, doctor
+from scvae_fast.data import save_picture
+from scvae_fast.models import SCVAE
+from scvae_fast.training import demo
+
+
+def test_help_and_doctor_need_no_extra() -> None:
+    program = """
+import sys
+absent = "lightning torchmetrics torchvision PIL matplotlib skimage sklearn safetensors huggingface_hub tqdm"
+sys.modules.update(dict.fromkeys(absent.split()))  # importing them fails now
+from scvae_fast import cli
+status = cli.main(["doctor"])
+assert cli.main(["demo", "--out", sys.argv[1]]) == 1
+assert cli.main(["reconstruct", "--checkpoint", "x", "--out", "y", "z.png"]) == 1
+try:
+    cli.main(["--help"])
+except SystemExit as stop:
+    sys.exit(status or stop.code)
+"""
+    run = subprocess.run([sys.executable, "-c", program, "unused"], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "backends:" in run.stdout
+    assert "reconstruct" in run.stdout
+    assert run.stderr.count('pip install "scvae_fast[train]"') == 2
+    assert "Traceback" not in run.stderr
+
+
+def test_doctor_decides_the_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "main", lambda: 1)
+    assert cli.main(["doctor"]) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["paint"], ["demo", "--minutes", "0"], ["demo", "--minutes", "soon"], ["reconstruct", "x.png", "--out", "y"]],
+)
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert "usage: scvae-fast" in capsys.readouterr().err
+
+
+def test_demo_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Path, float]] = []
+
+    def run(out: Path, minutes: float) -> int:
+        calls.append((out, minutes))
+        return 130
+
+    monkeypatch.setattr(demo, "run_demo", run)
+    assert cli.main(["demo", "--out", str(tmp_path), "--minutes", "2.5"]) == 130
+    assert calls == [(tmp_path, 2.5)]
+
+
+def test_demo_that_can_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main(["demo", "--out", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err.startswith("scvae-fast demo: ")
+
+
+def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "main", interrupt)
+    assert cli.main(["doctor"]) == 130
+    assert capsys.readouterr().err == "scvae-fast: stopped\n"
+
+
+def test_reconstruct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    SCVAE(TINY).save_pretrained(tmp_path / "model")
+    save_picture(tmp_path / "x.png", scene(20, 30))
+    command = ["reconstruct", "--checkpoint", str(tmp_path / "model"), "--out", str(tmp_path / "out")]
+    assert cli.main([*command, str(tmp_path / "x.png")]) == 0
+    assert (tmp_path / "out" / "x.png").exists()
+    assert cli.main([*command, str(tmp_path / "x.png"), str(tmp_path / "missing.png")]) == 1
+    assert "missing.png" in capsys.readouterr().err
+    assert cli.main(["reconstruct", "--checkpoint", str(tmp_path), "--out", "y", str(tmp_path / "x.png")]) == 1
+    assert "can't be loaded" in capsys.readouterr().err
