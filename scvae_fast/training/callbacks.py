@@ -123,7 +123,7 @@ class TimeBar(Callback):
         """Show the bar."""
         # A log file gets a line every half minute, a terminal a bar that moves.
         interval = 0.5 if sys.stderr.isatty() else 30.0
-        self._bar = tqdm(total=1.0, desc="training   0% ", mininterval=interval, bar_format="{desc}{bar:20}{postfix}")
+        self._bar = tqdm(total=1.0, desc="training", mininterval=interval, bar_format="{bar:20} {desc}")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Move it."""
@@ -132,9 +132,8 @@ class TimeBar(Callback):
         progress = progress_of(trainer)
         spent, figures = time_spent(trainer), trainer.callback_metrics
         left = spent * (1 - progress) / max(progress, 1e-9)
-        self._bar.set_description_str(f"training {progress:4.0%} ", refresh=False)
-        self._bar.set_postfix_str(
-            f" {clock(spent)}, {clock(left)} left | step {trainer.global_step}: "
+        self._bar.set_description_str(
+            f"{progress:4.0%}, {clock(spent)}, {clock(left)} left | step {trainer.global_step}: "
             f"{float(figures['psnr']):.1f} dB, {float(figures['density']):.1%} of the code entries not zero",
             refresh=False,
         )
