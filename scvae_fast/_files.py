@@ -1,9 +1,11 @@
 """Files that appear whole, or not at all."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
@@ -25,3 +27,13 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
         temporary = Path(folder, path.name)
         write(temporary)
         os.replace(temporary, path)
+
+
+def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Write content as JSON that people can read too, whole or not at all.
+
+    Raises:
+        OSError: the folder can't be written to.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

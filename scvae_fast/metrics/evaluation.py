@@ -34,10 +34,12 @@ def evaluate(model: SCVAE, photographs: Sequence[Photograph]) -> Evaluation:
     rebuilt, pictures = [], {}
     for photograph in photographs:
         result = reconstruct_tiled(model, photograph.picture)
-        quality.update(result.x_hat, photograph.picture)
-        codes.add(result.usage, result.active.numel())
+        own_codes = CodeStatistics(model.config.n_atoms)
+        own_codes.add(result.usage, result.active.numel())
+        codes.add(own_codes.usage, own_codes.n_codes)
+        own_quality = quality.update(result.x_hat, photograph.picture)
+        pictures[photograph.name] = {**own_quality, "density": own_codes.density}
         rebuilt.append(result)
-        pictures[photograph.name] = _rate(photograph.picture, result)
     figures = {
         "psnr": quality.psnr(),
         "ssim": quality.ssim(),
@@ -47,14 +49,6 @@ def evaluate(model: SCVAE, photographs: Sequence[Photograph]) -> Evaluation:
         "pictures": pictures,
     }
     return Evaluation(list(photographs), rebuilt, figures, codes.usage)
-
-
-def _rate(picture: Tensor, result: TiledReconstruction) -> dict[str, float]:
-    """PSNR (dB), SSIM and density of the codes of one picture (3, H, W)."""
-    quality, codes = PictureQuality(), CodeStatistics(len(result.usage))
-    quality.update(result.x_hat, picture)
-    codes.add(result.usage, result.active.numel())
-    return {"psnr": quality.psnr(), "ssim": quality.ssim(), "density": codes.density}
 
 
 def _rate_block_means(photographs: Sequence[Photograph], size: int) -> dict[str, float]:

@@ -31,12 +31,15 @@ class PictureQuality:
         self._ssim = StructuralSimilarityIndexMeasure(data_range=2.0)
         self._rated = 0
 
-    def update(self, x_hat: Tensor, x: Tensor) -> None:
+    def update(self, x_hat: Tensor, x: Tensor) -> dict[str, float]:
         """Count a picture in.
 
         Args:
             x_hat: (3, H, W), the reconstruction.
             x: (3, H, W), the original, in −1 … 1.
+
+        Returns:
+            `psnr` (dB) and `ssim` of this picture alone, the latter NaN where it is not computed.
 
         Raises:
             ValueError: they are not (3, H, W), or differ in shape.
@@ -46,10 +49,12 @@ class PictureQuality:
                 f"PictureQuality: x and x_hat must both be (3, H, W), got {tuple(x.shape)}, {tuple(x_hat.shape)}"
             )
         x_hat = x_hat.clamp(-1, 1)
-        self._psnr.update(x_hat.double(), x.double())
+        psnr = float(self._psnr(x_hat.double(), x.double()))
+        ssim = float("nan")
         if self._rate_structure and min(x.shape[1:]) >= _LEAST_SIDE_FOR_SSIM:
-            self._ssim.update(x_hat[None], x[None])
+            ssim = float(self._ssim(x_hat[None], x[None]))
             self._rated += 1
+        return {"psnr": psnr, "ssim": ssim}
 
     def psnr(self) -> float:
         """Peak signal-to-noise ratio in dB; infinite where nothing differs."""

@@ -218,6 +218,14 @@ class DictionaryLISTA(nn.Module):
             identity = torch.eye(self.n_atoms, dtype=D.dtype, device=D.device)
             return D.T / c, identity - D.T @ D / c
 
+    @torch.no_grad()
+    def raise_step(self, margin: float = 1.0) -> None:
+        """Raises c to margin · ‖D‖₂² where it is less: a projection to call now and then in training.
+
+        It costs a singular value decomposition of D.
+        """
+        self.step.clamp_(min=margin * _squared_norm(self.dictionary))
+
     def _watch_step(self) -> None:
         due = self._calls % self._CHECK_EVERY == 0
         self._calls += 1

@@ -110,10 +110,10 @@ class Operation:
         self.siblings = siblings
         self.keeps_codes = keeps_codes
         self.tensors = arguments.count("Tensor")
-        returned = ["Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"]
+        returned = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
         grads = "".join(f"Tensor? grad_{i}, " for i in range(results)) + ("Tensor codes, " if keeps_codes else "")
         gradients = ", ".join(["Tensor"] * self.tensors)
-        self._define(name, f"({arguments}, str? backend) -> {returned[0]}", self._forward, self._fake)
+        self._define(name, f"({arguments}, str? backend) -> {returned}", self._forward, self._fake)
         self._define(
             f"{name}_backward",
             f"({grads}{arguments}, bool[] needed, str? backend) -> ({gradients})",

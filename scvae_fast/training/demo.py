@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
-from scvae_fast._files import write_atomically
+from scvae_fast._files import write_json
 from scvae_fast.analysis import draw_report
 from scvae_fast.data import CropSettings, Photograph, RandomCrops, held_out_photographs, training_photographs
 from scvae_fast.metrics.evaluation import evaluate
@@ -67,7 +67,7 @@ class _Folder:
                 "choose another folder, or delete it to start anew"
             )
         try:
-            _write_json(self.settings, wanted)
+            write_json(self.settings, wanted)
         except OSError as error:
             raise DemoError(f"{self.path} can't be written to: {error}") from error
 
@@ -166,7 +166,7 @@ def _evaluate(
         "versions": {name: version(name) for name in ("scvae-fast", "torch", "lightning", "torchmetrics")},
         "threads": torch.get_num_threads(),
     }
-    _write_json(folder.metrics, result)
+    write_json(folder.metrics, result)
     return result
 
 
@@ -202,8 +202,3 @@ def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
         for settings in (wanted, found)
     ]
     return sorted(name for name in flat[0].keys() | flat[1].keys() if flat[0].get(name) != flat[1].get(name))
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -89,9 +89,7 @@ class SCVAEModule(LightningModule):
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         """Keep c at ‖D‖₂² or above, so that the iterations of the bottleneck converge whatever D has become."""
         if self.global_step % _PROJECT_EVERY == 0:
-            bottleneck = self.model.bottleneck
-            norm = torch.linalg.matrix_norm(bottleneck.dictionary.detach().double(), ord=2)
-            bottleneck.step.data.clamp_(min=_STEP_MARGIN * float(norm) ** 2)
+            self.model.bottleneck.raise_step(_STEP_MARGIN)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam and the schedule of its learning rate."""

@@ -14,6 +14,16 @@ def test_psnr_pools_the_squared_error() -> None:
     assert quality.psnr() == pytest.approx(10 * math.log10(4 / (0.25 * 300 / 2100)))
 
 
+def test_each_picture_gets_its_own_figures_beside_the_pooled_ones() -> None:
+    together, x, noise = PictureQuality(), scene(20, 24), 0.1 * torch.randn(3, 20, 24)
+    for x_hat in (x + noise, x + 2 * noise):
+        alone = PictureQuality()
+        alone.update(x_hat, x)
+        assert together.update(x_hat, x) == {"psnr": alone.psnr(), "ssim": alone.ssim()}
+    first, second = ((x_hat.clamp(-1, 1) - x).double().square().mean() for x_hat in (x + noise, x + 2 * noise))
+    assert together.psnr() == pytest.approx(float(10 * torch.log10(4 / ((first + second) / 2))))
+
+
 def test_values_are_clipped_before_they_are_rated() -> None:
     quality = PictureQuality()
     quality.update(torch.full((3, 12, 12), 1.7), torch.ones(3, 12, 12))

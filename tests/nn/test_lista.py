@@ -157,6 +157,15 @@ def test_warns_once_when_the_step_falls_under_the_norm(D):
             layer(x)
 
 
+def test_step_is_raised_to_the_norm_but_never_lowered(D):
+    norm = torch.linalg.matrix_norm(D, 2) ** 2
+    layer = DictionaryLISTA(D, 1, 0.1, step=0.5 * float(norm))
+    layer.raise_step(1.01)
+    torch.testing.assert_close(layer.step.detach(), 1.01 * norm)
+    layer.raise_step()
+    torch.testing.assert_close(layer.step.detach(), 1.01 * norm)
+
+
 @pytest.mark.parametrize("compat", ["paper", "official"])
 def test_compile_and_export(D, compat):
     layer = DictionaryLISTA(D, 2, 0.1, compat)
