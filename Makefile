@@ -8,20 +8,25 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 # What the installed package is built from: a change here installs it again.
 BUILT_FROM = setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.* csrc/*/*.*)
-CPP = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
+CPP = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp tests/native/*.h tests/native/*.cpp)
+SANITIZE = sanitize-none sanitize-address sanitize-thread
+# The system's cmake where there is one, else that of the development environment.
+SYSTEM_CMAKE := $(shell command -v cmake)
+CMAKE = $(or $(SYSTEM_CMAKE),$(BIN)/cmake)
 
-.PHONY: help demo test lint format bench doctor dist clean
+.PHONY: help demo test sanitize $(SANITIZE) lint format bench doctor dist clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    train SC-VAE on real photographs and evaluate it, into $(OUT) (MINUTES=$(MINUTES))"
-	@echo "make test    set up and run the tests"
-	@echo "make lint    style, types and formatting of Python and C++"
-	@echo "make format  rewrite the sources in the project's style"
-	@echo "make bench   LISTA on this machine against eager PyTorch (BENCH='--help' for its options)"
-	@echo "make doctor  versions, processor, GPU, usable backends"
-	@echo "make dist    source distribution and wheel, into dist/"
-	@echo "make clean   remove what make built; out/ stays"
+	@echo "make demo      train SC-VAE on real photographs and evaluate it, into $(OUT) (MINUTES=$(MINUTES))"
+	@echo "make test      set up and run the tests"
+	@echo "make sanitize  native tests of the CPU kernels: as they are, then with address, undefined and thread sanitizers"
+	@echo "make lint      style, types and formatting of Python and C++"
+	@echo "make format    rewrite the sources in the project's style"
+	@echo "make bench     LISTA on this machine against eager PyTorch (BENCH='--help' for its options)"
+	@echo "make doctor    versions, processor, GPU, usable backends"
+	@echo "make dist      source distribution and wheel, into dist/"
+	@echo "make clean     remove what make built; out/ stays"
 
 # An editable installation: edits of Python files count at once.
 $(VENV)/.train $(VENV)/.dev: $(VENV)/.%: $(BUILT_FROM)
@@ -34,6 +39,14 @@ demo: $(VENV)/.train
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+sanitize: $(SANITIZE)
+
+$(SANITIZE): sanitize-%: $(if $(SYSTEM_CMAKE),,$(VENV)/.dev)
+	$(CMAKE) -S . -B build/$@ -D CMAKE_BUILD_TYPE=Release -D SCVAE_FAST_SANITIZE=$* \
+	  -D SCVAE_FAST_TESTS=ON -D SCVAE_FAST_PYTHON=OFF
+	$(CMAKE) --build build/$@ --parallel $(shell getconf _NPROCESSORS_ONLN)
+	$(CMAKE) -E env CTEST_OUTPUT_ON_FAILURE=1 $(CMAKE) --build build/$@ --target test
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

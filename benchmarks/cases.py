@@ -6,11 +6,13 @@ density asked for.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 
-from scvae_fast import dictionaries, soft_threshold
+from benchmarks import formulas
+from scvae_fast import dictionaries
 
 
 class Case(NamedTuple):
@@ -45,25 +47,22 @@ class Tensors(NamedTuple):
     S: torch.Tensor  # (K, K)
     theta: torch.Tensor  # ()
     D: torch.Tensor  # (n, K)
-    gain: torch.Tensor  # ()
+    gain: torch.Tensor | None  # (); None stands for 1
+
+    def double(self) -> Tensors:
+        """The same in float64."""
+        return Tensors._make(None if tensor is None else tensor.double() for tensor in self)
 
 
 def released(t: Tensors, n_iter: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The released code's formula: sign·max and matmul, one kernel a step."""
-    b = torch.matmul(t.x, t.W_e.T)
-    z = torch.sign(b * t.gain) * torch.max(torch.abs(b * t.gain) - t.theta, torch.zeros_like(b))
-    for _ in range(n_iter):
-        u = torch.matmul(z, t.S.T) + b
-        z = torch.sign(u) * torch.max(torch.abs(u) - t.theta, torch.zeros_like(u))
+    """sparse_code by the released code's formula."""
+    z = formulas.released(torch.matmul(t.x, t.W_e.T), t.S, t.theta, n_iter, t.gain)
     return z, torch.matmul(z, t.D.T)
 
 
 def clean(t: Tensors, n_iter: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eager PyTorch as one would write it with care: addmm, and a threshold that is one kernel."""
-    b = t.x @ t.W_e.T
-    z = torch.nn.functional.softshrink(b * t.gain, t.theta.item())
-    for _ in range(n_iter):
-        z = torch.nn.functional.softshrink(torch.addmm(b, z, t.S.T), t.theta.item())
+    """sparse_code in eager PyTorch as one would write it with care."""
+    z = formulas.clean(t.x @ t.W_e.T, t.S, t.theta, n_iter, t.gain)
     return z, z @ t.D.T
 
 
@@ -73,20 +72,21 @@ def tensors(case: Case, n_features: int = 256, n_atoms: int = 512) -> Tensors:
     c = torch.linalg.matrix_norm(D, ord=2) ** 2
     S = torch.eye(n_atoms) - D.T @ D / c
     x = torch.randn(case.rows, n_features, generator=torch.Generator().manual_seed(0))
-    gain = c if case.official else torch.ones(())
-    sample = Tensors(x[:256], D.T / c, S, torch.zeros(()), D, gain)
+    sample = Tensors(x[:256], D.T / c, S, torch.zeros(()), D, c if case.official else None)
     return sample._replace(x=x, theta=_threshold(sample, case))
+
+
+def iterates(t: Tensors, n_iter: int) -> Iterator[torch.Tensor]:
+    """z_0 … z_T, each (M, K), one after the other."""
+    return formulas.iterates(t.x @ t.W_e.T, t.S, t.theta, n_iter, t.gain)
 
 
 def _threshold(sample: Tensors, case: Case) -> torch.Tensor:
     """θ that gives the case's density on a sample of its rows, by bisection."""
     b = sample.x @ sample.W_e.T
-    low, high = torch.zeros(()), (b * sample.gain).abs().max()
+    low, high = torch.zeros(()), (b if sample.gain is None else b * sample.gain).abs().max()
     for _ in range(30):
         theta = (low + high) / 2
-        z = soft_threshold(b * sample.gain, theta)
-        for _ in range(case.n_iter):
-            z = soft_threshold(b + z @ sample.S.T, theta)
-        dense = float((z != 0).float().mean()) > case.density
-        low, high = (theta, high) if dense else (low, theta)
+        *_, codes = iterates(sample._replace(theta=theta), case.n_iter)
+        low, high = (theta, high) if formulas.density(codes) > case.density else (low, theta)
     return (low + high) / 2

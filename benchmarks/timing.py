@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 
 
 def interleaved(
-    contestants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2
+    contestants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2, calls: int = 1
 ) -> Iterator[dict[str, float]]:
-    """Seconds of every contestant, a round at a time: A B C, A B C, …; the rounds of the warm-up are not given.
+    """Seconds a call of every contestant, a round at a time: A B C, A B C, …; the rounds of the warm-up are not given.
 
-    A machine whose speed drifts slows all contestants of a round alike, so that their ratios stay honest.
+    A machine whose speed drifts slows all contestants of a round alike, so that their ratios stay honest. A sample is
+    the mean of so many `calls` in a row.
     """
     for i in range(warmup + rounds):
-        seconds = {}
-        for name, run in contestants.items():
-            begin = time.perf_counter()
-            run()
-            seconds[name] = time.perf_counter() - begin
+        seconds = {name: elapsed(run, calls) / calls for name, run in contestants.items()}
         if i >= warmup:
             yield seconds
+
+
+def elapsed(run: Callable[[], object], calls: int = 1) -> float:
+    """Seconds that so many calls in a row take."""
+    begin = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return time.perf_counter() - begin
+
+
+def calls_that_take(seconds: float, contestants: Mapping[str, Callable[[], object]]) -> int:
+    """How many calls in a row take even the fastest contestant so many seconds; all of them are warm afterwards."""
+    calls = 1
+    while (fastest := min(elapsed(run, calls) for run in contestants.values())) < seconds:
+        calls = max(2 * calls, math.ceil(1.2 * calls * seconds / max(fastest, 1e-9)))
+    return calls
 
 
 def speedups(samples: list[dict[str, float]], over: str) -> dict[str, float]:

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <map>
 #include <string>
-#include <utility>
 
 #include "lista.h"
 
@@ -14,13 +13,11 @@
 #endif
 
 namespace py = pybind11;
-using namespace pybind11::literals;
 
 namespace scvae {
 namespace {
 
-using Address = std::uintptr_t;                    // of a tensor's first element; 0 where there is none
-using Strided = std::pair<Address, std::int64_t>;  // address, elements between rows
+using Address = std::uintptr_t;  // of a tensor's first element; 0 where there is none. Rows are packed, one after another.
 
 template <typename T>
 T* pointer(Address address) {
@@ -28,44 +25,50 @@ T* pointer(Address address) {
 }
 
 template <typename T>
-Rows<T> rows_at(Strided matrix) {
-  return {pointer<const T>(matrix.first), matrix.second};
+Rows<T> rows_at(Address matrix, std::int64_t columns) {
+  return {pointer<const T>(matrix), columns};
 }
 
 struct ListaArguments {
   std::int64_t rows, atoms, n_iter;
-  Strided b, S;
-  Address theta;
+  Address b, S, theta;
   bool theta_per_atom;
   double gain;
-  Strided z0;
+  Address z0;
 
   template <typename T>
   ListaProblem<T> problem() const {
-    return {rows,           atoms,
-            n_iter,         rows_at<T>(b),
-            rows_at<T>(S),  pointer<const T>(theta),
-            theta_per_atom, static_cast<T>(gain),
-            rows_at<T>(z0)};
+    return {rows,
+            atoms,
+            n_iter,
+            rows_at<T>(b, atoms),
+            rows_at<T>(S, atoms),
+            pointer<const T>(theta),
+            theta_per_atom,
+            static_cast<T>(gain),
+            rows_at<T>(z0, atoms)};
+  }
+};
+
+struct SparseCodeArguments {
+  ListaArguments lista;
+  std::int64_t features;
+  Address x, W_e, D;
+
+  template <typename T>
+  SparseCodeProblem<T> problem() const {
+    return {lista.problem<T>(), features, rows_at<T>(x, features), rows_at<T>(W_e, features),
+            rows_at<T>(D, lista.atoms)};
   }
 };
 
 struct DecodeArguments {
   std::int64_t rows, atoms, features;
-  Strided z, D;
+  Address z, D;
 
   template <typename T>
   DecodeProblem<T> problem() const {
-    return {rows, atoms, features, rows_at<T>(z), rows_at<T>(D)};
-  }
-};
-
-struct GradientAddresses {
-  Address b, S, theta, gain, z0;
-
-  template <typename T>
-  ListaGradients<T> typed() const {
-    return {pointer<T>(b), pointer<T>(S), pointer<T>(theta), pointer<T>(gain), pointer<T>(z0)};
+    return {rows, atoms, features, rows_at<T>(z, atoms), rows_at<T>(D, atoms)};
   }
 };
 
@@ -79,33 +82,69 @@ void with_scalar(bool float64, const Body& body) {
     body(float{});
 }
 
-void lista_forward(bool float64, const ListaArguments& arguments, Address z, int threads) {
+void lista_forward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t n_iter, Address b, Address S,
+                   Address theta, bool theta_per_atom, double gain, Address z0, Address z, int threads) {
+  const ListaArguments arguments{rows, atoms, n_iter, b, S, theta, theta_per_atom, gain, z0};
   with_scalar(float64, [&](auto scalar) {
     using T = decltype(scalar);
     cpu::lista_forward<T>(arguments.problem<T>(), pointer<T>(z), threads);
   });
 }
 
-void lista_backward(bool float64, const ListaArguments& arguments, Strided z, Strided grad,
-                    const GradientAddresses& out, int threads) {
+void lista_backward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t n_iter, Address b, Address S,
+                    Address theta, bool theta_per_atom, double gain, Address z0, Address z, Address grad, Address d_b,
+                    Address d_S, Address d_theta, Address d_gain, Address d_z0, int threads) {
+  const ListaArguments arguments{rows, atoms, n_iter, b, S, theta, theta_per_atom, gain, z0};
   with_scalar(float64, [&](auto scalar) {
     using T = decltype(scalar);
-    cpu::lista_backward<T>(arguments.problem<T>(), rows_at<T>(z), rows_at<T>(grad), out.typed<T>(), threads);
+    const ListaGradients<T> out{pointer<T>(d_b), pointer<T>(d_S), pointer<T>(d_theta), pointer<T>(d_gain),
+                                pointer<T>(d_z0)};
+    cpu::lista_backward<T>(arguments.problem<T>(), rows_at<T>(z, atoms), rows_at<T>(grad, atoms), out, threads);
   });
 }
 
-void decode_forward(bool float64, const DecodeArguments& arguments, Address x_hat, int threads) {
+void sparse_code_forward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t n_iter,
+                         std::int64_t features, Address x, Address W_e, Address S, Address theta, bool theta_per_atom,
+                         Address D, double gain, Address z0, Address z, Address x_hat, int threads) {
+  const SparseCodeArguments arguments{{rows, atoms, n_iter, 0, S, theta, theta_per_atom, gain, z0}, features, x, W_e, D};
+  with_scalar(float64, [&](auto scalar) {
+    using T = decltype(scalar);
+    cpu::sparse_code_forward<T>(arguments.problem<T>(), pointer<T>(z), pointer<T>(x_hat), threads);
+  });
+}
+
+void sparse_code_backward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t n_iter,
+                          std::int64_t features, Address x, Address W_e, Address S, Address theta, bool theta_per_atom,
+                          Address D, double gain, Address z0, Address z, Address grad_z, Address grad_x_hat, Address d_x,
+                          Address d_W_e, Address d_S, Address d_theta, Address d_D, Address d_gain, Address d_z0,
+                          int threads) {
+  const SparseCodeArguments arguments{{rows, atoms, n_iter, 0, S, theta, theta_per_atom, gain, z0}, features, x, W_e, D};
+  with_scalar(float64, [&](auto scalar) {
+    using T = decltype(scalar);
+    const ListaGradients<T> of_lista{nullptr, pointer<T>(d_S), pointer<T>(d_theta), pointer<T>(d_gain),
+                                     pointer<T>(d_z0)};
+    const SparseCodeGradients<T> out{of_lista, pointer<T>(d_x), pointer<T>(d_W_e), pointer<T>(d_D)};
+    cpu::sparse_code_backward<T>(arguments.problem<T>(), rows_at<T>(z, atoms), rows_at<T>(grad_z, atoms),
+                                 rows_at<T>(grad_x_hat, features), out, threads);
+  });
+}
+
+void decode_forward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t features, Address z, Address D,
+                    Address x_hat, int threads) {
+  const DecodeArguments arguments{rows, atoms, features, z, D};
   with_scalar(float64, [&](auto scalar) {
     using T = decltype(scalar);
     cpu::decode_forward<T>(arguments.problem<T>(), pointer<T>(x_hat), threads);
   });
 }
 
-void decode_backward(bool float64, const DecodeArguments& arguments, Strided grad, Address d_z, Address d_D,
-                     int threads) {
+void decode_backward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t features, Address z, Address D,
+                     Address grad, Address d_z, Address d_D, int threads) {
+  const DecodeArguments arguments{rows, atoms, features, z, D};
   with_scalar(float64, [&](auto scalar) {
     using T = decltype(scalar);
-    cpu::decode_backward<T>(arguments.problem<T>(), rows_at<T>(grad), pointer<T>(d_z), pointer<T>(d_D), threads);
+    cpu::decode_backward<T>(arguments.problem<T>(), rows_at<T>(grad, features), pointer<T>(d_z), pointer<T>(d_D),
+                            threads);
   });
 }
 
@@ -116,22 +155,14 @@ std::map<std::string, std::string> build_info() {
 #if defined(_OPENMP)
   info["threads"] = "OpenMP";
 #else
-  info["threads"] = "none (built without OpenMP)";
+  info["threads"] = "std::thread";
 #endif
 #if defined(SCVAE_FAST_WITH_CUDA)
   info["cuda"] = "yes";
 #else
   info["cuda"] = "no";
 #endif
-#if defined(__x86_64__)
-  info["instruction set"] = __builtin_cpu_supports("avx512f")                                 ? "AVX-512"
-                            : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? "AVX2 + FMA"
-                                                                                              : "x86-64";
-#elif defined(__aarch64__)
-  info["instruction set"] = "NEON";
-#else
-  info["instruction set"] = "portable";
-#endif
+  info["instruction set"] = cpu::instruction_set();
   return info;
 }
 
@@ -141,26 +172,13 @@ std::map<std::string, std::string> build_info() {
 PYBIND11_MODULE(_native, m) {
   using namespace scvae;
   m.doc() = "Kernels of scvae_fast. They trust their arguments: call them through scvae_fast.ops.";
-  py::class_<ListaArguments>(m, "ListaArguments")
-      .def(py::init([](std::int64_t rows, std::int64_t atoms, std::int64_t n_iter, Strided b, Strided S, Address theta,
-                       bool theta_per_atom, double gain, Strided z0) {
-             return ListaArguments{rows, atoms, n_iter, b, S, theta, theta_per_atom, gain, z0};
-           }),
-           py::kw_only(), "rows"_a, "atoms"_a, "n_iter"_a, "b"_a, "S"_a, "theta"_a, "theta_per_atom"_a, "gain"_a,
-           "z0"_a);
-  py::class_<DecodeArguments>(m, "DecodeArguments")
-      .def(py::init([](std::int64_t rows, std::int64_t atoms, std::int64_t features, Strided z, Strided D) {
-             return DecodeArguments{rows, atoms, features, z, D};
-           }),
-           py::kw_only(), "rows"_a, "atoms"_a, "features"_a, "z"_a, "D"_a);
-  py::class_<GradientAddresses>(m, "GradientAddresses")
-      .def(py::init([](Address b, Address S, Address theta, Address gain, Address z0) {
-             return GradientAddresses{b, S, theta, gain, z0};
-           }),
-           "b"_a, "S"_a, "theta"_a, "gain"_a, "z0"_a);
-  m.def("lista_forward", &lista_forward, "float64"_a, "arguments"_a, "z"_a, "threads"_a);
-  m.def("lista_backward", &lista_backward, "float64"_a, "arguments"_a, "z"_a, "grad"_a, "out"_a, "threads"_a);
-  m.def("decode_forward", &decode_forward, "float64"_a, "arguments"_a, "x_hat"_a, "threads"_a);
-  m.def("decode_backward", &decode_backward, "float64"_a, "arguments"_a, "grad"_a, "d_z"_a, "d_D"_a, "threads"_a);
+  // Positional, without names: looking names up takes longer than a small problem.
+  m.def("lista_forward", &lista_forward);
+  m.def("lista_backward", &lista_backward);
+  m.def("sparse_code_forward", &sparse_code_forward);
+  m.def("sparse_code_backward", &sparse_code_backward);
+  m.def("decode_forward", &decode_forward);
+  m.def("decode_backward", &decode_backward);
   m.def("build_info", &build_info);
+  m.def("instruction_sets", &cpu::instruction_sets);
 }

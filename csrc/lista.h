@@ -5,6 +5,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace scvae {
 
@@ -50,7 +52,33 @@ struct DecodeProblem {
   Rows<T> D;                  // (n, K)
 };
 
+// b = x W_e^T;  z = lista(b);  x_hat = D z. The b of `lista` is not read.
+template <typename T>
+struct SparseCodeProblem {
+  ListaProblem<T> lista;
+  std::int64_t features = 0;  // n
+  Rows<T> x;                  // (M, n)
+  Rows<T> W_e;                // (K, n)
+  Rows<T> D;                  // (n, K)
+};
+
+// As ListaGradients, whose b is not read.
+template <typename T>
+struct SparseCodeGradients {
+  ListaGradients<T> lista;
+  T* x = nullptr;    // (M, n)
+  T* W_e = nullptr;  // (K, n)
+  T* D = nullptr;    // (n, K)
+};
+
 namespace cpu {
+
+// The instruction set whose kernels run: the best that this processor has, or the one that the environment variable
+// SCVAE_FAST_ISA names. Throws std::runtime_error where that is none of instruction_sets().
+const char* instruction_set();
+
+// Those that this processor has, best first: of "avx512", "avx2" and "portable".
+std::vector<std::string> instruction_sets();
 
 // Every function runs on at most `threads` threads; its result does not depend on their number.
 template <typename T>
@@ -59,6 +87,14 @@ void lista_forward(const ListaProblem<T>& problem, T* z, int threads);  // z: (M
 // z is what lista_forward returned for the same problem; grad: (M, K).
 template <typename T>
 void lista_backward(const ListaProblem<T>& problem, Rows<T> z, Rows<T> grad, const ListaGradients<T>& out, int threads);
+
+template <typename T>
+void sparse_code_forward(const SparseCodeProblem<T>& problem, T* z, T* x_hat, int threads);  // (M, K) and (M, n)
+
+// z is what sparse_code_forward returned; grad_z: (M, K) and grad_x_hat: (M, n), of which data may be null for zeros.
+template <typename T>
+void sparse_code_backward(const SparseCodeProblem<T>& problem, Rows<T> z, Rows<T> grad_z, Rows<T> grad_x_hat,
+                          const SparseCodeGradients<T>& out, int threads);
 
 template <typename T>
 void decode_forward(const DecodeProblem<T>& problem, T* x_hat, int threads);  // x_hat: (M, n)

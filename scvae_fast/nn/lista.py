@@ -36,6 +36,11 @@ def _check_sparsity(layer: str, sparsity: float) -> None:
         raise ValueError(f"{layer}: sparsity must be a finite number >= 0, got {sparsity}")
 
 
+def _version(*tensors: torch.Tensor) -> tuple[object, ...]:
+    """Differs when the tensors are other ones, or were changed in place."""
+    return tuple((t.data_ptr(), t._version, t.dtype, t.device) for t in tensors)
+
+
 class LISTA(nn.Module):
     """Learned ISTA with its own W_e, S and θ (Gregor & LeCun 2010, section 3.2).
 
@@ -52,6 +57,8 @@ class LISTA(nn.Module):
         sparsity: λ ≥ 0, in the units of x.
         generator: of the random atoms; torch's own if None.
         backend: a name of `scvae_fast.backends()`; None chooses by device and dtype.
+        bfloat16_S: whether calls in eval mode that give S no gradient take it in bfloat16 (where it is float32); the
+            error is that of `DictionaryLISTA`.
         device: of the parameters.
         dtype: of the parameters.
 
@@ -70,6 +77,7 @@ class LISTA(nn.Module):
         sparsity: float = 0.1,
         generator: torch.Generator | None = None,
         backend: str | None = None,
+        bfloat16_S: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -86,6 +94,8 @@ class LISTA(nn.Module):
         D = dictionary.detach().double()
         c = _checked_squared_norm("LISTA", D)
         self.n_features, self.n_atoms, self.n_iter, self.backend = n_features, n_atoms, n_iter, backend
+        self.bfloat16_S = bfloat16_S
+        self._cached: tuple[object, torch.Tensor] | None = None
         dtype = dtype or torch.get_default_dtype()
 
         def parameter(value: torch.Tensor) -> nn.Parameter:
@@ -98,7 +108,25 @@ class LISTA(nn.Module):
     def forward(self, x: torch.Tensor, z0: torch.Tensor | None = None) -> torch.Tensor:
         """Codes z (..., K) of x (..., n), from a warm start z0 (..., K) if one is given."""
         b = nn.functional.linear(x, self.W_e)
-        return lista(b, self.S, self.theta, self.n_iter, z0=z0, backend=self.backend)
+        return lista(b, self._inhibition(), self.theta, self.n_iter, z0=z0, backend=self.backend)
+
+    def _inhibition(self) -> torch.Tensor:
+        """S (K, K); in bfloat16, kept between calls, where that was asked for and no gradient can reach it."""
+        needs_grad = torch.is_grad_enabled() and self.S.requires_grad
+        if not self.bfloat16_S or self.training or needs_grad or self.S.dtype != torch.float32:
+            return self.S
+        if torch.compiler.is_compiling():
+            return self.S.bfloat16()
+        key = _version(self.S)
+        if self._cached is None or self._cached[0] != key:
+            # Kept tensors must outlive an inference_mode region that they were first needed in.
+            with torch.inference_mode(False), torch.no_grad():
+                self._cached = key, self.S.bfloat16()
+        return self._cached[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is kept between calls: copies and pickles form it again."""
+        return {**self.__dict__, "_cached": None}
 
     def extra_repr(self) -> str:
         """Sizes, for printing."""
@@ -133,6 +161,9 @@ class DictionaryLISTA(nn.Module):
         learn_dictionary: whether D is a parameter.
         learn_step: whether c is a parameter.
         backend: a name of `scvae_fast.backends()`; None chooses by device and dtype.
+        bfloat16_S: whether calls in eval mode that give S no gradient take it in bfloat16 (where it is float32). Over
+            SC-VAE's DCT dictionary, x ~ N(0, 1), codes then err by 0.4 % at T = 5 and 1.3 % at T = 30 (‖z − z*‖/‖z*‖,
+            z* in float64), from the official start by 0.8 to 1.4 %; in float32 by less than 0.0001 %.
 
     Raises:
         TypeError: n_iter is no int, or the dictionary is no floating-point tensor.
@@ -158,6 +189,7 @@ class DictionaryLISTA(nn.Module):
         learn_dictionary: bool = True,
         learn_step: bool = True,
         backend: str | None = None,
+        bfloat16_S: bool = False,
     ) -> None:
         super().__init__()
         layer = "DictionaryLISTA"
@@ -173,6 +205,7 @@ class DictionaryLISTA(nn.Module):
             raise ValueError(f"{layer}: step must be a finite number > 0, got {step}")
         self.n_features, self.n_atoms = dictionary.shape
         self.n_iter, self.sparsity, self.compat, self.backend = n_iter, float(sparsity), compat, backend
+        self.bfloat16_S = bfloat16_S
         self._hold("dictionary", dictionary.detach().clone(), learn_dictionary)
         c = _checked_squared_norm(layer, dictionary) if step is None else float(step)
         self._hold("step", dictionary.new_full((), c, requires_grad=False), learn_step)
@@ -201,14 +234,21 @@ class DictionaryLISTA(nn.Module):
     def _weights(self) -> tuple[torch.Tensor, torch.Tensor]:
         """W_e (K, n) and S (K, K); kept between calls in eval mode."""
         needs_grad = torch.is_grad_enabled() and (self.dictionary.requires_grad or self.step.requires_grad)
-        if self.training or needs_grad or torch.compiler.is_compiling():
+        if self.training or needs_grad:
             return self._form_weights()
-        key = tuple((t.data_ptr(), t._version, t.dtype, t.device) for t in (self.dictionary, self.step))
+        if torch.compiler.is_compiling():
+            W_e, S = self._form_weights()
+            return W_e, self._stored(S)
+        key = (self.bfloat16_S, *_version(self.dictionary, self.step))
         if self._cached is None or self._cached.key != key:
             # Kept tensors must outlive an inference_mode region that they were first needed in.
             with torch.inference_mode(False), torch.no_grad():
-                self._cached = _Cached(key, *self._form_weights())
+                W_e, S = self._form_weights()
+                self._cached = _Cached(key, W_e, self._stored(S))
         return self._cached.W_e, self._cached.S
+
+    def _stored(self, S: torch.Tensor) -> torch.Tensor:
+        return S.bfloat16() if self.bfloat16_S and S.dtype == torch.float32 else S
 
     def _form_weights(self) -> tuple[torch.Tensor, torch.Tensor]:
         D, c = self.dictionary, self.step

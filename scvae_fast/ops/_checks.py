@@ -5,7 +5,7 @@ Every message names the operation, the argument, what was expected and what came
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -45,7 +45,7 @@ def scalar_tensor(op: str, name: str, value: object, like: torch.Tensor) -> torc
 
 def has_shape(op: str, name: str, tensor: torch.Tensor, shape: tuple[int, ...], meaning: str) -> None:
     """Raises ValueError unless the tensor has that shape; `meaning` spells it in symbols."""
-    if tuple(tensor.shape) != shape:
+    if tensor.shape != shape:
         raise ValueError(f"{op}: {name} must be {meaning} = {list(shape)}, got {list(tensor.shape)}")
 
 
@@ -65,7 +65,7 @@ def is_matrix(op: str, name: str, tensor: torch.Tensor, columns: int, meaning: s
 
 def is_scalar_or_per_atom(op: str, name: str, tensor: torch.Tensor, atoms: int) -> None:
     """Raises ValueError unless there is one element, or a vector with one for each atom."""
-    if tensor.numel() != 1 and tuple(tensor.shape) != (atoms,):
+    if tensor.numel() != 1 and tensor.shape != (atoms,):
         raise ValueError(f"{op}: {name} must be one value or (K,) = [{atoms}], got {list(tensor.shape)}")
 
 
@@ -77,25 +77,36 @@ def is_scalar(op: str, name: str, tensor: torch.Tensor) -> None:
 
 def agree(
     op: str,
-    first: str,
-    arguments: Mapping[str, torch.Tensor | None],
+    names: Sequence[str],
+    tensors: Iterable[torch.Tensor | None],
     may_be_float32: tuple[str, ...] = (),
+    may_be_bfloat16: tuple[str, ...] = (),
 ) -> None:
-    """Raises unless all arguments are dense floating-point tensors of one dtype, on one device.
+    """Raises unless all tensors are dense floating-point tensors of the first one's dtype, on its device.
 
-    Where that dtype is a 16-bit one, the arguments in `may_be_float32` may be float32.
+    Where that dtype is a 16-bit one, the arguments named in `may_be_float32` may be float32; where it is float32, those
+    in `may_be_bfloat16` may be bfloat16.
     """
-    reference = arguments[first]
-    assert reference is not None
-    if reference.dtype not in _DTYPES:
-        raise TypeError(f"{op}: {first} must be float32, float64, bfloat16 or float16, got {reference.dtype}")
-    for name, tensor in arguments.items():
+    first: torch.Tensor | None = None
+    for name, tensor in zip(names, tensors, strict=True):
         if tensor is None:
             continue
-        if tensor.layout != torch.strided:
+        if first is None:
+            first, dtype, device = tensor, tensor.dtype, tensor.device
+            if dtype not in _DTYPES:
+                raise TypeError(f"{op}: {name} must be float32, float64, bfloat16 or float16, got {dtype}")
+        if tensor.layout is not torch.strided:
             raise TypeError(f"{op}: {name} must be a dense tensor, got layout {tensor.layout}")
-        if tensor.device != reference.device:
-            raise ValueError(f"{op}: {name} must be on the device of {first}, {reference.device}, got {tensor.device}")
-        widened = name in may_be_float32 and is_half(reference.dtype) and tensor.dtype == torch.float32
-        if tensor.dtype != reference.dtype and not widened:
-            raise TypeError(f"{op}: {name} must have the dtype of {first}, {reference.dtype}, got {tensor.dtype}")
+        if tensor.device != device:
+            raise ValueError(f"{op}: {name} must be on the device of {names[0]}, {device}, got {tensor.device}")
+        if tensor.dtype is not dtype:
+            widened = name in may_be_float32 and is_half(dtype) and tensor.dtype == torch.float32
+            narrowed = name in may_be_bfloat16 and dtype == torch.float32 and tensor.dtype == torch.bfloat16
+            if not (widened or narrowed):
+                raise TypeError(f"{op}: {name} must have the dtype of {names[0]}, {dtype}, got {tensor.dtype}")
+
+
+def is_constant_if_narrowed(op: str, name: str, tensor: torch.Tensor, first: str, like: torch.Tensor) -> None:
+    """Raises ValueError where a tensor that is narrower than `like`, the argument `first`, would need a gradient."""
+    if tensor.dtype == torch.bfloat16 != like.dtype and tensor.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{op}: {name} in bfloat16 beside {first} in {like.dtype} gets no gradient: detach it")

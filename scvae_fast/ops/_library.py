@@ -3,7 +3,8 @@
 An operation is described by its `Problem`, a named tuple of its arguments, tensors first, that can check itself, bring
 its tensors into rows, and say what its results look like. From that and the siblings this module derives the schemas,
 the implementation, the fake, the backward pass (an operation too, so that torch.compile sees through neither) and the
-autocast rule. Arguments of the schemas are positional.
+autocast rule. Arguments of the schemas are positional. A call that nobody but autograd can see skips the dispatcher and
+runs the same functions (`_dispatch.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from scvae_fast.ops import _backend
+from scvae_fast.ops._dispatch import below_autograd, is_bare
 
 _NAMESPACE = "scvae_fast"
 _LIBRARY = torch.library.Library(_NAMESPACE, "DEF")
@@ -53,12 +55,19 @@ _T = TypeVar("_T", torch.Tensor, torch.Tensor | None)
 
 def rows(tensor: _T) -> _T:
     """(..., K) as (M, K) with packed rows that don't overlap; copies only where strides demand it."""
-    return None if tensor is None else tensor.reshape(-1, tensor.shape[-1]).contiguous()
+    if tensor is None or (tensor.dim() == 2 and tensor.is_contiguous()):
+        return tensor
+    return tensor.reshape(-1, tensor.shape[-1]).contiguous()
 
 
 def packed(tensor: _T) -> _T:
     """The tensor with packed elements; copies only where strides demand it."""
     return None if tensor is None else tensor.contiguous()
+
+
+def _shaped(tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """A sibling's result in another shape; to autograd no view, so that callers may change it in place."""
+    return tensor if tensor.shape == shape else torch.ops.aten._unsafe_view(tensor, shape)
 
 
 def _placeholder(like: torch.Tensor) -> torch.Tensor:
@@ -84,7 +93,7 @@ def _in_float32(name: str, device_type: str) -> Any:
 
 
 class Operation:
-    """Registers `scvae_fast::name` and `scvae_fast::name_backward`.
+    """Registers `scvae_fast::name` and `scvae_fast::name_backward`; calling it calls the first.
 
     Args:
         name: the operation's.
@@ -123,6 +132,36 @@ class Operation:
         qualified = f"{_NAMESPACE}::{name}"
         torch.library.register_autograd(qualified, self._autograd, setup_context=self._setup_context, lib=_LIBRARY)
         torch.library.register_autograd(f"{qualified}_backward", self._differentiate_twice, lib=_LIBRARY)
+        self._dispatched = getattr(torch.ops.scvae_fast, name)
+        self._dispatched_backward = getattr(torch.ops.scvae_fast, f"{name}_backward")
+        self._recorded = self._recording()
+
+    def __call__(self, *arguments: Any) -> Any:
+        """The operation's results; arguments as in its schema."""
+        tensors = [t for t in arguments[: self.tensors] if t is not None]
+        if not is_bare(tensors):
+            return self._dispatched(*arguments)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            return self._recorded(*arguments)
+        with below_autograd():
+            return self._forward(*arguments)
+
+    def _recording(self) -> Any:
+        """The forward pass as autograd records it where the dispatcher is skipped."""
+
+        class Recorded(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, *arguments: Any) -> Any:
+                with below_autograd():
+                    output = self._forward(*arguments)
+                self._setup_context(ctx, arguments, output)
+                return output
+
+            @staticmethod
+            def backward(ctx: Any, *grads: torch.Tensor | None) -> Gradients:
+                return self._autograd(ctx, *grads)
+
+        return Recorded.apply
 
     @staticmethod
     def _define(name: str, schema: str, implementation: Any, fake: Any) -> None:
@@ -142,8 +181,8 @@ class Operation:
         sibling = self._sibling(backend, problem[0])
         results = sibling.forward(problem.rows())
         if self.results == 1:
-            return results.reshape(problem.result_shapes()[0])
-        return tuple(r.reshape(s) for r, s in zip(results, problem.result_shapes(), strict=True))
+            return _shaped(results, problem.result_shapes()[0])
+        return tuple(map(_shaped, results, problem.result_shapes()))
 
     def _fake(self, *arguments: Any) -> Any:
         problem = self.problem(*arguments[:-1])
@@ -157,14 +196,16 @@ class Operation:
         leading = self.results + self.keeps_codes
         return leading_and_fields[:leading], self.problem(*leading_and_fields[leading:]), needed, backend
 
-    def _backward(self, *arguments: Any) -> tuple[torch.Tensor, ...]:
+    def _gradients(self, *arguments: Any) -> Gradients:
         leading, problem, needed, backend = self._split(arguments)
         sibling = self._sibling(backend, problem[0])
         gradients = sibling.backward(*map(rows, leading), problem.rows(), needed)
-        return tuple(
-            _placeholder(problem[0]) if g is None else g.reshape(t.shape)
-            for g, t in zip(gradients, problem[: self.tensors], strict=True)
-        )
+        tensors = problem[: self.tensors]
+        return tuple(None if g is None else _shaped(g, t.shape) for g, t in zip(gradients, tensors, strict=True))
+
+    def _backward(self, *arguments: Any) -> tuple[torch.Tensor, ...]:
+        like = arguments[self.results + self.keeps_codes]
+        return tuple(_placeholder(like) if g is None else g for g in self._gradients(*arguments))
 
     def _fake_backward(self, *arguments: Any) -> tuple[torch.Tensor, ...]:
         _, problem, needed, _ = self._split(arguments)
@@ -184,10 +225,15 @@ class Operation:
     def _autograd(self, ctx: Any, *grads: torch.Tensor | None) -> Gradients:
         if all(grad is None for grad in grads):
             return (None,) * (self.tensors + len(ctx.rest) + 1)
-        tensors, codes = ctx.saved_tensors[: self.tensors], ctx.saved_tensors[self.tensors :]
+        saved = ctx.saved_tensors
         needed = list(ctx.needs_input_grad[: self.tensors])
-        operation = getattr(torch.ops.scvae_fast, f"{self.name}_backward")
-        gradients = operation(*grads, *codes, *tensors, *ctx.rest, needed, ctx.backend)
+        arguments = (*grads, *saved[self.tensors :], *saved[: self.tensors], *ctx.rest, needed, ctx.backend)
+        tensors = [t for t in (*grads, *saved) if t is not None]
+        if torch.is_grad_enabled() or not is_bare(tensors):
+            gradients = self._dispatched_backward(*arguments)
+        else:
+            with below_autograd():
+                gradients = self._gradients(*arguments)
         kept = (g if n else None for g, n in zip(gradients, needed, strict=True))
         return *kept, *(None for _ in ctx.rest), None
 

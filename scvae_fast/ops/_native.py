@@ -25,7 +25,3 @@ def address(tensor: torch.Tensor | None) -> int:
     """Address of the first element; 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
 
-
-def strided(matrix: torch.Tensor | None) -> tuple[int, int]:
-    """(address, elements between rows) of a matrix whose rows are packed; (0, 0) for None."""
-    return (0, 0) if matrix is None else (matrix.data_ptr(), matrix.stride(0))

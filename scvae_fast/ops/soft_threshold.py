@@ -31,7 +31,7 @@ def soft_threshold(u: torch.Tensor, theta: torch.Tensor | float) -> torch.Tensor
     op = "soft_threshold"
     _checks.are_tensors(op, u=u)
     threshold = _checks.scalar_tensor(op, "theta", theta, u)
-    _checks.agree(op, "u", {"u": u, "theta": threshold}, may_be_float32=("theta",))
+    _checks.agree(op, ("u", "theta"), (u, threshold), may_be_float32=("theta",))
     if threshold.numel() != 1:
         _checks.is_scalar_or_per_atom(op, "theta", threshold, _checks.has_rows(op, "u", u, "(..., K)"))
     else:

@@ -279,3 +279,46 @@ def test_printing_names_the_sizes(D):
     assert "n_features=6, n_atoms=10, n_iter=2" in repr(LISTA(6, 10, 2))
     assert "compat='official'" in repr(DictionaryLISTA(D, 2, 0.1, "official"))
     assert module.DictionaryLISTA is DictionaryLISTA
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_S_in_bfloat16_is_for_inference_only(D, compiled):
+    x = torch.randn(3, 6)
+    tied_layers = [DictionaryLISTA(D.float(), 3, 0.1, bfloat16_S=rounded) for rounded in (True, False)]
+    untied = [LISTA(6, 10, 3, dictionary=D, bfloat16_S=rounded) for rounded in (True, False)]
+    for ours, plain in (tied_layers, untied):
+        run = torch.compile(ours, fullgraph=True, backend="aot_eager") if compiled else ours
+        found, expected = (torch.cat(f(x), -1) if plain is tied_layers[1] else f(x) for f in (run, plain))
+        assert torch.equal(found, expected)
+        ours.eval()
+        with torch.no_grad():
+            found = torch.cat(run(x), -1) if plain is tied_layers[1] else run(x)
+        assert not torch.equal(found, expected)
+        torch.testing.assert_close(found, expected.detach(), rtol=0.05, atol=0.02)
+        run(x)[0].sum().backward()
+        assert all(p.grad is not None for p in ours.parameters() if p is not getattr(ours, "dictionary", None))
+
+
+def test_kept_S_in_bfloat16_follows_the_parameter(D):
+    layer = LISTA(6, 10, 2, dictionary=D, bfloat16_S=True).eval()
+    x = torch.randn(3, 6)
+    with torch.inference_mode():
+        layer(x)
+    with torch.no_grad():
+        first = layer(x)
+        kept = layer._inhibition()
+        assert kept.dtype == torch.bfloat16
+        assert layer._inhibition() is kept
+        layer.S.mul_(0.5)
+        assert torch.equal(layer._inhibition(), layer.S.bfloat16())
+        assert not torch.equal(layer(x), first)
+        assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+    assert layer.double()._inhibition() is layer.S
+
+
+def test_settings_of_the_tied_form_may_change_between_calls(D):
+    layer = DictionaryLISTA(D.float(), 2, 0.1).eval()
+    with torch.no_grad():
+        assert layer._weights()[1].dtype == torch.float32
+        layer.bfloat16_S = True
+        assert layer._weights()[1].dtype == torch.bfloat16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from scvae_fast.ops import _backend, _checks
-from scvae_fast.ops.decode import _autograd as _autograd
+from scvae_fast.ops.decode._autograd import OPERATION
 
 
 def decode(z: torch.Tensor, D: torch.Tensor, *, backend: str | None = None) -> torch.Tensor:
@@ -26,4 +26,4 @@ def decode(z: torch.Tensor, D: torch.Tensor, *, backend: str | None = None) -> t
     """
     _checks.are_tensors("decode", z=z, D=D)
     _backend.check_name("decode", backend)
-    return torch.ops.scvae_fast.decode(z, D, backend)
+    return OPERATION(z, D, backend)

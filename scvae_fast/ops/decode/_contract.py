@@ -20,7 +20,7 @@ class Problem(NamedTuple):
 
     def check(self) -> None:
         """Raises TypeError or ValueError unless this is a valid call."""
-        _checks.agree("decode", "z", {"z": self.z, "D": self.D})
+        _checks.agree("decode", self._fields, self)
         atoms = _checks.has_rows("decode", "z", self.z, "(..., K)")
         _checks.is_matrix("decode", "D", self.D, atoms, "(n, K)")
 

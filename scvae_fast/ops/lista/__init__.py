@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from scvae_fast.ops import _backend, _checks
-from scvae_fast.ops.lista import _autograd as _autograd
+from scvae_fast.ops.lista._autograd import OPERATION
 
 
 def lista(
@@ -28,7 +28,8 @@ def lista(
 
     Args:
         b: (..., K) drive; float32, float64, bfloat16 or float16 (16-bit types are computed in float32).
-        S: (K, K) mutual inhibition.
+        S: (K, K) mutual inhibition. Beside a float32 b it may be kept in bfloat16, for inference: the result is that of
+            S.float(), so all that is lost is S's own rounding (2⁻⁹ of each entry). It then gets no gradient.
         theta: threshold, one value or (K,); may be negative. May be float32 where b is a 16-bit type.
         n_iter: number of iterations T ≥ 0; with 0 the start z_0 is returned.
         gain: γ, one value. May be float32 where b is a 16-bit type.
@@ -40,15 +41,17 @@ def lista(
 
     Raises:
         TypeError: an argument is of the wrong type or dtype.
-        ValueError: shapes, devices, n_iter or the backend's name don't fit, or both gain and z0 were given.
+        ValueError: shapes, devices, n_iter or the backend's name don't fit, both gain and z0 were given, or a bfloat16
+            S beside a float32 b needs a gradient.
         RuntimeError: the backend asked for can't take this call.
     """
     op = "lista"
     _checks.are_tensors(op, b=b, S=S, **({} if z0 is None else {"z0": z0}))
     _checks.count(op, "n_iter", n_iter)
+    _checks.is_constant_if_narrowed(op, "S", S, "b", b)
     _backend.check_name(op, backend)
     threshold = _checks.scalar_tensor(op, "theta", theta, b)
-    return torch.ops.scvae_fast.lista(b, S, threshold, start_gain(op, gain, z0, b), z0, n_iter, backend)
+    return OPERATION(b, S, threshold, start_gain(op, gain, z0, b), z0, n_iter, backend)
 
 
 def start_gain(op: str, gain: torch.Tensor | float, z0: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:

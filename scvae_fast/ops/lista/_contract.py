@@ -48,10 +48,9 @@ class Problem(NamedTuple):
 
     def check(self) -> None:
         """Raises TypeError or ValueError unless this is a valid call."""
-        tensors = {"b": self.b, "S": self.S, "theta": self.theta, "gain": self.gain, "z0": self.z0}
-        _checks.agree("lista", "b", tensors, may_be_float32=("theta", "gain"))
+        _checks.agree("lista", self._fields[:5], self[:5], ("theta", "gain"), may_be_bfloat16=("S",))
         _checks.has_rows("lista", "b", self.b, "(..., K)")
-        check_iteration("lista", "b", tuple(self.b.shape), *self[1:])
+        check_iteration("lista", "b", self.b.shape, *self[1:])
 
     def rows(self) -> Problem:
         """The same problem as matrices with packed rows."""
@@ -59,4 +58,4 @@ class Problem(NamedTuple):
 
     def result_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of the codes."""
-        return (tuple(self.b.shape),)
+        return (self.b.shape,)

@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from scvae_fast.ops._library import Gradients
-from scvae_fast.ops._native import address, native, strided
+from scvae_fast.ops._native import address, native
 from scvae_fast.ops.lista._contract import Problem
 
 
-def _arguments(p: Problem) -> Any:
-    return native.ListaArguments(
-        rows=p.b.shape[0],
-        atoms=p.b.shape[1],
-        n_iter=p.n_iter,
-        b=strided(p.b),
-        S=strided(p.S),
-        theta=address(p.theta),
-        theta_per_atom=p.theta.numel() > 1,
-        gain=1.0 if p.gain is None else p.gain.item(),
-        z0=strided(p.z0),
-    )
+def _widened(p: Problem) -> Problem:
+    """The problem with S in the dtype of b: the kernels take no bfloat16."""
+    return p if p.S.dtype == p.b.dtype else p._replace(S=p.S.float())
+
+
+def _arguments(p: Problem) -> tuple[bool | int | float, ...]:
+    """The problem as the kernels take it."""
+    b, S, theta, gain, z0, n_iter = p
+    M, K = b.shape
+    per_atom = theta.numel() > 1
+    start = 1.0 if gain is None else gain.item()
+    return (
+        b.dtype is torch.float64, M, K, n_iter, b.data_ptr(), S.data_ptr(), theta.data_ptr(), per_atom, start, address(z0)
+    )  # fmt: skip
 
 
 def forward(p: Problem) -> torch.Tensor:
     """Codes z_T (M, K)."""
+    p = _widened(p)
     z = torch.empty_like(p.b)
-    native.lista_forward(p.b.dtype == torch.float64, _arguments(p), address(z), torch.get_num_threads())
+    native.lista_forward(*_arguments(p), z.data_ptr(), torch.get_num_threads())
     return z
 
 
 def backward(grad: torch.Tensor, z: torch.Tensor, p: Problem, needed: list[bool]) -> Gradients:
     """Gradients of b, S, theta, gain and z0 for grad = ∂L/∂z_T, z = z_T; None where one is not needed."""
-    tensors = zip(p[:5], needed, strict=True)
-    gradients = tuple(t.new_empty(t.shape) if t is not None and n else None for t, n in tensors)
-    out = native.GradientAddresses(*map(address, gradients))
-    native.lista_backward(
-        p.b.dtype == torch.float64, _arguments(p), strided(z), strided(grad), out, torch.get_num_threads()
-    )
+    p = _widened(p)
+    gradients = tuple(torch.empty_like(t) if t is not None and n else None for t, n in zip(p[:5], needed, strict=True))
+    out = map(address, gradients)
+    native.lista_backward(*_arguments(p), z.data_ptr(), grad.data_ptr(), *out, torch.get_num_threads())
     return gradients

@@ -6,7 +6,7 @@ import torch
 
 from scvae_fast.ops import _backend, _checks
 from scvae_fast.ops.lista import start_gain
-from scvae_fast.ops.sparse_code import _autograd as _autograd
+from scvae_fast.ops.sparse_code._autograd import OPERATION
 
 
 def sparse_code(
@@ -29,7 +29,7 @@ def sparse_code(
     Args:
         x: (..., n) vectors; float32, float64, bfloat16 or float16 (16-bit types are computed in float32).
         W_e: (K, n) filter.
-        S: (K, K) mutual inhibition.
+        S: (K, K) mutual inhibition; for inference it may be bfloat16 beside a float32 x, as in `lista`.
         theta: threshold, one value or (K,); may be negative. May be float32 where x is a 16-bit type.
         D: (n, K) dictionary, an atom a column.
         n_iter: number of iterations T ≥ 0.
@@ -42,13 +42,15 @@ def sparse_code(
 
     Raises:
         TypeError: an argument is of the wrong type or dtype.
-        ValueError: shapes, devices, n_iter or the backend's name don't fit, or both gain and z0 were given.
+        ValueError: shapes, devices, n_iter or the backend's name don't fit, both gain and z0 were given, or a bfloat16
+            S beside a float32 x needs a gradient.
         RuntimeError: the backend asked for can't take this call.
     """
     op = "sparse_code"
     _checks.are_tensors(op, x=x, W_e=W_e, S=S, D=D, **({} if z0 is None else {"z0": z0}))
     _checks.count(op, "n_iter", n_iter)
+    _checks.is_constant_if_narrowed(op, "S", S, "x", x)
     _backend.check_name(op, backend)
     threshold = _checks.scalar_tensor(op, "theta", theta, x)
     start = start_gain(op, gain, z0, x)
-    return torch.ops.scvae_fast.sparse_code(x, W_e, S, threshold, D, start, z0, n_iter, backend)
+    return OPERATION(x, W_e, S, threshold, D, start, z0, n_iter, backend)

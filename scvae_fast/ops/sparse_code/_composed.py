@@ -34,8 +34,10 @@ class Composed(NamedTuple):
         need_x, need_W_e, need_S, need_theta, need_D, need_gain, need_z0 = needed
         need_b = need_x or need_W_e
         of_lista = [need_b, need_S, need_theta, need_gain, need_z0]
-        d_D = torch.zeros_like(p.D) if need_D else None
-        if grad_x_hat is not None:
+        d_D = None
+        if grad_x_hat is None:
+            d_D = torch.zeros_like(p.D) if need_D else None
+        else:
             decoded = decode_contract.Problem(z, p.D)
             through_D, d_D = self.decode.backward(grad_x_hat, decoded, [any(of_lista), need_D])
             grad_z = through_D if grad_z is None or through_D is None else grad_z + through_D

@@ -32,7 +32,7 @@ class Problem(NamedTuple):
     def check(self) -> None:
         """Raises TypeError or ValueError unless this is a valid call."""
         op = "sparse_code"
-        _checks.agree(op, "x", dict(zip(self._fields[:7], self[:7], strict=True)), ("theta", "gain"))
+        _checks.agree(op, self._fields[:7], self[:7], ("theta", "gain"), may_be_bfloat16=("S",))
         n = _checks.has_rows(op, "x", self.x, "(..., n)")
         K = _checks.is_matrix(op, "W_e", self.W_e, n, "(K, n)")
         _checks.has_shape(op, "D", self.D, (n, K), "(n, K), W_e being (K, n),")
@@ -54,8 +54,10 @@ class Problem(NamedTuple):
 
     def result_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of the codes and of the reconstruction."""
-        return (*self.x.shape[:-1], self.W_e.shape[0]), tuple(self.x.shape)
+        return (*self.x.shape[:-1], self.W_e.shape[0]), self.x.shape
 
     def lista(self) -> lista.Problem:
         """The iteration alone, its drive b = x W_eᵀ (M, K) computed."""
-        return lista.Problem(self.x @ self.W_e.T, self.S, self.theta, self.gain, self.z0, self.n_iter)
+        return lista.Problem(
+            torch.nn.functional.linear(self.x, self.W_e), self.S, self.theta, self.gain, self.z0, self.n_iter
+        )

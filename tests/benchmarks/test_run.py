@@ -1,11 +1,12 @@
 """The benchmark program: what it refuses, what it prints, and that a wrong result has no speed."""
 
 import json
+import platform
 
 import pytest
 import torch
 
-from benchmarks import cases, run, timing
+from benchmarks import cases, program, run
 from benchmarks.cases import Case
 
 SMALL = Case(rows=32, n_iter=3, density=0.2, official=False)
@@ -27,17 +28,6 @@ def test_rivals_compute_the_same():
     t = cases.tensors(SMALL)
     for ours, theirs in zip(cases.clean(t, 3), cases.released(t, 3), strict=True):
         torch.testing.assert_close(ours, theirs)
-
-
-def test_rounds_are_interleaved_and_ratios_paired():
-    calls = []
-    runs = {name: lambda name=name: calls.append(name) for name in "ab"}
-    samples = list(timing.interleaved(runs, rounds=3, warmup=1))
-    assert "".join(calls) == "abababab"
-    assert len(samples) == 3
-    drifting = [{"a": 1.0, "b": 2.0}, {"a": 10.0, "b": 20.0}, {"a": 3.0, "b": 3.0}]
-    assert timing.speedups(drifting, over="b") == {"a": 2.0, "b": 1.0}
-    assert timing.medians(drifting) == {"a": 3.0, "b": 3.0}
 
 
 def test_prints_a_row_for_each_direction_and_writes_every_sample(tmp_path, capsys):
@@ -83,3 +73,39 @@ def test_bad_words_are_refused(words, message, capsys):
 def test_list_names_the_cases(capsys):
     assert run.main(["--list"]) == 0
     assert capsys.readouterr().out.split() == [SMALL.name]
+
+
+def test_gain_of_the_paper_is_none_and_that_of_the_released_code_c():
+    assert cases.tensors(SMALL).gain is None
+    official = cases.tensors(SMALL._replace(official=True))
+    assert official.gain == pytest.approx(float(torch.linalg.matrix_norm(official.D.double(), ord=2)) ** 2, rel=1e-5)
+
+
+def test_training_step_gives_the_gradients_of_all_arguments_but_the_gain():
+    found = {}
+
+    def rival(t, n_iter):
+        for name, tensor in t._asdict().items():
+            found[name] = tensor.requires_grad
+        return cases.released(t, n_iter)
+
+    run.training_step(rival, cases.tensors(SMALL._replace(official=True)), 2)
+    assert found == {"x": True, "W_e": True, "S": True, "theta": True, "D": True, "gain": False}
+
+
+def test_tuned_allocator_is_used_in_a_new_process_and_recorded(tmp_path, capfd, monkeypatch):
+    monkeypatch.undo()  # the new process knows the real cases
+    out = tmp_path / "out.json"
+    case = Case(rows=256, n_iter=5, density=0.05, official=False)
+    words = ["--case", case.name, "--rounds", "1", "--threads", "1", "--json", str(out), "--tuned-allocator"]
+    assert run.main(words) == 0
+    assert "1 thread," in (printed := capfd.readouterr().out)
+    assert "tuned allocator" in printed
+    assert json.loads(out.read_text())["environment"]["allocator"] == program.TUNED
+
+
+def test_other_allocators_cannot_be_tuned(monkeypatch, capsys):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    with pytest.raises(SystemExit):
+        run.main(["--tuned-allocator"])
+    assert "--tuned-allocator: only glibc's allocator can be tuned" in capsys.readouterr().err

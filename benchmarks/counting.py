@@ -1,0 +1,60 @@
+"""The useful arithmetic of a case: the multiply-adds that a machine which skips every zero would do.
+
+A multiply-add is useful if the code z_t, or the adjoint ĝ_t (the gradient of z_t on its support), that it has as a
+factor is not zero; factors of x, ∂x̂ and ∂b count as dense. They are counted on the iterates themselves, with nnz() the
+number of entries that are not zero and ĝ_t taken as non-zero on the whole support of z_t:
+
+    forward    b = x W_eᵀ            M·n·K
+               z_t Sᵀ                nnz(z_t)·K                                   for t = 0 … T−1
+               x̂ = z_T Dᵀ            nnz(z_T)·n
+    backward   g_T = ∂x̂ D            M·n·K
+               g_{t−1} = ĝ_t S       nnz(z_t)·K                                   for t = 1 … T
+               ∂S += ĝ_tᵀ z_{t−1}    Σ over the rows of nnz(z_t)·nnz(z_{t−1})     for t = 1 … T
+               ∂D = ∂x̂ᵀ z_T          nnz(z_T)·n
+               ∂x = ∂b W_e           M·n·K
+               ∂W_e = ∂bᵀ x          M·n·K
+
+What a backward pass computes again (b and the iterates) is overhead, not useful: an implementation that trades memory
+for time is not credited for it. Additions alone, thresholds and ∂θ don't count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.formulas import density
+
+
+class Arithmetic(NamedTuple):
+    """Useful multiply-adds of sparse_code, and the density of every iterate z_0 … z_T."""
+
+    forward: int
+    backward: int
+    densities: list[float]
+
+    @property
+    def iterated_density(self) -> float:
+        """Sum of the densities of z_0 … z_{T−1}, which the iterations multiply by S: speed follows it."""
+        return sum(self.densities[:-1])
+
+
+def useful(iterates: Iterable[torch.Tensor], n_features: int) -> Arithmetic:
+    """Counts for the iterates z_0 … z_T, each (M, K), of sparse_code with vectors of n features."""
+    forward = backward = 0
+    densities: list[float] = []
+    before: torch.Tensor | None = None  # non-zeros of each row of z_{t−1}
+    for codes in iterates:
+        rows, atoms = codes.shape
+        in_row = torch.count_nonzero(codes, dim=1)  # (M,)
+        if before is not None:
+            forward += int(before.sum()) * atoms
+            backward += int(in_row.sum()) * atoms + int(in_row @ before)
+        densities.append(density(codes))
+        before = in_row
+    if before is None:
+        raise ValueError("useful: iterates must hold z_0 at least, got none")
+    dense, last = rows * n_features * atoms, int(before.sum()) * n_features
+    return Arithmetic(forward + dense + last, backward + 3 * dense + last, densities)

@@ -1,0 +1,91 @@
+// Which instruction set's kernels run: the best that the processor has, or the one that SCVAE_FAST_ISA names.
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "cpu/kernels.h"
+#include "lista.h"
+
+namespace scvae::cpu {
+
+#define SCVAE_DECLARE(isa)      \
+  namespace isa {               \
+  Kernels<float> float_kernels();   \
+  Kernels<double> double_kernels(); \
+  }
+#if defined(__x86_64__)
+SCVAE_DECLARE(avx512)
+SCVAE_DECLARE(avx2)
+#endif
+SCVAE_DECLARE(portable)
+#undef SCVAE_DECLARE
+
+namespace {
+
+struct InstructionSet {
+  const char* name;
+  bool usable;
+  Kernels<float> (*float_kernels)();
+  Kernels<double> (*double_kernels)();
+};
+
+// Best first. What x86-64-v4 and -v3 add to each other and to v2, as far as a compiler can be asked about it.
+const std::vector<InstructionSet>& all_instruction_sets() {
+  static const std::vector<InstructionSet> all = {
+#if defined(__x86_64__)
+      {"avx512",
+       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("bmi2") &&
+           __builtin_cpu_supports("fma"),
+       avx512::float_kernels, avx512::double_kernels},
+      {"avx2",
+       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+           __builtin_cpu_supports("bmi2"),
+       avx2::float_kernels, avx2::double_kernels},
+#endif
+      {"portable", true, portable::float_kernels, portable::double_kernels},
+  };
+  return all;
+}
+
+const InstructionSet& choose() {
+  const char* asked = std::getenv("SCVAE_FAST_ISA");
+  std::string usable;
+  for (const InstructionSet& set : all_instruction_sets()) {
+    if (!set.usable) continue;
+    if (asked == nullptr || *asked == '\0' || asked == std::string(set.name)) return set;
+    usable += (usable.empty() ? "" : ", ") + std::string(set.name);
+  }
+  throw std::runtime_error("SCVAE_FAST_ISA must name instructions that this processor has, one of " + usable +
+                           ", got " + asked);
+}
+
+const InstructionSet& chosen() {
+  static const InstructionSet& set = choose();
+  return set;
+}
+
+}  // namespace
+
+const char* instruction_set() { return chosen().name; }
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const InstructionSet& set : all_instruction_sets())
+    if (set.usable) names.emplace_back(set.name);
+  return names;
+}
+
+template <>
+const Kernels<float>& kernels<float>() {
+  static const Kernels<float> table = chosen().float_kernels();
+  return table;
+}
+
+template <>
+const Kernels<double>& kernels<double>() {
+  static const Kernels<double> table = chosen().double_kernels();
+  return table;
+}
+
+}  // namespace scvae::cpu

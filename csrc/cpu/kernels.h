@@ -1,0 +1,73 @@
+// The inner loops, one set of them for each instruction set; which one runs is decided when the first is asked for.
+//
+// A kernels_*.cpp is compiled with the flags of its instruction set, so nothing that it includes may define a function
+// that another file could share: the linker keeps one copy of those, and it might be the one this processor can't run.
+#pragma once
+
+#include <cstdint>
+
+namespace scvae::cpu {
+
+inline constexpr int kMaxRows = 3;     // rows of the output that one call of a kernel makes
+inline constexpr int kMaxVectors = 8;  // vectors of each of these rows
+inline constexpr int kPatterns = 1 << kMaxRows;
+
+// What becomes of a row u of sums before it is written.
+enum class Finish {
+  store,              // u
+  threshold,          // h_theta(u), for theta >= 0
+  threshold_any,      // h_theta(u)
+  adjoint,            // u on the support of `codes`, else 0; also added to `sum`, its sign-weighted sum to `d_theta`
+};
+inline constexpr int kFinishes = 4;
+
+// out[r] = finish(init[r] + sum_i coefficient[r][index[i]] source[index[i]]) for R rows of V vectors.
+template <typename T>
+struct Combination {
+  const std::int32_t* index;
+  std::int64_t terms;
+  const std::int32_t* bounds;  // combine_three: index[bounds[p] ... bounds[p + 1]) are the terms of the rows in pattern p
+  const T* coefficient;
+  std::int64_t coefficient_stride;
+  const void* source;  // of T, or of bfloat16
+  std::int64_t source_stride;
+  const T* init;  // null stands for zeros
+  std::int64_t init_stride;
+  T* out;
+  std::int64_t out_stride;
+  const T* theta;  // threshold
+  const T* codes;  // adjoint
+  std::int64_t codes_stride;
+  T* sum;  // adjoint
+  std::int64_t sum_stride;
+  T* d_theta;  // adjoint; null where it is not wanted
+};
+
+template <typename T>
+struct Kernels {
+
+  using Combine = void (*)(const Combination<T>&);
+
+  std::int64_t lanes;      // elements of a vector
+  std::int64_t wide;       // vectors of a panel, at most
+  Combine combine[kFinishes][kMaxRows - 1][kMaxVectors];  // [finish][R - 1][V - 1]
+  Combine combine_three[kFinishes][kMaxVectors];          // [finish][V - 1]
+
+  // Writes the columns in which at least one of so many rows is not zero (a NaN is not), ascending; returns how many.
+  // Up to 16 entries beyond those are overwritten.
+  std::int64_t (*support)(const T* rows, std::int64_t stride, int count, std::int64_t columns, std::int32_t* index);
+  // Likewise for three rows, but sorted by pattern: the set of rows in which a column is not zero, as bits. Writes also
+  // bounds[0 ... kPatterns], where each pattern begins; pattern 0 is empty.
+  void (*patterns)(const T* rows, std::int64_t stride, std::int64_t columns, std::int32_t* index, std::int32_t* bounds);
+  // out[j] = h_theta(gain * b[j])
+  void (*start)(const T* b, T gain, const T* theta, std::int64_t columns, T* out);
+  // out[j][i] = in[i][j]
+  void (*transpose)(const T* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns, T* out,
+                    std::int64_t out_stride);
+  bool (*all_finite)(const T* values, std::int64_t size);
+};
+
+template <typename T>
+const Kernels<T>& kernels();
+
+}  // namespace scvae::cpu

@@ -1,0 +1,412 @@
+// The kernels themselves, written once with the compiler's vector types. A file that defines
+//   SCVAE_ISA            the name of the instruction set, a namespace
+//   SCVAE_VECTOR_BYTES   the size of a vector
+//   SCVAE_WIDE           vectors of a panel: R = 3 rows of them and a few more must fit the registers
+// and includes this one has the kernels of that instruction set.
+#include <cstdint>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "cpu/kernels.h"
+
+namespace scvae::cpu::SCVAE_ISA {
+namespace {
+
+template <typename T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(SCVAE_VECTOR_BYTES), aligned(4), may_alias));
+  typedef std::int32_t integer __attribute__((vector_size(SCVAE_VECTOR_BYTES)));
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(SCVAE_VECTOR_BYTES), aligned(8), may_alias));
+  typedef std::int64_t integer __attribute__((vector_size(SCVAE_VECTOR_BYTES)));
+};
+
+template <typename T>
+constexpr std::int64_t kLanes = SCVAE_VECTOR_BYTES / sizeof(T);
+
+template <typename T>
+using Vector = typename VectorOf<T>::type;
+
+template <typename T>
+[[gnu::always_inline]] inline Vector<T> load(const T* p) {
+  return *reinterpret_cast<const Vector<T>*>(p);
+}
+
+template <typename T>
+[[gnu::always_inline]] inline void store(T* p, Vector<T> v) {
+  *reinterpret_cast<Vector<T>*>(p) = v;
+}
+
+// Keeps the compiler from reading a vector again from memory at each use of it: a load is as dear as a multiply-add.
+template <typename T>
+[[gnu::always_inline]] inline void in_register(Vector<T>& v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+}
+
+// result[l] = index[l] < lanes ? a[index[l]] : b[index[l] - lanes], for an index known to the compiler
+template <typename T>
+[[gnu::always_inline]] inline Vector<T> shuffle(Vector<T> a, Vector<T> b, typename VectorOf<T>::integer index) {
+#if defined(__clang__)
+  Vector<T> result;
+  for (int l = 0; l < kLanes<T>; ++l) result[l] = index[l] < kLanes<T> ? a[index[l]] : b[index[l] - kLanes<T>];
+  return result;
+#else
+  return __builtin_shuffle(a, b, index);
+#endif
+}
+
+// u - clamp(u, -theta, theta): the same roundings as sign(u) max(|u| - theta, 0), for theta >= 0.
+template <typename T>
+[[gnu::always_inline]] inline Vector<T> threshold(Vector<T> u, Vector<T> theta) {
+  const Vector<T> above = u > -theta ? u : -theta;
+  return u - (above < theta ? above : theta);
+}
+
+// 0 for a NaN.
+template <typename T>
+[[gnu::always_inline]] inline Vector<T> sign(Vector<T> u) {
+  const Vector<T> zero = {};
+  const Vector<T> one = zero + T(1);
+  return u > zero ? one : (u < zero ? -one : zero);
+}
+
+// Word for word.
+template <typename T>
+[[gnu::always_inline]] inline Vector<T> threshold_any(Vector<T> u, Vector<T> theta) {
+  const Vector<T> zero = {};
+  const Vector<T> excess = (u < zero ? -u : u) - theta;
+  return sign<T>(u) * (excess < zero ? zero : excess);
+}
+
+template <typename T, Finish F, int R, int V>
+[[gnu::always_inline]] inline void finish(const Combination<T>& c, Vector<T> (&u)[R][V]) {
+  constexpr std::int64_t lanes = kLanes<T>;
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
+    Vector<T> theta = {}, d_theta = {};
+    if (F == Finish::threshold || F == Finish::threshold_any) theta = load(c.theta + v * lanes);
+#pragma GCC unroll 3
+    for (int r = 0; r < R; ++r) {
+      Vector<T> value = u[r][v];
+      if (F == Finish::threshold) value = threshold<T>(value, theta);
+      if (F == Finish::threshold_any) value = threshold_any<T>(value, theta);
+      if (F == Finish::adjoint) {
+        const Vector<T> zero = {};
+        const Vector<T> code = load(c.codes + r * c.codes_stride + v * lanes);
+        value = code != zero ? value : zero;
+        if (c.sum != nullptr) {
+          T* sum = c.sum + r * c.sum_stride + v * lanes;
+          store<T>(sum, load(sum) + value);
+        }
+        d_theta -= sign<T>(code) * value;
+      }
+      store<T>(c.out + r * c.out_stride + v * lanes, value);
+    }
+    if (F == Finish::adjoint && c.d_theta != nullptr) {
+      T* sum = c.d_theta + v * lanes;
+      store<T>(sum, load(sum) + d_theta);
+    }
+  }
+}
+
+// Loops over R and V are unrolled so that `u` lives in registers from the first term to the last.
+template <typename T, Finish F, int R, int V>
+void combine(const Combination<T>& arguments) {
+  const Combination<T> c = arguments;  // nothing that is stored can change it
+  constexpr std::int64_t lanes = kLanes<T>;
+  Vector<T> u[R][V] = {};
+  for (std::int64_t i = 0; i < c.terms; ++i) {
+    const std::int64_t k = c.index[i];
+    const T* source = static_cast<const T*>(c.source) + k * c.source_stride;
+    Vector<T> coefficient[R];
+#pragma GCC unroll 3
+    for (int r = 0; r < R; ++r) coefficient[r] = c.coefficient[r * c.coefficient_stride + k] - Vector<T>{};
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      Vector<T> s = load(source + v * lanes);
+      if (R > 1) in_register<T>(s);
+#pragma GCC unroll 3
+      for (int r = 0; r < R; ++r) u[r][v] += coefficient[r] * s;
+    }
+  }
+  if (c.init != nullptr) {
+#pragma GCC unroll 3
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) u[r][v] += load(c.init + r * c.init_stride + v * lanes);
+  }
+  finish<T, F, R, V>(c, u);
+}
+
+// Adds the terms of the rows in pattern P, and of the patterns after it.
+template <typename T, int V, int P>
+[[gnu::always_inline]] inline void add_patterns(const Combination<T>& c, Vector<T> (&u)[kMaxRows][V]) {
+  constexpr std::int64_t lanes = kLanes<T>;
+  const std::int32_t* end = c.index + c.bounds[P + 1];
+  for (const std::int32_t* i = c.index + c.bounds[P]; i < end; ++i) {
+    const std::int64_t k = *i;
+    const T* source = static_cast<const T*>(c.source) + k * c.source_stride;
+    Vector<T> coefficient[kMaxRows];
+#pragma GCC unroll 3
+    for (int r = 0; r < kMaxRows; ++r)
+      if ((P >> r & 1) != 0) coefficient[r] = c.coefficient[r * c.coefficient_stride + k] - Vector<T>{};
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      Vector<T> s = load(source + v * lanes);
+      if ((P & (P - 1)) != 0) in_register<T>(s);
+#pragma GCC unroll 3
+      for (int r = 0; r < kMaxRows; ++r)
+        if ((P >> r & 1) != 0) u[r][v] += coefficient[r] * s;
+    }
+  }
+  if constexpr (P + 1 < kPatterns) add_patterns<T, V, P + 1>(c, u);
+}
+
+// Three rows whose terms are sorted by the rows that have them: nothing is multiplied by zero.
+template <typename T, Finish F, int V>
+void combine_three(const Combination<T>& arguments) {
+  constexpr std::int64_t lanes = kLanes<T>;
+  const Combination<T> c = arguments;  // nothing that is stored can change it
+  Vector<T> u[kMaxRows][V] = {};
+  add_patterns<T, V, 1>(c, u);
+  if (c.init != nullptr) {
+#pragma GCC unroll 3
+    for (int r = 0; r < kMaxRows; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) u[r][v] += load(c.init + r * c.init_stride + v * lanes);
+  }
+  finish<T, F, kMaxRows, V>(c, u);
+}
+
+#if defined(__AVX512F__)
+
+[[gnu::always_inline]] inline unsigned not_zero(const float* p, unsigned live) {
+  return _mm512_mask_cmp_ps_mask(static_cast<__mmask16>(live), _mm512_maskz_loadu_ps(static_cast<__mmask16>(live), p),
+                                 _mm512_setzero_ps(), _CMP_NEQ_UQ);
+}
+[[gnu::always_inline]] inline unsigned not_zero(const double* p, unsigned live) {
+  return _mm512_mask_cmp_pd_mask(static_cast<__mmask8>(live), _mm512_maskz_loadu_pd(static_cast<__mmask8>(live), p),
+                                 _mm512_setzero_pd(), _CMP_NEQ_UQ);
+}
+
+template <typename T>
+std::int64_t support(const T* rows, std::int64_t stride, int count, std::int64_t columns, std::int32_t* index) {
+  constexpr std::int64_t lanes = kLanes<T>;
+  const __m512i step = _mm512_set1_epi32(static_cast<int>(lanes));
+  __m512i column = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  std::int64_t found = 0;
+  for (std::int64_t j = 0; j < columns; j += lanes) {
+    const unsigned live = columns - j < lanes ? (1u << (columns - j)) - 1 : (1u << lanes) - 1;
+    unsigned any = 0;
+    for (int r = 0; r < count; ++r) any |= not_zero(rows + r * stride + j, live);
+    _mm512_storeu_si512(index + found, _mm512_maskz_compress_epi32(static_cast<__mmask16>(any), column));
+    found += __builtin_popcount(any);
+    column = _mm512_add_epi32(column, step);
+  }
+  return found;
+}
+
+template <typename T>
+void patterns(const T* rows, std::int64_t stride, std::int64_t columns, std::int32_t* index, std::int32_t* bounds) {
+  constexpr std::int64_t lanes = kLanes<T>;
+  constexpr std::int64_t most = 512;  // columns
+  unsigned mask[most / lanes][kMaxRows];
+  for (std::int64_t j = 0; j < columns; j += lanes) {
+    const unsigned live = columns - j < lanes ? (1u << (columns - j)) - 1 : (1u << lanes) - 1;
+    for (int r = 0; r < kMaxRows; ++r) mask[j / lanes][r] = not_zero(rows + r * stride + j, live);
+  }
+  const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  std::int32_t found = 0;
+  bounds[0] = 0;
+  for (unsigned p = 1; p < kPatterns; ++p) {
+    const unsigned f0 = p & 1 ? 0 : ~0u, f1 = p & 2 ? 0 : ~0u, f2 = p & 4 ? 0 : ~0u;
+    bounds[p] = found;
+    for (std::int64_t j = 0; j < columns; j += lanes) {
+      const unsigned* m = mask[j / lanes];
+      const auto chosen = static_cast<__mmask16>((m[0] ^ f0) & (m[1] ^ f1) & (m[2] ^ f2));
+      const __m512i column = _mm512_add_epi32(first, _mm512_set1_epi32(static_cast<int>(j)));
+      _mm512_storeu_si512(index + found, _mm512_maskz_compress_epi32(chosen, column));
+      found += __builtin_popcount(chosen);
+    }
+  }
+  bounds[kPatterns] = found;
+}
+
+#else
+
+template <typename T>
+void patterns(const T* rows, std::int64_t stride, std::int64_t columns, std::int32_t* index, std::int32_t* bounds) {
+  std::int32_t count[kPatterns] = {};
+  for (std::int64_t j = 0; j < columns; ++j) {
+    int pattern = 0;
+    for (int r = 0; r < kMaxRows; ++r) pattern |= (rows[r * stride + j] != T(0)) << r;
+    ++count[pattern];
+  }
+  std::int32_t next[kPatterns];
+  bounds[0] = next[0] = bounds[1] = next[1] = 0;
+  for (int p = 1; p < kPatterns; ++p) {
+    bounds[p + 1] = bounds[p] + count[p];
+    if (p + 1 < kPatterns) next[p + 1] = bounds[p + 1];
+  }
+  for (std::int64_t j = 0; j < columns; ++j) {
+    int pattern = 0;
+    for (int r = 0; r < kMaxRows; ++r) pattern |= (rows[r * stride + j] != T(0)) << r;
+    if (pattern != 0) index[next[pattern]++] = static_cast<std::int32_t>(j);
+  }
+}
+
+template <typename T>
+std::int64_t support(const T* rows, std::int64_t stride, int count, std::int64_t columns, std::int32_t* index) {
+  std::int64_t found = 0;
+  for (std::int64_t j = 0; j < columns; ++j) {
+    bool any = false;
+    for (int r = 0; r < count; ++r) any |= rows[r * stride + j] != T(0);
+    index[found] = static_cast<std::int32_t>(j);
+    found += any;
+  }
+  return found;
+}
+
+#endif
+
+template <typename T>
+void start(const T* b, T gain, const T* theta, std::int64_t columns, T* out) {
+  constexpr std::int64_t lanes = kLanes<T>;
+  for (std::int64_t j = 0; j < columns; j += lanes)
+    store<T>(out + j, threshold_any<T>(gain * load(b + j), load(theta + j)));
+}
+
+// Swaps the off-diagonal blocks of H x H elements in a pair of rows that are H rows apart.
+template <typename T, int H>
+[[gnu::always_inline]] inline void exchange(Vector<T>& a, Vector<T>& b) {
+  using Index = typename VectorOf<T>::integer;
+  constexpr int lanes = kLanes<T>;
+  Index upper = {}, lower = {};
+  for (int l = 0; l < lanes; ++l) {
+    upper[l] = (l & H) == 0 ? l : lanes + l - H;
+    lower[l] = (l & H) == 0 ? l + H : lanes + l;
+  }
+  const Vector<T> first = shuffle<T>(a, b, upper);
+  b = shuffle<T>(a, b, lower);
+  a = first;
+}
+
+template <typename T, int H>
+[[gnu::always_inline]] inline void exchange_all(Vector<T> (&row)[kLanes<T>]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i)
+    if ((i & H) == 0) exchange<T, H>(row[i], row[i + H]);
+  if constexpr (H > 1) exchange_all<T, H / 2>(row);
+}
+
+template <typename T>
+void transpose(const T* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns, T* out,
+               std::int64_t out_stride) {
+  constexpr std::int64_t lanes = kLanes<T>;
+  const std::int64_t whole_rows = rows / lanes * lanes, whole_columns = columns / lanes * lanes;
+  for (std::int64_t i = 0; i < whole_rows; i += lanes)
+    for (std::int64_t j = 0; j < whole_columns; j += lanes) {
+      Vector<T> tile[lanes];
+#pragma GCC unroll 16
+      for (std::int64_t l = 0; l < lanes; ++l) tile[l] = load(in + (i + l) * in_stride + j);
+      exchange_all<T, lanes / 2>(tile);
+#pragma GCC unroll 16
+      for (std::int64_t l = 0; l < lanes; ++l) store<T>(out + (j + l) * out_stride + i, tile[l]);
+    }
+  for (std::int64_t i = 0; i < rows; ++i)
+    for (std::int64_t j = i < whole_rows ? whole_columns : 0; j < columns; ++j)
+      out[j * out_stride + i] = in[i * in_stride + j];
+}
+
+// 0 * x is 0, unless x is infinite or NaN.
+template <typename T>
+bool all_finite(const T* values, std::int64_t size) {
+  constexpr std::int64_t lanes = kLanes<T>;
+  Vector<T> sum = {};
+  std::int64_t i = 0;
+  for (; i + lanes <= size; i += lanes) sum += T(0) * load(values + i);
+  T rest = 0;
+  for (; i < size; ++i) rest += T(0) * values[i];
+  for (std::int64_t lane = 0; lane < lanes; ++lane) rest += sum[lane];
+  return rest == T(0);
+}
+
+template <typename T, Finish F, int R, int V>
+constexpr typename Kernels<T>::Combine entry() {
+  if constexpr (V <= SCVAE_WIDE)
+    return &combine<T, F, R, V>;
+  else
+    return nullptr;
+}
+
+template <typename T, Finish F, int R>
+void fill_row(typename Kernels<T>::Combine (&row)[kMaxVectors]) {
+  row[0] = entry<T, F, R, 1>();
+  row[1] = entry<T, F, R, 2>();
+  row[2] = entry<T, F, R, 3>();
+  row[3] = entry<T, F, R, 4>();
+  row[4] = entry<T, F, R, 5>();
+  row[5] = entry<T, F, R, 6>();
+  row[6] = entry<T, F, R, 7>();
+  row[7] = entry<T, F, R, 8>();
+}
+
+template <typename T, Finish F, int V>
+constexpr typename Kernels<T>::Combine entry_of_three() {
+  if constexpr (V <= SCVAE_WIDE)
+    return &combine_three<T, F, V>;
+  else
+    return nullptr;
+}
+
+template <typename T, Finish F>
+void fill(Kernels<T>& k) {
+  auto& three = k.combine_three[static_cast<int>(F)];
+  three[0] = entry_of_three<T, F, 1>();
+  three[1] = entry_of_three<T, F, 2>();
+  three[2] = entry_of_three<T, F, 3>();
+  three[3] = entry_of_three<T, F, 4>();
+  three[4] = entry_of_three<T, F, 5>();
+  three[5] = entry_of_three<T, F, 6>();
+  three[6] = entry_of_three<T, F, 7>();
+  three[7] = entry_of_three<T, F, 8>();
+  auto& table = k.combine[static_cast<int>(F)];
+  fill_row<T, F, 1>(table[0]);
+  fill_row<T, F, 2>(table[1]);
+}
+
+template <typename T>
+Kernels<T> table() {
+  Kernels<T> k = {};
+  k.lanes = kLanes<T>;
+  k.wide = SCVAE_WIDE;
+  fill<T, Finish::store>(k);
+  fill<T, Finish::threshold>(k);
+  fill<T, Finish::threshold_any>(k);
+  fill<T, Finish::adjoint>(k);
+  k.support = &support<T>;
+  k.patterns = &patterns<T>;
+  k.start = &start<T>;
+  k.transpose = &transpose<T>;
+  k.all_finite = &all_finite<T>;
+  return k;
+}
+
+}  // namespace
+
+Kernels<float> float_kernels() { return table<float>(); }
+Kernels<double> double_kernels() { return table<double>(); }
+
+}  // namespace scvae::cpu::SCVAE_ISA

@@ -1,0 +1,80 @@
+// Scratch: aligned, and rows whose distance is kind to the caches.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <new>
+
+#include "lista.h"
+
+namespace scvae::cpu {
+
+inline constexpr std::size_t kLine = 64;  // bytes of a cache line, and of the widest vector
+
+// Elements that a row takes once it is padded to whole vectors of any instruction set.
+template <typename T>
+constexpr std::int64_t padded(std::int64_t columns) {
+  constexpr std::int64_t lanes = kLine / sizeof(T);
+  return (columns + lanes - 1) / lanes * lanes;
+}
+
+// Elements that nobody has written yet.
+template <typename T>
+class Buffer {
+ public:
+  explicit Buffer(std::int64_t size) : data_(allocate(size)), size_(size) {}
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  Buffer(Buffer&& other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr; }
+  ~Buffer() { ::operator delete(data_, std::align_val_t(kLine)); }
+
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  std::int64_t size() const { return size_; }
+  void zero() { std::fill(data_, data_ + size_, T(0)); }
+
+ private:
+  static T* allocate(std::int64_t size) {
+    const auto bytes = static_cast<std::size_t>(std::max<std::int64_t>(size, 1)) * sizeof(T);
+    return static_cast<T*>(::operator new(bytes, std::align_val_t(kLine)));
+  }
+
+  T* data_;
+  std::int64_t size_;
+};
+
+// A matrix of scratch. Its rows are padded to an odd number of cache lines, for with a power of two between them the
+// same columns of all rows would compete for a few sets of the cache.
+template <typename T>
+class Matrix {
+ public:
+  Matrix(std::int64_t rows, std::int64_t columns)
+      : columns_(columns), stride_(distance(columns)), buffer_(rows * stride_) {}
+
+  T* row(std::int64_t i) { return buffer_.data() + i * stride_; }
+  const T* row(std::int64_t i) const { return buffer_.data() + i * stride_; }
+  Rows<T> rows(std::int64_t first = 0) const { return {row(first), stride_}; }
+  std::int64_t columns() const { return columns_; }
+  std::int64_t stride() const { return stride_; }
+  void zero() { buffer_.zero(); }
+
+  // What is beyond the columns becomes zero.
+  void set_row(std::int64_t i, const T* source) {
+    std::copy(source, source + columns_, row(i));
+    std::fill(row(i) + columns_, row(i) + padded<T>(columns_), T(0));
+  }
+  void get_row(std::int64_t i, T* target) const { std::copy(row(i), row(i) + columns_, target); }
+
+ private:
+  static std::int64_t distance(std::int64_t columns) {
+    constexpr std::int64_t lanes = kLine / sizeof(T);
+    return (padded<T>(columns) / lanes | 1) * lanes;
+  }
+
+  std::int64_t columns_;
+  std::int64_t stride_;
+  Buffer<T> buffer_;
+};
+
+}  // namespace scvae::cpu

@@ -1,0 +1,217 @@
+#include "cpu/product.h"
+
+#include "cpu/parallel.h"
+
+namespace scvae::cpu {
+namespace {
+
+constexpr std::int64_t kSlack = 16;  // what the kernel that finds supports may write beyond its result
+
+// Density of the union of two rows, on average over a unit, from which on three rows are multiplied by pattern.
+constexpr double kSparse = 0.28;
+
+template <typename T>
+Panelling panelling(std::int64_t columns) {
+  const Kernels<T>& k = kernels<T>();
+  return {columns, k.lanes, k.wide};
+}
+
+}  // namespace
+
+template <typename T>
+Packed<T>::Packed(std::int64_t terms, std::int64_t columns)
+    : terms_(terms), columns_(columns), by_(panelling<T>(columns)), buffer_(terms * by_.vectors * by_.lanes) {}
+
+template <typename T>
+T* Packed<T>::tile(std::int64_t first_term, std::int64_t panel) {
+  return const_cast<T*>(factor().tile(first_term, by_, panel));
+}
+
+template <typename T>
+void Packed<T>::pack(Rows<T> source, std::int64_t rows, int threads) {
+  terms_ = rows;
+  parallel_for(by_.panels, team_size(threads, by_.panels), [&](std::int64_t panel, int) {
+    const std::int64_t begin = by_.begin(panel), width = by_.width(panel), live = std::min(width, columns_ - begin);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      T* target = tile(i / kDepth * kDepth, panel) + i % kDepth * width;
+      std::copy(source[i] + begin, source[i] + begin + live, target);
+      std::fill(target + live, target + width, T(0));
+    }
+  });
+}
+
+template <typename T>
+Packed<T> Packed<T>::straight(Rows<T> source, std::int64_t rows, std::int64_t columns, int threads) {
+  Packed out(rows, columns);
+  out.pack(source, rows, threads);
+  out.finite_ = kernels<T>().all_finite(out.buffer_.data(), out.buffer_.size());
+  return out;
+}
+
+template <typename T>
+Packed<T> Packed<T>::transposed(Rows<T> source, std::int64_t rows, std::int64_t columns, int threads) {
+  Packed out(columns, rows);
+  const Panelling& by = out.by_;
+  parallel_for(by.panels, team_size(threads, by.panels), [&](std::int64_t panel, int) {
+    const std::int64_t begin = by.begin(panel), width = by.width(panel), live = std::min(width, rows - begin);
+    for (std::int64_t k = 0; k < columns; k += kDepth) {
+      T* target = out.tile(k, panel);
+      const std::int64_t depth = std::min(kDepth, columns - k);
+      kernels<T>().transpose(source[begin] + k, source.stride, live, depth, target, width);
+      for (std::int64_t i = 0; live < width && i < depth; ++i)
+        std::fill(target + i * width + live, target + (i + 1) * width, T(0));
+    }
+  });
+  out.finite_ = kernels<T>().all_finite(out.buffer_.data(), out.buffer_.size());
+  return out;
+}
+
+Supports::Supports(std::int64_t rows)
+    : groups_(static_cast<std::size_t>((rows + kUnit - 1) / kUnit)),
+      index_(static_cast<std::size_t>((rows + 1) / 2 * (kDepth + kSlack))),
+      bounds_(static_cast<std::size_t>((rows + 1) / 2 * (kPatterns + 1))),
+      terms_(static_cast<std::size_t>((rows + 1) / 2)) {}
+
+const std::int32_t* Supports::index(std::int64_t row) const {
+  return index_.data() + (all_ ? 0 : row / 2 * (kDepth + kSlack));
+}
+
+const std::int32_t* Supports::bounds(std::int64_t row) const { return bounds_.data() + row / 2 * (kPatterns + 1); }
+
+// The union of the supports of each group of rows; returns the number of terms of all of them.
+template <typename T>
+std::int64_t Supports::plain(const Kernels<T>& k, Rows<T> coefficients, std::int64_t begin, std::int64_t end,
+                             std::int64_t terms, int rows_per_group) {
+  std::int64_t total = 0;
+  for (std::int64_t row = begin; row < end; row += rows_per_group) {
+    const int count = static_cast<int>(std::min<std::int64_t>(rows_per_group, end - row));
+    std::int32_t* index = index_.data() + row / 2 * (kDepth + kSlack);
+    total += terms_[static_cast<std::size_t>(row / 2)] =
+        k.support(coefficients[row], coefficients.stride, count, terms, index);
+  }
+  return total;
+}
+
+// Groups of three rows; fewer than three at the end are as in `plain`.
+template <typename T>
+void Supports::by_pattern(const Kernels<T>& k, Rows<T> coefficients, std::int64_t begin, std::int64_t end,
+                          std::int64_t terms) {
+  std::int64_t row = begin;
+  for (; row + kMaxRows <= end; row += kMaxRows)
+    k.patterns(coefficients[row], coefficients.stride, terms, index_.data() + row / 2 * (kDepth + kSlack),
+               bounds_.data() + row / 2 * (kPatterns + 1));
+  if (row < end) plain(k, coefficients, row, end, terms, 2);
+}
+
+template <typename T>
+void Supports::find(const Kernels<T>& k, Rows<T> coefficients, std::int64_t rows, std::int64_t terms, Zeros zeros) {
+  all_ = zeros == Zeros::keep;
+  if (all_) {
+    std::fill(groups_.begin(), groups_.end(), 2);
+    std::fill(terms_.begin(), terms_.end(), terms);
+    for (std::int64_t i = 0; i < terms; ++i) index_[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i);
+    return;
+  }
+  for (std::int64_t begin = 0; begin < rows; begin += kUnit) {
+    const std::int64_t end = std::min(rows, begin + kUnit);
+    const auto pairs = static_cast<double>((end - begin + 1) / 2);
+    const auto found = static_cast<double>(plain(k, coefficients, begin, end, terms, 2));
+    int& group = groups_[static_cast<std::size_t>(begin / kUnit)];
+    group = 2;
+    if (found < kSparse * pairs * static_cast<double>(terms)) continue;
+    group = kMaxRows;
+    by_pattern(k, coefficients, begin, end, terms);
+  }
+}
+
+namespace {
+
+template <typename T>
+T* offset(T* data, std::int64_t by) {
+  return data != nullptr ? data + by : nullptr;
+}
+
+// One tile of the factor: `depth` terms from `first` on.
+template <typename T>
+class Tile {
+ public:
+  Tile(const Product<T>& product, const Panelling& by, std::int64_t first, std::int64_t depth, const Supports& supports)
+      : k_(kernels<T>()),
+        p_(product),
+        by_(by),
+        first_(first),
+        finish_(static_cast<int>(first + depth == product.factor.terms ? product.finish : Finish::store)),
+        init_(first == 0 ? product.init : Rows<T>{product.out, product.out_stride}),
+        supports_(supports) {}
+
+  void multiply(std::int64_t panel) {
+    for (std::int64_t begin = 0; begin < p_.rows; begin += Supports::kUnit) {
+      const std::int64_t end = std::min(p_.rows, begin + Supports::kUnit);
+      const int group = supports_.rows_per_group(begin / Supports::kUnit);
+      for (std::int64_t row = begin; row < end; row += group)
+        this->group(panel, row, static_cast<int>(std::min<std::int64_t>(group, end - row)));
+    }
+  }
+
+ private:
+  void group(std::int64_t panel, std::int64_t row, int rows) {
+    const std::int64_t vectors = by_.width(panel) / by_.lanes;
+    const Combination<T> c = combination(panel, row);
+    const auto v = static_cast<std::size_t>(vectors - 1);
+    (rows == kMaxRows ? k_.combine_three[finish_][v] : k_.combine[finish_][rows - 1][v])(c);
+  }
+
+  Combination<T> combination(std::int64_t panel, std::int64_t row) const {
+    const std::int64_t column = by_.begin(panel);
+    Combination<T> c;
+    c.index = supports_.index(row);
+    c.terms = supports_.terms(row);
+    c.bounds = supports_.bounds(row);
+    c.coefficient = p_.coefficients[row] + first_;
+    c.coefficient_stride = p_.coefficients.stride;
+    c.source = p_.factor.tile(first_, by_, panel);
+    c.source_stride = by_.width(panel);
+    c.init = offset(init_.data, row * init_.stride + column);
+    c.init_stride = init_.stride;
+    c.out = p_.out + row * p_.out_stride + column;
+    c.out_stride = p_.out_stride;
+    c.theta = offset(p_.theta, column);
+    c.codes = offset(p_.codes.data, row * p_.codes.stride + column);
+    c.codes_stride = p_.codes.stride;
+    c.sum = offset(p_.sum, row * p_.sum_stride + column);
+    c.sum_stride = p_.sum_stride;
+    c.d_theta = offset(p_.d_theta, row / 2 % kThetaSums * p_.d_theta_stride + column);
+    return c;
+  }
+
+  const Kernels<T>& k_;
+  const Product<T>& p_;
+  const Panelling& by_;
+  std::int64_t first_;
+  int finish_;
+  Rows<T> init_;
+  const Supports& supports_;
+};
+
+}  // namespace
+
+template <typename T>
+void multiply(const Product<T>& p, Supports& supports) {
+  const Panelling by = panelling<T>(p.factor.columns);
+  std::int64_t first = 0;
+  do {
+    const std::int64_t depth = std::min(kDepth, p.factor.terms - first);
+    const Rows<T> coefficients{offset(p.coefficients.data, first), p.coefficients.stride};
+    supports.find(kernels<T>(), coefficients, p.rows, depth, p.zeros);
+    Tile<T> tile(p, by, first, depth, supports);
+    for (std::int64_t panel = 0; panel < by.panels; ++panel) tile.multiply(panel);
+    first += depth;
+  } while (first < p.factor.terms);
+}
+
+template class Packed<float>;
+template class Packed<double>;
+template void multiply(const Product<float>&, Supports&);
+template void multiply(const Product<double>&, Supports&);
+
+}  // namespace scvae::cpu

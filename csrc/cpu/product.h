@@ -1,0 +1,137 @@
+// The product of a block of sparse rows with a matrix, which is what every pass of every operation is made of.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "cpu/memory.h"
+#include "lista.h"
+
+namespace scvae::cpu {
+
+// Terms that are summed up before the sum goes to memory: a tile of so many rows and a panel of columns stays in the
+// second-level cache, and rounding errors don't grow with the number of terms.
+inline constexpr std::int64_t kDepth = 512;
+
+inline constexpr std::int64_t kThetaSums = 8;
+
+// Skipping a zero coefficient is exact only while what it multiplies is finite: 0 * inf and 0 * NaN are NaN.
+enum class Zeros { skip, keep };
+
+// Columns in panels of at most `wide` vectors, as equal as can be.
+struct Panelling {
+  Panelling(std::int64_t columns, std::int64_t lanes, std::int64_t wide)
+      : lanes(lanes), vectors((columns + lanes - 1) / lanes), panels((vectors + wide - 1) / wide) {}
+
+  std::int64_t begin(std::int64_t panel) const {
+    return (panel * (vectors / panels) + std::min(panel, vectors % panels)) * lanes;
+  }
+  std::int64_t width(std::int64_t panel) const { return begin(panel + 1) - begin(panel); }
+
+  std::int64_t lanes;
+  std::int64_t vectors;
+  std::int64_t panels;
+};
+
+// The right factor, packed by panels.
+template <typename T>
+struct Factor {
+  const T* data = nullptr;
+  std::int64_t terms = 0;  // rows
+  std::int64_t columns = 0;
+
+  // Rows of a panel from `first` on, as many as a tile has; the distance between them is the panel's width.
+  const T* tile(std::int64_t first, const Panelling& by, std::int64_t panel) const {
+    return data + first * by.vectors * by.lanes + by.begin(panel) * std::min(kDepth, terms - first);
+  }
+};
+
+// A matrix packed by panels: tile after tile of kDepth rows, in a tile panel after panel, so that the inner loop
+// walks through few pages and the rows of a panel don't compete for a few sets of the cache.
+template <typename T>
+class Packed {
+ public:
+  // The matrix itself, or its transpose.
+  static Packed straight(Rows<T> source, std::int64_t rows, std::int64_t columns, int threads);
+  static Packed transposed(Rows<T> source, std::int64_t rows, std::int64_t columns, int threads);
+
+  // Room for so many rows, to be packed again and again.
+  Packed(std::int64_t terms, std::int64_t columns);
+  void pack(Rows<T> source, std::int64_t rows, int threads);
+
+  Factor<T> factor() const { return {buffer_.data(), terms_, columns_}; }
+  // Its kDepth rows from `first` on, or those that there are.
+  Factor<T> factor(std::int64_t first) const {
+    return {buffer_.data() + first * by_.vectors * by_.lanes, std::min(kDepth, terms_ - first), columns_};
+  }
+  std::int64_t terms() const { return terms_; }
+  bool finite() const { return finite_; }  // of straight and transposed only
+
+ private:
+  T* tile(std::int64_t first_term, std::int64_t panel);
+
+  std::int64_t terms_;
+  std::int64_t columns_;
+  Panelling by_;
+  Buffer<T> buffer_;
+  bool finite_ = false;
+};
+
+// Where the coefficients of a block are not zero, and in which groups of rows they are multiplied: scratch of `multiply`.
+// Rows are grouped within units of six, by the density of the unit alone, so that a row's result does not depend on
+// how rows are dealt out to threads as long as threads get whole units.
+class Supports {
+ public:
+  static constexpr std::int64_t kUnit = 6;
+
+  explicit Supports(std::int64_t rows);
+
+  template <typename T>
+  void find(const Kernels<T>& k, Rows<T> coefficients, std::int64_t rows, std::int64_t terms, Zeros zeros);
+
+  int rows_per_group(std::int64_t unit) const { return groups_[static_cast<std::size_t>(unit)]; }
+  // Of the group that begins with this row of the block.
+  const std::int32_t* index(std::int64_t row) const;
+  const std::int32_t* bounds(std::int64_t row) const;
+  std::int64_t terms(std::int64_t row) const { return terms_[static_cast<std::size_t>(row / 2)]; }
+
+ private:
+  template <typename T>
+  std::int64_t plain(const Kernels<T>& k, Rows<T> coefficients, std::int64_t begin, std::int64_t end,
+                     std::int64_t terms, int rows_per_group);
+  template <typename T>
+  void by_pattern(const Kernels<T>& k, Rows<T> coefficients, std::int64_t begin, std::int64_t end, std::int64_t terms);
+
+  bool all_ = false;
+  std::vector<int> groups_;
+  std::vector<std::int32_t> index_;
+  std::vector<std::int32_t> bounds_;
+  std::vector<std::int64_t> terms_;
+};
+
+// out = finish(init + coefficients * factor)
+template <typename T>
+struct Product {
+  Factor<T> factor;
+  Rows<T> coefficients;  // (rows, factor.terms)
+  std::int64_t rows = 0;
+  Zeros zeros = Zeros::skip;
+  Finish finish = Finish::store;
+  Rows<T> init;      // null stands for zeros; this and what follows has rows padded to whole vectors
+  T* out = nullptr;  // may be init
+  std::int64_t out_stride = 0;
+  const T* theta = nullptr;  // threshold: (columns,)
+  Rows<T> codes;             // adjoint
+  T* sum = nullptr;          // adjoint: += out; null where it is not wanted
+  std::int64_t sum_stride = 0;
+  // adjoint: (kThetaSums, d_theta_stride) -= sums over rows of sign(codes) out; null where they are not wanted. There are
+  // several, of every so manieth group of rows, so that the rounding errors of each stay small.
+  T* d_theta = nullptr;
+  std::int64_t d_theta_stride = 0;
+};
+
+template <typename T>
+void multiply(const Product<T>& product, Supports& supports);
+
+}  // namespace scvae::cpu

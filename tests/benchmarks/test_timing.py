@@ -1,0 +1,39 @@
+"""Timing: in turn, in pairs, and in samples that the clock can resolve."""
+
+import time
+
+from benchmarks import timing
+
+
+def test_rounds_are_interleaved_and_ratios_paired():
+    calls = []
+    runs = {name: lambda name=name: calls.append(name) for name in "ab"}
+    samples = list(timing.interleaved(runs, rounds=3, warmup=1))
+    assert "".join(calls) == "abababab"
+    assert len(samples) == 3
+    drifting = [{"a": 1.0, "b": 2.0}, {"a": 10.0, "b": 20.0}, {"a": 3.0, "b": 3.0}]
+    assert timing.speedups(drifting, over="b") == {"a": 2.0, "b": 1.0}
+    assert timing.medians(drifting) == {"a": 3.0, "b": 3.0}
+
+
+def test_a_sample_is_the_mean_of_its_calls():
+    calls = []
+    samples = list(timing.interleaved({"a": lambda: calls.append("a")}, rounds=2, warmup=0, calls=5))
+    assert len(calls) == 10
+    assert len(samples) == 2
+
+
+def test_calls_are_repeated_until_the_fastest_takes_long_enough(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def takes(seconds):
+        def call():
+            now[0] += seconds
+
+        return call
+
+    assert timing.elapsed(takes(0.25), 4) == 1.0
+    calls = timing.calls_that_take(2e-3, {"fast": takes(1e-4), "slow": takes(1e-2)})
+    assert 20 <= calls <= 30
+    assert timing.calls_that_take(2e-3, {"slow": takes(1e-2)}) == 1

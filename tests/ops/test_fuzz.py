@@ -1,0 +1,250 @@
+"""Drawn calls: every backend against the specification, on shapes, strides and values that nobody thought of.
+
+A case follows from its seed alone, and the seed is the test's name: `pytest "tests/ops/test_fuzz.py" -k "cpu-17]"`
+repeats one. What was drawn is printed where it fails.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pytest
+import torch
+from problems import BACKENDS, assert_all_close
+
+from scvae_fast import decode, lista, sparse_code
+from scvae_fast.ops.lista import _eager
+from scvae_fast.ops.lista._contract import Problem
+
+OPS = {"lista": lista, "decode": decode, "sparse_code": sparse_code}
+TENSORS = {"lista": ("b", "S", "theta"), "decode": ("z", "D"), "sparse_code": ("x", "W_e", "S", "theta", "D")}
+STARTS = ((), ("gain",), ("gain",), ("z0",))  # what may come on top, except for decode
+LAYOUTS = ("packed", "packed", "transposed", "sliced", "stepped", "shared")
+SIZES = (1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 63, 64, 65, 96, 127, 129, 200, 257, 300, 513)
+CASES = 150
+NEAR_A_TIE = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+class Error(NamedTuple):
+    """‖found − exact‖ and ‖exact‖ over what is finite, and the number of elements."""
+
+    error: float
+    size: float
+    elements: int
+
+
+@dataclass
+class Case:
+    """A call of one operation; everything but the numbers in its tensors, which follow from the seed too."""
+
+    seed: int
+    op: str
+    dtype: torch.dtype
+    batch: tuple[int, ...]
+    atoms: int
+    features: int
+    n_iter: int
+    tensors: tuple[str, ...]
+    theta_per_atom: bool
+    density: float
+    special: float | None
+    threads: int
+    learned: tuple[str, ...]
+    used: tuple[int, ...]
+    layouts: dict[str, str]
+
+
+def draw_case(seed: int) -> Case:
+    """A case whose specification in float64 takes milliseconds: the larger K, the fewer rows."""
+    choose = random.Random(seed)
+    op = choose.choice(("lista", "lista", "decode", "sparse_code"))
+    atoms = choose.choice(SIZES)
+    most = max(1, 20_000 // atoms)
+    batch = choose.choice(((), (1,), (2, 0), (3, 1), (2, 3, 4), (17,), (64,), (97,), (130,), (401,)))
+    tensors = TENSORS[op] + (() if op == "decode" else choose.choice(STARTS))
+    learned = tuple(name for name in tensors if choose.random() < 0.6)
+    return Case(
+        seed=seed,
+        op=op,
+        dtype=choose.choice((torch.float32, torch.float32, torch.float64)),
+        batch=(*batch[:-1], min(batch[-1], most)) if batch else (),
+        atoms=atoms,
+        features=choose.choice(SIZES),
+        n_iter=choose.choice((0, 1, 2, 3, 5, 9)),
+        tensors=tensors,
+        theta_per_atom=choose.random() < 0.5,
+        density=choose.choice((0.0, 0.02, 0.1, 0.3, 0.7, 0.9, 1.0)),
+        special=choose.choice((float("nan"), float("inf"), -float("inf"))) if choose.random() < 0.2 else None,
+        threads=choose.choice((1, 2, 3)),
+        learned=learned or tensors[:1],
+        used=choose.choice(((0,), (0, 1), (1,)) if op == "sparse_code" else ((0,),)),
+        layouts={name: choose.choice(LAYOUTS) for name in (*tensors, "grad")},
+    )
+
+
+def sparsified(values: torch.Tensor, density: float) -> torch.Tensor:
+    """About that share of the values, and zeros."""
+    return torch.where(torch.rand(values.shape) < density, values, 0.0)
+
+
+def draw_tensors(case: Case) -> dict[str, torch.Tensor]:
+    """Arguments in float64 whose codes have about the density that the case asks for and stay of the order of 1."""
+    K, n = case.atoms, case.features
+    x = torch.randn(*case.batch, n, dtype=torch.float64)
+    b = torch.randn(*case.batch, K, dtype=torch.float64)
+    W_e = torch.randn(K, n, dtype=torch.float64) / n**0.5
+    drive = b if case.op == "lista" else x @ W_e.T
+    drives = drive.abs().flatten()
+    threshold = {0.0: 1e3, 1.0: -0.1}.get(case.density)
+    if threshold is None:
+        threshold = float(drives.quantile(1 - case.density)) if drives.numel() else 0.5
+    return {
+        "x": x,
+        "b": b,
+        "W_e": W_e,
+        "S": torch.randn(K, K, dtype=torch.float64) * (0.5 / K**0.5),
+        "theta": threshold * (1 + 0.2 * torch.rand(K if case.theta_per_atom else (), dtype=torch.float64)),
+        "D": torch.randn(n, K, dtype=torch.float64) / K**0.5,
+        "z": sparsified(b, case.density),
+        "z0": sparsified(torch.randn_like(b), case.density),
+        "gain": torch.tensor(1.7, dtype=torch.float64),
+    }
+
+
+def put_special(case: Case, tensors: dict[str, torch.Tensor]) -> None:
+    """Writes the special value into one element of one argument."""
+    if case.special is not None:
+        choose = random.Random(-case.seed)
+        flat = tensors[choose.choice(list(tensors))].view(-1)
+        if len(flat):
+            flat[choose.randrange(len(flat))] = case.special
+
+
+def arranged(values: torch.Tensor, layout: str) -> torch.Tensor:
+    """The same values in memory of another order; `shared` keeps the first of the leading dimension for all of it."""
+    if values.dim() == 0 or layout == "packed":
+        return values.clone()
+    if layout == "transposed":
+        return values.movedim(-1, 0).contiguous().movedim(0, -1)
+    if layout == "stepped":
+        return values.repeat_interleave(2, dim=-1)[..., ::2]
+    if layout == "shared" and values.dim() > 1 and len(values):
+        return values[:1].expand(values.shape)
+    wide = values.new_full((*values.shape[:-1], values.shape[-1] + 3), float("nan"))
+    wide[..., 1:-2] = values
+    return wide[..., 1:-2]
+
+
+def draws(case: Case) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+    """Arguments and gradients of the results, arranged, in the case's dtype."""
+    drawn = draw_tensors(case)
+    tensors = {name: drawn[name].to(case.dtype) for name in case.tensors}
+    put_special(case, tensors)
+    widths = {"lista": [case.atoms], "decode": [case.features], "sparse_code": [case.atoms, case.features]}[case.op]
+    grads = [torch.randn(*case.batch, width, dtype=torch.float64).to(case.dtype) for width in widths]
+    layout = case.layouts
+    return {k: arranged(t, layout[k]) for k, t in tensors.items()}, [arranged(g, layout["grad"]) for g in grads]
+
+
+def drive(case: Case, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Returns b (M, K) in float64."""
+    wide = {name: t.double() for name, t in tensors.items()}
+    b = wide["b"] if case.op == "lista" else wide["x"] @ wide["W_e"].T
+    return b.reshape(-1, case.atoms)
+
+
+def near_a_tie(case: Case, tensors: dict[str, torch.Tensor]) -> bool:
+    """Whether rounding could switch a code on or off, which no tolerance on gradients covers."""
+    if case.op == "decode":
+        return False
+    b, S, theta = drive(case, tensors), tensors["S"].double(), tensors["theta"].double()
+    gain, z0 = tensors.get("gain"), tensors.get("z0")
+    start = None if z0 is None else z0.double().reshape(-1, case.atoms)
+    codes = _eager.iterates(Problem(b, S, theta, None if gain is None else gain.double(), start, case.n_iter))
+    drives = [b + z @ S.T for z in codes[:-1]]
+    if start is None:
+        drives.append(b if gain is None else b * gain)
+    return any(bool(((u.abs() - theta).abs() < NEAR_A_TIE[case.dtype]).any()) for u in drives)
+
+
+def draw(seed: int) -> tuple[Case, dict[str, torch.Tensor], list[torch.Tensor]]:
+    """The case of a seed, its arguments, clear of ties, and the gradients of its results."""
+    case = draw_case(seed)
+    torch.manual_seed(seed)
+    tensors, grads = draws(case)
+    while near_a_tie(case, tensors):
+        tensors, grads = draws(case)
+    return case, tensors, grads
+
+
+def outcome(
+    case: Case, tensors: dict[str, torch.Tensor], grads: list[torch.Tensor], backend: str, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Results, and the gradients that the case wants, of the arguments in that dtype."""
+    arguments = {name: t.detach().to(dtype) for name, t in tensors.items()}
+    leaves = [arguments[name].requires_grad_() for name in case.learned]
+    settings = {} if case.op == "decode" else {"n_iter": case.n_iter}
+    results = OPS[case.op](**arguments, **settings, backend=backend)
+    results = results if isinstance(results, tuple) else (results,)
+    used = [(results[i], grads[i].to(dtype)) for i in case.used]
+    outputs, weights = zip(*used, strict=True)
+    found = torch.autograd.grad(outputs, leaves, weights, allow_unused=True, materialize_grads=True)
+    named = {f"∂{name}": gradient for name, gradient in zip(case.learned, found, strict=True)}
+    return {**{f"result {i}": r.detach() for i, r in enumerate(results)}, **named}
+
+
+def errors(case: Case, tensors: dict[str, torch.Tensor], grads: list[torch.Tensor], backend: str) -> dict[str, Error]:
+    """What float32 on that backend makes wrong; NaN and infinities must be where float64 has them."""
+    found = outcome(case, tensors, grads, backend, torch.float32)
+    exact = outcome(case, tensors, grads, "eager", torch.float64)
+    found_errors = {}
+    for name, reference in exact.items():
+        finite = reference.isfinite()
+        special = [torch.where(finite, 0.0, t.double()) for t in (found[name], reference)]
+        torch.testing.assert_close(*special, rtol=0, atol=0, equal_nan=True, msg=f"{name}: NaN or infinity misplaced")
+        difference = torch.where(finite, found[name].double() - reference, 0.0)
+        size = float(torch.where(finite, reference, 0.0).norm())
+        found_errors[name] = Error(float(difference.norm()), size, reference.numel())
+    return found_errors
+
+
+def assert_as_exact_as_pytorch(
+    case: Case, tensors: dict[str, torch.Tensor], grads: list[torch.Tensor], ours: dict[str, Error]
+) -> None:
+    """At most twice PyTorch's own error, and a few roundings.
+
+    The error of a few numbers may be small by luck. PyTorch's is therefore the largest of some problems that differ
+    from the case's by roundings, the same ones in all rows; and what has few elements is allowed twice as much.
+    """
+    jittered = [{k: t * (1 + 1e-6 * torch.randn(t.shape[-1:])) for k, t in tensors.items()} for _ in range(5)]
+    pytorch = [errors(case, each, grads, "eager") for each in jittered]
+    for name, (error, size, elements) in ours.items():
+        theirs = max(each[name].error for each in pytorch)
+        allowed = (4 if elements < 16 else 2) * theirs + 4 * torch.finfo(torch.float32).eps * size
+        assert error <= allowed, f"{name}: error {error:.2e} of {size:.2e}, PyTorch's own {theirs:.2e}"
+
+
+@pytest.mark.parametrize("seed", range(CASES))
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "eager"])
+def test_backend_agrees_with_the_specification(backend, seed):
+    case, tensors, grads = draw(seed)
+    print(case)
+    before = torch.get_num_threads()
+    torch.set_num_threads(case.threads)
+    try:
+        if case.dtype == torch.float64:
+            ours = outcome(case, tensors, grads, backend, case.dtype)
+            assert_all_close(ours, outcome(case, tensors, grads, "eager", case.dtype))
+        else:
+            assert_as_exact_as_pytorch(case, tensors, grads, errors(case, tensors, grads, backend))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_cases_cover_what_they_are_meant_to():
+    cases = [draw_case(seed) for seed in range(CASES)]
+    for field in ("op", "dtype", "n_iter", "tensors", "theta_per_atom", "density", "threads", "used"):
+        assert len({getattr(case, field) for case in cases}) > 1, field
+    assert {layout for case in cases for layout in case.layouts.values()} == set(LAYOUTS)
+    assert any(case.special is not None for case in cases)
+    assert any(0 in case.batch for case in cases)

@@ -1,0 +1,52 @@
+"""The cpu backend's kernels for every instruction set that this processor has: a process uses one of them for good."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scvae_fast.ops._native import native
+
+HERE = Path(__file__).resolve().parent
+OPERATIONS = [str(HERE / f"test_{name}.py") for name in ("lista", "decode", "sparse_code", "fuzz")]
+# What compiles graphs runs the same kernels as the rest; of the sizes, the largest add nothing but time.
+SELECTED = "cpu and not opcheck and not compile and not 4097"
+
+RUN_TESTS = """
+import sys, pytest
+from scvae_fast.ops._native import native
+print("instruction set:", native.build_info()["instruction set"])
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+CALL = "import torch, scvae_fast; scvae_fast.decode(torch.ones(2, 3), torch.ones(4, 3))"
+
+
+def run(instructions: str, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "SCVAE_FAST_ISA": instructions}
+    return subprocess.run(
+        [sys.executable, "-c", *command], env=environment, cwd=HERE.parent.parent, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("instructions", native.instruction_sets())
+def test_operations_hold_on_each(instructions):
+    done = run(instructions, RUN_TESTS, "-q", "-p", "no:cacheprovider", "-k", SELECTED, *OPERATIONS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"instruction set: {instructions}" in done.stdout.splitlines()
+
+
+def test_every_processor_has_the_portable_one():
+    assert native.instruction_sets()[-1] == "portable"
+    assert set(native.instruction_sets()) <= {"avx512", "avx2", "portable"}
+
+
+@pytest.mark.parametrize("instructions", ["abacus", "AVX2", "avx512 "])
+def test_one_that_is_not_there_is_refused_by_name(instructions):
+    done = run(instructions, CALL)
+    assert done.returncode != 0
+    usable = ", ".join(native.instruction_sets())
+    message = f"SCVAE_FAST_ISA must name instructions that this processor has, one of {usable}, got {instructions}"
+    assert message in done.stderr
