@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
+#include "cpu/parallel.h"
 #include "cpu/product.h"
 
 namespace scvae::cpu {
@@ -11,9 +13,7 @@ template <typename T>
 class Iteration {
  public:
   Iteration(const ListaProblem<T>& problem, int threads)
-      : p_(problem),
-        S_transposed_(Packed<T>::transposed(problem.S, problem.atoms, problem.atoms, threads)),
-        theta_(padded<T>(problem.atoms)) {
+      : p_(problem), threads_(threads), theta_(padded<T>(problem.atoms)) {
     theta_.zero();
     bool negative = false;
     for (std::int64_t k = 0; k < p_.atoms; ++k) {
@@ -21,9 +21,8 @@ class Iteration {
       negative |= !(theta_.data()[k] >= T(0));
     }
     finish_ = negative ? Finish::threshold_any : Finish::threshold;
+    if (p_.rows > kFew && p_.n_iter > 0) pack();
   }
-
-  Zeros zeros() const { return S_transposed_.finite() ? Zeros::skip : Zeros::keep; }
 
   // z = z_0 of a row whose padded drive is b
   void start(std::int64_t row, const T* b, Matrix<T>& z, std::int64_t r) const {
@@ -34,25 +33,70 @@ class Iteration {
   }
 
   // next = h(b + S z) for so many rows, all of them padded
-  void step(Rows<T> b, Rows<T> z, T* next, std::int64_t next_stride, std::int64_t rows, Supports& supports) const {
+  void step(Rows<T> b, Rows<T> z, T* next, std::int64_t next_stride, std::int64_t rows, Supports& supports) {
+    if (!decided_) decide(z, rows);
     Product<T> product;
-    product.factor = S_transposed_.factor();
-    product.coefficients = z;
     product.rows = rows;
-    product.zeros = zeros();
     product.finish = finish_;
     product.init = b;
     product.out = next;
     product.out_stride = next_stride;
     product.theta = theta_.data();
+    if (S_transposed_.has_value()) {
+      product.factor = S_transposed_->factor();
+      product.coefficients = z;
+      product.zeros = S_transposed_->finite() ? Zeros::skip : Zeros::keep;
+    } else {
+      drive_by_dots(b, z, next, next_stride, rows);
+      product.factor.columns = p_.atoms;
+      product.init = {next, next_stride};
+    }
     multiply(product, supports);
   }
 
  private:
+  // So few rows are one block, so that nothing else runs while the first step decides.
+  static constexpr std::int64_t kFew = 4;
+
+  void pack() {
+    S_transposed_.emplace(Packed<T>::transposed(p_.S, p_.atoms, p_.atoms, threads_));
+    decided_ = true;
+  }
+
+  // Packing S costs about as much as reading it four times. A few dense rows read it less often as it is: once an
+  // iteration for each of them. How dense they are is taken from the codes they start with.
+  void decide(Rows<T> z, std::int64_t rows) {
+    constexpr double packing = 4;
+    std::int64_t live = 0;
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t k = 0; k < p_.atoms; ++k) live += z[r][k] != T(0);
+    const auto n_iter = static_cast<double>(p_.n_iter);
+    const double sparse = n_iter * static_cast<double>(live) / static_cast<double>(p_.atoms);
+    decided_ = true;
+    if (sparse + packing < n_iter * static_cast<double>(rows)) pack();
+  }
+
+  // next = b + S z
+  void drive_by_dots(Rows<T> b, Rows<T> z, T* next, std::int64_t next_stride, std::int64_t rows) const {
+    constexpr std::int64_t atoms_per_task = 64;
+    const std::int64_t tasks = (p_.atoms + atoms_per_task - 1) / atoms_per_task;
+    // Waking a thread takes longer than a few rows of a small S.
+    const int team = p_.atoms < 256 ? 1 : team_size(threads_, tasks);
+    parallel_for(tasks, team, [&](std::int64_t task, int) {
+      const std::int64_t begin = task * atoms_per_task, count = std::min(atoms_per_task, p_.atoms - begin);
+      for (std::int64_t r = 0; r < rows; ++r)
+        kernels<T>().dots(p_.S[begin], p_.S.stride, count, p_.atoms, z[r], b[r] + begin, next + r * next_stride + begin);
+    });
+    for (std::int64_t r = 0; r < rows; ++r)
+      std::fill(next + r * next_stride + p_.atoms, next + r * next_stride + padded<T>(p_.atoms), T(0));
+  }
+
   const ListaProblem<T>& p_;
-  Packed<T> S_transposed_;
+  int threads_;
   Buffer<T> theta_;
-  Finish finish_;
+  Finish finish_ = Finish::threshold;
+  bool decided_ = false;
+  std::optional<Packed<T>> S_transposed_;  // none where dots are faster
 };
 
 }  // namespace scvae::cpu

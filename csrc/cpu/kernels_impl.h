@@ -281,6 +281,36 @@ std::int64_t support(const T* rows, std::int64_t stride, int count, std::int64_t
 
 #endif
 
+template <typename T, int R>
+[[gnu::always_inline]] inline void dots_of(const T* matrix, std::int64_t stride, std::int64_t columns, const T* z,
+                                           const T* init, T* out) {
+  constexpr std::int64_t lanes = kLanes<T>;
+  Vector<T> even[R] = {}, odd[R] = {};
+  std::int64_t k = 0;
+  for (; k + 2 * lanes <= columns; k += 2 * lanes) {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      even[r] += load(matrix + r * stride + k) * load(z + k);
+      odd[r] += load(matrix + r * stride + k + lanes) * load(z + k + lanes);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    T sum = 0;
+    for (std::int64_t l = 0; l < lanes; ++l) sum += even[r][l] + odd[r][l];
+    for (std::int64_t rest = k; rest < columns; ++rest) sum += matrix[r * stride + rest] * z[rest];
+    out[r] = init[r] + sum;
+  }
+}
+
+template <typename T>
+void dots(const T* matrix, std::int64_t stride, std::int64_t rows, std::int64_t columns, const T* z, const T* init,
+          T* out) {
+  std::int64_t i = 0;
+  for (; i + 4 <= rows; i += 4) dots_of<T, 4>(matrix + i * stride, stride, columns, z, init + i, out + i);
+  for (; i < rows; ++i) dots_of<T, 1>(matrix + i * stride, stride, columns, z, init + i, out + i);
+}
+
 template <typename T>
 void start(const T* b, T gain, const T* theta, std::int64_t columns, T* out) {
   constexpr std::int64_t lanes = kLanes<T>;
@@ -398,6 +428,7 @@ Kernels<T> table() {
   fill<T, Finish::adjoint>(k);
   k.support = &support<T>;
   k.patterns = &patterns<T>;
+  k.dots = &dots<T>;
   k.start = &start<T>;
   k.transpose = &transpose<T>;
   k.all_finite = &all_finite<T>;

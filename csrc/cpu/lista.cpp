@@ -1,8 +1,6 @@
 // lista and sparse_code, forward: a block of rows goes through all iterations while its codes stay in the cache.
 #include "lista.h"
 
-#include <optional>
-
 #include "cpu/bottleneck.h"
 #include "cpu/iteration.h"
 #include "cpu/parallel.h"
@@ -26,7 +24,7 @@ template <typename T>
 void forward(const ListaProblem<T>& p, const Bottleneck<T>* bottleneck, T* z, T* x_hat, int threads) {
   const Blocks blocks(p.rows, kRowsPerBlock, threads);
   const int team = team_size(threads, blocks.count);
-  const Iteration<T> iteration(p, threads);
+  Iteration<T> iteration(p, threads);
   std::vector<Worker<T>> workers;
   for (int i = 0; i < team; ++i)
     workers.emplace_back(blocks.size, p.atoms, bottleneck != nullptr ? bottleneck->features : 0);

@@ -61,7 +61,7 @@ class Backward {
         out_(out),
         threads_(threads),
         iteration_(problem, threads),
-        S_(Packed<T>::straight(problem.S, problem.atoms, problem.atoms, threads)),
+        S_(Packed<T>::straight(problem.S, problem.n_iter > 0 ? problem.atoms : 0, problem.atoms, threads)),
         chunk_(chunk_rows(problem)),
         block_(std::min(kBlockRows, chunk_)),
         codes_((problem.n_iter + 1) * chunk_, problem.atoms),
@@ -157,7 +157,7 @@ class Backward {
     } else {
       product.factor = S_.factor();
       product.coefficients = adjoints_.rows(at(t + 1, first));
-      product.zeros = iteration_.zeros();
+      product.zeros = S_.finite() ? Zeros::skip : Zeros::keep;
     }
     if (t > 0 || p_.z0.data == nullptr) {
       product.finish = Finish::adjoint;
@@ -197,10 +197,10 @@ class Backward {
         if (out_.z0 != nullptr) std::copy(g, g + p_.atoms, out_.z0 + (begin + r) * p_.atoms);
       } else {
         const T* b = drive_.row(r);
-        for (std::int64_t k = 0; k < p_.atoms; ++k) {
-          share.d_gain += static_cast<double>(b[k]) * static_cast<double>(g[k]);
-          d_b[k] += p_.gain * g[k];
-        }
+        if (out_.gain != nullptr)
+          for (std::int64_t k = 0; k < p_.atoms; ++k)
+            share.d_gain += static_cast<double>(b[k]) * static_cast<double>(g[k]);
+        for (std::int64_t k = 0; k < p_.atoms; ++k) d_b[k] += p_.gain * g[k];
       }
       if (out_.b != nullptr) d_b_.get_row(r, out_.b + (begin + r) * p_.atoms);
     }

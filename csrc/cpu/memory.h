@@ -19,15 +19,22 @@ constexpr std::int64_t padded(std::int64_t columns) {
   return (columns + lanes - 1) / lanes * lanes;
 }
 
+// Memory aligned to kLine. What is given back is kept for the next call, 32 MiB at most: getting it from the system
+// anew, page by page, would take up to a quarter of the time of a backward pass.
+void* take_scratch(std::size_t bytes);
+void give_scratch(void* block, std::size_t bytes) noexcept;
+
 // Elements that nobody has written yet.
 template <typename T>
 class Buffer {
  public:
-  explicit Buffer(std::int64_t size) : data_(allocate(size)), size_(size) {}
+  explicit Buffer(std::int64_t size) : data_(static_cast<T*>(take_scratch(bytes(size)))), size_(size) {}
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   Buffer(Buffer&& other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr; }
-  ~Buffer() { ::operator delete(data_, std::align_val_t(kLine)); }
+  ~Buffer() {
+    if (data_ != nullptr) give_scratch(data_, bytes(size_));
+  }
 
   T* data() { return data_; }
   const T* data() const { return data_; }
@@ -35,10 +42,7 @@ class Buffer {
   void zero() { std::fill(data_, data_ + size_, T(0)); }
 
  private:
-  static T* allocate(std::int64_t size) {
-    const auto bytes = static_cast<std::size_t>(std::max<std::int64_t>(size, 1)) * sizeof(T);
-    return static_cast<T*>(::operator new(bytes, std::align_val_t(kLine)));
-  }
+  static std::size_t bytes(std::int64_t size) { return static_cast<std::size_t>(std::max<std::int64_t>(size, 1)) * sizeof(T); }
 
   T* data_;
   std::int64_t size_;

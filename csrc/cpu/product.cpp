@@ -29,13 +29,18 @@ T* Packed<T>::tile(std::int64_t first_term, std::int64_t panel) {
 
 template <typename T>
 void Packed<T>::pack(Rows<T> source, std::int64_t rows, int threads) {
+  constexpr std::int64_t rows_per_task = 64;  // of one tile
   terms_ = rows;
-  parallel_for(by_.panels, team_size(threads, by_.panels), [&](std::int64_t panel, int) {
-    const std::int64_t begin = by_.begin(panel), width = by_.width(panel), live = std::min(width, columns_ - begin);
-    for (std::int64_t i = 0; i < rows; ++i) {
-      T* target = tile(i / kDepth * kDepth, panel) + i % kDepth * width;
-      std::copy(source[i] + begin, source[i] + begin + live, target);
-      std::fill(target + live, target + width, T(0));
+  const std::int64_t tasks = (rows + rows_per_task - 1) / rows_per_task;
+  parallel_for(tasks, team_size(threads, tasks), [&](std::int64_t task, int) {
+    const std::int64_t end = std::min(rows, (task + 1) * rows_per_task);
+    for (std::int64_t panel = 0; panel < by_.panels; ++panel) {
+      const std::int64_t begin = by_.begin(panel), width = by_.width(panel), live = std::min(width, columns_ - begin);
+      for (std::int64_t i = task * rows_per_task; i < end; ++i) {
+        T* target = tile(i / kDepth * kDepth, panel) + i % kDepth * width;
+        std::copy(source[i] + begin, source[i] + begin + live, target);
+        std::fill(target + live, target + width, T(0));
+      }
     }
   });
 }
@@ -68,7 +73,7 @@ Packed<T> Packed<T>::transposed(Rows<T> source, std::int64_t rows, std::int64_t 
 
 Supports::Supports(std::int64_t rows)
     : groups_(static_cast<std::size_t>((rows + kUnit - 1) / kUnit)),
-      index_(static_cast<std::size_t>((rows + 1) / 2 * (kDepth + kSlack))),
+      index_((rows + 1) / 2 * (kDepth + kSlack)),
       bounds_(static_cast<std::size_t>((rows + 1) / 2 * (kPatterns + 1))),
       terms_(static_cast<std::size_t>((rows + 1) / 2)) {}
 
@@ -103,24 +108,36 @@ void Supports::by_pattern(const Kernels<T>& k, Rows<T> coefficients, std::int64_
   if (row < end) plain(k, coefficients, row, end, terms, 2);
 }
 
+// All terms are in the lists of pairs that `plain` made: three rows take them for all of their own.
+void Supports::all_rows(std::int64_t begin, std::int64_t end, std::int64_t terms) {
+  for (std::int64_t row = begin; row < end; row += kMaxRows) {
+    std::int32_t* bounds = bounds_.data() + row / 2 * (kPatterns + 1);
+    std::fill(bounds, bounds + kPatterns, 0);
+    bounds[kPatterns] = static_cast<std::int32_t>(terms);
+  }
+}
+
 template <typename T>
 void Supports::find(const Kernels<T>& k, Rows<T> coefficients, std::int64_t rows, std::int64_t terms, Zeros zeros) {
   all_ = zeros == Zeros::keep;
   if (all_) {
     std::fill(groups_.begin(), groups_.end(), 2);
     std::fill(terms_.begin(), terms_.end(), terms);
-    for (std::int64_t i = 0; i < terms; ++i) index_[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i);
+    for (std::int64_t i = 0; i < terms; ++i) index_.data()[i] = static_cast<std::int32_t>(i);
     return;
   }
   for (std::int64_t begin = 0; begin < rows; begin += kUnit) {
     const std::int64_t end = std::min(rows, begin + kUnit);
-    const auto pairs = static_cast<double>((end - begin + 1) / 2);
-    const auto found = static_cast<double>(plain(k, coefficients, begin, end, terms, 2));
+    const std::int64_t pairs = (end - begin + 1) / 2;
+    const std::int64_t total = plain(k, coefficients, begin, end, terms, 2);
     int& group = groups_[static_cast<std::size_t>(begin / kUnit)];
     group = 2;
-    if (found < kSparse * pairs * static_cast<double>(terms)) continue;
+    if (static_cast<double>(total) < kSparse * static_cast<double>(pairs * terms)) continue;
     group = kMaxRows;
-    by_pattern(k, coefficients, begin, end, terms);
+    if (total == pairs * terms)
+      all_rows(begin, end, terms);
+    else
+      by_pattern(k, coefficients, begin, end, terms);
   }
 }
 

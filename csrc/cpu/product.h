@@ -14,7 +14,7 @@ namespace scvae::cpu {
 // second-level cache, and rounding errors don't grow with the number of terms.
 inline constexpr std::int64_t kDepth = 512;
 
-inline constexpr std::int64_t kThetaSums = 8;
+inline constexpr std::int64_t kThetaSums = 2;
 
 // Skipping a zero coefficient is exact only while what it multiplies is finite: 0 * inf and 0 * NaN are NaN.
 enum class Zeros { skip, keep };
@@ -100,12 +100,13 @@ class Supports {
   template <typename T>
   std::int64_t plain(const Kernels<T>& k, Rows<T> coefficients, std::int64_t begin, std::int64_t end,
                      std::int64_t terms, int rows_per_group);
+  void all_rows(std::int64_t begin, std::int64_t end, std::int64_t terms);
   template <typename T>
   void by_pattern(const Kernels<T>& k, Rows<T> coefficients, std::int64_t begin, std::int64_t end, std::int64_t terms);
 
   bool all_ = false;
   std::vector<int> groups_;
-  std::vector<std::int32_t> index_;
+  Buffer<std::int32_t> index_;
   std::vector<std::int32_t> bounds_;
   std::vector<std::int64_t> terms_;
 };
