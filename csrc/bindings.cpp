@@ -17,7 +17,8 @@ namespace py = pybind11;
 namespace scvae {
 namespace {
 
-using Address = std::uintptr_t;  // of a tensor's first element; 0 where there is none. Rows are packed, one after another.
+using Address =
+    std::uintptr_t;  // of a tensor's first element; 0 where there is none. Rows are packed, one after another.
 
 template <typename T>
 T* pointer(Address address) {
@@ -106,7 +107,8 @@ void lista_backward(bool float64, std::int64_t rows, std::int64_t atoms, std::in
 void sparse_code_forward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t n_iter,
                          std::int64_t features, Address x, Address W_e, Address S, Address theta, bool theta_per_atom,
                          Address D, double gain, Address z0, Address z, Address x_hat, int threads) {
-  const SparseCodeArguments arguments{{rows, atoms, n_iter, 0, S, theta, theta_per_atom, gain, z0}, features, x, W_e, D};
+  const SparseCodeArguments arguments{
+      {rows, atoms, n_iter, 0, S, theta, theta_per_atom, gain, z0}, features, x, W_e, D};
   with_scalar(float64, [&](auto scalar) {
     using T = decltype(scalar);
     cpu::sparse_code_forward<T>(arguments.problem<T>(), pointer<T>(z), pointer<T>(x_hat), threads);
@@ -115,10 +117,11 @@ void sparse_code_forward(bool float64, std::int64_t rows, std::int64_t atoms, st
 
 void sparse_code_backward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t n_iter,
                           std::int64_t features, Address x, Address W_e, Address S, Address theta, bool theta_per_atom,
-                          Address D, double gain, Address z0, Address z, Address grad_z, Address grad_x_hat, Address d_x,
-                          Address d_W_e, Address d_S, Address d_theta, Address d_D, Address d_gain, Address d_z0,
-                          int threads) {
-  const SparseCodeArguments arguments{{rows, atoms, n_iter, 0, S, theta, theta_per_atom, gain, z0}, features, x, W_e, D};
+                          Address D, double gain, Address z0, Address z, Address grad_z, Address grad_x_hat,
+                          Address d_x, Address d_W_e, Address d_S, Address d_theta, Address d_D, Address d_gain,
+                          Address d_z0, int threads) {
+  const SparseCodeArguments arguments{
+      {rows, atoms, n_iter, 0, S, theta, theta_per_atom, gain, z0}, features, x, W_e, D};
   with_scalar(float64, [&](auto scalar) {
     using T = decltype(scalar);
     const ListaGradients<T> of_lista{nullptr, pointer<T>(d_S), pointer<T>(d_theta), pointer<T>(d_gain),

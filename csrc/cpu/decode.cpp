@@ -46,8 +46,7 @@ void decode_forward(const DecodeProblem<T>& p, T* x_hat, int threads) {
 
 template <typename T>
 void decode_backward(const DecodeProblem<T>& p, Rows<T> grad, T* d_z, T* d_D, int threads) {
-  if (d_z != nullptr)
-    multiply_all(grad, Packed<T>::straight(p.D, p.features, p.atoms, threads), p.rows, d_z, threads);
+  if (d_z != nullptr) multiply_all(grad, Packed<T>::straight(p.D, p.features, p.atoms, threads), p.rows, d_z, threads);
   if (d_D != nullptr) dictionary_gradient(p, grad, d_D, threads);
 }
 

@@ -8,8 +8,8 @@
 
 namespace scvae::cpu {
 
-#define SCVAE_DECLARE(isa)      \
-  namespace isa {               \
+#define SCVAE_DECLARE(isa)          \
+  namespace isa {                   \
   Kernels<float> float_kernels();   \
   Kernels<double> double_kernels(); \
   }

@@ -85,7 +85,8 @@ class Iteration {
     parallel_for(tasks, team, [&](std::int64_t task, int) {
       const std::int64_t begin = task * atoms_per_task, count = std::min(atoms_per_task, p_.atoms - begin);
       for (std::int64_t r = 0; r < rows; ++r)
-        kernels<T>().dots(p_.S[begin], p_.S.stride, count, p_.atoms, z[r], b[r] + begin, next + r * next_stride + begin);
+        kernels<T>().dots(p_.S[begin], p_.S.stride, count, p_.atoms, z[r], b[r] + begin,
+                          next + r * next_stride + begin);
     });
     for (std::int64_t r = 0; r < rows; ++r)
       std::fill(next + r * next_stride + p_.atoms, next + r * next_stride + padded<T>(p_.atoms), T(0));

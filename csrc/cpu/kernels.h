@@ -14,10 +14,10 @@ inline constexpr int kPatterns = 1 << kMaxRows;
 
 // What becomes of a row u of sums before it is written.
 enum class Finish {
-  store,              // u
-  threshold,          // h_theta(u), for theta >= 0
-  threshold_any,      // h_theta(u)
-  adjoint,            // u on the support of `codes`, else 0; also added to `sum`, its sign-weighted sum to `d_theta`
+  store,          // u
+  threshold,      // h_theta(u), for theta >= 0
+  threshold_any,  // h_theta(u)
+  adjoint,        // u on the support of `codes`, else 0; also added to `sum`, its sign-weighted sum to `d_theta`
 };
 inline constexpr int kFinishes = 4;
 
@@ -26,7 +26,8 @@ template <typename T>
 struct Combination {
   const std::int32_t* index;
   std::int64_t terms;
-  const std::int32_t* bounds;  // combine_three: index[bounds[p] ... bounds[p + 1]) are the terms of the rows in pattern p
+  const std::int32_t*
+      bounds;  // combine_three: index[bounds[p] ... bounds[p + 1]) are the terms of the rows in pattern p
   const T* coefficient;
   std::int64_t coefficient_stride;
   const void* source;  // of T, or of bfloat16
@@ -45,11 +46,10 @@ struct Combination {
 
 template <typename T>
 struct Kernels {
-
   using Combine = void (*)(const Combination<T>&);
 
-  std::int64_t lanes;      // elements of a vector
-  std::int64_t wide;       // vectors of a panel, at most
+  std::int64_t lanes;                                     // elements of a vector
+  std::int64_t wide;                                      // vectors of a panel, at most
   Combine combine[kFinishes][kMaxRows - 1][kMaxVectors];  // [finish][R - 1][V - 1]
   Combine combine_three[kFinishes][kMaxVectors];          // [finish][V - 1]
 

@@ -1,7 +1,7 @@
-// lista and sparse_code, backward: a chunk of rows at a time, the codes are recomputed, the adjoint recurrence runs over
-// them, and then the chunk's share is added to the gradients of the parameters. What this needs besides its inputs is
-// bounded by the chunk. Keeping the iterates of the forward pass instead would save about a third of the time and cost
-// memory that grows with T: the codes alone, stored sparsely, six bytes for each that is not zero.
+// lista and sparse_code, backward: a chunk of rows at a time, the codes are recomputed, the adjoint recurrence runs
+// over them, and then the chunk's share is added to the gradients of the parameters. What this needs besides its inputs
+// is bounded by the chunk. Keeping the iterates of the forward pass instead would save about a third of the time and
+// cost memory that grows with T: the codes alone, stored sparsely, six bytes for each that is not zero.
 #include <algorithm>
 
 #include "cpu/bottleneck.h"

@@ -42,7 +42,9 @@ class Buffer {
   void zero() { std::fill(data_, data_ + size_, T(0)); }
 
  private:
-  static std::size_t bytes(std::int64_t size) { return static_cast<std::size_t>(std::max<std::int64_t>(size, 1)) * sizeof(T); }
+  static std::size_t bytes(std::int64_t size) {
+    return static_cast<std::size_t>(std::max<std::int64_t>(size, 1)) * sizeof(T);
+  }
 
   T* data_;
   std::int64_t size_;

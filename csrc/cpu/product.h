@@ -78,9 +78,9 @@ class Packed {
   bool finite_ = false;
 };
 
-// Where the coefficients of a block are not zero, and in which groups of rows they are multiplied: scratch of `multiply`.
-// Rows are grouped within units of six, by the density of the unit alone, so that a row's result does not depend on
-// how rows are dealt out to threads as long as threads get whole units.
+// Where the coefficients of a block are not zero, and in which groups of rows they are multiplied: scratch of
+// `multiply`. Rows are grouped within units of six, by the density of the unit alone, so that a row's result does not
+// depend on how rows are dealt out to threads as long as threads get whole units.
 class Supports {
  public:
   static constexpr std::int64_t kUnit = 6;
@@ -126,8 +126,8 @@ struct Product {
   Rows<T> codes;             // adjoint
   T* sum = nullptr;          // adjoint: += out; null where it is not wanted
   std::int64_t sum_stride = 0;
-  // adjoint: (kThetaSums, d_theta_stride) -= sums over rows of sign(codes) out; null where they are not wanted. There are
-  // several, of every so manieth group of rows, so that the rounding errors of each stay small.
+  // adjoint: (kThetaSums, d_theta_stride) -= sums over rows of sign(codes) out; null where they are not wanted. There
+  // are several, of every so manieth group of rows, so that the rounding errors of each stay small.
   T* d_theta = nullptr;
   std::int64_t d_theta_stride = 0;
 };

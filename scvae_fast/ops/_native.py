@@ -24,4 +24,3 @@ native, missing = _load()
 def address(tensor: torch.Tensor | None) -> int:
     """Address of the first element; 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
-

@@ -18,11 +18,18 @@ def _arguments(p: Problem) -> tuple[bool | int | float, ...]:
     """The problem as the kernels take it."""
     b, S, theta, gain, z0, n_iter = p
     M, K = b.shape
-    per_atom = theta.numel() > 1
-    start = 1.0 if gain is None else gain.item()
     return (
-        b.dtype is torch.float64, M, K, n_iter, b.data_ptr(), S.data_ptr(), theta.data_ptr(), per_atom, start, address(z0)
-    )  # fmt: skip
+        b.dtype is torch.float64,
+        M,
+        K,
+        n_iter,
+        b.data_ptr(),
+        S.data_ptr(),
+        theta.data_ptr(),
+        theta.numel() > 1,
+        1.0 if gain is None else gain.item(),
+        address(z0),
+    )
 
 
 def forward(p: Problem) -> torch.Tensor:
