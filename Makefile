@@ -8,13 +8,15 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 # What the installed package is built from: a change here installs it again.
 BUILT_FROM = setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.* csrc/*/*.*)
-CPP = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp tests/native/*.h tests/native/*.cpp)
+CPP = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp tests/native/*.h tests/native/*.cpp benchmarks/*.cpp)
 SANITIZE = sanitize-none sanitize-address sanitize-thread
 # The system's cmake where there is one, else that of the development environment.
 SYSTEM_CMAKE := $(shell command -v cmake)
 CMAKE = $(or $(SYSTEM_CMAKE),$(BIN)/cmake)
 
-.PHONY: help demo test sanitize $(SANITIZE) lint format bench doctor dist clean
+BENCHES = bench-table bench-sweep bench-memory
+
+.PHONY: help demo test sanitize $(SANITIZE) lint format bench $(BENCHES) doctor dist clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +26,8 @@ help:
 	@echo "make lint      style, types and formatting of Python and C++"
 	@echo "make format    rewrite the sources in the project's style"
 	@echo "make bench     LISTA on this machine against eager PyTorch (BENCH='--help' for its options)"
+	@echo "make bench-table, bench-sweep, bench-memory"
+	@echo "               share of the processor's peak; shapes that lose; memory"
 	@echo "make doctor    versions, processor, GPU, usable backends"
 	@echo "make dist      source distribution and wheel, into dist/"
 	@echo "make clean     remove what make built; out/ stays"
@@ -61,6 +65,9 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.train
 	$(BIN)/python -m benchmarks.run $(BENCH)
+
+$(BENCHES): bench-%: $(VENV)/.train
+	$(BIN)/python -m benchmarks.$* $(BENCH)
 
 doctor: $(VENV)/.train
 	$(BIN)/scvae-fast doctor

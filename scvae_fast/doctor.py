@@ -45,6 +45,16 @@ def _gpus() -> list[str]:
     return found
 
 
+def _native_module() -> dict[str, str]:
+    """How it was built and what it uses, or what is wrong with it."""
+    if native is None:
+        return {"missing": str(missing)}
+    try:
+        return dict(native.build_info())
+    except RuntimeError as error:  # what SCVAE_FAST_ISA asks for is not there
+        return {"problem": str(error)}
+
+
 def report() -> dict[str, dict[str, str]]:
     """Sections of names and findings: versions, cpu, gpu, native module, backends."""
     versions = {name: _version(name) for name in ("scvae-fast", "torch", "numpy", *_OPTIONAL)}
@@ -58,16 +68,19 @@ def report() -> dict[str, dict[str, str]]:
         "versions": {"python": platform.python_version(), **versions},
         "cpu": cpu,
         "gpu": {str(i): gpu for i, gpu in enumerate(_gpus())},
-        "native module": {"missing": str(missing)} if native is None else native.build_info(),
+        "native module": _native_module(),
         "backends": {name: reason or "can be used" for name, reason in backends().items()},
     }
 
 
 def main() -> int:
-    """Prints the report. Returns 0 if the native module is there, else 1."""
-    for section, findings in report().items():
-        print(f"{section}:", *(f"  {name}: {finding}" for name, finding in findings.items()), sep="\n")
-    if native is None:
-        print(f"problem: {missing}", file=sys.stderr)
+    """Prints the report. Returns 0 if the native module is there and can be used, else 1."""
+    findings = report()
+    for section, found in findings.items():
+        print(f"{section}:", *(f"  {name}: {finding}" for name, finding in found.items()), sep="\n")
+    module = findings["native module"]
+    problem = module.get("missing") or module.get("problem")
+    if problem is not None:
+        print(f"problem: {problem}", file=sys.stderr)
         return 1
     return 0

@@ -25,6 +25,17 @@ def test_missing_module_is_reported_with_its_reason(monkeypatch, capsys):
     assert "problem: no such file" in captured.err
 
 
+def test_instruction_set_that_is_not_there_is_reported(monkeypatch, capsys):
+    class Unusable:
+        @staticmethod
+        def build_info():
+            raise RuntimeError("no such instructions")
+
+    monkeypatch.setattr(doctor, "native", Unusable)
+    assert doctor.main() == 1
+    assert "problem: no such instructions" in capsys.readouterr().err
+
+
 def test_optional_packages_that_are_absent_are_named(monkeypatch):
     monkeypatch.setattr(doctor, "_OPTIONAL", ("surely-not-installed",))
     assert doctor.report()["versions"]["surely-not-installed"] == "not installed"

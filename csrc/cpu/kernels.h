@@ -8,6 +8,10 @@
 
 namespace scvae::cpu {
 
+// Terms that are summed up before the sum goes to memory: a tile of so many rows and a panel of columns stays in the
+// second-level cache, and rounding errors don't grow with the number of terms.
+inline constexpr std::int64_t kDepth = 512;
+
 inline constexpr int kMaxRows = 3;     // rows of the output that one call of a kernel makes
 inline constexpr int kMaxVectors = 8;  // vectors of each of these rows
 inline constexpr int kPatterns = 1 << kMaxRows;
@@ -30,7 +34,7 @@ struct Combination {
       bounds;  // combine_three: index[bounds[p] ... bounds[p + 1]) are the terms of the rows in pattern p
   const T* coefficient;
   std::int64_t coefficient_stride;
-  const void* source;  // of T, or of bfloat16
+  const T* source;
   std::int64_t source_stride;
   const T* init;  // null stands for zeros
   std::int64_t init_stride;
@@ -53,8 +57,8 @@ struct Kernels {
   Combine combine[kFinishes][kMaxRows - 1][kMaxVectors];  // [finish][R - 1][V - 1]
   Combine combine_three[kFinishes][kMaxVectors];          // [finish][V - 1]
 
-  // Writes the columns in which at least one of so many rows is not zero (a NaN is not), ascending; returns how many.
-  // Up to 16 entries beyond those are overwritten.
+  // Of at most kDepth columns, writes those in which at least one of so many rows is not zero (a NaN is not),
+  // ascending; returns how many. Up to 16 entries beyond those are overwritten.
   std::int64_t (*support)(const T* rows, std::int64_t stride, int count, std::int64_t columns, std::int32_t* index);
   // Likewise for three rows, but sorted by pattern: the set of rows in which a column is not zero, as bits. Writes also
   // bounds[0 ... kPatterns], where each pattern begins; pattern 0 is empty.

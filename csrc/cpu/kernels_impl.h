@@ -5,33 +5,12 @@
 // and includes this one has the kernels of that instruction set.
 #include <cstdint>
 
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-
 #include "cpu/kernels.h"
+#include "cpu/kernels_support.h"
+#include "cpu/vectors.h"
 
 namespace scvae::cpu::SCVAE_ISA {
 namespace {
-
-template <typename T>
-struct VectorOf;
-template <>
-struct VectorOf<float> {
-  typedef float type __attribute__((vector_size(SCVAE_VECTOR_BYTES), aligned(4), may_alias));
-  typedef std::int32_t integer __attribute__((vector_size(SCVAE_VECTOR_BYTES)));
-};
-template <>
-struct VectorOf<double> {
-  typedef double type __attribute__((vector_size(SCVAE_VECTOR_BYTES), aligned(8), may_alias));
-  typedef std::int64_t integer __attribute__((vector_size(SCVAE_VECTOR_BYTES)));
-};
-
-template <typename T>
-constexpr std::int64_t kLanes = SCVAE_VECTOR_BYTES / sizeof(T);
-
-template <typename T>
-using Vector = typename VectorOf<T>::type;
 
 template <typename T>
 [[gnu::always_inline]] inline Vector<T> load(const T* p) {
@@ -129,7 +108,7 @@ void combine(const Combination<T>& arguments) {
   Vector<T> u[R][V] = {};
   for (std::int64_t i = 0; i < c.terms; ++i) {
     const std::int64_t k = c.index[i];
-    const T* source = static_cast<const T*>(c.source) + k * c.source_stride;
+    const T* source = c.source + k * c.source_stride;
     Vector<T> coefficient[R];
 #pragma GCC unroll 3
     for (int r = 0; r < R; ++r) coefficient[r] = c.coefficient[r * c.coefficient_stride + k] - Vector<T>{};
@@ -157,7 +136,7 @@ template <typename T, int V, int P>
   const std::int32_t* end = c.index + c.bounds[P + 1];
   for (const std::int32_t* i = c.index + c.bounds[P]; i < end; ++i) {
     const std::int64_t k = *i;
-    const T* source = static_cast<const T*>(c.source) + k * c.source_stride;
+    const T* source = c.source + k * c.source_stride;
     Vector<T> coefficient[kMaxRows];
 #pragma GCC unroll 3
     for (int r = 0; r < kMaxRows; ++r)
@@ -189,97 +168,6 @@ void combine_three(const Combination<T>& arguments) {
   }
   finish<T, F, kMaxRows, V>(c, u);
 }
-
-#if defined(__AVX512F__)
-
-[[gnu::always_inline]] inline unsigned not_zero(const float* p, unsigned live) {
-  return _mm512_mask_cmp_ps_mask(static_cast<__mmask16>(live), _mm512_maskz_loadu_ps(static_cast<__mmask16>(live), p),
-                                 _mm512_setzero_ps(), _CMP_NEQ_UQ);
-}
-[[gnu::always_inline]] inline unsigned not_zero(const double* p, unsigned live) {
-  return _mm512_mask_cmp_pd_mask(static_cast<__mmask8>(live), _mm512_maskz_loadu_pd(static_cast<__mmask8>(live), p),
-                                 _mm512_setzero_pd(), _CMP_NEQ_UQ);
-}
-
-template <typename T>
-std::int64_t support(const T* rows, std::int64_t stride, int count, std::int64_t columns, std::int32_t* index) {
-  constexpr std::int64_t lanes = kLanes<T>;
-  const __m512i step = _mm512_set1_epi32(static_cast<int>(lanes));
-  __m512i column = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  std::int64_t found = 0;
-  for (std::int64_t j = 0; j < columns; j += lanes) {
-    const unsigned live = columns - j < lanes ? (1u << (columns - j)) - 1 : (1u << lanes) - 1;
-    unsigned any = 0;
-    for (int r = 0; r < count; ++r) any |= not_zero(rows + r * stride + j, live);
-    _mm512_storeu_si512(index + found, _mm512_maskz_compress_epi32(static_cast<__mmask16>(any), column));
-    found += __builtin_popcount(any);
-    column = _mm512_add_epi32(column, step);
-  }
-  return found;
-}
-
-template <typename T>
-void patterns(const T* rows, std::int64_t stride, std::int64_t columns, std::int32_t* index, std::int32_t* bounds) {
-  constexpr std::int64_t lanes = kLanes<T>;
-  constexpr std::int64_t most = 512;  // columns
-  unsigned mask[most / lanes][kMaxRows];
-  for (std::int64_t j = 0; j < columns; j += lanes) {
-    const unsigned live = columns - j < lanes ? (1u << (columns - j)) - 1 : (1u << lanes) - 1;
-    for (int r = 0; r < kMaxRows; ++r) mask[j / lanes][r] = not_zero(rows + r * stride + j, live);
-  }
-  const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  std::int32_t found = 0;
-  bounds[0] = 0;
-  for (unsigned p = 1; p < kPatterns; ++p) {
-    const unsigned f0 = p & 1 ? 0 : ~0u, f1 = p & 2 ? 0 : ~0u, f2 = p & 4 ? 0 : ~0u;
-    bounds[p] = found;
-    for (std::int64_t j = 0; j < columns; j += lanes) {
-      const unsigned* m = mask[j / lanes];
-      const auto chosen = static_cast<__mmask16>((m[0] ^ f0) & (m[1] ^ f1) & (m[2] ^ f2));
-      const __m512i column = _mm512_add_epi32(first, _mm512_set1_epi32(static_cast<int>(j)));
-      _mm512_storeu_si512(index + found, _mm512_maskz_compress_epi32(chosen, column));
-      found += __builtin_popcount(chosen);
-    }
-  }
-  bounds[kPatterns] = found;
-}
-
-#else
-
-template <typename T>
-void patterns(const T* rows, std::int64_t stride, std::int64_t columns, std::int32_t* index, std::int32_t* bounds) {
-  std::int32_t count[kPatterns] = {};
-  for (std::int64_t j = 0; j < columns; ++j) {
-    int pattern = 0;
-    for (int r = 0; r < kMaxRows; ++r) pattern |= (rows[r * stride + j] != T(0)) << r;
-    ++count[pattern];
-  }
-  std::int32_t next[kPatterns];
-  bounds[0] = next[0] = bounds[1] = next[1] = 0;
-  for (int p = 1; p < kPatterns; ++p) {
-    bounds[p + 1] = bounds[p] + count[p];
-    if (p + 1 < kPatterns) next[p + 1] = bounds[p + 1];
-  }
-  for (std::int64_t j = 0; j < columns; ++j) {
-    int pattern = 0;
-    for (int r = 0; r < kMaxRows; ++r) pattern |= (rows[r * stride + j] != T(0)) << r;
-    if (pattern != 0) index[next[pattern]++] = static_cast<std::int32_t>(j);
-  }
-}
-
-template <typename T>
-std::int64_t support(const T* rows, std::int64_t stride, int count, std::int64_t columns, std::int32_t* index) {
-  std::int64_t found = 0;
-  for (std::int64_t j = 0; j < columns; ++j) {
-    bool any = false;
-    for (int r = 0; r < count; ++r) any |= rows[r * stride + j] != T(0);
-    index[found] = static_cast<std::int32_t>(j);
-    found += any;
-  }
-  return found;
-}
-
-#endif
 
 template <typename T, int R>
 [[gnu::always_inline]] inline void dots_of(const T* matrix, std::int64_t stride, std::int64_t columns, const T* z,
@@ -373,12 +261,15 @@ bool all_finite(const T* values, std::int64_t size) {
   return rest == T(0);
 }
 
+// R = 3 stands for combine_three.
 template <typename T, Finish F, int R, int V>
 constexpr typename Kernels<T>::Combine entry() {
-  if constexpr (V <= SCVAE_WIDE)
-    return &combine<T, F, R, V>;
-  else
+  if constexpr (V > SCVAE_WIDE)
     return nullptr;
+  else if constexpr (R == kMaxRows)
+    return &combine_three<T, F, V>;
+  else
+    return &combine<T, F, R, V>;
 }
 
 template <typename T, Finish F, int R>
@@ -393,28 +284,12 @@ void fill_row(typename Kernels<T>::Combine (&row)[kMaxVectors]) {
   row[7] = entry<T, F, R, 8>();
 }
 
-template <typename T, Finish F, int V>
-constexpr typename Kernels<T>::Combine entry_of_three() {
-  if constexpr (V <= SCVAE_WIDE)
-    return &combine_three<T, F, V>;
-  else
-    return nullptr;
-}
-
 template <typename T, Finish F>
 void fill(Kernels<T>& k) {
-  auto& three = k.combine_three[static_cast<int>(F)];
-  three[0] = entry_of_three<T, F, 1>();
-  three[1] = entry_of_three<T, F, 2>();
-  three[2] = entry_of_three<T, F, 3>();
-  three[3] = entry_of_three<T, F, 4>();
-  three[4] = entry_of_three<T, F, 5>();
-  three[5] = entry_of_three<T, F, 6>();
-  three[6] = entry_of_three<T, F, 7>();
-  three[7] = entry_of_three<T, F, 8>();
-  auto& table = k.combine[static_cast<int>(F)];
-  fill_row<T, F, 1>(table[0]);
-  fill_row<T, F, 2>(table[1]);
+  constexpr auto finish = static_cast<int>(F);
+  fill_row<T, F, 1>(k.combine[finish][0]);
+  fill_row<T, F, 2>(k.combine[finish][1]);
+  fill_row<T, F, 3>(k.combine_three[finish]);
 }
 
 template <typename T>

@@ -1,7 +1,8 @@
 // lista and sparse_code, backward: a chunk of rows at a time, the codes are recomputed, the adjoint recurrence runs
 // over them, and then the chunk's share is added to the gradients of the parameters. What this needs besides its inputs
-// is bounded by the chunk. Keeping the iterates of the forward pass instead would save about a third of the time and
-// cost memory that grows with T: the codes alone, stored sparsely, six bytes for each that is not zero.
+// is bounded by the chunk. Measured, recomputing takes a fifth to a quarter of the pass; keeping the iterates instead,
+// six bytes for each code that is not zero, would take 50 MiB at T = 30, M = 4096, K = 512 and 5 % final density, where
+// all that is kept now is 12 MiB, and would grow with T.
 #include <algorithm>
 
 #include "cpu/bottleneck.h"

@@ -10,10 +10,6 @@
 
 namespace scvae::cpu {
 
-// Terms that are summed up before the sum goes to memory: a tile of so many rows and a panel of columns stays in the
-// second-level cache, and rounding errors don't grow with the number of terms.
-inline constexpr std::int64_t kDepth = 512;
-
 inline constexpr std::int64_t kThetaSums = 2;
 
 // Skipping a zero coefficient is exact only while what it multiplies is finite: 0 * inf and 0 * NaN are NaN.

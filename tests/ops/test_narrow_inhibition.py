@@ -35,6 +35,27 @@ def test_only_S_is_rounded(op, backend, start, n_iter):
 
 
 @EVERY_BACKEND
+@pytest.mark.parametrize("theta", [3.0, 1.0, 0.3, 0.0, -0.1])
+@pytest.mark.parametrize(("M", "K"), [(1, 40), (3, 520), (50, 33), (50, 700)])
+def test_every_density_and_size(backend, M, K, theta):
+    p = keywords(to(lista_problem(M, K), torch.float32))
+    p["theta"] = torch.tensor(theta)
+    narrow = lista(**{**p, "S": p["S"].bfloat16()}, n_iter=3, backend=backend)
+    wide = lista(**{**p, "S": p["S"].bfloat16().float()}, n_iter=3, backend="eager")
+    torch.testing.assert_close(narrow, wide, rtol=1e-4, atol=1e-5)
+
+
+@EVERY_BACKEND
+def test_not_finite_S_gives_what_the_formula_gives(backend):
+    p = problem(lista)
+    p["b"][:, 6] = 0  # a code that is zero before it meets S: 0 · inf is NaN
+    p["S"][4, 6] = float("inf")
+    narrow = lista(**{**p, "S": p["S"].bfloat16()}, n_iter=2, backend=backend)
+    assert narrow.isnan().any()
+    torch.testing.assert_close(narrow, lista(**p, n_iter=2, backend="eager"), equal_nan=True, rtol=0.1, atol=0.1)
+
+
+@EVERY_BACKEND
 @EVERY_OPERATION
 def test_other_gradients_are_those_of_the_widened_S(op, backend):
     p = problem(op)
