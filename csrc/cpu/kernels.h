@@ -30,8 +30,8 @@ template <typename T>
 struct Combination {
   const std::int32_t* index;
   std::int64_t terms;
-  const std::int32_t*
-      bounds;  // combine_three: index[bounds[p] ... bounds[p + 1]) are the terms of the rows in pattern p
+  // combine_three: index[bounds[p] ... bounds[p + 1]) are the terms of the rows in pattern p
+  const std::int32_t* bounds;
   const T* coefficient;
   std::int64_t coefficient_stride;
   const T* source;
