@@ -10,6 +10,9 @@ namespace scvae::cpu {
 // the second-level cache, and the panel is read often enough to be worth its way there.
 inline constexpr std::int64_t kRowsPerBlock = 96;
 
+// For so few rows packing a matrix may take longer than reading it as it is.
+inline constexpr std::int64_t kFewRows = 4;
+
 // Blocks as equal as can be of at most so many rows, as many for each thread where there are enough rows.
 struct Blocks {
   Blocks(std::int64_t rows, std::int64_t most, int threads) {

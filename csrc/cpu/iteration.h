@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "cpu/blocks.h"
 #include "cpu/parallel.h"
 #include "cpu/product.h"
 
@@ -21,7 +22,7 @@ class Iteration {
       negative |= !(theta_.data()[k] >= T(0));
     }
     finish_ = negative ? Finish::threshold_any : Finish::threshold;
-    if (p_.rows > kFew && p_.n_iter > 0) pack();
+    if (p_.rows > kFewRows && p_.n_iter > 0) pack();
   }
 
   // z = z_0 of a row whose padded drive is b
@@ -55,14 +56,12 @@ class Iteration {
   }
 
  private:
-  // So few rows are one block, so that nothing else runs while the first step decides.
-  static constexpr std::int64_t kFew = 4;
-
   void pack() {
     S_transposed_.emplace(Packed<T>::transposed(p_.S, p_.atoms, p_.atoms, threads_));
     decided_ = true;
   }
 
+  // So few rows are one block: nothing else runs while the first step decides.
   // Packing S costs about as much as reading it four times. A few dense rows read it less often as it is: once an
   // iteration for each of them. How dense they are is taken from the codes they start with.
   void decide(Rows<T> z, std::int64_t rows) {

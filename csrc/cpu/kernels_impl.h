@@ -187,7 +187,7 @@ template <typename T, int R>
     T sum = 0;
     for (std::int64_t l = 0; l < lanes; ++l) sum += even[r][l] + odd[r][l];
     for (std::int64_t rest = k; rest < columns; ++rest) sum += matrix[r * stride + rest] * z[rest];
-    out[r] = init[r] + sum;
+    out[r] = init != nullptr ? init[r] + sum : sum;
   }
 }
 
@@ -195,8 +195,10 @@ template <typename T>
 void dots(const T* matrix, std::int64_t stride, std::int64_t rows, std::int64_t columns, const T* z, const T* init,
           T* out) {
   std::int64_t i = 0;
-  for (; i + 4 <= rows; i += 4) dots_of<T, 4>(matrix + i * stride, stride, columns, z, init + i, out + i);
-  for (; i < rows; ++i) dots_of<T, 1>(matrix + i * stride, stride, columns, z, init + i, out + i);
+  for (; i + 4 <= rows; i += 4)
+    dots_of<T, 4>(matrix + i * stride, stride, columns, z, init != nullptr ? init + i : nullptr, out + i);
+  for (; i < rows; ++i)
+    dots_of<T, 1>(matrix + i * stride, stride, columns, z, init != nullptr ? init + i : nullptr, out + i);
 }
 
 template <typename T>

@@ -27,7 +27,7 @@ void forward(const ListaProblem<T>& p, const Bottleneck<T>* bottleneck, T* z, T*
   Iteration<T> iteration(p, threads);
   std::vector<Worker<T>> workers;
   for (int i = 0; i < team; ++i)
-    workers.emplace_back(blocks.size, p.atoms, bottleneck != nullptr ? bottleneck->features : 0);
+    workers.emplace_back(blocks.size, p.atoms, bottleneck != nullptr ? bottleneck->features() : 0);
   parallel_for(blocks.count, team, [&](std::int64_t block, int thread) {
     Worker<T>& own = workers[static_cast<std::size_t>(thread)];
     const std::int64_t begin = block * blocks.size, rows = std::min(blocks.size, p.rows - begin);
@@ -43,7 +43,7 @@ void forward(const ListaProblem<T>& p, const Bottleneck<T>* bottleneck, T* z, T*
     for (std::int64_t r = 0; r < rows; ++r) codes->get_row(r, z + (begin + r) * p.atoms);
     if (bottleneck == nullptr) return;
     bottleneck->reconstruct(codes->rows(), rows, own.x_hat, own.supports);
-    for (std::int64_t r = 0; r < rows; ++r) own.x_hat.get_row(r, x_hat + (begin + r) * bottleneck->features);
+    for (std::int64_t r = 0; r < rows; ++r) own.x_hat.get_row(r, x_hat + (begin + r) * bottleneck->features());
   });
 }
 
@@ -56,7 +56,7 @@ void lista_forward(const ListaProblem<T>& p, T* z, int threads) {
 
 template <typename T>
 void sparse_code_forward(const SparseCodeProblem<T>& p, T* z, T* x_hat, int threads) {
-  const Bottleneck<T> bottleneck(p, threads);
+  const Bottleneck<T> bottleneck(p, true, threads);
   forward(p.lista, &bottleneck, z, x_hat, threads);
 }
 

@@ -31,7 +31,7 @@ template <typename T>
 struct Ends {
   Ends(const SparseCodeProblem<T>& p, Rows<T> grad_x_hat, const SparseCodeGradients<T>& out, std::int64_t chunk,
        int threads)
-      : bottleneck(p, threads),
+      : bottleneck(p, false, threads),
         filter(Packed<T>::straight(p.W_e, p.lista.atoms, p.features, threads)),
         dictionary(Packed<T>::straight(p.D, p.features, p.lista.atoms, threads)),
         grad(grad_x_hat),
@@ -130,7 +130,7 @@ class Backward {
     leave(begin, first, count, share);
     if (ends_ != nullptr && ends_->out.x != nullptr) {
       multiply_rows(d_b_.rows(first), ends_->filter, count, ends_->d_x, first, own.supports);
-      const std::int64_t features = ends_->bottleneck.features;
+      const std::int64_t features = ends_->bottleneck.features();
       for (std::int64_t r = first; r < first + count; ++r) ends_->d_x.get_row(r, ends_->out.x + (begin + r) * features);
     }
   }
@@ -226,9 +226,9 @@ class Backward {
           d_S_.add(adjoints_.rows(at(t + 1, 0)), codes_.rows(at(t, 0)), size, skip, threads_);
     }
     if (ends_ == nullptr) return;
-    const std::int64_t features = ends_->bottleneck.features;
+    const std::int64_t features = ends_->bottleneck.features();
     if (ends_->out.W_e != nullptr) {
-      const Rows<T> x{ends_->bottleneck.x[begin], ends_->bottleneck.x.stride};
+      const Rows<T> x{ends_->bottleneck.x()[begin], ends_->bottleneck.x().stride};
       ends_->d_W_e.add(d_b_.rows(), x, size, zeros(x, size, features), threads_);
     }
     if (ends_->out.D != nullptr && ends_->grad.data != nullptr) {
