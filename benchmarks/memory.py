@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-import scvae_fast
 from benchmarks import cases, program, resident
 from benchmarks.cases import Case
 from benchmarks.kept import Kept, kept_for_backward
@@ -73,9 +72,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
         parser.error("--rows and --threads must be at least 1, --n-iter at least 0")
     if chosen.peak_of is not None and (tuple(chosen.peak_of) not in subjects() or len(chosen.n_iter) != 1):
         parser.error(f"--peak-of takes one --n-iter, and an operation and a contestant of {subjects()}")
-    reason = scvae_fast.backends()[OURS]
-    if reason is not None:
-        parser.error(f"the backend {OURS!r} can't be used here: {reason}")
+    program.require(parser, OURS)
     return chosen
 
 

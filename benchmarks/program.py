@@ -46,6 +46,13 @@ def check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
         parser.error("--tuned-allocator: only glibc's allocator can be tuned, and this Python runs on another")
 
 
+def require(parser: argparse.ArgumentParser, backend: str) -> None:
+    """Ends the program where a backend can't be used, with the reason."""
+    reason = scvae_fast.backends()[backend]
+    if reason is not None:
+        parser.error(f"the backend {backend!r} can't be used here: {reason}")
+
+
 def tuned() -> bool:
     """Whether this process was started with the tuned allocator."""
     return all(os.environ.get(name) == value for name, value in TUNED.items())

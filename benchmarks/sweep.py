@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-import scvae_fast
 from benchmarks import formulas, gate, program, sweep_cases, timing
 from benchmarks.budget import LEAST_ROUNDS, Budget, fits, slowest_round
 from benchmarks.run import BOTH, CLEAN, FORWARD, RELEASED, forward_step, training_step
@@ -137,9 +136,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
         parser.error("--density must be from 0 to 1")
     if not chosen.minutes > 0:
         parser.error("--minutes must be positive")
-    reason = scvae_fast.backends()[OURS]
-    if reason is not None:
-        parser.error(f"the backend {OURS!r} can't be used here: {reason}")
+    program.require(parser, OURS)
     return chosen
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-import scvae_fast
 from benchmarks import cases, counting, peak, program, run, timing
 from benchmarks.cases import Case
 from benchmarks.run import BOTH, CLEAN, FORWARD, RELEASED
@@ -74,9 +73,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     program.check(parser, chosen)
     if chosen.rows < 1:
         parser.error("--rows must be at least 1")
-    reason = scvae_fast.backends()[OURS]
-    if reason is not None:
-        parser.error(f"the backend {OURS!r} can't be used here: {reason}")
+    program.require(parser, OURS)
     return chosen
 
 

@@ -93,13 +93,20 @@ def clear_of_ties(problem: dict[str, torch.Tensor | None], n_iter: int) -> dict[
 
 
 def _near_a_tie(p: dict[str, torch.Tensor | None], n_iter: int) -> torch.Tensor:
-    """For each row whether any drive comes near its threshold; everything in float64."""
     b = p["x"] @ p["W_e"].T if "x" in p else p["b"]
-    codes = iterates(Problem(b, p["S"], p["theta"], p["gain"], p["z0"], n_iter))
-    drives = [b + z @ p["S"].T for z in codes[:-1]]
-    if p["z0"] is None:
-        drives.append(b if p["gain"] is None else b * p["gain"])
-    return sum(((u.abs() - p["theta"]).abs() < 1e-5).any(dim=1).long() for u in drives) > 0
+    return near_a_tie(Problem(b, p["S"], p["theta"], p["gain"], p["z0"], n_iter), 1e-5)
+
+
+def near_a_tie(p: Problem, margin: float) -> torch.Tensor:
+    """For each row (M,) whether any drive comes that near its threshold; the problem is in rows, in float64."""
+    codes = iterates(p)
+    drives = [p.b + z @ p.S.T for z in codes[:-1]]
+    if p.z0 is None:
+        drives.append(p.b if p.gain is None else p.b * p.gain)
+    near = torch.zeros(len(p.b), dtype=torch.bool)
+    for u in drives:
+        near |= ((u.abs() - p.theta).abs() < margin).any(dim=1)
+    return near
 
 
 def jittered(problem: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:

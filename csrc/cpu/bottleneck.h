@@ -22,22 +22,11 @@ void multiply_rows(Rows<T> coefficients, const Packed<T>& matrix, std::int64_t r
   multiply(product, supports);
 }
 
-// out.row(first + r) = matrix * vectors.row(r), reading the rows of the matrix as they are: for few vectors
-template <typename T>
-void multiply_by_dots(Rows<T> matrix, std::int64_t matrix_rows, Rows<T> vectors, std::int64_t columns,
-                      std::int64_t rows, Matrix<T>& out, std::int64_t first) {
-  for (std::int64_t r = 0; r < rows; ++r) {
-    T* target = out.row(first + r);
-    kernels<T>().dots(matrix.data, matrix.stride, matrix_rows, columns, vectors[r], nullptr, target);
-    std::fill(target + matrix_rows, target + padded<T>(matrix_rows), T(0));
-  }
-}
-
 template <typename T>
 class Bottleneck {
  public:
   // `reconstructs` is whether `reconstruct` will be called.
-  Bottleneck(const SparseCodeProblem<T>& p, bool reconstructs, int threads) : p_(p) {
+  Bottleneck(const SparseCodeProblem<T>& p, bool reconstructs, int threads) : p_(p), threads_(threads) {
     if (p.lista.rows <= kFewRows) return;
     filter_.emplace(Packed<T>::transposed(p.W_e, p.lista.atoms, p.features, threads));
     if (reconstructs) dictionary_.emplace(Packed<T>::transposed(p.D, p.features, p.lista.atoms, threads));
@@ -49,7 +38,7 @@ class Bottleneck {
     if (filter_.has_value())
       multiply_rows(x, *filter_, rows, b, first, supports);
     else
-      multiply_by_dots(p_.W_e, p_.lista.atoms, x, p_.features, rows, b, first);
+      multiply_by_dots<T>({p_.W_e, p_.lista.atoms, p_.features}, x, {}, rows, b.row(first), b.stride(), threads_);
   }
 
   // x_hat = z D^T
@@ -57,7 +46,7 @@ class Bottleneck {
     if (dictionary_.has_value())
       multiply_rows(z, *dictionary_, rows, x_hat, 0, supports);
     else
-      multiply_by_dots(p_.D, p_.features, z, p_.lista.atoms, rows, x_hat, 0);
+      multiply_by_dots<T>({p_.D, p_.features, p_.lista.atoms}, z, {}, rows, x_hat.row(0), x_hat.stride(), threads_);
   }
 
   std::int64_t features() const { return p_.features; }
@@ -65,6 +54,7 @@ class Bottleneck {
 
  private:
   const SparseCodeProblem<T>& p_;
+  int threads_;
   // Packed, where there are rows enough to be worth it.
   std::optional<Packed<T>> filter_;
   std::optional<Packed<T>> dictionary_;

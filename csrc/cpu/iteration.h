@@ -5,7 +5,6 @@
 #include <optional>
 
 #include "cpu/blocks.h"
-#include "cpu/parallel.h"
 #include "cpu/product.h"
 
 namespace scvae::cpu {
@@ -48,7 +47,7 @@ class Iteration {
       product.coefficients = z;
       product.zeros = S_transposed_->finite() ? Zeros::skip : Zeros::keep;
     } else {
-      drive_by_dots(b, z, next, next_stride, rows);
+      multiply_by_dots<T>({p_.S, p_.atoms, p_.atoms}, z, b, rows, next, next_stride, threads_);
       product.factor.columns = p_.atoms;
       product.init = {next, next_stride};
     }
@@ -73,22 +72,6 @@ class Iteration {
     const double sparse = n_iter * static_cast<double>(live) / static_cast<double>(p_.atoms);
     decided_ = true;
     if (sparse + packing < n_iter * static_cast<double>(rows)) pack();
-  }
-
-  // next = b + S z
-  void drive_by_dots(Rows<T> b, Rows<T> z, T* next, std::int64_t next_stride, std::int64_t rows) const {
-    constexpr std::int64_t atoms_per_task = 64;
-    const std::int64_t tasks = (p_.atoms + atoms_per_task - 1) / atoms_per_task;
-    // Waking a thread takes longer than a few rows of a small S.
-    const int team = p_.atoms < 256 ? 1 : team_size(threads_, tasks);
-    parallel_for(tasks, team, [&](std::int64_t task, int) {
-      const std::int64_t begin = task * atoms_per_task, count = std::min(atoms_per_task, p_.atoms - begin);
-      for (std::int64_t r = 0; r < rows; ++r)
-        kernels<T>().dots(p_.S[begin], p_.S.stride, count, p_.atoms, z[r], b[r] + begin,
-                          next + r * next_stride + begin);
-    });
-    for (std::int64_t r = 0; r < rows; ++r)
-      std::fill(next + r * next_stride + p_.atoms, next + r * next_stride + padded<T>(p_.atoms), T(0));
   }
 
   const ListaProblem<T>& p_;

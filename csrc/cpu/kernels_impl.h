@@ -72,6 +72,12 @@ template <typename T>
 template <typename T, Finish F, int R, int V>
 [[gnu::always_inline]] inline void finish(const Combination<T>& c, Vector<T> (&u)[R][V]) {
   constexpr std::int64_t lanes = kLanes<T>;
+  if (c.init != nullptr) {
+#pragma GCC unroll 3
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) u[r][v] += load(c.init + r * c.init_stride + v * lanes);
+  }
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {
     Vector<T> theta = {}, d_theta = {};
@@ -120,12 +126,6 @@ void combine(const Combination<T>& arguments) {
       for (int r = 0; r < R; ++r) u[r][v] += coefficient[r] * s;
     }
   }
-  if (c.init != nullptr) {
-#pragma GCC unroll 3
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) u[r][v] += load(c.init + r * c.init_stride + v * lanes);
-  }
   finish<T, F, R, V>(c, u);
 }
 
@@ -156,16 +156,9 @@ template <typename T, int V, int P>
 // Three rows whose terms are sorted by the rows that have them: nothing is multiplied by zero.
 template <typename T, Finish F, int V>
 void combine_three(const Combination<T>& arguments) {
-  constexpr std::int64_t lanes = kLanes<T>;
   const Combination<T> c = arguments;  // nothing that is stored can change it
   Vector<T> u[kMaxRows][V] = {};
   add_patterns<T, V, 1>(c, u);
-  if (c.init != nullptr) {
-#pragma GCC unroll 3
-    for (int r = 0; r < kMaxRows; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) u[r][v] += load(c.init + r * c.init_stride + v * lanes);
-  }
   finish<T, F, kMaxRows, V>(c, u);
 }
 

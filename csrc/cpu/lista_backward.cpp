@@ -32,8 +32,8 @@ struct Ends {
   Ends(const SparseCodeProblem<T>& p, Rows<T> grad_x_hat, const SparseCodeGradients<T>& out, std::int64_t chunk,
        int threads)
       : bottleneck(p, false, threads),
-        filter(Packed<T>::straight(p.W_e, p.lista.atoms, p.features, threads)),
-        dictionary(Packed<T>::straight(p.D, p.features, p.lista.atoms, threads)),
+        filter(Packed<T>::straight(p.W_e, out.x != nullptr ? p.lista.atoms : 0, p.features, threads)),
+        dictionary(Packed<T>::straight(p.D, grad_x_hat.data != nullptr ? p.features : 0, p.lista.atoms, threads)),
         grad(grad_x_hat),
         d_x(out.x != nullptr ? chunk : 0, p.features),
         d_W_e(p.lista.atoms, p.features, out.W_e != nullptr),
@@ -41,8 +41,8 @@ struct Ends {
         out(out) {}
 
   Bottleneck<T> bottleneck;
-  Packed<T> filter;      // W_e
-  Packed<T> dictionary;  // D
+  Packed<T> filter;      // W_e, where d_x is wanted
+  Packed<T> dictionary;  // D, where there is a gradient of x_hat
   Rows<T> grad;          // of x_hat; data may be null
   Matrix<T> d_x;
   OuterSum<T> d_W_e;

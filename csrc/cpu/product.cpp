@@ -226,9 +226,29 @@ void multiply(const Product<T>& p, Supports& supports) {
   } while (first < p.factor.terms);
 }
 
+template <typename T>
+void multiply_by_dots(const Plain<T>& matrix, Rows<T> vectors, Rows<T> init, std::int64_t count, T* out,
+                      std::int64_t out_stride, int threads) {
+  constexpr std::int64_t rows_per_task = 64;
+  const std::int64_t tasks = (matrix.rows + rows_per_task - 1) / rows_per_task;
+  // Waking a thread takes longer than a few products with a small matrix.
+  const int team = matrix.rows < 256 ? 1 : team_size(threads, tasks);
+  parallel_for(tasks, team, [&](std::int64_t task, int) {
+    const std::int64_t begin = task * rows_per_task, rows = std::min(rows_per_task, matrix.rows - begin);
+    for (std::int64_t r = 0; r < count; ++r)
+      kernels<T>().dots(matrix.data[begin], matrix.data.stride, rows, matrix.columns, vectors[r],
+                        offset(init.data, r * init.stride + begin), out + r * out_stride + begin);
+  });
+  for (std::int64_t r = 0; r < count; ++r)
+    std::fill(out + r * out_stride + matrix.rows, out + r * out_stride + padded<T>(matrix.rows), T(0));
+}
+
 template class Packed<float>;
 template class Packed<double>;
 template void multiply(const Product<float>&, Supports&);
 template void multiply(const Product<double>&, Supports&);
+template void multiply_by_dots(const Plain<float>&, Rows<float>, Rows<float>, std::int64_t, float*, std::int64_t, int);
+template void multiply_by_dots(const Plain<double>&, Rows<double>, Rows<double>, std::int64_t, double*, std::int64_t,
+                               int);
 
 }  // namespace scvae::cpu

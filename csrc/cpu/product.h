@@ -131,4 +131,18 @@ struct Product {
 template <typename T>
 void multiply(const Product<T>& product, Supports& supports);
 
+// A matrix as the caller has it.
+template <typename T>
+struct Plain {
+  Rows<T> data;
+  std::int64_t rows;
+  std::int64_t columns;
+};
+
+// out[r] = init[r] + matrix * vectors[r] for so few vectors that packing the matrix does not pay; what is beyond the
+// result in its padded row becomes zero. An init of null stands for zeros.
+template <typename T>
+void multiply_by_dots(const Plain<T>& matrix, Rows<T> vectors, Rows<T> init, std::int64_t count, T* out,
+                      std::int64_t out_stride, int threads);
+
 }  // namespace scvae::cpu

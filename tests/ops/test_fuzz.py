@@ -8,12 +8,12 @@ import random
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import problems
 import pytest
 import torch
 from problems import BACKENDS, assert_all_close
 
 from scvae_fast import decode, lista, sparse_code
-from scvae_fast.ops.lista import _eager
 from scvae_fast.ops.lista._contract import Problem
 
 OPS = {"lista": lista, "decode": decode, "sparse_code": sparse_code}
@@ -160,11 +160,8 @@ def near_a_tie(case: Case, tensors: dict[str, torch.Tensor]) -> bool:
     b, S, theta = drive(case, tensors), tensors["S"].double(), tensors["theta"].double()
     gain, z0 = tensors.get("gain"), tensors.get("z0")
     start = None if z0 is None else z0.double().reshape(-1, case.atoms)
-    codes = _eager.iterates(Problem(b, S, theta, None if gain is None else gain.double(), start, case.n_iter))
-    drives = [b + z @ S.T for z in codes[:-1]]
-    if start is None:
-        drives.append(b if gain is None else b * gain)
-    return any(bool(((u.abs() - theta).abs() < NEAR_A_TIE[case.dtype]).any()) for u in drives)
+    problem = Problem(b, S, theta, None if gain is None else gain.double(), start, case.n_iter)
+    return bool(problems.near_a_tie(problem, NEAR_A_TIE[case.dtype]).any())
 
 
 def draw(seed: int) -> tuple[Case, dict[str, torch.Tensor], list[torch.Tensor]]:
@@ -216,8 +213,7 @@ def assert_as_exact_as_pytorch(
     The error of a few numbers may be small by luck. PyTorch's is therefore the largest of some problems that differ
     from the case's by roundings, the same ones in all rows; and what has few elements is allowed twice as much.
     """
-    jittered = [{k: t * (1 + 1e-6 * torch.randn(t.shape[-1:])) for k, t in tensors.items()} for _ in range(5)]
-    pytorch = [errors(case, each, grads, "eager") for each in jittered]
+    pytorch = [errors(case, problems.jittered(tensors), grads, "eager") for _ in range(5)]
     for name, (error, size, elements) in ours.items():
         theirs = max(each[name].error for each in pytorch)
         allowed = (4 if elements < 16 else 2) * theirs + 4 * torch.finfo(torch.float32).eps * size
