@@ -63,6 +63,9 @@ struct Kernels {
   // Likewise for three rows, but sorted by pattern: the set of rows in which a column is not zero, as bits. Writes also
   // bounds[0 ... kPatterns], where each pattern begins; pattern 0 is empty.
   void (*patterns)(const T* rows, std::int64_t stride, std::int64_t columns, std::int32_t* index, std::int32_t* bounds);
+  // Sets the bits of the columns in which a row is not zero (a NaN is not), column j's being bit j % 64 of word j / 64;
+  // returns how many there are.
+  std::int64_t (*mark)(const T* row, std::int64_t columns, std::uint64_t* mask);
   // out[i] = init[i] + the sum over k of matrix[i][k] z[k], for so many rows of the matrix; no init stands for zeros
   void (*dots)(const T* matrix, std::int64_t stride, std::int64_t rows, std::int64_t columns, const T* z, const T* init,
                T* out);

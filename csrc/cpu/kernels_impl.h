@@ -298,6 +298,7 @@ Kernels<T> table() {
   fill<T, Finish::adjoint>(k);
   k.support = &support<T>;
   k.patterns = &patterns<T>;
+  k.mark = &mark<T>;
   k.dots = &dots<T>;
   k.start = &start<T>;
   k.transpose = &transpose<T>;

@@ -42,6 +42,19 @@ std::int64_t support(const T* rows, std::int64_t stride, int count, std::int64_t
 }
 
 template <typename T>
+std::int64_t mark(const T* row, std::int64_t columns, std::uint64_t* mask) {
+  constexpr std::int64_t lanes = kLanes<T>;
+  std::int64_t found = 0;
+  for (std::int64_t j = 0; j < columns; j += lanes) {
+    const unsigned inside = columns - j < lanes ? (1u << (columns - j)) - 1 : (1u << lanes) - 1;
+    const unsigned live = not_zero(row + j, inside);
+    mask[j / 64] |= static_cast<std::uint64_t>(live) << (j % 64);
+    found += __builtin_popcount(live);
+  }
+  return found;
+}
+
+template <typename T>
 void patterns(const T* rows, std::int64_t stride, std::int64_t columns, std::int32_t* index, std::int32_t* bounds) {
   constexpr std::int64_t lanes = kLanes<T>;
   unsigned mask[kDepth / lanes][kMaxRows];
@@ -87,6 +100,17 @@ void patterns(const T* rows, std::int64_t stride, std::int64_t columns, std::int
     for (int r = 0; r < kMaxRows; ++r) pattern |= (rows[r * stride + j] != T(0)) << r;
     if (pattern != 0) index[next[pattern]++] = static_cast<std::int32_t>(j);
   }
+}
+
+template <typename T>
+std::int64_t mark(const T* row, std::int64_t columns, std::uint64_t* mask) {
+  std::int64_t found = 0;
+  for (std::int64_t j = 0; j < columns; ++j) {
+    const bool live = row[j] != T(0);
+    mask[j / 64] |= static_cast<std::uint64_t>(live) << (j % 64);
+    found += live;
+  }
+  return found;
 }
 
 template <typename T>

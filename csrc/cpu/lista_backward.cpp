@@ -1,10 +1,12 @@
 // lista and sparse_code, backward: a chunk of rows at a time, the codes are recomputed, the adjoint recurrence runs
-// over them, and then the chunk's share is added to the gradients of the parameters. What this needs besides its inputs
-// is bounded by the chunk. Measured, recomputing takes a fifth to a quarter of the pass; keeping the iterates instead,
-// six bytes for each code that is not zero, would take 50 MiB at T = 30, M = 4096, K = 512 and 5 % final density, where
-// all that is kept now is 12 MiB, and would grow with T.
+// over them, and then the chunk's share is added to the gradients of the parameters. The last iterations of rows that
+// are sparse run on their active sets (active_set.h). What this needs besides its inputs is bounded by the chunk.
+// Measured, recomputing takes a quarter of the pass, or two fifths where active sets save most of the rest; keeping the
+// iterates instead, six bytes for each code that is not zero, would take 50 MiB at T = 30, M = 4096, K = 512 and 5 %
+// final density, where all that is kept now is 12 MiB, and would grow with T.
 #include <algorithm>
 
+#include "cpu/active_set.h"
 #include "cpu/bottleneck.h"
 #include "cpu/iteration.h"
 #include "cpu/outer.h"
@@ -70,7 +72,8 @@ class Backward {
         drive_(chunk_, problem.atoms),
         d_b_(chunk_, problem.atoms),
         d_S_(problem.atoms, problem.atoms, out.S != nullptr),
-        d_theta_(static_cast<std::size_t>(problem.atoms), 0.0) {
+        d_theta_(static_cast<std::size_t>(problem.atoms), 0.0),
+        sets_({codes_, adjoints_, chunk_}, problem.n_iter) {
     const std::int64_t blocks = (chunk_ + block_ - 1) / block_;
     for (int i = 0; i < team_size(threads, blocks); ++i) workers_.emplace_back(block_, problem.atoms);
     for (std::int64_t i = 0; i < blocks; ++i) shares_.emplace_back(problem.atoms);
@@ -99,9 +102,10 @@ class Backward {
  private:
   // What one thread needs for itself.
   struct Worker {
-    Worker(std::int64_t rows, std::int64_t atoms) : supports(rows), d_theta(kThetaSums, atoms) {}
+    Worker(std::int64_t rows, std::int64_t atoms) : supports(rows), d_theta(kThetaSums, atoms), sets(rows, atoms) {}
     Supports supports;
     Matrix<T> d_theta;  // of one step: added up further in double
+    typename ActiveSets<T>::Worker sets;
   };
 
   // What a block of rows adds to the gradients of theta and gain.
@@ -119,14 +123,9 @@ class Backward {
     std::fill(share.d_theta.begin(), share.d_theta.end(), 0.0);
     share.d_gain = 0;
     recompute(begin, first, count, own);
-    for (std::int64_t t = p_.n_iter; t >= 0; --t) {
-      own.d_theta.zero();
-      step_back(begin, t, first, count, own);
-      if (out_.theta == nullptr) continue;
-      for (std::int64_t i = 0; i < kThetaSums; ++i)
-        for (std::size_t k = 0; k < share.d_theta.size(); ++k)
-          share.d_theta[k] += static_cast<double>(own.d_theta.row(i)[k]);
-    }
+    step_back(begin, p_.n_iter, first, count, own, share);
+    active(first, count, own, share);
+    for (std::int64_t t = sets_.begin(first) - 1; t >= 0; --t) step_back(begin, t, first, count, own, share);
     leave(begin, first, count, share);
     if (ends_ != nullptr && ends_->out.x != nullptr) {
       multiply_rows(d_b_.rows(first), ends_->filter, count, ends_->d_x, first, own.supports);
@@ -148,7 +147,8 @@ class Backward {
   }
 
   // Adjoint t: what comes from the caller for t = T, else adjoint t + 1 times S; on the support of z_t.
-  void step_back(std::int64_t begin, std::int64_t t, std::int64_t first, std::int64_t count, Worker& own) {
+  void step_back(std::int64_t begin, std::int64_t t, std::int64_t first, std::int64_t count, Worker& own,
+                 Share& share) {
     Product<T> product;
     product.rows = count;
     product.out = adjoints_.row(at(t, first));
@@ -168,18 +168,34 @@ class Backward {
       product.d_theta = out_.theta != nullptr ? own.d_theta.row(0) : nullptr;
       product.d_theta_stride = own.d_theta.stride();
     }
+    if (product.d_theta != nullptr) own.d_theta.zero();
     multiply(product, own.supports);
+    if (product.d_theta == nullptr) return;
+    for (std::int64_t i = 0; i < kThetaSums; ++i)
+      for (std::size_t k = 0; k < share.d_theta.size(); ++k)
+        share.d_theta[k] += static_cast<double>(own.d_theta.row(i)[k]);
+  }
+
+  // The last iterations of a block of rows, on their active sets: elsewhere zeros are multiplied with what is finite.
+  void active(std::int64_t first, std::int64_t count, Worker& own, Share& share) {
+    bool finite = S_.finite();
+    for (std::int64_t r = first; finite && r < first + count; ++r)
+      finite = kernels<T>().all_finite(adjoints_.row(at(p_.n_iter, r)), p_.atoms) &&
+               kernels<T>().all_finite(codes_.row(at(p_.n_iter, r)), p_.atoms);
+    if (!finite) return sets_.leave_out(first, count);
+    sets_.choose(first, count, p_.z0.data != nullptr ? 1 : 0, own.sets);
+    for (std::int64_t r = first; r < first + count; ++r)
+      sets_.step_back(r, p_.S, d_b_.row(r), share.d_theta.data(), own.sets);
   }
 
   // The gradient of z_T: grad, plus grad_x_hat D.
   void enter(std::int64_t begin, std::int64_t first, std::int64_t count, Product<T>& product) {
     for (std::int64_t r = first; r < first + count; ++r) {
-      T* g = adjoints_.row(at(p_.n_iter, r));
       if (grad_.data != nullptr)
         adjoints_.set_row(at(p_.n_iter, r), grad_[begin + r]);
       else
-        std::fill(g, g + padded<T>(p_.atoms), T(0));
-      std::fill(d_b_.row(r), d_b_.row(r) + padded<T>(p_.atoms), T(0));
+        adjoints_.zero_row(at(p_.n_iter, r));
+      d_b_.zero_row(r);
     }
     product.init = adjoints_.rows(at(p_.n_iter, first));
     product.factor.columns = p_.atoms;
@@ -214,15 +230,32 @@ class Backward {
     return finite ? Zeros::skip : Zeros::keep;
   }
 
+  // What the active sets of the chunk's rows give to the gradient of S. Returns how many iterations, from the first on,
+  // some rows were not treated on them; of rows that were there, the adjoints become zero.
+  std::int64_t active_products(std::int64_t size) {
+    const auto threads = static_cast<int>(workers_.size());
+    const Blocks blocks(p_.atoms, p_.atoms, threads);
+    parallel_for(blocks.count, team_size(threads, blocks.count), [&](std::int64_t block, int thread) {
+      sets_.add_products(size, block * blocks.size, blocks.size, d_S_.sum(),
+                         workers_[static_cast<std::size_t>(thread)].sets);
+    });
+    std::int64_t dense = 0;
+    for (std::int64_t r = 0; r < size; ++r) dense = std::max(dense, sets_.begin(r));
+    for (std::int64_t r = 0; r < size; ++r)
+      for (std::int64_t t = sets_.begin(r) + 1; t <= dense; ++t) adjoints_.zero_row(at(t, r));
+    return dense;
+  }
+
   // The chunk's share of the gradients of S, W_e and D.
   void parameters(std::int64_t begin, std::int64_t size) {
     if (out_.S != nullptr && p_.n_iter > 0) {
+      const std::int64_t dense = active_products(size);
       // Where z_T is finite, so are the codes before it: infinity and NaN don't go away.
       const Zeros skip = zeros({z_[begin], z_.stride}, size, p_.atoms);
       if (size == chunk_)
-        d_S_.add(adjoints_.rows(chunk_), codes_.rows(), p_.n_iter * chunk_, skip, threads_);
+        d_S_.add(adjoints_.rows(chunk_), codes_.rows(), dense * chunk_, skip, threads_);
       else
-        for (std::int64_t t = 0; t < p_.n_iter; ++t)
+        for (std::int64_t t = 0; t < dense; ++t)
           d_S_.add(adjoints_.rows(at(t + 1, 0)), codes_.rows(at(t, 0)), size, skip, threads_);
     }
     if (ends_ == nullptr) return;
@@ -269,6 +302,7 @@ class Backward {
   std::vector<double> d_theta_;
   std::vector<Worker> workers_;
   std::vector<Share> shares_;
+  ActiveSets<T> sets_;
 };
 
 }  // namespace

@@ -64,6 +64,7 @@ class Matrix {
   std::int64_t columns() const { return columns_; }
   std::int64_t stride() const { return stride_; }
   void zero() { buffer_.zero(); }
+  void zero_row(std::int64_t i) { std::fill(row(i), row(i) + padded<T>(columns_), T(0)); }
 
   // What is beyond the columns becomes zero.
   void set_row(std::int64_t i, const T* source) {

@@ -4,25 +4,39 @@
 #include "cpu/parallel.h"
 
 namespace scvae::cpu {
-
 namespace {
 
-constexpr std::int64_t kRowsAtOnce = 4 * kDepth;
+// Rows that are summed up before the sum goes to memory. The fewer, the smaller the rounding errors; but where few rows
+// have a term, a call of a kernel would have hardly any.
+constexpr std::int64_t kDenseDepth = 128;
+
+template <typename T>
+std::int64_t depth(Rows<T> left, std::int64_t rows, std::int64_t columns) {
+  constexpr std::int64_t every = 16;  // how manieth row is looked at
+  constexpr double dense = 0.2;
+  std::int64_t live = 0, seen = 0;
+  std::vector<std::uint64_t> mask(static_cast<std::size_t>((columns + 63) / 64));
+  for (std::int64_t r = 0; r < std::min(rows, kDepth); r += every, seen += columns)
+    live += kernels<T>().mark(left[r], columns, mask.data());
+  return static_cast<double>(live) > dense * static_cast<double>(seen) ? kDenseDepth : kDepth;
+}
 
 }  // namespace
 
 template <typename T>
 OuterSum<T>::OuterSum(std::int64_t left, std::int64_t right, bool wanted)
-    : left_(left), sum_(wanted ? left : 0, right), packed_(wanted ? kRowsAtOnce : 0, right) {
+    : left_(left), sum_(wanted ? left : 0, right), packed_(wanted ? kDepth : 0, right) {
   sum_.zero();
 }
 
 template <typename T>
 void OuterSum<T>::add(Rows<T> left, Rows<T> right, std::int64_t rows, Zeros zeros, int threads) {
-  for (std::int64_t begin = 0; begin < rows; begin += kRowsAtOnce) {
-    const std::int64_t count = std::min(kRowsAtOnce, rows - begin);
+  std::int64_t count;
+  for (std::int64_t begin = 0; begin < rows; begin += count) {
+    const Rows<T> next{left[begin], left.stride};
+    count = std::min(depth(next, rows - begin, left_), rows - begin);
     packed_.pack({right[begin], right.stride}, count, threads);
-    add_packed({left[begin], left.stride}, zeros, threads);
+    add_packed(next, zeros, threads);
   }
 }
 
@@ -41,12 +55,10 @@ void OuterSum<T>::add_packed(Rows<T> left, Zeros zeros, int threads) {
     product.init = sum_.rows(column);
     product.out = sum_.row(column);
     product.out_stride = sum_.stride();
-    for (std::int64_t first = 0; first < packed_.terms(); first += kDepth) {
-      product.factor = packed_.factor(first);
-      kernels<T>().transpose(left[first] + column, left.stride, product.factor.terms, columns, own.coefficients.row(0),
-                             own.coefficients.stride());
-      multiply(product, own.supports);
-    }
+    product.factor = packed_.factor();
+    kernels<T>().transpose(left[0] + column, left.stride, product.factor.terms, columns, own.coefficients.row(0),
+                           own.coefficients.stride());
+    multiply(product, own.supports);
   });
 }
 

@@ -17,6 +17,7 @@ class OuterSum {
   // Whatever the number of threads, the terms of an element are added in the same order.
   void add(Rows<T> left, Rows<T> right, std::int64_t rows, Zeros zeros, int threads);
 
+  Matrix<T>& sum() { return sum_; }
   void write(T* out) const;             // (left, right)
   void write_transposed(T* out) const;  // (right, left)
 

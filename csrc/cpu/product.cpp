@@ -33,16 +33,42 @@ void Packed<T>::pack(Rows<T> source, std::int64_t rows, int threads) {
   terms_ = rows;
   const std::int64_t tasks = (rows + rows_per_task - 1) / rows_per_task;
   parallel_for(tasks, team_size(threads, tasks), [&](std::int64_t task, int) {
-    const std::int64_t end = std::min(rows, (task + 1) * rows_per_task);
-    for (std::int64_t panel = 0; panel < by_.panels; ++panel) {
-      const std::int64_t begin = by_.begin(panel), width = by_.width(panel), live = std::min(width, columns_ - begin);
-      for (std::int64_t i = task * rows_per_task; i < end; ++i) {
-        T* target = tile(i / kDepth * kDepth, panel) + i % kDepth * width;
-        std::copy(source[i] + begin, source[i] + begin + live, target);
-        std::fill(target + live, target + width, T(0));
-      }
-    }
+    pack_rows(task * rows_per_task, std::min(rows, (task + 1) * rows_per_task),
+              [&](std::int64_t i, std::int64_t begin, std::int64_t live, T* target) {
+                std::copy(source[i] + begin, source[i] + begin + live, target);
+              });
   });
+}
+
+template <typename T>
+void Packed<T>::pack(Rows<T> source, std::int64_t rows, std::int64_t columns) {
+  columns_ = columns;
+  by_ = panelling<T>(columns);
+  pack(source, rows, 1);
+}
+
+template <typename T>
+void Packed<T>::pack_part(Rows<T> source, const std::int32_t* index, std::int64_t size) {
+  terms_ = columns_ = size;
+  by_ = panelling<T>(size);
+  pack_rows(0, size, [&](std::int64_t i, std::int64_t begin, std::int64_t live, T* target) {
+    const T* row = source[index[i]];
+    for (std::int64_t k = 0; k < live; ++k) target[k] = row[index[begin + k]];
+  });
+}
+
+// copy(i, begin, live, target) writes the elements begin ... begin + live of row i to target.
+template <typename T>
+template <typename Copy>
+void Packed<T>::pack_rows(std::int64_t first, std::int64_t end, const Copy& copy) {
+  for (std::int64_t panel = 0; panel < by_.panels; ++panel) {
+    const std::int64_t begin = by_.begin(panel), width = by_.width(panel), live = std::min(width, columns_ - begin);
+    for (std::int64_t i = first; i < end; ++i) {
+      T* target = tile(i / kDepth * kDepth, panel) + i % kDepth * width;
+      copy(i, begin, live, target);
+      std::fill(target + live, target + width, T(0));
+    }
+  }
 }
 
 template <typename T>

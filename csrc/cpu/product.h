@@ -52,20 +52,20 @@ class Packed {
   static Packed straight(Rows<T> source, std::int64_t rows, std::int64_t columns, int threads);
   static Packed transposed(Rows<T> source, std::int64_t rows, std::int64_t columns, int threads);
 
-  // Room for so many rows, to be packed again and again.
+  // Room for so many rows and columns, to be packed again and again.
   Packed(std::int64_t terms, std::int64_t columns);
   void pack(Rows<T> source, std::int64_t rows, int threads);
+  void pack(Rows<T> source, std::int64_t rows, std::int64_t columns);
+  // These rows and columns of a square matrix.
+  void pack_part(Rows<T> source, const std::int32_t* index, std::int64_t size);
 
   Factor<T> factor() const { return {buffer_.data(), terms_, columns_}; }
-  // Its kDepth rows from `first` on, or those that there are.
-  Factor<T> factor(std::int64_t first) const {
-    return {buffer_.data() + first * by_.vectors * by_.lanes, std::min(kDepth, terms_ - first), columns_};
-  }
-  std::int64_t terms() const { return terms_; }
   bool finite() const { return finite_; }  // of straight and transposed only
 
  private:
   T* tile(std::int64_t first_term, std::int64_t panel);
+  template <typename Copy>
+  void pack_rows(std::int64_t begin, std::int64_t end, const Copy& copy);
 
   std::int64_t terms_;
   std::int64_t columns_;

@@ -17,8 +17,8 @@ enum class Numbers { quarters, gaussian };
 
 enum class Start { gain, z0 };
 
-// Of the codes. In `mixed` an empty row, a sparse one and a dense one take turns.
-enum class Density { zero, sparse, dense, mixed };
+// Of the codes. In `mixed` an empty row, a sparse one and a dense one take turns, in `blocks` 24 of each.
+enum class Density { zero, sparse, dense, mixed, blocks };
 
 class Draw {
  public:
@@ -41,6 +41,7 @@ class Draw {
 inline double row_scale(Density density, std::int64_t row) {
   if (density == Density::zero) return 0;
   if (density == Density::mixed) return static_cast<double>(row % 3);
+  if (density == Density::blocks) return static_cast<double>(row / 24 % 3);
   return 1;
 }
 
@@ -60,13 +61,14 @@ struct ListaCase {
   Density density = Density::sparse;
   bool theta_per_atom = false;
   std::int64_t gap = 0;  // elements between the rows of every matrix
+  double gain = 1.5;
 
   std::string name() const {
-    const char* const densities[] = {"no", "sparse", "dense", "mixed"};
+    const char* const densities[] = {"no", "sparse", "dense", "mixed", "blocks of"};
     return "lista M=" + std::to_string(rows) + " K=" + std::to_string(atoms) + " T=" + std::to_string(n_iter) +
            (numbers == Numbers::quarters ? " quarters" : " gaussian") + (start == Start::z0 ? " z0 " : " gain ") +
            densities[static_cast<int>(density)] + " codes," + (theta_per_atom ? " theta per atom," : " one theta,") +
-           " rows " + std::to_string(gap) + " apart";
+           " rows " + std::to_string(gap) + " apart, gain " + std::to_string(gain);
   }
 };
 
@@ -82,7 +84,8 @@ struct ListaInputs {
         S(c.atoms, c.atoms, c.gap),
         z0(c.rows, c.atoms, c.gap),
         grad(c.rows, c.atoms, c.gap),
-        theta(c.theta_per_atom ? c.atoms : 1) {
+        theta(c.theta_per_atom ? c.atoms : 1),
+        gain(static_cast<T>(c.gain)) {
     Draw draw(c.numbers, static_cast<std::uint64_t>(c.rows * 1000003 + c.atoms * 1009 + c.n_iter));
     fill(b, rows, draw, c.density);
     fill(grad, rows, draw);
@@ -110,7 +113,7 @@ struct ListaInputs {
   bool theta_per_atom;
   Strided<T> b, S, z0, grad;
   Block<T> theta;
-  T gain = T(1.5);
+  T gain;
 
  private:
   void draw_z0(Density density, Draw& draw) {

@@ -70,8 +70,24 @@ void check_rounding(const ListaCase& c) {
            named<T>(c) + ": " + std::to_string(threads) + " threads give what 1 gives");
 }
 
+// So many iterations that the last of sparse rows are run back on their active sets; in one chunk and in two.
+template <typename T>
+void check_active_sets() {
+  for (const Start start : {Start::gain, Start::z0})
+    check_rounding<T>({51, 260, 16, Numbers::gaussian, start, Density::blocks, false, 0});
+  if (!std::is_same_v<T, double>) return;  // a sum of float is exact for fewer iterations
+  for (const Start start : {Start::gain, Start::z0})
+    for (const Shape shape : {Shape{1, 257, 8}, {75, 257, 8}})
+      check_exactly<T>({shape.rows, shape.atoms, shape.n_iter, Numbers::quarters, start, Density::blocks, true, 1});
+  check_exactly<T>({245, 257, 6, Numbers::quarters, Start::gain, Density::sparse, false, 0});
+  check_exactly<T>({25, 257, 8, Numbers::quarters, Start::gain, Density::sparse, false, 0, 1.0});
+  check_rounding<T>({2, 257, 520, Numbers::gaussian, Start::gain, Density::sparse, false, 0});
+  check_subsets_of_gradients<T>({50, 257, 8, Numbers::quarters, Start::gain, Density::blocks, true, 1});
+}
+
 template <typename T>
 void check_all() {
+  check_active_sets<T>();
   for (const Shape shape : {Shape{0, 5, 3},
                             {1, 1, 0},
                             {1, 1, 3},
