@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/demo
+GPU_OUT ?= out/gpu
 MINUTES ?= 10
 BENCH ?=
 
@@ -16,12 +17,13 @@ CMAKE = $(or $(SYSTEM_CMAKE),$(BIN)/cmake)
 
 BENCHES = bench-table bench-sweep bench-memory
 
-.PHONY: help demo test sanitize $(SANITIZE) lint format bench $(BENCHES) doctor dist clean
+.PHONY: help demo test test-gpu sanitize $(SANITIZE) lint format bench $(BENCHES) doctor dist clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      train SC-VAE on real photographs and evaluate it, into $(OUT) (MINUTES=$(MINUTES))"
 	@echo "make test      set up and run the tests"
+	@echo "make test-gpu  build, test and benchmark on a machine with a GPU, into $(GPU_OUT)"
 	@echo "make sanitize  native tests of the CPU kernels: as they are, then with address, undefined and thread sanitizers"
 	@echo "make lint      style, types and formatting of Python and C++"
 	@echo "make format    rewrite the sources in the project's style"
@@ -43,6 +45,9 @@ demo: $(VENV)/.train
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+test-gpu:
+	PYTHON=$(PYTHON) benchmarks/gpu.sh $(GPU_OUT)
 
 sanitize: $(SANITIZE)
 

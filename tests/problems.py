@@ -1,15 +1,32 @@
 """Problems that the tests of the operations share, and how results are compared."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 import scvae_fast
+from scvae_fast.ops import _backend
 from scvae_fast.ops.lista._contract import Problem
 from scvae_fast.ops.lista._eager import iterates
 
-BACKENDS = [name for name, reason in scvae_fast.backends().items() if reason is None]
+USABLE = [name for name, reason in scvae_fast.backends().items() if reason is None]
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def device_of(backend: str) -> str:
+    """Where a backend's tensors are."""
+    return "cuda" if backend == "triton" and not INTERPRETED else "cpu"
+
+
+def takes(backend: str, dtype: torch.dtype) -> bool:
+    return _backend.declines(backend, torch.device(device_of(backend)), dtype) is None
+
+
+# Those that run on the CPU in float64; those that take float32, wherever they run.
+BACKENDS = [name for name in USABLE if device_of(name) == "cpu" and takes(name, torch.float64)]
+FLOAT32_BACKENDS = [name for name in USABLE if takes(name, torch.float32)]
 
 # Arguments in the order of the schema, under the names that the public functions take.
 LISTA = ("b", "S", "theta", "gain", "z0")
@@ -65,14 +82,15 @@ def results_and_gradients(
     op: Callable[..., Any], problem: dict[str, torch.Tensor | None], **settings: Any
 ) -> dict[str, torch.Tensor]:
     """Results of op, and the gradients of a fixed random combination of them for every tensor of the problem."""
-    leaves = {k: t.detach().clone().requires_grad_() for k, t in keywords(problem).items()}
+    device = device_of(settings.get("backend") or "eager")
+    leaves = {k: t.detach().to(device, copy=True).requires_grad_() for k, t in keywords(problem).items()}
     results = op(**leaves, **settings)
     results = results if isinstance(results, tuple) else (results,)
     generator = torch.Generator().manual_seed(1)
-    weights = [torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r.dtype) for r in results]
+    weights = [torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r) for r in results]
     torch.autograd.backward(results, weights)
-    out = {f"result {i}": r.detach() for i, r in enumerate(results)}
-    gradients = {f"∂{k}": torch.zeros_like(t) if t.grad is None else t.grad for k, t in leaves.items()}
+    out = {f"result {i}": r.detach().cpu() for i, r in enumerate(results)}
+    gradients = {f"∂{k}": torch.zeros_like(t).cpu() if t.grad is None else t.grad.cpu() for k, t in leaves.items()}
     return {**out, **gradients}
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from scvae_fast.ops import _native
+from scvae_fast.ops import _native, _triton
 
 
 class Backend(NamedTuple):
@@ -31,10 +31,12 @@ def _cpu_declines(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-# In the order of preference: the first that takes the call runs it.
+# In the order of preference: the first that takes the call runs it. Eager takes every call, so that what follows it
+# runs for those alone who ask for it: the Triton kernels, until their tests have passed on a card.
 _BACKENDS: dict[str, Backend] = {
     "cpu": Backend(unusable=lambda: _native.missing, declines=_cpu_declines),
     "eager": Backend(unusable=_always, declines=_always),
+    "triton": Backend(unusable=_triton.missing, declines=_triton.declines),
 }
 
 
@@ -45,6 +47,12 @@ def backends() -> dict[str, str | None]:
         For each backend's name None if it can be used here, else the reason why not.
     """
     return {name: backend.unusable() for name, backend in _BACKENDS.items()}
+
+
+def declines(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a backend can't run a call on that device in that dtype here; None where it can."""
+    asked = _BACKENDS[backend]
+    return asked.unusable() or asked.declines(device, dtype)
 
 
 def check_name(op: str, backend: str | None) -> None:
@@ -62,9 +70,8 @@ def choose(op: str, backend: str | None, device: torch.device, dtype: torch.dtyp
     """
     check_name(op, backend)
     if backend is None:
-        return next(name for name, b in _BACKENDS.items() if b.unusable() is None and b.declines(device, dtype) is None)
-    asked = _BACKENDS[backend]
-    reason = asked.unusable() or asked.declines(device, dtype)
+        return next(name for name in _BACKENDS if declines(name, device, dtype) is None)
+    reason = declines(backend, device, dtype)
     if reason is not None:
         raise RuntimeError(f"{op}: backend {backend!r} can't be used: {reason}")
     return backend

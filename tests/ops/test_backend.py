@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import scvae_fast
-from scvae_fast.ops import _backend
+from scvae_fast.ops import _backend, _triton
 
 
 def test_every_backend_is_usable_here_or_says_why():
@@ -26,12 +26,35 @@ def test_automatic_choice_on_the_cpu(dtype, expected):
     assert _backend.choose("lista", None, torch.device("cpu"), dtype) == expected
 
 
-def test_automatic_choice_on_another_device_is_eager():
+def test_automatic_choice_on_a_device_that_no_kernels_run_on_is_eager():
+    assert _backend.choose("lista", None, torch.device("meta"), torch.float32) == "eager"
+
+
+def test_triton_says_why_it_is_not_used(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert scvae_fast.backends()["triton"] == "torch finds no CUDA device"
     assert _backend.choose("lista", None, torch.device("cuda"), torch.float32) == "eager"
+    with pytest.raises(RuntimeError, match="lista: backend 'triton' can't be used: torch finds no CUDA device"):
+        scvae_fast.lista(torch.zeros(2, 3), torch.zeros(3, 3), 0.1, 1, backend="triton")
+
+
+def test_triton_runs_on_cards_that_it_fits_for_those_who_ask_for_it(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_triton, "_unfit", lambda index: None if index == 0 else "it is too old")
+    fit, old = torch.device("cuda", 0), torch.device("cuda", 1)
+    assert _backend.choose("lista", None, fit, torch.float32) == "eager"
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        assert _backend.choose("lista", "triton", fit, dtype) == "triton"
+    with pytest.raises(RuntimeError, match="decode: backend 'triton' can't be used: it is too old"):
+        _backend.choose("decode", "triton", old, torch.float32)
+    with pytest.raises(RuntimeError, match="it runs on CUDA tensors, got a tensor on cpu"):
+        _backend.choose("decode", "triton", torch.device("cpu"), torch.float32)
 
 
 def test_unknown_name_is_refused():
-    with pytest.raises(ValueError, match="lista: backend must be one of cpu, eager, or None, got 'gpu'"):
+    with pytest.raises(ValueError, match="lista: backend must be one of cpu, eager, triton, or None, got 'gpu'"):
         scvae_fast.lista(torch.zeros(2, 3), torch.zeros(3, 3), 0.1, 1, backend="gpu")
 
 

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Builds, tests and benchmarks on a machine with a GPU, in one go: benchmarks/gpu.sh DIRECTORY
+#
+# Needs python3 with torch, triton, numpy, pytest, pybind11, cmake and ninja; fetches nothing. Everything it finds is
+# written into the directory; a short table comes last. PYTHON names another python3; BENCH holds options for
+# benchmarks.gpu. Exit status 1 if a test failed or a result was wrong.
+set -u -o pipefail
+cd "$(dirname "$0")/.."
+out=${1:?benchmarks/gpu.sh: say which directory takes the results}
+python=${PYTHON:-python3}
+export PYTHONUNBUFFERED=1
+mkdir -p "$out" || exit
+
+{ nvidia-smi; "$python" -c 'import torch, triton; print(torch.__version__, triton.__version__)'; } > "$out/machine.txt" 2>&1
+"$python" -m pip install --quiet --no-index --no-build-isolation --no-deps --editable . > "$out/build.txt" 2>&1 || {
+  tail -n 20 "$out/build.txt"
+  exit 1
+}
+status=0
+"$python" -m pytest -q -p no:cacheprovider -k triton \
+  tests/ops/test_triton.py tests/ops/test_triton_gpu.py tests/ops/test_fuzz.py 2>&1 | tee "$out/tests.txt" | tail -n 30 || status=1
+if command -v compute-sanitizer > /dev/null; then
+  for tool in memcheck racecheck; do
+    timeout 120 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest -q -p no:cacheprovider \
+      tests/ops/test_triton.py -k "test_gradients_of_one_result" > "$out/$tool.txt" 2>&1 || status=1
+    tail -n 2 "$out/$tool.txt"
+  done
+fi
+# shellcheck disable=SC2086
+"$python" -m benchmarks.gpu --json "$out/gpu.json" ${BENCH:-} 2>&1 | tee "$out/gpu.txt" || status=1
+exit "$status"

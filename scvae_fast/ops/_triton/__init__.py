@@ -1,0 +1,43 @@
+"""The Triton kernels and what launches them; neither they nor triton are imported before the first call on them.
+
+kernels.py: the kernels. tiles.py: which tiles they work on. launch.py: packing, scratch, single launches.
+bottleneck.py: the forward and the backward pass of lista and sparse_code.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+
+from scvae_fast.ops._triton import tiles
+
+
+def interpreted() -> bool:
+    """Whether Triton runs kernels on the CPU, one step after the other: for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def missing() -> str | None:
+    """Why no call can run on these kernels here; None where some can."""
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    if interpreted() or torch.cuda.is_available():
+        return None
+    return "torch finds no CUDA device"
+
+
+def declines(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why they don't take a call on that device in that dtype; None where they do."""
+    if device.type != ("cpu" if interpreted() else "cuda"):
+        return f"it runs on {'CPU tensors, interpreted' if interpreted() else 'CUDA tensors'}, got a tensor on {device}"
+    if dtype == torch.float64:
+        return "its matrix products are float32 at most, got torch.float64"
+    return None if interpreted() else _unfit(device.index if device.index is not None else torch.cuda.current_device())
+
+
+def _unfit(index: int) -> str | None:
+    from scvae_fast.ops._triton import launch
+
+    return tiles.unfit(launch.card(index))

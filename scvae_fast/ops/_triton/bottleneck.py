@@ -1,0 +1,224 @@
+"""lista and sparse_code on the Triton kernels: one launch forward; backward recompute, adjoint and sums by chunks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from scvae_fast.ops._triton import kernels
+from scvae_fast.ops._triton.launch import Launch, chunk_rows, launch, on_device_of, outer, packed, product
+from scvae_fast.ops._triton.tiles import COLLECTED, Card
+from scvae_fast.ops.lista import _contract as lista_contract
+
+
+class Bottleneck(NamedTuple):
+    """sparse_code; or lista, where W_e and D are None and x is its drive b. Matrices have packed rows; T ≥ 1."""
+
+    x: torch.Tensor  # (M, n), or b (M, K)
+    W_e: torch.Tensor | None  # (K, n)
+    S: torch.Tensor  # (K, K)
+    theta: torch.Tensor  # one value or (K,)
+    D: torch.Tensor | None  # (n, K)
+    gain: torch.Tensor | None  # one value
+    z0: torch.Tensor | None  # (M, K)
+    n_iter: int
+
+    def rows(self, begin: int, end: int) -> Bottleneck:
+        """Some of the rows."""
+        return self._replace(x=self.x[begin:end], z0=None if self.z0 is None else self.z0[begin:end])
+
+    def plan(self, card: Card) -> Launch:
+        """How it is dealt out."""
+        return launch(card, self.x.dtype, len(self.x), self.S.shape[0], self.x.shape[1])
+
+
+def lista(p: lista_contract.Problem) -> Bottleneck:
+    """A bottleneck whose drive is given, and that is not decoded."""
+    return Bottleneck(p.b, None, p.S, p.theta, None, p.gain, p.z0, p.n_iter)
+
+
+class Gradients(NamedTuple):
+    """Of the tensors of a `Bottleneck`, in their dtypes; None where one is not needed."""
+
+    x: torch.Tensor | None
+    W_e: torch.Tensor | None
+    S: torch.Tensor | None
+    theta: torch.Tensor | None
+    D: torch.Tensor | None
+    gain: torch.Tensor | None
+    z0: torch.Tensor | None
+
+
+class Incoming(NamedTuple):
+    """What the backward pass starts from."""
+
+    grad_z: torch.Tensor | None  # (M, K)
+    grad_x_hat: torch.Tensor | None  # (M, n)
+    z: torch.Tensor  # (M, K)
+
+    def rows(self, begin: int, end: int) -> Incoming:
+        """Some of the rows."""
+        return Incoming._make(None if t is None else t[begin:end] for t in self)
+
+
+def _iterate(
+    p: Bottleneck,
+    plan: Launch,
+    drives: torch.Tensor | None,  # (rows, KP), where there is W_e
+    codes: torch.Tensor,  # (slabs, rows, KP)
+    results: tuple[torch.Tensor, torch.Tensor | None] | None,  # z (M, K), x̂ (M, n); None: every z_t stays in codes
+) -> None:
+    dtype = p.x.dtype
+    z, x_hat = results or (None, None)
+    kernels.forward[(plan.programs,)](
+        p.x,
+        None if p.W_e is None else packed(p.W_e, plan.KP, plan.NP, dtype),
+        packed(p.S, plan.KP, plan.KP, dtype),
+        p.theta,
+        p.gain,
+        p.z0,
+        None if x_hat is None or p.D is None else packed(p.D, plan.NP, plan.KP, dtype),
+        drives,
+        codes,
+        z,
+        x_hat,
+        len(p.x),
+        p.x.shape[1],
+        p.S.shape[0],
+        plan.NP,
+        plan.KP,
+        # Where every iterate is kept, the last one is known.
+        p.n_iter if results else p.n_iter - 1,
+        codes.stride(0),
+        int(p.theta.numel() > 1),
+        ENCODE=p.W_e is not None,
+        DECODE=x_hat is not None,
+        KEEP=results is None,
+        **plan.options(dtype),
+    )
+
+
+def forward(p: Bottleneck) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Codes z (M, K); and the reconstruction x̂ (M, n) where there is a dictionary."""
+    z = p.x.new_empty(len(p.x), p.S.shape[0])
+    x_hat = None if p.D is None else torch.empty_like(p.x)
+    if len(p.x) == 0:
+        return z, x_hat
+    with on_device_of(p.x) as card:
+        plan = p.plan(card)
+        in_flight = plan.programs * plan.tile.rows
+        drives = None if p.W_e is None else p.x.new_empty(in_flight, plan.KP)
+        _iterate(p, plan, drives, p.x.new_empty(2, in_flight, plan.KP), (z, x_hat))
+    return z, x_hat
+
+
+def _adjoints(p: Bottleneck, plan: Launch, grad: torch.Tensor, z: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """ĝ_0 … ĝ_T (T + 1, rows, KP), zero where there are no rows or atoms; completes the codes with z_T."""
+    adjoints = torch.empty_like(codes)
+    M, K = z.shape
+    for slab, last in ((codes[-1], z), (adjoints[-1], torch.where(z != 0, grad, 0))):
+        slab.zero_()
+        slab[:M, :K] = last
+    kernels.adjoint[(plan.programs,)](
+        packed(p.S.T, plan.KP, plan.KP, p.x.dtype),
+        codes,
+        adjoints,
+        M,
+        plan.KP,
+        p.n_iter,
+        codes.stride(0),
+        GIVEN=p.z0 is not None,
+        **plan.options(p.x.dtype),
+    )
+    return adjoints
+
+
+def _collect(
+    p: Bottleneck, plan: Launch, drive: torch.Tensor, codes: torch.Tensor, adjoints: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of b (M, K), of θ for each atom (K,), of the gain."""
+    M, K = len(p.x), p.S.shape[0]
+    grid = (plan.rows // COLLECTED.rows, plan.KP // COLLECTED.columns)
+    d_drive = p.x.new_empty(plan.rows, plan.KP)
+    d_theta = p.x.new_empty(grid[0], plan.KP, dtype=torch.float32)
+    d_gain = p.x.new_empty(grid, dtype=torch.float32)
+    kernels.collect[grid](
+        codes,
+        adjoints,
+        drive,
+        p.gain,
+        d_drive,
+        d_theta,
+        d_gain,
+        M,
+        K,
+        plan.KP,
+        drive.stride(0),
+        p.n_iter,
+        codes.stride(0),
+        GIVEN=p.z0 is not None,
+        BLOCK_M=COLLECTED.rows,
+        BLOCK_N=COLLECTED.columns,
+        num_warps=COLLECTED.warps,
+    )
+    return d_drive[:M, :K], d_theta.sum(0)[:K], d_gain.sum()
+
+
+class _Backward:
+    """Sums of the gradients of what all rows share, in float32; and the gradients of the rows themselves."""
+
+    def __init__(self, p: Bottleneck, needed: list[bool], card: Card) -> None:
+        self.card = card
+        fields = zip(p._fields[:7], p[:7], needed, strict=True)
+        wanted = {name: tensor for name, tensor, is_needed in fields if is_needed and tensor is not None}
+        self.rows: dict[str, torch.Tensor] = {
+            name: torch.empty_like(wanted.pop(name)) for name in ("x", "z0") if name in wanted
+        }
+        self.sums = {name: torch.zeros_like(tensor, dtype=torch.float32) for name, tensor in wanted.items()}
+
+    def add(self, p: Bottleneck, given: Incoming, begin: int) -> None:
+        """The rows of a chunk, of which the first is row `begin`."""
+        M, K, plan = len(p.x), p.S.shape[0], p.plan(self.card)
+        codes = p.x.new_empty(p.n_iter + 1, plan.rows, plan.KP)
+        drive = p.x if p.W_e is None else p.x.new_empty(plan.rows, plan.KP)
+        _iterate(p, plan, None if p.W_e is None else drive, codes, None)
+        adjoints = _adjoints(p, plan, self._grad_of_codes(p, given), given.z, codes)
+        d_drive, d_theta, d_gain = _collect(p, plan, drive, codes, adjoints)
+        own = slice(begin, begin + M)
+        if "z0" in self.rows:
+            self.rows["z0"][own] = adjoints[0, :M, :K]
+        if "x" in self.rows:
+            self.rows["x"][own] = d_drive if p.W_e is None else product(d_drive, p.W_e.T, self.card)
+        if "theta" in self.sums:
+            per_atom = p.theta.numel() > 1
+            self.sums["theta"] += (d_theta if per_atom else d_theta.sum()).reshape(p.theta.shape)
+        if "gain" in self.sums:
+            self.sums["gain"] += d_gain
+        if "S" in self.sums:
+            every_t = adjoints[1:].flatten(0, 1), codes[:-1].flatten(0, 1)
+            self.sums["S"] += outer(*every_t, self.card)[:K, :K]
+        if "W_e" in self.sums:
+            self.sums["W_e"] += outer(d_drive, p.x, self.card)
+        if "D" in self.sums and given.grad_x_hat is not None:
+            self.sums["D"] += outer(given.grad_x_hat, given.z, self.card)
+
+    def _grad_of_codes(self, p: Bottleneck, given: Incoming) -> torch.Tensor:
+        if given.grad_x_hat is None or p.D is None:
+            return torch.zeros_like(given.z) if given.grad_z is None else given.grad_z
+        through = product(given.grad_x_hat, p.D.T, self.card)
+        return through if given.grad_z is None else given.grad_z + through
+
+    def gradients(self, p: Bottleneck) -> Gradients:
+        shared = {name: total.to(getattr(p, name).dtype) for name, total in self.sums.items()}
+        return Gradients._make(self.rows.get(name, shared.get(name)) for name in Gradients._fields)
+
+
+def backward(p: Bottleneck, given: Incoming, needed: list[bool]) -> Gradients:
+    """Gradients of the tensors of p, of which those of `needed` are computed."""
+    with on_device_of(p.x) as card:
+        pass_ = _Backward(p, needed, card)
+        rows = chunk_rows(p.plan(card), p.n_iter, p.x.dtype.itemsize)
+        for begin in range(0, len(p.x), rows):
+            pass_.add(p.rows(begin, begin + rows), given.rows(begin, begin + rows), begin)
+        return pass_.gradients(p)

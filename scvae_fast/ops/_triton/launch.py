@@ -1,0 +1,153 @@
+"""Launches the Triton kernels: packs the matrices, sizes the scratch, deals rows out to programs.
+
+Scratch is bounded whatever M and T are: the forward pass has it for the rows that are in flight, the backward pass
+works on chunks of rows whose iterates and adjoints take at most CHUNK_BYTES.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+
+from scvae_fast.ops._triton import kernels
+from scvae_fast.ops._triton.tiles import INTERPRETER, MOST_ATOMS, Card, Tile, choose
+
+CHUNK_BYTES = 1 << 30
+PROGRAMS_PER_MULTIPROCESSOR = 2
+ROWS_PER_SPLIT = 4096
+
+# What stands in for a card where kernels are interpreted.
+INTERPRETED = Card(capability=(INTERPRETER, 0), shared_bytes=1 << 20, multiprocessors=2)
+
+
+@cache
+def card(index: int | None) -> Card:
+    """The properties of a CUDA device; of `INTERPRETED` for None."""
+    if index is None:
+        return INTERPRETED
+    properties = torch.cuda.get_device_properties(index)
+    shared_bytes = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
+    return Card((properties.major, properties.minor), shared_bytes, properties.multi_processor_count)
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How float32 is multiplied: three TF32 products, or one where torch's own setting allows it."""
+    if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32":
+        return "tf32x3"
+    return "tf32"
+
+
+def up(size: int, unit: int) -> int:
+    """The next multiple of the unit."""
+    return -(-size // unit) * unit
+
+
+class Launch(NamedTuple):
+    """How a problem of M rows, K atoms and n features is dealt out."""
+
+    tile: Tile
+    programs: int
+    rows: int  # M in whole tiles
+    KP: int  # atoms in whole tiles
+    NP: int  # features in whole tiles
+
+    def options(self, dtype: torch.dtype) -> dict[str, Any]:
+        """The tile as arguments of a kernel."""
+        return {
+            "BLOCK_M": self.tile.rows,
+            "BLOCK_N": self.tile.columns,
+            "BLOCK_K": self.tile.depth,
+            "PRECISION": precision(dtype),
+            "num_warps": self.tile.warps,
+            "num_stages": self.tile.stages,
+        }
+
+
+def launch(card: Card, dtype: torch.dtype, M: int, K: int, n: int) -> Launch:
+    """A pure function of the card and the problem."""
+    if max(K, n) > MOST_ATOMS:
+        raise ValueError(f"backend 'triton': at most {MOST_ATOMS} atoms or features, got {max(K, n)}")
+    tile = choose(card, dtype, M)
+    blocks = -(-M // tile.rows)
+    unit = max(tile.columns, tile.depth)
+    programs = max(1, min(blocks, PROGRAMS_PER_MULTIPROCESSOR * card.multiprocessors))
+    return Launch(tile, programs, blocks * tile.rows, up(K, unit), up(n, unit))
+
+
+def chunk_rows(plan: Launch, n_iter: int, itemsize: int) -> int:
+    """Rows of the backward pass that are in flight at a time: whole tiles, one at least."""
+    row_bytes = 2 * (n_iter + 2) * itemsize * plan.KP
+    return max(1, min(plan.rows, CHUNK_BYTES // row_bytes) // plan.tile.rows) * plan.tile.rows
+
+
+def packed(matrix: torch.Tensor, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+    """The matrix in packed rows, padded with zeros to (rows, columns)."""
+    if matrix.shape == (rows, columns) and matrix.dtype == dtype:
+        return matrix.contiguous()
+    out = matrix.new_zeros(rows, columns, dtype=dtype)
+    out[: matrix.shape[0], : matrix.shape[1]] = matrix
+    return out
+
+
+@contextlib.contextmanager
+def on_device_of(tensor: torch.Tensor) -> Iterator[Card]:
+    """Its device, and thereby its current stream, for the launches inside."""
+    if tensor.device.type != "cuda":
+        yield card(None)
+        return
+    with torch.cuda.device(tensor.device):
+        yield card(tensor.get_device())
+
+
+def outer(left: torch.Tensor, right: torch.Tensor, properties: Card) -> torch.Tensor:
+    """leftᵀ right in float32 for left (rows, I) and right (rows, J); the shape alone decides the order of the sums."""
+    rows, I, J = left.shape[0], left.shape[1], right.shape[1]  # noqa: E741
+    tile = choose(properties, left.dtype, 1 << 30)
+    # As many rows as columns: neither factor is more often read than the other.
+    side = min(tile.rows, tile.columns)
+    splits = max(1, rows // ROWS_PER_SPLIT)
+    sums = left.new_empty(splits, I, J, dtype=torch.float32)
+    grid = (-(-I // side), -(-J // side), splits)
+    kernels.outer[grid](
+        left,
+        right,
+        sums,
+        rows,
+        I,
+        J,
+        left.stride(0),
+        right.stride(0),
+        up(-(-rows // splits), tile.depth),
+        BLOCK_M=side,
+        BLOCK_N=side,
+        BLOCK_K=tile.depth,
+        PRECISION=precision(left.dtype),
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    return sums.sum(0)
+
+
+def product(left: torch.Tensor, right: torch.Tensor, properties: Card) -> torch.Tensor:
+    """Left rightᵀ (M, columns) for left (M, depth) and right (columns, depth)."""
+    (M, depth), columns = left.shape, right.shape[0]
+    plan = launch(properties, left.dtype, M, columns, depth)
+    out = left.new_empty(M, columns)
+    if M > 0:
+        kernels.product[(plan.rows // plan.tile.rows, plan.KP // plan.tile.columns)](
+            left,
+            packed(right, plan.KP, plan.NP, left.dtype),
+            out,
+            M,
+            columns,
+            depth,
+            left.stride(0),
+            plan.NP,
+            **plan.options(left.dtype),
+        )
+    return out

@@ -1,0 +1,29 @@
+"""The Triton kernels by Triton's interpreter, on the CPU: a process interprets kernels or compiles them, for good."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="there is no triton on this platform"
+)
+
+
+@pytest.mark.parametrize("name", ["triton", "fuzz"])
+def test_kernels_hold_interpreted(name):
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "triton", str(HERE / f"test_{name}.py")]
+    # The interpreter computes with NumPy, which warns of the NaN and infinity that some cases are about.
+    quiet = ["-W", "ignore:invalid value encountered:RuntimeWarning"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, *command, *quiet], env=environment, cwd=HERE.parent.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout
+    assert "skipped" not in done.stdout
