@@ -11,20 +11,19 @@ import itertools
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 import scvae_fast
-from benchmarks import cases, gate, program, run
+from benchmarks import cases, gate, program, run, timing
 from benchmarks.cases import Tensors
 from scvae_fast._files import write_json
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 EAGER, COMPILED = "eager", "compiled"
+SAMPLE_SECONDS = 0.02  # that a sample of the fastest contestant takes
 BYTES_KEPT = "MiB kept for backward"
 
 
@@ -53,31 +52,9 @@ def contestants(compile_: bool) -> dict[str, run.Contestant]:
     ours = [name for name in ("triton", "cuda") if scvae_fast.backends().get(name, "unknown") is None]
     rivals: dict[str, run.Contestant] = {EAGER: cases.released}
     if compile_:
+        torch.compiler.reset()  # else the shapes of one setting count as recompilations of another
         rivals[COMPILED] = torch.compile(cases.released, mode="max-autotune")
     return {**rivals, **{name: partial(run.fused, name) for name in ours}}
-
-
-def milliseconds(call: Callable[[], object], device: str, at_least: float = 0.02) -> Iterator[float]:
-    """Milliseconds a call, sample after sample; a sample is so many calls that it takes `at_least` seconds."""
-    calls = 1
-    while True:
-        if device == "cpu":
-            begin = time.perf_counter()
-            for _ in range(calls):
-                call()
-            total = (time.perf_counter() - begin) * 1e3
-        else:
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            for _ in range(calls):
-                call()
-            end.record()
-            end.synchronize()
-            total = start.elapsed_time(end)
-        if total >= at_least * 1e3:
-            yield total / calls
-        else:
-            calls *= 2
 
 
 def kept_mebibytes(contestant: run.Contestant, t: Tensors, n_iter: int) -> float:
@@ -106,7 +83,7 @@ def figures(samples: list[float], error: float) -> dict[str, float]:
 
 
 def measure(setting: Setting, device: str, rounds: int, compile_: bool) -> dict[str, Any]:
-    """Every contestant's figures and samples, in milliseconds; "wrong" instead of them where a result is."""
+    """Every contestant's figures in milliseconds, and samples in seconds; "wrong" instead where a result is."""
     t = tensors(setting, device)
     exact = cases.released(t.double(), setting.n_iter)[1]
     step = run.forward_step if setting.direction == run.FORWARD else run.training_step
@@ -116,10 +93,11 @@ def measure(setting: Setting, device: str, rounds: int, compile_: bool) -> dict[
     out: dict[str, Any] = {**setting._asdict(), "wrong": [n for n, e in errors.items() if not e <= allowed], "ms": {}}
     right = {name: one for name, one in entered.items() if name not in out["wrong"]}
     with torch.set_grad_enabled(setting.direction != run.FORWARD):
-        timers = {name: milliseconds(partial(step, one, t, setting.n_iter), device) for name, one in right.items()}
-        samples = [{name: next(timer) for name, timer in timers.items()} for _ in range(rounds)]
+        runs = {name: partial(step, one, t, setting.n_iter) for name, one in right.items()}
+        calls = timing.calls_that_take(SAMPLE_SECONDS, runs, device)
+        samples = list(timing.interleaved(runs, rounds, calls=calls, device=device))
     for name, one in right.items():
-        line = figures([sample[name] for sample in samples], errors[name])
+        line = figures([sample[name] * 1e3 for sample in samples], errors[name])
         if setting.direction != run.FORWARD and name != COMPILED:
             line[BYTES_KEPT] = kept_mebibytes(one, t, setting.n_iter)
         if device != "cpu":
@@ -134,8 +112,8 @@ def measure(setting: Setting, device: str, rounds: int, compile_: bool) -> dict[
 def matmul_rate(dtype: torch.dtype, device: str, size: int = 8192) -> float:
     """Floating-point operations a second of a large product of random matrices: the ceiling of all contestants."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    timer = milliseconds(lambda: a @ b, device)
-    return 2 * size**3 / statistics.median(next(timer) for _ in range(5)) * 1e3
+    samples = list(timing.interleaved({"product": lambda: a @ b}, 5, calls=8, device=device))
+    return 2 * size**3 / timing.medians(samples)["product"]
 
 
 def line(result: dict[str, Any], ceilings: dict[str, float]) -> str:
@@ -174,7 +152,13 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bfloat16", "float32"])
     parser.add_argument("--rounds", type=int, default=11, help="samples of each contestant (default 11)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu, interpreted: a trial run alone")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it tunes for minutes")
+    parser.add_argument(
+        "--compile-rows",
+        type=int,
+        nargs="*",
+        default=[65_536],
+        help="the M at which torch.compile takes part: it tunes for up to a minute at each",
+    )
     program.add_json_option(parser)
     chosen = parser.parse_args(words)
     if min(*chosen.rows, *chosen.n_iter, chosen.rounds) < 1:
@@ -195,7 +179,7 @@ def main(words: list[str] | None = None) -> int:
     for setting in itertools.starmap(
         Setting, itertools.product(chosen.dtypes, chosen.rows, chosen.n_iter, (run.FORWARD, run.BOTH))
     ):
-        results.append(measure(setting, chosen.device, chosen.rounds, not chosen.no_compile))
+        results.append(measure(setting, chosen.device, chosen.rounds, setting.rows in chosen.compile_rows))
         print(line(results[-1], ceilings), flush=True)
         if chosen.json:
             write_json(chosen.json, {"environment": found, "products a second": ceilings, "results": results})

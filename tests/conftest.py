@@ -1,9 +1,13 @@
 """Fixtures of the whole suite."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+# What cuBLAS asks for before it computes deterministically.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ SETTING = Setting("float32", 20, 2, run.BOTH)
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="there is no triton on this platform")
 def test_trial_run(tmp_path):
-    words = ["--device", "cpu", "--rows", "20", "--n-iter", "1", "--dtypes", "float32", "--rounds", "2", "--no-compile"]
+    words = ["--device", "cpu", "--rows", "20", "--n-iter", "1", "--dtypes", "float32", "--rounds", "2"]
     path = tmp_path / "gpu.json"
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", *words, "--json", str(path)],

@@ -87,6 +87,7 @@ def test_chunks_and_splits_change_nothing_but_roundings(monkeypatch):
     whole = results_and_gradients(sparse_code, p, n_iter=3, backend="triton")
     monkeypatch.setattr(launch, "CHUNK_BYTES", 1)
     monkeypatch.setattr(launch, "ROWS_PER_SPLIT", 16)
+    monkeypatch.setattr(launch, "CHAIN", 128)
     parts = results_and_gradients(sparse_code, p, n_iter=3, backend="triton")
     for name, gradient in parts.items():
         torch.testing.assert_close(gradient, whole[name], rtol=1e-4, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")

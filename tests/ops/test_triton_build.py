@@ -25,6 +25,7 @@ SHARED = {80: 166_912, 90: 232_448, 100: 232_448}
 MATRIX = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
+CHAIN = 512  # launch.py's
 INTEGERS = {
     *("M", "n", "K", "NP", "KP", "n_iter", "slab", "theta_stride", "drive_stride", "rows", "I", "J"),
     *("left_stride", "right_stride", "per_split", "columns", "depth"),
@@ -90,6 +91,7 @@ def compiled(arch: int, dtype: torch.dtype, kind: Kind, tile: Tile) -> Any:
         "BLOCK_M": tile.rows,
         "BLOCK_N": tile.columns,
         "BLOCK_K": tile.depth,
+        "CHAIN": CHAIN,
         "PRECISION": "tf32x3" if dtype == torch.float32 else "tf32",
         "theta_stride": 1,
     }

@@ -260,6 +260,7 @@ def outer(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    CHAIN: tl.constexpr,  # rows that the matrix units sum up: they round less well than an addition does
     PRECISION: tl.constexpr,
 ):
     """Sums over rows, left^T right; the rows in a fixed number of splits, each summed in order."""
@@ -268,12 +269,16 @@ def outer(
     split = tl.program_id(2).to(tl.int64)
     total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     first = split * per_split
-    for begin in range(0, per_split, BLOCK_K):
-        row = first + begin + tl.arange(0, BLOCK_K)
-        here = row < rows
-        a = tl.load(left + row[None, :] * left_stride + i[:, None], mask=here[None, :] & (i < I)[:, None], other=0.0)
-        b = tl.load(right + row[:, None] * right_stride + j[None, :], mask=here[:, None] & (j < J)[None, :], other=0.0)
-        total = tl.dot(a, b, total, input_precision=PRECISION)
+    of_left, of_right = left + i[:, None], right + j[None, :]
+    for begin in range(0, per_split, CHAIN):
+        part = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        for step in range(begin, tl.minimum(begin + CHAIN, per_split), BLOCK_K):
+            row = first + step + tl.arange(0, BLOCK_K)
+            here = row < rows
+            a = tl.load(of_left + row[None, :] * left_stride, mask=here[None, :] & (i < I)[:, None], other=0.0)
+            b = tl.load(of_right + row[:, None] * right_stride, mask=here[:, None] & (j < J)[None, :], other=0.0)
+            part = tl.dot(a, b, part, input_precision=PRECISION)
+        total += part
     target = sums + (split * I + i[:, None]) * J + j[None, :]
     tl.store(target, total, mask=(i < I)[:, None] & (j < J)[None, :])
 

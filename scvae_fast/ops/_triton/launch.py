@@ -19,7 +19,11 @@ from scvae_fast.ops._triton.tiles import INTERPRETER, MOST_ATOMS, Card, Tile, ch
 
 CHUNK_BYTES = 1 << 30
 PROGRAMS_PER_MULTIPROCESSOR = 2
-ROWS_PER_SPLIT = 4096
+
+# Of sums over rows. Their order does not depend on how many multiprocessors a card has.
+OUTER_PROGRAMS = 512
+ROWS_PER_SPLIT = 512
+CHAIN = 512
 
 # What stands in for a card where kernels are interpreted.
 INTERPRETED = Card(capability=(INTERPRETER, 0), shared_bytes=1 << 20, multiprocessors=2)
@@ -110,9 +114,10 @@ def outer(left: torch.Tensor, right: torch.Tensor, properties: Card) -> torch.Te
     tile = choose(properties, left.dtype, 1 << 30)
     # As many rows as columns: neither factor is more often read than the other.
     side = min(tile.rows, tile.columns)
-    splits = max(1, rows // ROWS_PER_SPLIT)
+    across, down = -(-I // side), -(-J // side)
+    splits = max(1, min(OUTER_PROGRAMS // (across * down), rows // ROWS_PER_SPLIT))
     sums = left.new_empty(splits, I, J, dtype=torch.float32)
-    grid = (-(-I // side), -(-J // side), splits)
+    grid = (across, down, splits)
     kernels.outer[grid](
         left,
         right,
@@ -126,6 +131,7 @@ def outer(left: torch.Tensor, right: torch.Tensor, properties: Card) -> torch.Te
         BLOCK_M=side,
         BLOCK_N=side,
         BLOCK_K=tile.depth,
+        CHAIN=CHAIN,
         PRECISION=precision(left.dtype),
         num_warps=tile.warps,
         num_stages=tile.stages,
