@@ -217,8 +217,8 @@ class _Backward:
 def backward(p: Bottleneck, given: Incoming, needed: list[bool]) -> Gradients:
     """Gradients of the tensors of p, of which those of `needed` are computed."""
     with on_device_of(p.x) as card:
-        pass_ = _Backward(p, needed, card)
+        gathered = _Backward(p, needed, card)
         rows = chunk_rows(p.plan(card), p.n_iter, p.x.dtype.itemsize)
         for begin in range(0, len(p.x), rows):
-            pass_.add(p.rows(begin, begin + rows), given.rows(begin, begin + rows), begin)
-        return pass_.gradients(p)
+            gathered.add(p.rows(begin, begin + rows), given.rows(begin, begin + rows), begin)
+        return gathered.gradients(p)

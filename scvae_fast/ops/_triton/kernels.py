@@ -30,7 +30,7 @@ def _multiply(
     MASKED: tl.constexpr,  # whether left has rows that there are not, or is no whole number of tiles deep
     PRECISION: tl.constexpr,
 ):
-    """Left · rightᵀ (BLOCK_M, BLOCK_N), summed in float32."""
+    """The product left · rightᵀ (BLOCK_M, BLOCK_N), summed in float32."""
     sums = tl.zeros((left.shape[0], right.shape[1]), dtype=tl.float32)
     inner = tl.arange(0, left.shape[1])[None, :]
     for begin in range(0, depth, left.shape[1]):
@@ -298,7 +298,7 @@ def product(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Left · rightᵀ."""
+    """The product left · rightᵀ."""
     first = tl.program_id(0).to(tl.int64) * BLOCK_M
     within = tl.arange(0, BLOCK_M)[:, None]
     live = within < tl.minimum(M - first, BLOCK_M).to(tl.int32)

@@ -109,7 +109,7 @@ def on_device_of(tensor: torch.Tensor) -> Iterator[Card]:
 
 
 def outer(left: torch.Tensor, right: torch.Tensor, properties: Card) -> torch.Tensor:
-    """leftᵀ right in float32 for left (rows, I) and right (rows, J); the shape alone decides the order of the sums."""
+    """leftᵀ right in float32 for left (rows, I) and right (rows, J), in an order that shape and tile decide."""
     rows, I, J = left.shape[0], left.shape[1], right.shape[1]  # noqa: E741
     tile = choose(properties, left.dtype, 1 << 30)
     # As many rows as columns: neither factor is more often read than the other.
@@ -140,7 +140,7 @@ def outer(left: torch.Tensor, right: torch.Tensor, properties: Card) -> torch.Te
 
 
 def product(left: torch.Tensor, right: torch.Tensor, properties: Card) -> torch.Tensor:
-    """Left rightᵀ (M, columns) for left (M, depth) and right (columns, depth)."""
+    """The product left · rightᵀ (M, columns) for left (M, depth) and right (columns, depth)."""
     (M, depth), columns = left.shape, right.shape[0]
     plan = launch(properties, left.dtype, M, columns, depth)
     out = left.new_empty(M, columns)
