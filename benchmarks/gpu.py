@@ -19,6 +19,7 @@ import torch
 import scvae_fast
 from benchmarks import cases, gate, program, run, timing
 from benchmarks.cases import Tensors
+from benchmarks.kept import kept_for_backward
 from scvae_fast._files import write_json
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -42,7 +43,7 @@ class Setting(NamedTuple):
 
 
 def tensors(setting: Setting, device: str) -> Tensors:
-    """Arguments of sparse_code on the device; the gain stays float32, as a layer has it."""
+    """Arguments of sparse_code on the device."""
     drawn = cases.tensors(cases.Case(setting.rows, setting.n_iter, 0.05, official=True))
     return Tensors._make(None if t is None else t.to(device, DTYPES[setting.dtype]) for t in drawn)
 
@@ -58,20 +59,10 @@ def contestants(compile_: bool) -> dict[str, run.Contestant]:
 
 
 def kept_mebibytes(contestant: run.Contestant, t: Tensors, n_iter: int) -> float:
-    """What autograd keeps for the backward pass, in storages of its own."""
+    """What autograd keeps for the backward pass besides the arguments."""
     leaves = t._replace(x=t.x.detach().requires_grad_(), S=t.S.detach().requires_grad_())
-    given = {t.untyped_storage().data_ptr() for t in leaves if t is not None}
-    kept: dict[int, int] = {}
-
-    def pack(saved: torch.Tensor) -> torch.Tensor:
-        storage = saved.untyped_storage()
-        if storage.data_ptr() not in given:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return saved
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
-        contestant(leaves, n_iter)
-    return sum(kept.values()) / 2**20
+    inputs = {name: tensor for name, tensor in leaves._asdict().items() if tensor is not None}
+    return kept_for_backward(lambda: contestant(leaves, n_iter), inputs, data="x").made / 2**20
 
 
 def figures(samples: list[float], error: float) -> dict[str, float]:
@@ -89,7 +80,7 @@ def measure(setting: Setting, device: str, rounds: int, compile_: bool) -> dict[
     step = run.forward_step if setting.direction == run.FORWARD else run.training_step
     entered = contestants(compile_)
     errors = {name: gate.error(one(t, setting.n_iter)[1].double(), exact) for name, one in entered.items()}
-    allowed = 2 * errors[EAGER] + torch.finfo(DTYPES[setting.dtype]).eps
+    allowed = gate.allowed(errors, EAGER, DTYPES[setting.dtype])
     out: dict[str, Any] = {**setting._asdict(), "wrong": [n for n, e in errors.items() if not e <= allowed], "ms": {}}
     right = {name: one for name, one in entered.items() if name not in out["wrong"]}
     with torch.set_grad_enabled(setting.direction != run.FORWARD):
@@ -97,14 +88,14 @@ def measure(setting: Setting, device: str, rounds: int, compile_: bool) -> dict[
         calls = timing.calls_that_take(SAMPLE_SECONDS, runs, device)
         samples = list(timing.interleaved(runs, rounds, calls=calls, device=device))
     for name, one in right.items():
-        line = figures([sample[name] * 1e3 for sample in samples], errors[name])
+        found = figures([sample[name] * 1e3 for sample in samples], errors[name])
         if setting.direction != run.FORWARD and name != COMPILED:
-            line[BYTES_KEPT] = kept_mebibytes(one, t, setting.n_iter)
+            found[BYTES_KEPT] = kept_mebibytes(one, t, setting.n_iter)
         if device != "cpu":
             torch.cuda.reset_peak_memory_stats()
             step(one, t, setting.n_iter)
-            line["MiB at the peak"] = torch.cuda.max_memory_allocated() / 2**20
-        out["ms"][name] = line
+            found["MiB at the peak"] = torch.cuda.max_memory_allocated() / 2**20
+        out["ms"][name] = found
     out["errors"], out["samples"] = errors, samples
     return out
 

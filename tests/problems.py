@@ -78,6 +78,17 @@ def to(problem: dict[str, torch.Tensor | None], dtype: torch.dtype) -> dict[str,
     return {name: None if t is None else t.detach().to(dtype) for name, t in problem.items()}
 
 
+def unrolled_lista(b, S, theta, n_iter, gain=None, z0=None):
+    """Lista in plain PyTorch, differentiated by autograd."""
+    return iterates(Problem(b, S, theta, gain, z0, n_iter))[-1]
+
+
+def unrolled_sparse_code(x, W_e, S, theta, D, n_iter, gain=None, z0=None):
+    """sparse_code in plain PyTorch, differentiated by autograd."""
+    z = unrolled_lista(x @ W_e.T, S, theta, n_iter, gain, z0)
+    return z, z @ D.T
+
+
 def results_and_gradients(
     op: Callable[..., Any], problem: dict[str, torch.Tensor | None], **settings: Any
 ) -> dict[str, torch.Tensor]:

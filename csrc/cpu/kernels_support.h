@@ -24,6 +24,12 @@ namespace {
                                  _mm512_setzero_pd(), _CMP_NEQ_UQ);
 }
 
+// So many lanes of a vector, as bits, or all of them.
+template <typename T>
+[[gnu::always_inline]] inline unsigned first_lanes(std::int64_t count) {
+  return (1u << (count < kLanes<T> ? count : kLanes<T>)) - 1;
+}
+
 template <typename T>
 std::int64_t support(const T* rows, std::int64_t stride, int count, std::int64_t columns, std::int32_t* index) {
   constexpr std::int64_t lanes = kLanes<T>;
@@ -31,7 +37,7 @@ std::int64_t support(const T* rows, std::int64_t stride, int count, std::int64_t
   __m512i column = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   std::int64_t found = 0;
   for (std::int64_t j = 0; j < columns; j += lanes) {
-    const unsigned live = columns - j < lanes ? (1u << (columns - j)) - 1 : (1u << lanes) - 1;
+    const unsigned live = first_lanes<T>(columns - j);
     unsigned any = 0;
     for (int r = 0; r < count; ++r) any |= not_zero(rows + r * stride + j, live);
     _mm512_storeu_si512(index + found, _mm512_maskz_compress_epi32(static_cast<__mmask16>(any), column));
@@ -46,7 +52,7 @@ std::int64_t mark(const T* row, std::int64_t columns, std::uint64_t* mask) {
   constexpr std::int64_t lanes = kLanes<T>;
   std::int64_t found = 0;
   for (std::int64_t j = 0; j < columns; j += lanes) {
-    const unsigned inside = columns - j < lanes ? (1u << (columns - j)) - 1 : (1u << lanes) - 1;
+    const unsigned inside = first_lanes<T>(columns - j);
     const unsigned live = not_zero(row + j, inside);
     mask[j / 64] |= static_cast<std::uint64_t>(live) << (j % 64);
     found += __builtin_popcount(live);
@@ -59,7 +65,7 @@ void patterns(const T* rows, std::int64_t stride, std::int64_t columns, std::int
   constexpr std::int64_t lanes = kLanes<T>;
   unsigned mask[kDepth / lanes][kMaxRows];
   for (std::int64_t j = 0; j < columns; j += lanes) {
-    const unsigned live = columns - j < lanes ? (1u << (columns - j)) - 1 : (1u << lanes) - 1;
+    const unsigned live = first_lanes<T>(columns - j);
     for (int r = 0; r < kMaxRows; ++r) mask[j / lanes][r] = not_zero(rows + r * stride + j, live);
   }
   const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);

@@ -16,18 +16,12 @@ from problems import (
     lista_problem,
     results_and_gradients,
     to,
+    unrolled_lista,
 )
 
 from scvae_fast import lista
-from scvae_fast.ops.lista import _eager
-from scvae_fast.ops.lista._contract import Problem
 
 EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
-
-
-def unrolled(b, S, theta, n_iter, gain=None, z0=None):
-    """The formula in plain PyTorch, differentiated by autograd."""
-    return _eager.iterates(Problem(b, S, theta, gain, z0, n_iter))[-1]
 
 
 def by_numpy(b, S, theta, n_iter):
@@ -70,7 +64,7 @@ def test_gradients_by_finite_differences(backend, start, theta, n_iter):
 @pytest.mark.parametrize("start", ["plain", "gain", "z0"])
 def test_handwritten_backward_is_autograds(backend, start):
     p = lista_problem(9, 12, start=start)
-    expected = results_and_gradients(unrolled, p, n_iter=5)
+    expected = results_and_gradients(unrolled_lista, p, n_iter=5)
     assert_all_close(results_and_gradients(lista, p, n_iter=5, backend=backend), expected)
 
 
@@ -79,7 +73,7 @@ def test_handwritten_backward_is_autograds(backend, start):
 @pytest.mark.parametrize("theta", ["atom", "zero"])
 def test_float32_error(backend, n_iter, theta):
     single = to(lista_problem(63, 128, theta=theta), torch.float32)
-    assert_as_exact_as_pytorch(lista, unrolled, clear_of_ties(single, n_iter), n_iter=n_iter, backend=backend)
+    assert_as_exact_as_pytorch(lista, unrolled_lista, clear_of_ties(single, n_iter), n_iter=n_iter, backend=backend)
 
 
 @EVERY_BACKEND
@@ -88,7 +82,7 @@ def test_float32_error(backend, n_iter, theta):
 def test_odd_sizes(backend, M, K):
     single = to(lista_problem(M, K), torch.float32)
     n_iter = 2
-    assert_as_exact_as_pytorch(lista, unrolled, clear_of_ties(single, n_iter), n_iter=n_iter, backend=backend)
+    assert_as_exact_as_pytorch(lista, unrolled_lista, clear_of_ties(single, n_iter), n_iter=n_iter, backend=backend)
 
 
 @EVERY_BACKEND
@@ -149,7 +143,7 @@ def test_expanded_inputs_and_stride_0_gradients(backend):
     row = p["b"].requires_grad_()
     theta = torch.tensor(0.3, dtype=torch.float64).expand(6)
     lista(row.expand(5, 6), p["S"], theta, 3, backend=backend).sum().backward()
-    (expected,) = torch.autograd.grad(unrolled(row, p["S"], theta, 3).sum(), row)
+    (expected,) = torch.autograd.grad(unrolled_lista(row, p["S"], theta, 3).sum(), row)
     torch.testing.assert_close(row.grad, 5 * expected)
 
 

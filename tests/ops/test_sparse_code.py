@@ -12,19 +12,12 @@ from problems import (
     results_and_gradients,
     sparse_code_problem,
     to,
+    unrolled_sparse_code,
 )
 
 from scvae_fast import sparse_code
-from scvae_fast.ops.lista import _eager
-from scvae_fast.ops.lista._contract import Problem
 
 EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
-
-
-def unrolled(x, W_e, S, theta, D, n_iter, gain=None, z0=None):
-    """The formula in plain PyTorch, differentiated by autograd."""
-    z = _eager.iterates(Problem(x @ W_e.T, S, theta, gain, z0, n_iter))[-1]
-    return z, z @ D.T
 
 
 @EVERY_BACKEND
@@ -55,7 +48,9 @@ def test_gradients_by_finite_differences(backend, start, n_iter):
 )
 def test_float32_error(backend, M, K, n, n_iter):
     single = to(sparse_code_problem(M, K, n), torch.float32)
-    assert_as_exact_as_pytorch(sparse_code, unrolled, clear_of_ties(single, n_iter), n_iter=n_iter, backend=backend)
+    assert_as_exact_as_pytorch(
+        sparse_code, unrolled_sparse_code, clear_of_ties(single, n_iter), n_iter=n_iter, backend=backend
+    )
 
 
 @EVERY_BACKEND
@@ -66,7 +61,7 @@ def test_leading_dimensions_and_empty_batch(backend, shape):
     found = results_and_gradients(sparse_code, p, n_iter=2, backend=backend)
     assert found["result 0"].shape == (*shape[:-1], 5)
     assert found["result 1"].shape == shape
-    assert_all_close(found, results_and_gradients(unrolled, p, n_iter=2))
+    assert_all_close(found, results_and_gradients(unrolled_sparse_code, p, n_iter=2))
 
 
 @EVERY_BACKEND
@@ -77,7 +72,7 @@ def test_strides_of_an_images_latents(backend):
     assert z.shape == (2, 3, 5, 8)
     x_hat.movedim(-1, 1).square().sum().backward()
     rows = latents.detach().movedim(1, -1).reshape(-1, 4).requires_grad_()
-    unrolled(rows, p["W_e"], p["S"], p["theta"], p["D"], 3)[1].square().sum().backward()
+    unrolled_sparse_code(rows, p["W_e"], p["S"], p["theta"], p["D"], 3)[1].square().sum().backward()
     torch.testing.assert_close(latents.grad.movedim(1, -1).reshape(-1, 4), rows.grad)
 
 
@@ -99,7 +94,7 @@ def test_one_result_used_and_one_input_learned(backend, used, learned):
         assert not d_D.any()
     else:
         ours = gradients(lambda **arguments: sparse_code(**arguments, backend=backend))
-        assert_all_close(ours, gradients(unrolled))
+        assert_all_close(ours, gradients(unrolled_sparse_code))
 
 
 @EVERY_BACKEND

@@ -13,24 +13,14 @@ from problems import (
     results_and_gradients,
     sparse_code_problem,
     to,
+    unrolled_lista,
+    unrolled_sparse_code,
 )
 
 from scvae_fast import decode, lista, sparse_code
-from scvae_fast.ops.lista import _eager
-from scvae_fast.ops.lista._contract import Problem
 
 pytestmark = pytest.mark.skipif("triton" not in FLOAT32_BACKENDS, reason="neither a CUDA device nor TRITON_INTERPRET=1")
 DEVICE = device_of("triton")
-
-
-def unrolled(b, S, theta, n_iter, gain=None, z0=None):
-    """Lista in plain PyTorch, differentiated by autograd."""
-    return _eager.iterates(Problem(b, S, theta, gain, z0, n_iter))[-1]
-
-
-def unrolled_bottleneck(x, W_e, S, theta, D, n_iter, gain=None, z0=None):
-    z = unrolled(x @ W_e.T, S, theta, n_iter, gain, z0)
-    return z, z @ D.T
 
 
 @pytest.mark.parametrize("start", ["plain", "gain", "z0"])
@@ -38,14 +28,14 @@ def unrolled_bottleneck(x, W_e, S, theta, D, n_iter, gain=None, z0=None):
 @pytest.mark.parametrize("n_iter", [0, 1, 5])
 def test_lista_in_float32(start, theta, n_iter):
     p = clear_of_ties(to(lista_problem(70, 130, start=start, theta=theta), torch.float32), n_iter)
-    assert_as_exact_as_pytorch(lista, unrolled, p, n_iter=n_iter, backend="triton")
+    assert_as_exact_as_pytorch(lista, unrolled_lista, p, n_iter=n_iter, backend="triton")
 
 
 @pytest.mark.parametrize(("M", "K", "n"), [(1, 1, 1), (3, 64, 65), (65, 129, 17), (200, 96, 300)])
 @pytest.mark.parametrize("start", ["gain", "z0"])
 def test_sparse_code_in_float32(M, K, n, start):
     p = clear_of_ties(to(sparse_code_problem(M, K, n, start=start), torch.float32), 4)
-    assert_as_exact_as_pytorch(sparse_code, unrolled_bottleneck, p, n_iter=4, backend="triton")
+    assert_as_exact_as_pytorch(sparse_code, unrolled_sparse_code, p, n_iter=4, backend="triton")
 
 
 @pytest.mark.parametrize("n_iter", [0, 3])
@@ -55,8 +45,8 @@ def test_float16(n_iter, parameters):
     p = to(sparse_code_problem(66, 70, 33), torch.float16)
     if parameters == "float32":
         p = {**p, "theta": p["theta"].float(), "gain": p["gain"].float()}
-    exact = results_and_gradients(unrolled_bottleneck, to(p, torch.float64), n_iter=n_iter)
-    plain = results_and_gradients(unrolled_bottleneck, to(p, torch.float16), n_iter=n_iter)
+    exact = results_and_gradients(unrolled_sparse_code, to(p, torch.float64), n_iter=n_iter)
+    plain = results_and_gradients(unrolled_sparse_code, to(p, torch.float16), n_iter=n_iter)
     ours = results_and_gradients(sparse_code, p, n_iter=n_iter, backend="triton")
     for name, reference in exact.items():
         allowed = 2 * distance(plain[name], reference) + 4 * torch.finfo(torch.float16).eps

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from scvae_fast.ops._triton.tiles import COLLECTED, Tile, tiles
+from scvae_fast.ops._triton.tiles import CHAIN, COLLECTED, Tile, tiles
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") == "1",
@@ -25,7 +25,6 @@ SHARED = {80: 166_912, 90: 232_448, 100: 232_448}
 MATRIX = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
-CHAIN = 512  # launch.py's
 INTEGERS = {
     *("M", "n", "K", "NP", "KP", "n_iter", "slab", "theta_stride", "drive_stride", "rows", "I", "J"),
     *("left_stride", "right_stride", "per_split", "columns", "depth"),

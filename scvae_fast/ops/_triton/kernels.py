@@ -15,6 +15,12 @@ import triton.language as tl
 
 
 @triton.jit
+def _sign(u):
+    """0 for a NaN, as torch.sign has it."""
+    return tl.where(u > 0, 1.0, tl.where(u < 0, -1.0, 0.0))
+
+
+@triton.jit
 def _threshold(u, theta):
     """h_θ(u) = sign(u) max(|u| − θ, 0), in float32."""
     excess = tl.maximum(tl.abs(u) - theta, 0.0, propagate_nan=tl.PropagateNan.ALL)
@@ -23,22 +29,28 @@ def _threshold(u, theta):
 
 @triton.jit
 def _multiply(
-    left,  # (BLOCK_M, BLOCK_K) pointers to the first tile
-    right,  # (BLOCK_K, BLOCK_N) likewise
-    live,  # (BLOCK_M, 1): rows that there are
+    left,  # the first of BLOCK_M rows, left_stride apart
+    left_stride,
+    right,  # rows right_stride apart
+    right_stride,
+    column,  # (BLOCK_N,): the rows of right
+    live,  # (BLOCK_M, 1): rows of left that there are
     depth,  # length of the sums
     MASKED: tl.constexpr,  # whether left has rows that there are not, or is no whole number of tiles deep
+    BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """The product left · rightᵀ (BLOCK_M, BLOCK_N), summed in float32."""
-    sums = tl.zeros((left.shape[0], right.shape[1]), dtype=tl.float32)
-    inner = tl.arange(0, left.shape[1])[None, :]
-    for begin in range(0, depth, left.shape[1]):
+    inner = tl.arange(0, BLOCK_K)
+    from_left = left + (tl.arange(0, live.shape[0])[:, None] * left_stride + inner[None, :])
+    from_right = right + column[None, :] * right_stride + inner[:, None]
+    sums = tl.zeros((live.shape[0], column.shape[0]), dtype=tl.float32)
+    for begin in range(0, depth, BLOCK_K):
         if MASKED:
-            tile = tl.load(left + begin, mask=live & (begin + inner < depth), other=0.0)
+            tile = tl.load(from_left + begin, mask=live & (begin + inner[None, :] < depth), other=0.0)
         else:
-            tile = tl.load(left + begin)
-        sums = tl.dot(tile, tl.load(right + begin), sums, input_precision=PRECISION)
+            tile = tl.load(from_left + begin)
+        sums = tl.dot(tile, tl.load(from_right + begin), sums, input_precision=PRECISION)
     return sums
 
 
@@ -72,7 +84,6 @@ def forward(
     PRECISION: tl.constexpr,
 ):
     """z_0 = h(γ b), or the given z0; z_{t+1} = h(b + S z_t), T times; b = W_e x and x̂ = D z where asked for."""
-    inner = tl.arange(0, BLOCK_K)
     within = tl.arange(0, BLOCK_M)[:, None]
     for block in range(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.num_programs(0)):
         first = tl.cast(block, tl.int64) * BLOCK_M
@@ -82,14 +93,7 @@ def forward(
             column = begin + tl.arange(0, BLOCK_N)
             inside = live & (column < K)[None, :]
             if ENCODE:
-                b = _multiply(
-                    source + first * n + (within * n + inner[None, :]),
-                    encoder + column[None, :] * NP + inner[:, None],
-                    live,
-                    n,
-                    True,
-                    PRECISION,
-                )
+                b = _multiply(source + first * n, n, encoder, NP, column, live, n, True, BLOCK_K, PRECISION)
                 b = b.to(drives.dtype.element_ty)
                 tl.store(drives + own + (within * KP + column[None, :]), b)
             else:
@@ -110,14 +114,7 @@ def forward(
             after = codes + (step + 1 if KEEP else (step + 1) % 2) * slab
             for begin in range(0, KP, BLOCK_N):
                 column = begin + tl.arange(0, BLOCK_N)
-                u = _multiply(
-                    before + own + (within * KP + inner[None, :]),
-                    inhibition + column[None, :] * KP + inner[:, None],
-                    live,
-                    KP,
-                    False,
-                    PRECISION,
-                )
+                u = _multiply(before + own, KP, inhibition, KP, column, live, KP, False, BLOCK_K, PRECISION)
                 if ENCODE:
                     u += tl.load(drives + own + (within * KP + column[None, :])).to(tl.float32)
                 else:
@@ -138,14 +135,7 @@ def forward(
             if DECODE:
                 for begin in range(0, NP, BLOCK_N):
                     feature = begin + tl.arange(0, BLOCK_N)
-                    value = _multiply(
-                        last + own + (within * KP + inner[None, :]),
-                        decoder + feature[None, :] * KP + inner[:, None],
-                        live,
-                        KP,
-                        False,
-                        PRECISION,
-                    )
+                    value = _multiply(last + own, KP, decoder, KP, feature, live, KP, False, BLOCK_K, PRECISION)
                     inside = live & (feature < n)[None, :]
                     tl.store(
                         x_hat + first * n + (within * n + feature[None, :]),
@@ -171,7 +161,6 @@ def adjoint(
     PRECISION: tl.constexpr,
 ):
     """The adjoint recurrence: ĝ_{t−1} = ĝ_t S on the support of z_{t−1}, else 0."""
-    inner = tl.arange(0, BLOCK_K)
     within = tl.arange(0, BLOCK_M)[:, None]
     for block in range(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.num_programs(0)):
         first = tl.cast(block, tl.int64) * BLOCK_M
@@ -182,12 +171,7 @@ def adjoint(
             for begin in range(0, KP, BLOCK_N):
                 column = begin + tl.arange(0, BLOCK_N)
                 g = _multiply(
-                    adjoints + (t + 1) * slab + own + (within * KP + inner[None, :]),
-                    inhibition + column[None, :] * KP + inner[:, None],
-                    live,
-                    KP,
-                    False,
-                    PRECISION,
+                    adjoints + (t + 1) * slab + own, KP, inhibition, KP, column, live, KP, False, BLOCK_K, PRECISION
                 )
                 here = within * KP + column[None, :]
                 z = tl.load(codes + t * slab + own + here)
@@ -230,11 +214,11 @@ def collect(
         g = tl.load(adjoints + t * slab + here).to(tl.float32)
         z = tl.load(codes + t * slab + here)
         of_b += g
-        of_theta -= tl.where(z > 0, 1.0, tl.where(z < 0, -1.0, 0.0)) * g
+        of_theta -= _sign(z) * g
     if not GIVEN:
         g = tl.load(adjoints + here).to(tl.float32)
         z = tl.load(codes + here)
-        of_theta -= tl.where(z > 0, 1.0, tl.where(z < 0, -1.0, 0.0)) * g
+        of_theta -= _sign(z) * g
         inside = (within < tl.minimum(M - first, BLOCK_M).to(tl.int32)) & (column < K)[None, :]
         b = tl.load(drive + first * drive_stride + (within * drive_stride + column[None, :]), mask=inside, other=0.0)
         share = tl.sum(tl.sum(b.to(tl.float32) * g, axis=1), axis=0)
@@ -303,14 +287,8 @@ def product(
     within = tl.arange(0, BLOCK_M)[:, None]
     live = within < tl.minimum(M - first, BLOCK_M).to(tl.int32)
     column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    inner = tl.arange(0, BLOCK_K)
     value = _multiply(
-        left + first * left_stride + (within * left_stride + inner[None, :]),
-        right + column[None, :] * right_stride + inner[:, None],
-        live,
-        depth,
-        True,
-        PRECISION,
+        left + first * left_stride, left_stride, right, right_stride, column, live, depth, True, BLOCK_K, PRECISION
     )
     inside = live & (column < columns)[None, :]
     target = out + first * columns + (within * columns + column[None, :])

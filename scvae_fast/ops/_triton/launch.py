@@ -15,7 +15,7 @@ import torch
 import triton
 
 from scvae_fast.ops._triton import kernels
-from scvae_fast.ops._triton.tiles import INTERPRETER, MOST_ATOMS, Card, Tile, choose
+from scvae_fast.ops._triton.tiles import CHAIN, INTERPRETER, MOST_ATOMS, Card, Tile, choose
 
 CHUNK_BYTES = 1 << 30
 PROGRAMS_PER_MULTIPROCESSOR = 2
@@ -23,7 +23,6 @@ PROGRAMS_PER_MULTIPROCESSOR = 2
 # Of sums over rows. Their order does not depend on how many multiprocessors a card has.
 OUTER_PROGRAMS = 512
 ROWS_PER_SPLIT = 512
-CHAIN = 512
 
 # What stands in for a card where kernels are interpreted.
 INTERPRETED = Card(capability=(INTERPRETER, 0), shared_bytes=1 << 20, multiprocessors=2)

@@ -48,6 +48,9 @@ _TILES: dict[tuple[int, int], tuple[Tile, ...]] = {
 COLLECTED = Tile(rows=16, columns=64, depth=1, warps=4, stages=1)
 """Of the kernel that adds adjoints up: no other has fewer rows or columns."""
 
+CHAIN = 512
+"""Rows that the matrix units sum up before the sum is added to others: a multiple of every tile's depth."""
+
 MOST_ATOMS = 32_768
 """Also of features: offsets inside a packed matrix are 32 bits."""
 
