@@ -8,6 +8,10 @@
 
 #include "lista.h"
 
+#if defined(SCVAE_FAST_WITH_CUDA)
+#include "cuda_bindings.h"
+#endif
+
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
@@ -184,4 +188,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("decode_backward", &decode_backward);
   m.def("build_info", &build_info);
   m.def("instruction_sets", &cpu::instruction_sets);
+#if defined(SCVAE_FAST_WITH_CUDA)
+  bind_cuda(m);
+#endif
 }

@@ -12,12 +12,13 @@ from scvae_fast.ops.lista._contract import Problem
 from scvae_fast.ops.lista._eager import iterates
 
 USABLE = [name for name, reason in scvae_fast.backends().items() if reason is None]
+EMULATED = "SCVAE_FAST_CUDA_EMULATOR" in os.environ
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def device_of(backend: str) -> str:
     """Where a backend's tensors are."""
-    return "cuda" if backend == "triton" and not INTERPRETED else "cpu"
+    return {"triton": "cpu" if INTERPRETED else "cuda", "cuda": "cpu" if EMULATED else "cuda"}.get(backend, "cpu")
 
 
 def takes(backend: str, dtype: torch.dtype) -> bool:

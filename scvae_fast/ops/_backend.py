@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from scvae_fast.ops import _native, _triton
+from scvae_fast.ops import _cuda, _native, _triton
 
 
 class Backend(NamedTuple):
@@ -32,11 +32,12 @@ def _cpu_declines(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 # In the order of preference: the first that takes the call runs it. Eager takes every call, so that what follows it
-# runs for those alone who ask for it: the Triton kernels, until their tests have passed on a card.
+# runs for those alone who ask for it: the kernels for GPUs, until their tests have passed on a card.
 _BACKENDS: dict[str, Backend] = {
     "cpu": Backend(unusable=lambda: _native.missing, declines=_cpu_declines),
     "eager": Backend(unusable=_always, declines=_always),
     "triton": Backend(unusable=_triton.missing, declines=_triton.declines),
+    "cuda": Backend(unusable=_cuda.missing, declines=_cuda.declines),
 }
 
 

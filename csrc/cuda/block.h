@@ -1,0 +1,89 @@
+// The rows of a block on any card: mma.sync, and the right factor's stages by cp.async.
+#pragma once
+
+#include "cuda/multiply.h"
+#include "cuda/place.h"
+
+namespace scvae::cuda {
+
+template <typename E_, int ROWS, bool THREE>
+class MmaBlock {
+ public:
+  using E = E_;
+  using Sums = cuda::Sums<ROWS>;
+  static constexpr int kRows = ROWS;
+
+  static constexpr bool kOnHopper = ROWS <= kMostMmaRowsOnHopper;
+
+  // Room for rows of `widest` elements, twice where `passes` is more than 1.
+  SCVAE_DEVICE MmaBlock(const void* const& packed, int widest, int passes)
+      : now_(0),
+        next_(passes > 1 ? ROWS * (widest * kSize + kRowPadding) : 0),
+        multiplier_(packed, next_ + ROWS * (widest * kSize + kRowPadding)) {}
+
+  // It is alone in its cluster, and all of its threads compute.
+  SCVAE_DEVICE static int rank() { return 0; }
+  SCVAE_DEVICE static int threads() { return machine::threads(); }
+  SCVAE_DEVICE static int columns() { return machine::threads() / 32 * kWarpColumns; }
+  SCVAE_DEVICE static constexpr bool produces() { return false; }
+  SCVAE_DEVICE static void as_producer() {}
+  SCVAE_DEVICE static void as_consumer() {}
+  SCVAE_DEVICE void produce(Stages) {}
+  SCVAE_DEVICE void finish() {}
+
+  SCVAE_DEVICE void begin(Stages first) { multiplier_.begin(first); }
+
+  // Reads `live` rows of `columns` elements; zeros fill the others up to ROWS rows of `width`.
+  SCVAE_DEVICE void read(const E* from, std::int64_t from_stride, int live, int columns, int width) {
+    before_put();
+    stride_ = width * kSize + kRowPadding;
+    each_element<MmaBlock>(ROWS, width, [&](int i, int j) {
+      row(i)[j] = i < live && j < columns ? from[i * from_stride + j] : rounded<E>(0.0f);
+    });
+  }
+
+  // A pair of the drive, between the iterations that need it.
+  static constexpr bool kDrivesInScratch = true;
+  static constexpr bool kSumsBeginWithDrive = true;  // what is loaded then takes no other registers
+  SCVAE_DEVICE void keep_drive(E* scratch, int, float b0, float b1) { store_pair(scratch, b0, b1); }
+  SCVAE_DEVICE void drive(const E* scratch, int, float& b0, float& b1) { load_pair(scratch, b0, b1); }
+
+  // sums += the rows · nowᵀ. All warps have read the rows when it returns.
+  SCVAE_DEVICE void multiply(Sums& sums, Stages now, Stages next) {
+    multiplier_.multiply(sums, now_, stride_, now, next);
+    machine::sync_block();
+  }
+
+  // Writes the next rows, of `width` elements: after before_put() or multiply(). After turn() they are what is read.
+  SCVAE_DEVICE void before_put() { machine::sync_block(); }
+  SCVAE_DEVICE void put(int i, int column, int width, float first, float second) {
+    store_pair(reinterpret_cast<E*>(machine::shared_memory() + next_ + i * (width * kSize + kRowPadding)) + column,
+               first, second);
+  }
+  SCVAE_DEVICE void turn(int width) {
+    machine::sync_block();
+    const int last = now_;
+    now_ = next_;
+    next_ = last;
+    stride_ = width * kSize + kRowPadding;
+  }
+
+  // Writes all rows, of an even number of elements.
+  SCVAE_DEVICE void write_rows(E* to, int width) {
+    each_element<MmaBlock>(ROWS, width / 2, [&](int i, int j) {
+      reinterpret_cast<Pair<E>*>(to + i * width)[j] = *reinterpret_cast<const Pair<E>*>(row(i) + 2 * j);
+    });
+  }
+  SCVAE_DEVICE E get(int i, int column) { return row(i)[column]; }
+
+ private:
+  static constexpr int kSize = static_cast<int>(sizeof(E));
+
+  SCVAE_DEVICE E* row(int i) { return reinterpret_cast<E*>(machine::shared_memory() + now_ + i * stride_); }
+
+  int stride_ = 0;
+  int now_, next_;  // bytes from the beginning of shared memory
+  Multiplier<E, ROWS, THREE> multiplier_;
+};
+
+}  // namespace scvae::cuda

@@ -1,0 +1,172 @@
+// The rows of a block on a Hopper card: two warp groups sum up 64 rows times 256 columns each by wgmma; a thread of
+// a third group brings the right factor by bulk copies, each of which a block makes for all blocks of its cluster.
+//
+// Shared memory: the rows, in blocks of 32 elements of depth; the drive, each thread's pairs where it alone finds them;
+// the stages; the barriers. Rows and stages have the layout of stages.h, which wgmma reads as the 64-byte swizzle.
+#pragma once
+
+#include "cuda/hopper/machine.h"
+#include "cuda/place.h"
+#include "cuda/stages.h"
+
+namespace scvae::cuda {
+
+// A thread's share of 64 rows and 256 columns, as wgmma leaves it.
+struct WgmmaSums {
+  float at[hopper::kColumns / 2];
+
+  SCVAE_DEVICE void clear() {
+#pragma unroll
+    for (int e = 0; e < hopper::kColumns / 2; ++e) at[e] = 0.0f;
+  }
+
+  template <typename Body>
+  SCVAE_DEVICE static void each_place(const Body& body) {
+    const int thread = machine::thread(), lane = thread % 32;
+    const int row = thread % hopper::kGroup / 32 * 16 + lane / 4;
+    const int column = thread / hopper::kGroup * hopper::kColumns + 2 * (lane % 4);
+#pragma unroll
+    for (int index = 0; index < hopper::kColumns / 4; ++index)
+      body(Place{row + 8 * (index % 2), column + 8 * (index / 2), index});
+  }
+
+  template <typename Body>
+  SCVAE_DEVICE void begin_with(const Body& body) {
+    each_place([&](const Place& place) { body(place, at[2 * place.index], at[2 * place.index + 1]); });
+  }
+
+  template <typename Body>
+  SCVAE_DEVICE void each_pair(const Body& body) const {
+    each_place([&](const Place& place) { body(place, at[2 * place.index], at[2 * place.index + 1]); });
+  }
+};
+
+template <typename E_>
+class WgmmaBlock {
+ public:
+  using E = E_;
+  using Sums = WgmmaSums;
+  static constexpr int kRows = hopper::kGroupRows;
+  static_assert(sizeof(E) == 2, "wgmma sums up float32 of 2-byte elements here");
+
+  SCVAE_DEVICE WgmmaBlock(const void* const& packed, int, int)
+      : packed_(packed),
+        rows_(machine::shared_memory()),
+        drives_(reinterpret_cast<Pair<E>*>(rows_ + kHopperRowBytes)),
+        stages_(rows_ + kHopperRowBytes + kHopperDriveBytes),
+        full_(reinterpret_cast<hopper::Barrier*>(stages_ + kStages * kHopperStageBytes)),
+        empty_(full_ + kStages) {
+    if (machine::thread() == 0) {
+      for (int slot = 0; slot < kStages; ++slot) {
+        hopper::init_barrier(full_ + slot, 1);
+        hopper::init_barrier(empty_ + slot, kGroups * kHopperCluster);
+      }
+      hopper::publish_barriers();
+    }
+    hopper::sync_cluster();
+  }
+
+  SCVAE_DEVICE static int rank() { return hopper::rank_in_cluster(); }
+  SCVAE_DEVICE static int threads() { return kComputing; }
+  SCVAE_DEVICE static int columns() { return kGroups * hopper::kColumns; }
+  SCVAE_DEVICE static bool produces() { return machine::thread() >= kComputing; }
+  SCVAE_DEVICE void begin(Stages) {}
+
+  // The registers of those that produce go to those that compute.
+  SCVAE_DEVICE static void as_producer() { hopper::take_fewer_registers(); }
+  SCVAE_DEVICE static void as_consumer() { hopper::take_more_registers(); }
+
+  // Brings the stages, each block of the cluster its part of everyone's. A slot is free once all have used it.
+  SCVAE_DEVICE void produce(Stages now) {
+    if (machine::thread() != kComputing) return;
+    constexpr int part = kHopperStageBytes / kHopperCluster;
+#pragma unroll 1
+    for (int step = 0; step < now.count; ++step, ++step_) {
+      const int slot = step_ % kStages;
+      if (step_ >= kStages) hopper::wait_for(empty_ + slot, (step_ / kStages - 1) % 2);
+      const char* const from = static_cast<const char*>(packed_) + std::int64_t{now.first + step} * kHopperStageBytes;
+      hopper::expect_bytes(full_ + slot, kHopperStageBytes);
+      hopper::copy_to_cluster(stages_ + slot * kHopperStageBytes + rank() * part, from + rank() * part, part,
+                              full_ + slot, kHopperCluster);
+    }
+  }
+
+  SCVAE_DEVICE void read(const E* from, std::int64_t from_stride, int live, int columns, int width) {
+    before_put();
+    each_element<WgmmaBlock>(kRows, width, [&](int i, int j) {
+      *at(i, j) = i < live && j < columns ? from[i * from_stride + j] : rounded<E>(0.0f);
+    });
+    turn(width);
+  }
+
+  static constexpr bool kDrivesInScratch = false;
+  static constexpr bool kSumsBeginWithDrive = false;  // wgmma would wait for what is loaded
+  static constexpr bool kOnHopper = true;
+  SCVAE_DEVICE void keep_drive(E*, int index, float b0, float b1) {
+    drives_[index * kComputing + machine::thread()] = {rounded<E>(b0), rounded<E>(b1)};
+  }
+  SCVAE_DEVICE void drive(const E*, int index, float& b0, float& b1) {
+    load_pair(&drives_[index * kComputing + machine::thread()].first, b0, b1);
+  }
+
+  // sums += the rows · nowᵀ. All warps have read the rows when it returns.
+  SCVAE_DEVICE void multiply(Sums& sums, Stages now, Stages) {
+    const int group = machine::thread() / hopper::kGroup;
+    for (int step = 0; step < now.count; ++step, ++step_) {
+      const int slot = step_ % kStages;
+      const char* const left = rows_ + step * kRows * kStepBytes;
+      const char* const right = stages_ + slot * kHopperStageBytes + group * hopper::kColumns * kStepBytes;
+      hopper::wait_for(full_ + slot, step_ / kStages % 2);
+      hopper::begin_products();
+#pragma unroll
+      for (int deep = 0; deep < kStepBytes; deep += 32) hopper::multiply_add(sums.at, left + deep, right + deep, E{});
+      hopper::commit_products();
+      hopper::wait_for_products(1);
+      if (step > 0) release(step_ - 1);
+    }
+    hopper::wait_for_products(0);
+    release(step_ - 1);
+    before_put();
+  }
+
+  SCVAE_DEVICE void before_put() { hopper::sync_threads(kBarrier, kComputing); }
+  SCVAE_DEVICE void put(int i, int column, int, float first, float second) { store_pair(at(i, column), first, second); }
+  SCVAE_DEVICE void turn(int) {
+    hopper::publish_to_async();
+    hopper::sync_threads(kBarrier, kComputing);
+  }
+  // Writes all rows, of an even number of elements.
+  SCVAE_DEVICE void write_rows(E* to, int width) {
+    each_element<WgmmaBlock>(kRows, width / 2, [&](int i, int j) {
+      reinterpret_cast<Pair<E>*>(to + i * width)[j] = *reinterpret_cast<const Pair<E>*>(at(i, 2 * j));
+    });
+  }
+  SCVAE_DEVICE E get(int i, int column) { return *at(i, column); }
+
+  // No block ends while another copies to it or arrives at its barriers.
+  SCVAE_DEVICE void finish() { hopper::sync_cluster(); }
+
+ private:
+  static constexpr int kGroups = 2, kComputing = kGroups * hopper::kGroup, kBarrier = 1;
+
+  SCVAE_DEVICE E* at(int row, int column) {
+    constexpr int depth = kStepBytes / sizeof(E);
+    char* const block = rows_ + column / depth * kRows * kStepBytes;
+    return reinterpret_cast<E*>(block + swizzled(row, column % depth / 8)) + column % 8;
+  }
+
+  // A warp group does not need a stage any more: one of its threads for each block of the cluster says so there.
+  SCVAE_DEVICE void release(int step) {
+    const int thread = machine::thread() % hopper::kGroup;
+    if (thread < kHopperCluster) hopper::arrive_at(empty_ + step % kStages, thread);
+  }
+
+  const void* const& packed_;
+  char* rows_;
+  Pair<E>* drives_;
+  char* stages_;
+  hopper::Barrier *full_, *empty_;
+  int step_ = 0;  // of all products so far
+};
+
+}  // namespace scvae::cuda

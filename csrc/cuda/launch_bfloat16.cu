@@ -1,0 +1,7 @@
+#include "cuda/launch_impl.h"
+
+namespace scvae::cuda {
+
+template struct Launcher<BFloat16, false>;
+
+}  // namespace scvae::cuda

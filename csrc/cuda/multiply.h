@@ -1,0 +1,179 @@
+// The product that everything is made of: rows in shared memory times a matrix that streams through it, stage by stage.
+//
+// A block of `warps` warps has ROWS rows of the left factor in shared memory and sums up 64 columns a warp. The right
+// factor is packed (pack.h) so that a stage, 64 bytes of the sums' depth for all columns, lies in one piece.
+#pragma once
+
+#include "cuda/machine.h"
+#include "cuda/place.h"
+#include "cuda/stages.h"
+#include "cuda/tiles.h"
+
+namespace scvae::cuda {
+
+// A thread's share of ROWS rows and 64 columns: 16 x 8 elements at a time, as the matrix units leave them.
+template <int ROWS>
+struct Sums {
+  static constexpr int kDown = ROWS / 16;
+  static constexpr int kAcross = kWarpColumns / 8;
+  float at[kDown][kAcross][4];
+
+  SCVAE_DEVICE void clear() {
+#pragma unroll
+    for (int i = 0; i < kDown; ++i)
+#pragma unroll
+      for (int j = 0; j < kAcross; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) at[i][j][e] = 0.0f;
+  }
+
+  // Calls body(place, i, j, half) for every pair of columns, row by row; columns count from the block's first.
+  template <typename Body>
+  SCVAE_DEVICE static void each(const Body& body) {
+#pragma unroll
+    for (int i = 0; i < kDown; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int thread = machine::thread(), lane = thread % 32;
+        const int row = 16 * i + 8 * half + lane / 4, column = thread / 32 * kWarpColumns + 2 * (lane % 4);
+#pragma unroll
+        for (int j = 0; j < kAcross; ++j) body(Place{row, column + 8 * j, (i * kAcross + j) * 2 + half}, i, j, half);
+      }
+  }
+
+  // Calls body(place).
+  template <typename Body>
+  SCVAE_DEVICE static void each_place(const Body& body) {
+    each([&](const Place& at, int, int, int) { body(at); });
+  }
+
+  // Calls body(place, sum, sum of the next column), which are what the sum begins with.
+  template <typename Body>
+  SCVAE_DEVICE void begin_with(const Body& body) {
+    each([&](const Place& place, int i, int j, int half) { body(place, at[i][j][2 * half], at[i][j][2 * half + 1]); });
+  }
+
+  // The same of finished sums.
+  template <typename Body>
+  SCVAE_DEVICE void each_pair(const Body& body) const {
+    each([&](const Place& place, int i, int j, int half) { body(place, at[i][j][2 * half], at[i][j][2 * half + 1]); });
+  }
+};
+
+// What one instruction multiplies: 32 bytes of depth. float32 is split into two TF32 numbers, and three of their four
+// products are summed, the small ones first; the fourth is below what float32 holds.
+template <typename E, bool THREE>
+struct Fragment {
+  template <int N>
+  struct Split {
+    std::uint32_t large[N];
+    std::uint32_t small[THREE ? N : 1];
+  };
+
+  template <int N>
+  SCVAE_DEVICE static Split<N> split(const std::uint32_t (&raw)[N]) {
+    Split<N> result;
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      result.large[i] = raw[i];
+      if constexpr (sizeof(E) == 4) {
+        const float value = bits_as<float>(raw[i]), large = machine::round_to_tf32(value);
+        result.large[i] = bits_as<std::uint32_t>(large);
+        if constexpr (THREE) {
+          const float rest = value - large;  // NaN for an infinity, which has none
+          result.small[i] = rest == rest ? bits_as<std::uint32_t>(machine::round_to_tf32(rest)) : 0u;
+        }
+      }
+    }
+    return result;
+  }
+
+  SCVAE_DEVICE static void multiply_add(float (&sums)[4], const Split<4>& a, const Split<4>& b, int half) {
+    if constexpr (THREE) {
+      machine::multiply_add(sums, a.small, b.large[2 * half], b.large[2 * half + 1], E{});
+      machine::multiply_add(sums, a.large, b.small[2 * half], b.small[2 * half + 1], E{});
+    }
+    machine::multiply_add(sums, a.large, b.large[2 * half], b.large[2 * half + 1], E{});
+  }
+};
+
+// Shared memory is addressed by bytes from its beginning: that takes one register, a pointer two.
+template <typename E, int ROWS, bool THREE>
+class Multiplier {
+ public:
+  // `packed`, an argument of the kernel, is read where it is needed. Room for stages is from byte `stages` on.
+  SCVAE_DEVICE Multiplier(const void* const& packed, int stages) : packed_(packed), stages_(stages) {}
+
+  // Before the first product.
+  SCVAE_DEVICE void begin(Stages first) {
+    for (int step = 0; step < kStages - 1; ++step) load(first.first + step, step * stage_bytes());
+  }
+
+  // sums += left · nowᵀ, for rows left_stride bytes apart. Meanwhile the first stages of `next` start on their way:
+  // what was passed there, or to begin(), is the next call's `now`. It may have no stages. When it returns, other
+  // warps may still read `left`.
+  SCVAE_DEVICE void multiply(Sums<ROWS>& sums, int left, int left_stride, Stages now, Stages next) {
+    const int last = (kStages - 1) * stage_bytes();
+    for (int step = 0; step < now.count; ++step) {
+      machine::wait_for_copies(kStages - 2);
+      machine::sync_block();
+      const int ahead = step + kStages - 1, free = slot_ == 0 ? last : slot_ - stage_bytes();
+      if (ahead < now.count)
+        load(now.first + ahead, free);
+      else if (next.first >= 0)
+        load(next.first + ahead - now.count, free);
+      else
+        machine::commit_copies();
+      add_step(sums, machine::shared_memory() + left + step * kStepBytes, left_stride,
+               machine::shared_memory() + stages_ + slot_);
+      slot_ = slot_ == last ? 0 : slot_ + stage_bytes();
+    }
+  }
+
+ private:
+  SCVAE_DEVICE static int stage_bytes() { return machine::threads() / 32 * kWarpColumns * kStepBytes; }
+
+  // One group of copies; every thread has 8 chunks of a stage.
+  SCVAE_DEVICE void load(int stage, int slot) {
+    constexpr int chunks = kWarpColumns * kStepBytes / 16 / 32;
+    const char* const from = static_cast<const char*>(packed_) + std::int64_t{stage} * stage_bytes();
+#pragma unroll
+    for (int i = 0; i < chunks; ++i) {
+      const int at = (i * machine::threads() + machine::thread()) * 16;
+      machine::copy_async(machine::shared_memory() + stages_ + slot + at, from + at, true);
+    }
+    machine::commit_copies();
+  }
+
+  SCVAE_DEVICE static void add_step(Sums<ROWS>& sums, const char* left, int left_stride, const char* stage) {
+    using F = Fragment<E, THREE>;
+    const int lane = machine::thread() % 32, first = machine::thread() / 32 * kWarpColumns;
+#pragma unroll
+    for (int deep = 0; deep < kStepBytes / 32; ++deep) {
+      typename F::template Split<4> a[Sums<ROWS>::kDown];
+#pragma unroll
+      for (int i = 0; i < Sums<ROWS>::kDown; ++i) {
+        std::uint32_t raw[4];
+        machine::load_matrices(raw, left + (16 * i + lane % 16) * left_stride + 32 * deep + lane / 16 * 16);
+        a[i] = F::split(raw);
+      }
+#pragma unroll
+      for (int j = 0; j < kWarpColumns / 16; ++j) {
+        const int column = first + 16 * j + lane % 8 + lane / 16 * 8;
+        std::uint32_t raw[4];
+        machine::load_matrices(raw, stage + swizzled(column, 2 * deep + lane / 8 % 2));
+        const auto b = F::split(raw);
+#pragma unroll
+        for (int i = 0; i < Sums<ROWS>::kDown; ++i)
+#pragma unroll
+          for (int half = 0; half < 2; ++half) F::multiply_add(sums.at[i][2 * j + half], a[i], b, half);
+      }
+    }
+  }
+
+  const void* const& packed_;
+  int stages_;
+  int slot_ = 0;  // of the next step's stage, in bytes after the first one
+};
+
+}  // namespace scvae::cuda

@@ -1,0 +1,8 @@
+// Functions for a processor and, where nvcc compiles, a card.
+#pragma once
+
+#if defined(__CUDACC__)
+#define SCVAE_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define SCVAE_HOST_DEVICE inline
+#endif

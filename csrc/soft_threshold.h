@@ -1,0 +1,27 @@
+// The law of the soft threshold, for one number.
+#pragma once
+
+#include <math.h>
+
+#include "host_device.h"
+
+namespace scvae {
+
+// The larger of two numbers; a NaN where one is.
+SCVAE_HOST_DEVICE float larger(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+#else
+  return a != a ? a : b > a || b != b ? b : a;
+#endif
+}
+
+// h(u) = sign(u) max(|u| - theta, 0): 0 for u = 0 whatever theta is, a NaN for a NaN in either.
+SCVAE_HOST_DEVICE float soft_threshold(float u, float theta) {
+  const float sign = u == 0.0f ? 0.0f : copysignf(1.0f, u);
+  return sign * larger(fabsf(u) - theta, 0.0f);
+}
+
+}  // namespace scvae

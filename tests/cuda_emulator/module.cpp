@@ -1,0 +1,15 @@
+// The Python module of the emulated kernels: what scvae_fast._native has of CUDA, and nothing else.
+#include <pybind11/pybind11.h>
+
+#include <stdexcept>
+
+#include "cuda/launch.h"
+#include "cuda_bindings.h"
+
+namespace scvae::cuda {
+
+Card card_of(int) { throw std::runtime_error("the emulator has no card"); }
+
+}  // namespace scvae::cuda
+
+PYBIND11_MODULE(_cuda_emulated, m) { scvae::bind_cuda(m); }

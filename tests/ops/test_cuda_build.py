@@ -1,0 +1,123 @@
+"""The compiled CUDA kernels, as nvcc left them in the module: no spills, shared memory within the cards', and the
+instructions that they are written for. `pytest -s tests/ops/test_cuda_build.py` prints registers and instructions.
+
+It needs no card, but a module that was built with nvcc, and cuobjdump, which the package triton brings.
+"""
+
+import importlib.util
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from scvae_fast.ops._native import native
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(native, "cuda_plan"), reason="the module was built without nvcc"),
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no triton, whose cuobjdump this uses"),
+]
+
+# What a block may have, in bytes.
+SHARED = {"sm_80": 166_912, "sm_90a": 232_448, "sm_100": 232_448}
+REGISTERS = 65_536  # of a multiprocessor
+
+
+def cuobjdump(*flags):
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return subprocess.run([tool, *flags, native.__file__], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def usage():
+    """(architecture, kernel): (registers, bytes of stack); kernels by their mangled names."""
+    found, arch, kernel = {}, "", ""
+    for line in cuobjdump("-res-usage").splitlines():
+        if line.startswith("arch = "):
+            arch = line.removeprefix("arch = ").strip()
+        elif "Function " in line:
+            kernel = line.strip().removeprefix("Function ").rstrip(":")
+        elif resources := re.search(r"REG:(\d+) STACK:(\d+)", line):
+            found[arch, kernel] = tuple(map(int, resources.groups()))
+    return found
+
+
+@pytest.fixture(scope="module")
+def code():
+    """(architecture, kernel): how often each instruction occurs in it."""
+    found, arch, instructions = {}, "", Counter()
+    for line in cuobjdump("-sass").splitlines():
+        if line.startswith("arch = "):
+            arch = line.removeprefix("arch = ").strip()
+        elif "Function : " in line:
+            instructions = found.setdefault((arch, line.partition("Function : ")[2].strip()), Counter())
+        elif instruction := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", line):
+            instructions[instruction[1].split(".")[0]] += 1
+    return found
+
+
+def of(kernels, arch, *parts):
+    """What of the kernels of an architecture has all of these in its name."""
+    return {name: value for (a, name), value in kernels.items() if a == arch and all(part in name for part in parts)}
+
+
+@pytest.mark.parametrize("arch", SHARED)
+def test_every_kernel_is_there_and_spills_nothing(usage, code, arch):
+    kernels = of(usage, arch)
+    by_rows = [(work, rows) for work in ("Forward", "Adjoint", "Product") for rows in (16, 32, 64)]
+    for work, rows in by_rows:
+        # Both halves; float32 as three products and as one, in at most 32 rows.
+        assert len(of(usage, arch, work, "MmaBlock", f"Li{rows}E")) == (2 if rows == 64 else 4), (work, rows)
+    for kernel, count in (("outer", 4), ("collect", 4), ("4pack", 4)):
+        assert len(of(usage, arch, kernel)) >= count - 1, kernel
+    for name, (registers, stack) in kernels.items():
+        instructions = code[arch, name]
+        print(f"{arch} {registers:>3} registers  {sum(instructions.values()):>6} instructions  {name}")
+        assert stack == 0, name
+        assert instructions["LDL"] + instructions["STL"] == 0, name
+
+
+@pytest.mark.parametrize("arch", SHARED)
+def test_products_run_on_the_matrix_units(code, arch):
+    kernels = {name: c for name, c in of(code, arch).items() if "MmaBlock" in name or "outer" in name}
+    assert kernels
+    for name, instructions in kernels.items():
+        assert instructions["HMMA"] > 0, name
+        assert instructions["LDGSTS"] > 0, name  # the stages' copies, past the registers
+        if "MmaBlock" in name:
+            assert instructions["LDSM"] > 0, name
+
+
+def test_hopper_kernels_use_its_own_units(usage, code):
+    kernels = of(code, "sm_90a", "WgmmaBlock")
+    assert len(kernels) == 4  # forward and adjoint, bfloat16 and float16
+    for name, instructions in kernels.items():
+        assert instructions["HGMMA"] >= 2, name
+        assert instructions["UBLKCP"] >= 1, name  # the copy engine's
+        assert instructions["HMMA"] == 0, name
+        registers, _ = usage["sm_90a", name]
+        assert 384 * registers <= REGISTERS, name
+        assert instructions["USETMAXREG"] == 2, name
+    assert not of(code, "sm_80", "WgmmaBlock")
+
+
+def test_ptx_is_there_for_cards_to_come():
+    assert "sm_100.ptx" in cuobjdump("-lptx")
+
+
+@pytest.mark.parametrize("arch", SHARED)
+@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize(("M", "K", "n"), [(65_536, 512, 256), (256, 512, 256), (1_000_000, 1000, 1000), (1, 1, 1)])
+def test_plans_fit_what_was_compiled(usage, arch, itemsize, M, K, n):
+    card = native.CudaCard(int(arch.strip("sm_a")) // 10, 0, SHARED[arch], 100, arch == "sm_90a")
+    plan = native.cuda_plan(card, M, K, n, False, itemsize)
+    assert plan.shared_bytes <= SHARED[arch]
+    block = "WgmmaBlock" if plan.cluster > 1 else f"Li{plan.rows}E"
+    element = "MmaBlockIf" if itemsize == 4 else "BFloat16"
+    assert of(usage, arch, "Forward", block, element)
+    assert plan.KP >= K
+    assert plan.threads <= 384
+    assert (plan.cluster == 2) == (arch == "sm_90a" and itemsize == 2 and M == 65_536)
