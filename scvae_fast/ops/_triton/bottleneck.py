@@ -1,13 +1,17 @@
-"""lista and sparse_code on the Triton kernels: one launch forward; backward recompute, adjoint and sums by chunks."""
+"""lista and sparse_code on the Triton kernels: all iterations in one launch, or a launch for each.
+
+The backward pass goes by chunks of rows: their iterates again, then the adjoints, then the sums that gradients are.
+"""
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
 
-from scvae_fast.ops._triton import kernels
-from scvae_fast.ops._triton.launch import Launch, chunk_rows, launch, on_device_of, outer, packed, product
+from scvae_fast.ops._triton import kernels, products
+from scvae_fast.ops._triton.launch import Launch, choice, chunk_rows, launch, on_device_of, outer, packed, product
 from scvae_fast.ops._triton.tiles import COLLECTED, Card
 from scvae_fast.ops.lista import _contract as lista_contract
 
@@ -30,7 +34,8 @@ class Bottleneck(NamedTuple):
 
     def plan(self, card: Card) -> Launch:
         """How it is dealt out."""
-        return launch(card, self.x.dtype, len(self.x), self.S.shape[0], self.x.shape[1])
+        M, K = len(self.x), self.S.shape[0]
+        return launch(card, choice(card, self.x.dtype, M, K), M, K, self.x.shape[1])
 
 
 def lista(p: lista_contract.Problem) -> Bottleneck:
@@ -62,12 +67,22 @@ class Incoming(NamedTuple):
         return Incoming._make(None if t is None else t[begin:end] for t in self)
 
 
+Results = tuple[torch.Tensor, torch.Tensor | None]  # z (M, K), x̂ (M, n)
+
+
 def _iterate(
     p: Bottleneck,
     plan: Launch,
     drives: torch.Tensor | None,  # (rows, KP), where there is W_e
     codes: torch.Tensor,  # (slabs, rows, KP)
-    results: tuple[torch.Tensor, torch.Tensor | None] | None,  # z (M, K), x̂ (M, n); None: every z_t stays in codes
+    results: Results | None,  # None: every z_t stays in codes
+) -> None:
+    iterate = _iterate_by_launches if plan.by_iteration else _iterate_in_one_launch
+    iterate(p, plan, drives, codes, results)
+
+
+def _iterate_in_one_launch(
+    p: Bottleneck, plan: Launch, drives: torch.Tensor | None, codes: torch.Tensor, results: Results | None
 ) -> None:
     dtype = p.x.dtype
     z, x_hat = results or (None, None)
@@ -99,18 +114,45 @@ def _iterate(
     )
 
 
-def forward(p: Bottleneck) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _iterate_by_launches(
+    p: Bottleneck, plan: Launch, drives: torch.Tensor | None, codes: torch.Tensor, results: Results | None
+) -> None:
+    (M, n), K, dtype = p.x.shape, p.S.shape[0], p.x.dtype
+    theta_stride = int(p.theta.numel() > 1)
+    options = {"ENCODE": p.W_e is not None, **plan.options(dtype)}
+    encoder = None if p.W_e is None else packed(p.W_e, plan.KP, plan.NP, dtype)
+    kernels.start[plan.grid](
+        *(p.x, encoder, p.theta, p.gain, p.z0, drives, codes[0], M, n, K, plan.NP, plan.KP, theta_stride), **options
+    )
+    S = packed(p.S, plan.KP, plan.KP, dtype)
+    iterates = [codes[t % len(codes)] for t in range(p.n_iter)] + ([results[0]] if results else [])
+    for before, after in itertools.pairwise(iterates):
+        kernels.step[plan.grid](
+            *(before, S, p.x, p.theta, drives, after, M, K, plan.KP, *after.shape, theta_stride), **options
+        )
+
+
+def forward(p: Bottleneck) -> Results:
     """Codes z (M, K); and the reconstruction x̂ (M, n) where there is a dictionary."""
-    z = p.x.new_empty(len(p.x), p.S.shape[0])
+    M = len(p.x)
+    z = p.x.new_empty(M, p.S.shape[0])
     x_hat = None if p.D is None else torch.empty_like(p.x)
-    if len(p.x) == 0:
-        return z, x_hat
     with on_device_of(p.x) as card:
         plan = p.plan(card)
-        in_flight = plan.programs * plan.tile.rows
-        drives = None if p.W_e is None else p.x.new_empty(in_flight, plan.KP)
-        _iterate(p, plan, drives, p.x.new_empty(2, in_flight, plan.KP), (z, x_hat))
+        rows = chunk_rows(plan, 3, p.x.dtype.itemsize) if plan.by_iteration else max(1, M)
+        for begin in range(0, M, rows):
+            some = slice(begin, begin + rows)
+            _forward(p.rows(begin, begin + rows), card, (z[some], None if x_hat is None else x_hat[some]))
     return z, x_hat
+
+
+def _forward(p: Bottleneck, card: Card, results: Results) -> None:
+    """Of a chunk of rows."""
+    plan, (z, x_hat) = p.plan(card), results
+    drives = None if p.W_e is None else p.x.new_empty(plan.in_flight, plan.KP)
+    _iterate(p, plan, drives, p.x.new_empty(2, plan.in_flight, plan.KP), results)
+    if plan.by_iteration and x_hat is not None and p.D is not None:
+        product(z, p.D, card, out=x_hat)
 
 
 def _adjoints(p: Bottleneck, plan: Launch, grad: torch.Tensor, z: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
@@ -120,17 +162,19 @@ def _adjoints(p: Bottleneck, plan: Launch, grad: torch.Tensor, z: torch.Tensor, 
     for slab, last in ((codes[-1], z), (adjoints[-1], torch.where(z != 0, grad, 0))):
         slab.zero_()
         slab[:M, :K] = last
-    kernels.adjoint[(plan.programs,)](
-        packed(p.S.T, plan.KP, plan.KP, p.x.dtype),
-        codes,
-        adjoints,
-        M,
-        plan.KP,
-        p.n_iter,
-        codes.stride(0),
-        GIVEN=p.z0 is not None,
-        **plan.options(p.x.dtype),
-    )
+    given, options = p.z0 is not None, plan.options(p.x.dtype)
+    transposed = packed(p.S.T, plan.KP, plan.KP, p.x.dtype)
+    if plan.by_iteration:
+        for t in reversed(range(p.n_iter)):
+            kernels.step_back[plan.grid](
+                *(adjoints[t + 1], transposed, codes[t], adjoints[t], M, plan.KP),
+                EVERYWHERE=given and t == 0,
+                **options,
+            )
+    else:
+        kernels.adjoint[(plan.programs,)](
+            *(transposed, codes, adjoints, M, plan.KP, p.n_iter, codes.stride(0)), GIVEN=given, **options
+        )
     return adjoints
 
 
@@ -143,7 +187,7 @@ def _collect(
     d_drive = p.x.new_empty(plan.rows, plan.KP)
     d_theta = p.x.new_empty(grid[0], plan.KP, dtype=torch.float32)
     d_gain = p.x.new_empty(grid, dtype=torch.float32)
-    kernels.collect[grid](
+    products.collect[grid](
         codes,
         adjoints,
         drive,
@@ -218,7 +262,7 @@ def backward(p: Bottleneck, given: Incoming, needed: list[bool]) -> Gradients:
     """Gradients of the tensors of p, of which those of `needed` are computed."""
     with on_device_of(p.x) as card:
         gathered = _Backward(p, needed, card)
-        rows = chunk_rows(p.plan(card), p.n_iter, p.x.dtype.itemsize)
+        rows = chunk_rows(p.plan(card), 2 * (p.n_iter + 2), p.x.dtype.itemsize)
         for begin in range(0, len(p.x), rows):
             gathered.add(p.rows(begin, begin + rows), given.rows(begin, begin + rows), begin)
         return gathered.gradients(p)
