@@ -6,13 +6,13 @@ import torch
 from scvae_fast.ops._triton import tiles
 from scvae_fast.ops._triton.tiles import COLLECTED, Card, by_iteration, choose
 
-H200 = Card((9, 0), 232_448, 132, 50 << 20)
-SMALL = Card((8, 6), 101_376, 28, 2 << 20)  # an Ampere card with less shared memory than a data centre's
-A100 = Card((8, 0), 166_912, 108, 40 << 20)
+H200 = Card((9, 0), 232_448, 132, 50 << 20, "H200")
+SMALL = Card((8, 6), 101_376, 28, 2 << 20, "small")  # an Ampere card with less shared memory than a data centre's
+A100 = Card((8, 0), 166_912, 108, 40 << 20, "A100")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("card", [H200, SMALL, A100, Card((12, 0), 101_376, 170, 96 << 20)])
+@pytest.mark.parametrize("card", [H200, SMALL, A100, Card((12, 0), 101_376, 170, 96 << 20, "late")])
 @pytest.mark.parametrize("rows", [1, 256, 2048, 65_536, 1 << 20])
 @pytest.mark.parametrize("columns", [1, 512])
 def test_tile_fits_the_card(card, dtype, rows, columns):
@@ -74,8 +74,8 @@ def test_later_cards_take_the_last_tiles_of_the_table():
 @pytest.mark.parametrize(
     ("card", "reason"),
     [
-        (Card((7, 5), 65_536, 40, 4 << 20), "it needs compute capability 8.0 or newer, this card has 7.5"),
-        (Card((8, 0), 4_096, 40, 4 << 20), "bytes of shared memory for a block, this card gives 4096"),
+        (Card((7, 5), 65_536, 40, 4 << 20, "old"), "it needs compute capability 8.0 or newer, this card has 7.5"),
+        (Card((8, 0), 4_096, 40, 4 << 20, "old"), "bytes of shared memory for a block, this card gives 4096"),
     ],
 )
 def test_unfit_cards_get_a_reason(card, reason):

@@ -6,12 +6,13 @@ The backward pass goes by chunks of rows: their iterates again, then the adjoint
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
-from scvae_fast.ops._triton import kernels, products
-from scvae_fast.ops._triton.launch import Launch, choice, chunk_rows, launch, on_device_of, outer, packed, product
+from scvae_fast.ops._triton import autotune, kernels, products
+from scvae_fast.ops._triton.launch import Choice, Launch, chunk_rows, launch, on_device_of, outer, packed, product
 from scvae_fast.ops._triton.tiles import COLLECTED, Card
 from scvae_fast.ops.lista import _contract as lista_contract
 
@@ -32,10 +33,14 @@ class Bottleneck(NamedTuple):
         """Some of the rows."""
         return self._replace(x=self.x[begin:end], z0=None if self.z0 is None else self.z0[begin:end])
 
-    def plan(self, card: Card) -> Launch:
+    def chosen(self, card: Card, direction: str, run: autotune.Run) -> Choice:
+        """The tile and the way that it is computed by."""
+        n = 0 if self.W_e is None else self.x.shape[1]
+        return autotune.choice(card, direction, self.x.dtype, len(self.x), self.S.shape[0], n, run)
+
+    def plan(self, card: Card, chosen: Choice) -> Launch:
         """How it is dealt out."""
-        M, K = len(self.x), self.S.shape[0]
-        return launch(card, choice(card, self.x.dtype, M, K), M, K, self.x.shape[1])
+        return launch(card, chosen, len(self.x), self.S.shape[0], self.x.shape[1])
 
 
 def lista(p: lista_contract.Problem) -> Bottleneck:
@@ -134,21 +139,23 @@ def _iterate_by_launches(
 
 def forward(p: Bottleneck) -> Results:
     """Codes z (M, K); and the reconstruction x̂ (M, n) where there is a dictionary."""
-    M = len(p.x)
-    z = p.x.new_empty(M, p.S.shape[0])
-    x_hat = None if p.D is None else torch.empty_like(p.x)
+    results = p.x.new_empty(len(p.x), p.S.shape[0]), None if p.D is None else torch.empty_like(p.x)
     with on_device_of(p.x) as card:
-        plan = p.plan(card)
-        rows = chunk_rows(plan, 3, p.x.dtype.itemsize) if plan.by_iteration else max(1, M)
-        for begin in range(0, M, rows):
-            some = slice(begin, begin + rows)
-            _forward(p.rows(begin, begin + rows), card, (z[some], None if x_hat is None else x_hat[some]))
-    return z, x_hat
+        run = partial(_forward, p, results, card)
+        run(p.chosen(card, "forward", run))
+    return results
 
 
-def _forward(p: Bottleneck, card: Card, results: Results) -> None:
-    """Of a chunk of rows."""
-    plan, (z, x_hat) = p.plan(card), results
+def _forward(p: Bottleneck, results: Results, card: Card, chosen: Choice) -> None:
+    plan, (z, x_hat) = p.plan(card, chosen), results
+    rows = chunk_rows(plan, 3, p.x.dtype.itemsize) if plan.by_iteration else max(1, len(p.x))
+    for begin in range(0, len(p.x), rows):
+        end = begin + rows
+        _forward_chunk(p.rows(begin, end), (z[begin:end], None if x_hat is None else x_hat[begin:end]), card, chosen)
+
+
+def _forward_chunk(p: Bottleneck, results: Results, card: Card, chosen: Choice) -> None:
+    plan, (z, x_hat) = p.plan(card, chosen), results
     drives = None if p.W_e is None else p.x.new_empty(plan.in_flight, plan.KP)
     _iterate(p, plan, drives, p.x.new_empty(2, plan.in_flight, plan.KP), results)
     if plan.by_iteration and x_hat is not None and p.D is not None:
@@ -209,6 +216,32 @@ def _collect(
     return d_drive[:M, :K], d_theta.sum(0)[:K], d_gain.sum()
 
 
+def _grad_of_codes(p: Bottleneck, given: Incoming, card: Card) -> torch.Tensor:
+    """Through both results."""
+    if given.grad_x_hat is None or p.D is None:
+        return torch.zeros_like(given.z) if given.grad_z is None else given.grad_z
+    through = product(given.grad_x_hat, p.D.T, card)
+    return through if given.grad_z is None else given.grad_z + through
+
+
+class _Iterates(NamedTuple):
+    """Of a chunk of rows."""
+
+    plan: Launch
+    drive: torch.Tensor  # b (M, K) where it was given, else (rows, KP)
+    codes: torch.Tensor  # z_0 … z_T (T + 1, rows, KP)
+    adjoints: torch.Tensor  # likewise
+
+
+def _recompute(p: Bottleneck, given: Incoming, card: Card, chosen: Choice) -> _Iterates:
+    plan = p.plan(card, chosen)
+    codes = p.x.new_empty(p.n_iter + 1, plan.rows, plan.KP)
+    drives = None if p.W_e is None else p.x.new_empty(plan.rows, plan.KP)
+    _iterate(p, plan, drives, codes, None)
+    adjoints = _adjoints(p, plan, _grad_of_codes(p, given, card), given.z, codes)
+    return _Iterates(plan, p.x if drives is None else drives, codes, adjoints)
+
+
 class _Backward:
     """Sums of the gradients of what all rows share, in float32; and the gradients of the rows themselves."""
 
@@ -221,13 +254,10 @@ class _Backward:
         }
         self.sums = {name: torch.zeros_like(tensor, dtype=torch.float32) for name, tensor in wanted.items()}
 
-    def add(self, p: Bottleneck, given: Incoming, begin: int) -> None:
+    def add(self, p: Bottleneck, given: Incoming, begin: int, chosen: Choice) -> None:
         """The rows of a chunk, of which the first is row `begin`."""
-        M, K, plan = len(p.x), p.S.shape[0], p.plan(self.card)
-        codes = p.x.new_empty(p.n_iter + 1, plan.rows, plan.KP)
-        drive = p.x if p.W_e is None else p.x.new_empty(plan.rows, plan.KP)
-        _iterate(p, plan, None if p.W_e is None else drive, codes, None)
-        adjoints = _adjoints(p, plan, self._grad_of_codes(p, given), given.z, codes)
+        M, K = len(p.x), p.S.shape[0]
+        plan, drive, codes, adjoints = _recompute(p, given, self.card, chosen)
         d_drive, d_theta, d_gain = _collect(p, plan, drive, codes, adjoints)
         own = slice(begin, begin + M)
         if "z0" in self.rows:
@@ -247,12 +277,6 @@ class _Backward:
         if "D" in self.sums and given.grad_x_hat is not None:
             self.sums["D"] += outer(given.grad_x_hat, given.z, self.card)
 
-    def _grad_of_codes(self, p: Bottleneck, given: Incoming) -> torch.Tensor:
-        if given.grad_x_hat is None or p.D is None:
-            return torch.zeros_like(given.z) if given.grad_z is None else given.grad_z
-        through = product(given.grad_x_hat, p.D.T, self.card)
-        return through if given.grad_z is None else given.grad_z + through
-
     def gradients(self, p: Bottleneck) -> Gradients:
         shared = {name: total.to(getattr(p, name).dtype) for name, total in self.sums.items()}
         return Gradients._make(self.rows.get(name, shared.get(name)) for name in Gradients._fields)
@@ -261,8 +285,15 @@ class _Backward:
 def backward(p: Bottleneck, given: Incoming, needed: list[bool]) -> Gradients:
     """Gradients of the tensors of p, of which those of `needed` are computed."""
     with on_device_of(p.x) as card:
+        slabs, itemsize = 2 * (p.n_iter + 2), p.x.dtype.itemsize
+
+        def first_chunk(chosen: Choice) -> None:
+            end = chunk_rows(p.plan(card, chosen), slabs, itemsize)
+            _recompute(p.rows(0, end), given.rows(0, end), card, chosen)
+
+        chosen = p.chosen(card, "backward", first_chunk)
+        rows = chunk_rows(p.plan(card, chosen), slabs, itemsize)
         gathered = _Backward(p, needed, card)
-        rows = chunk_rows(p.plan(card), 2 * (p.n_iter + 2), p.x.dtype.itemsize)
         for begin in range(0, len(p.x), rows):
-            gathered.add(p.rows(begin, begin + rows), given.rows(begin, begin + rows), begin)
+            gathered.add(p.rows(begin, begin + rows), given.rows(begin, begin + rows), begin, chosen)
         return gathered.gradients(p)

@@ -25,7 +25,7 @@ OUTER_PROGRAMS = 512
 ROWS_PER_SPLIT = 512
 
 # What stands in for a card where kernels are interpreted.
-INTERPRETED = Card(capability=(INTERPRETER, 0), shared_bytes=1 << 20, multiprocessors=2, cache_bytes=1 << 30)
+INTERPRETED = Card((INTERPRETER, 0), shared_bytes=1 << 20, multiprocessors=2, cache_bytes=1 << 30, name="interpreter")
 
 
 @cache
@@ -36,7 +36,7 @@ def card(index: int | None) -> Card:
     properties = torch.cuda.get_device_properties(index)
     shared_bytes = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
     capability = properties.major, properties.minor
-    return Card(capability, shared_bytes, properties.multi_processor_count, properties.L2_cache_size)
+    return Card(capability, shared_bytes, properties.multi_processor_count, properties.L2_cache_size, properties.name)
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -90,23 +90,24 @@ class Choice(NamedTuple):
     by_iteration: bool
 
 
-_forced: bool | None = None
+way: bool | None = None
+"""What `forced` asks for: a launch for every iteration, or one for all; None where the table is asked."""
 
 
 @contextlib.contextmanager
 def forced(by_iteration: bool) -> Iterator[None]:
     """For tests and benchmarks: a launch for every iteration, or one for all, whatever the table says."""
-    global _forced
-    before, _forced = _forced, by_iteration
+    global way
+    before, way = way, by_iteration
     try:
         yield
     finally:
-        _forced = before
+        way = before
 
 
 def choice(card: Card, dtype: torch.dtype, M: int, K: int) -> Choice:
     """The table's, for M rows and K atoms."""
-    by_iteration = tiles.by_iteration(card, dtype, M, K) if _forced is None else _forced
+    by_iteration = tiles.by_iteration(card, dtype, M, K) if way is None else way
     return Choice(choose(card, dtype, M, K if by_iteration else 1), by_iteration)
 
 

@@ -65,6 +65,7 @@ class Card(NamedTuple):
     shared_bytes: int  # that a block may have
     multiprocessors: int
     cache_bytes: int  # of the second level
+    name: str
 
 
 def unfit(card: Card) -> str | None:
