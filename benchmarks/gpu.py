@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import os
 import statistics
 import subprocess
 import sys
@@ -170,6 +171,7 @@ def environment(device: str) -> dict[str, Any]:
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
         found |= {"gpu": torch.cuda.get_device_name(), "driver": driver[0], "triton": triton.__version__}
+        found["autotune"] = os.environ.get("SCVAE_FAST_AUTOTUNE", "0")
     return found
 
 

@@ -26,6 +26,8 @@ if command -v compute-sanitizer > /dev/null; then
     tail -n 2 "$out/$tool.txt"
   done
 fi
+"$python" -m benchmarks.accuracy --device cuda --dtypes float32 bfloat16 float16 --json "$out/accuracy.json" 2>&1 |
+  tee "$out/accuracy.txt" || status=1
 # shellcheck disable=SC2086
 "$python" -m benchmarks.gpu --json "$out/gpu.json" ${BENCH:-} 2>&1 | tee "$out/gpu.txt" || status=1
 exit "$status"
