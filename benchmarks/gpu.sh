@@ -18,7 +18,7 @@ mkdir -p "$out" || exit
 }
 status=0
 "$python" -m pytest -q -p no:cacheprovider -k triton \
-  tests/ops/test_triton.py tests/ops/test_triton_gpu.py tests/ops/test_fuzz.py 2>&1 | tee "$out/tests.txt" | tail -n 30 || status=1
+  tests/ops/test_{triton,triton_gpu,fuzz,lista,sparse_code,decode}.py 2>&1 | tee "$out/tests.txt" | tail -n 30 || status=1
 if command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck; do
     timeout 120 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest -q -p no:cacheprovider \
