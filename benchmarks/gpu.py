@@ -1,4 +1,4 @@
-"""Times sparse_code on a GPU against eager PyTorch and torch.compile: python -m benchmarks.gpu.
+"""Times sparse_code on a GPU against eager PyTorch, a CUDA graph of it, and torch.compile: python -m benchmarks.gpu.
 
 Nothing is timed before its result is right: the error against float64 stands beside every time, and a backend whose
 error is over twice that of eager PyTorch in the same dtype gets no time; the exit status is then 1.

@@ -26,10 +26,17 @@ MATRIX = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 INTEGERS = {
-    *("M", "n", "K", "NP", "KP", "n_iter", "slab", "theta_stride", "drive_stride", "rows", "I", "J"),
+    *("M", "n", "K", "NP", "KP", "n_iter", "steps", "slab", "theta_stride", "drive_stride", "rows", "I", "J"),
     *("left_stride", "right_stride", "per_split", "columns", "depth", "after_rows", "after_columns"),
 }
-UNALIGNED = {"M", "n_iter", "rows", "per_split", "after_rows"}  # the others are multiples of 16 where K and n are
+UNALIGNED = {
+    "M",
+    "n_iter",
+    "steps",
+    "rows",
+    "per_split",
+    "after_rows",
+}  # the others are multiples of 16 where K and n are
 FLOAT32 = {"d_theta", "d_gain", "sums"}
 
 
@@ -49,12 +56,12 @@ KINDS = {
         (("ENCODE", False), ("DECODE", False), ("KEEP", False)),
     ),
     "recompute": Kind("forward", ("decoder", "z_out", "x_hat"), (("ENCODE", True), ("DECODE", False), ("KEEP", True))),
-    "adjoint": Kind("adjoint", (), (("GIVEN", False),)),
+    "adjoint": Kind("adjoint"),
     "encoded start": Kind("start", ("z0",), (("ENCODE", True),)),
     "start": Kind("start", ("z0", "encoder", "drives"), (("ENCODE", False),)),
     "encoded step": Kind("step", (), (("ENCODE", True),)),
     "step": Kind("step", ("drives",), (("ENCODE", False),)),
-    "step back": Kind("step_back", (), (("EVERYWHERE", False),)),
+    "step back": Kind("step_back"),
     "product": Kind("product"),
     "outer": Kind("outer"),
     "collect": Kind("collect", (), (("GIVEN", False),)),

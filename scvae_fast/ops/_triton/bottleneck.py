@@ -162,26 +162,27 @@ def _forward_chunk(p: Bottleneck, results: Results, card: Card, chosen: Choice) 
         product(z, p.D, card, out=x_hat)
 
 
-def _adjoints(p: Bottleneck, plan: Launch, grad: torch.Tensor, z: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+def _adjoints(
+    p: Bottleneck, plan: Launch, card: Card, grad: torch.Tensor, z: torch.Tensor, codes: torch.Tensor
+) -> torch.Tensor:
     """ĝ_0 … ĝ_T (T + 1, rows, KP), zero where there are no rows or atoms; completes the codes with z_T."""
     adjoints = torch.empty_like(codes)
     M, K = z.shape
     for slab, last in ((codes[-1], z), (adjoints[-1], torch.where(z != 0, grad, 0))):
         slab.zero_()
         slab[:M, :K] = last
-    given, options = p.z0 is not None, plan.options(p.x.dtype)
-    transposed = packed(p.S.T, plan.KP, plan.KP, p.x.dtype)
+    transposed, options = packed(p.S.T, plan.KP, plan.KP, p.x.dtype), plan.options(p.x.dtype)
+    earliest = 0 if p.z0 is None else 1
     if plan.by_iteration:
-        for t in reversed(range(p.n_iter)):
-            kernels.step_back[plan.grid](
-                *(adjoints[t + 1], transposed, codes[t], adjoints[t], M, plan.KP),
-                EVERYWHERE=given and t == 0,
-                **options,
-            )
+        for t in reversed(range(earliest, p.n_iter)):
+            kernels.step_back[plan.grid](*(adjoints[t + 1], transposed, codes[t], adjoints[t], M, plan.KP), **options)
     else:
+        steps = p.n_iter - earliest
         kernels.adjoint[(plan.programs,)](
-            *(transposed, codes, adjoints, M, plan.KP, p.n_iter, codes.stride(0)), GIVEN=given, **options
+            *(transposed, codes, adjoints, M, plan.KP, p.n_iter, steps, codes.stride(0)), **options
         )
+    if p.z0 is not None:  # ĝ_0 is its gradient, and on no support
+        product(adjoints[1], transposed, card, out=adjoints[0])
     return adjoints
 
 
@@ -238,7 +239,7 @@ def _recompute(p: Bottleneck, given: Incoming, card: Card, chosen: Choice) -> _I
     codes = p.x.new_empty(p.n_iter + 1, plan.rows, plan.KP)
     drives = None if p.W_e is None else p.x.new_empty(plan.rows, plan.KP)
     _iterate(p, plan, drives, codes, None)
-    adjoints = _adjoints(p, plan, _grad_of_codes(p, given, card), given.z, codes)
+    adjoints = _adjoints(p, plan, card, _grad_of_codes(p, given, card), given.z, codes)
     return _Iterates(plan, p.x if drives is None else drives, codes, adjoints)
 
 

@@ -122,14 +122,13 @@ def _step_back(
     column,
     live,
     KP,
-    everywhere,  # not on the support alone
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """A tile of ĝ_t = ĝ_{t+1} S on the support of z_t, else 0."""
     g = multiply(after, KP, inhibition, KP, column, live, KP, False, BLOCK_K, PRECISION)
     here = tl.arange(0, live.shape[0])[:, None] * KP + column[None, :]
-    g = tl.where((tl.load(codes + here) != 0) | everywhere, g, 0.0)
+    g = tl.where(tl.load(codes + here) != 0, g, 0.0)
     tl.store(adjoints + here, g.to(adjoints.dtype.element_ty))
 
 
@@ -332,23 +331,23 @@ def step(
 def adjoint(
     inhibition,  # Sᵀ (KP, KP)
     codes,  # slabs of (rows, KP): z_0 … z_T
-    adjoints,  # likewise: holds ĝ_T, receives ĝ_0 … ĝ_{T−1}
+    adjoints,  # likewise: holds ĝ_T, receives those before
     M,
     KP,
     n_iter,
+    steps,  # back from T
     slab,
-    GIVEN: tl.constexpr,  # whether z_0 was given: then ĝ_0 is its gradient, on no support
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The adjoint recurrence: ĝ_{t−1} = ĝ_t S on the support of z_{t−1}, else 0."""
+    """The adjoint recurrence: ĝ_t = ĝ_{t+1} S on the support of z_t, else 0."""
     for block in range(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.num_programs(0)):
         first = tl.cast(block, tl.int64) * BLOCK_M
         live = live_rows(first, M, BLOCK_M)
         own = first * KP
-        for back in range(1, n_iter + 1):
+        for back in range(1, steps + 1):
             t = tl.cast(n_iter - back, tl.int64)
             for begin in range(0, KP, BLOCK_N):
                 column = begin + tl.arange(0, BLOCK_N)
@@ -360,7 +359,6 @@ def adjoint(
                     column,
                     live,
                     KP,
-                    GIVEN and t == 0,
                     BLOCK_K,
                     PRECISION,
                 )
@@ -375,7 +373,6 @@ def step_back(
     adjoints,  # (rows, KP), receives ĝ_t
     M,
     KP,
-    EVERYWHERE: tl.constexpr,  # not on the support alone
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -392,7 +389,6 @@ def step_back(
         column,
         live_rows(first, M, BLOCK_M),
         KP,
-        EVERYWHERE,
         BLOCK_K,
         PRECISION,
     )
