@@ -1,4 +1,4 @@
-"""Times sparse_code on a GPU against eager PyTorch and torch.compile: python -m benchmarks.gpu.
+"""Times sparse_code on a GPU against eager PyTorch, a CUDA graph of it, and torch.compile: python -m benchmarks.gpu.
 
 Nothing is timed before its result is right: the error against float64 stands beside every time, and a backend whose
 error is over twice that of eager PyTorch in the same dtype gets no time; the exit status is then 1.
@@ -7,10 +7,13 @@ error is over twice that of eager PyTorch in the same dtype gets no time; the ex
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,6 +29,10 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 EAGER, COMPILED = "eager", "compiled"
 SAMPLE_SECONDS = 0.02  # that a sample of the fastest contestant takes
 BYTES_KEPT = "MiB kept for backward"
+IN_A_GRAPH = ", CUDA graph"
+# Both ways of the Triton kernels beside their own choice, up to as many rows as could leave a card half idle.
+WAYS = {"triton, one launch": False, "triton, by iteration": True}
+ROWS_OF_BOTH_WAYS = 20_000
 
 
 class Setting(NamedTuple):
@@ -48,14 +55,42 @@ def tensors(setting: Setting, device: str) -> Tensors:
     return Tensors._make(None if t is None else t.to(device, DTYPES[setting.dtype]) for t in drawn)
 
 
-def contestants(compile_: bool) -> dict[str, run.Contestant]:
-    """The formula in eager PyTorch and compiled, and the backends that run on a GPU."""
+def contestants(setting: Setting, t: Tensors, device: str, compile_: bool) -> dict[str, run.Contestant]:
+    """The formula, eager and compiled, and the backends that run on a GPU; forward, CUDA graphs of them as well."""
     ours = [name for name in ("triton", "cuda") if scvae_fast.backends().get(name, "unknown") is None]
-    rivals: dict[str, run.Contestant] = {EAGER: cases.released}
+    entered: dict[str, run.Contestant] = {EAGER: cases.released}
+    entered |= {name: partial(run.fused, name) for name in ours}
+    if device == "cuda" and setting.direction == run.FORWARD:
+        entered |= {name + IN_A_GRAPH: graphed(one, t, setting.n_iter) for name, one in list(entered.items())}
     if compile_:
         torch.compiler.reset()  # else the shapes of one setting count as recompilations of another
-        rivals[COMPILED] = torch.compile(cases.released, mode="max-autotune")
-    return {**rivals, **{name: partial(run.fused, name) for name in ours}}
+        entered[COMPILED] = torch.compile(cases.released, mode="max-autotune")
+    if setting.rows <= ROWS_OF_BOTH_WAYS:
+        entered |= {name: partial(run.fused, "triton") for name in WAYS}
+    return entered
+
+
+def graphed(one: run.Contestant, t: Tensors, n_iter: int) -> run.Contestant:
+    """A contestant's call with these arguments, captured; each call of it is a replay."""
+    with torch.no_grad():
+        one(t, n_iter)  # kernels are compiled and libraries started outside of the capture
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            results = one(t, n_iter)
+
+    def replay(*_: object) -> tuple[torch.Tensor, torch.Tensor]:
+        graph.replay()
+        return results
+
+    return replay
+
+
+def in_its_way(name: str, step: Callable[..., Any], *arguments: Any) -> Any:
+    """The step, by the way that a contestant's name stands for."""
+    from scvae_fast.ops._triton import launch
+
+    with launch.forced(WAYS[name]) if name in WAYS else contextlib.nullcontext():
+        return step(*arguments)
 
 
 def kept_mebibytes(contestant: run.Contestant, t: Tensors, n_iter: int) -> float:
@@ -78,23 +113,26 @@ def measure(setting: Setting, device: str, rounds: int, compile_: bool) -> dict[
     t = tensors(setting, device)
     exact = cases.released(t.double(), setting.n_iter)[1]
     step = run.forward_step if setting.direction == run.FORWARD else run.training_step
-    entered = contestants(compile_)
-    errors = {name: gate.error(one(t, setting.n_iter)[1].double(), exact) for name, one in entered.items()}
+    entered = contestants(setting, t, device, compile_)
+    errors = {
+        name: gate.error(in_its_way(name, one, t, setting.n_iter)[1].double(), exact) for name, one in entered.items()
+    }
     allowed = gate.allowed(errors, EAGER, DTYPES[setting.dtype])
     out: dict[str, Any] = {**setting._asdict(), "wrong": [n for n, e in errors.items() if not e <= allowed], "ms": {}}
     right = {name: one for name, one in entered.items() if name not in out["wrong"]}
     with torch.set_grad_enabled(setting.direction != run.FORWARD):
-        runs = {name: partial(step, one, t, setting.n_iter) for name, one in right.items()}
+        runs = {name: partial(in_its_way, name, step, one, t, setting.n_iter) for name, one in right.items()}
         calls = timing.calls_that_take(SAMPLE_SECONDS, runs, device)
         samples = list(timing.interleaved(runs, rounds, calls=calls, device=device))
     for name, one in right.items():
         found = figures([sample[name] * 1e3 for sample in samples], errors[name])
         if setting.direction != run.FORWARD and name != COMPILED:
             found[BYTES_KEPT] = kept_mebibytes(one, t, setting.n_iter)
-        if device != "cpu":
+        if device == "cuda" and not name.endswith(IN_A_GRAPH):  # a replay allocates nothing
+            before = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
-            step(one, t, setting.n_iter)
-            found["MiB at the peak"] = torch.cuda.max_memory_allocated() / 2**20
+            runs[name]()
+            found["MiB added at the peak"] = (torch.cuda.max_memory_allocated() - before) / 2**20
         out["ms"][name] = found
     out["errors"], out["samples"] = errors, samples
     return out
@@ -133,6 +171,7 @@ def environment(device: str) -> dict[str, Any]:
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
         found |= {"gpu": torch.cuda.get_device_name(), "driver": driver[0], "triton": triton.__version__}
+        found["autotune"] = os.environ.get("SCVAE_FAST_AUTOTUNE", "0")
     return found
 
 

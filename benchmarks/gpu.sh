@@ -18,7 +18,7 @@ mkdir -p "$out" || exit
 }
 status=0
 "$python" -m pytest -q -p no:cacheprovider -k triton \
-  tests/ops/test_triton.py tests/ops/test_triton_gpu.py tests/ops/test_fuzz.py 2>&1 | tee "$out/tests.txt" | tail -n 30 || status=1
+  tests/ops/test_{triton,triton_gpu,fuzz,lista,sparse_code,decode}.py 2>&1 | tee "$out/tests.txt" | tail -n 30 || status=1
 if command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck; do
     timeout 120 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest -q -p no:cacheprovider \
@@ -26,6 +26,8 @@ if command -v compute-sanitizer > /dev/null; then
     tail -n 2 "$out/$tool.txt"
   done
 fi
+"$python" -m benchmarks.accuracy --device cuda --dtypes float32 bfloat16 float16 --json "$out/accuracy.json" 2>&1 |
+  tee "$out/accuracy.txt" || status=1
 # shellcheck disable=SC2086
 "$python" -m benchmarks.gpu --json "$out/gpu.json" ${BENCH:-} 2>&1 | tee "$out/gpu.txt" || status=1
 exit "$status"

@@ -1,7 +1,7 @@
 """Problems that the tests of the operations share, and how results are compared."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,9 +25,18 @@ def takes(backend: str, dtype: torch.dtype) -> bool:
     return _backend.declines(backend, torch.device(device_of(backend)), dtype) is None
 
 
-# Those that run on the CPU in float64; those that take float32, wherever they run.
+# Those that run on the CPU in float64; those that take float32, wherever they run; those that large problems don't keep
+# busy for minutes.
 BACKENDS = [name for name in USABLE if device_of(name) == "cpu" and takes(name, torch.float64)]
 FLOAT32_BACKENDS = [name for name in USABLE if takes(name, torch.float32)]
+QUICK_BACKENDS = BACKENDS if INTERPRETED else FLOAT32_BACKENDS
+
+
+def suited(backend: str, problem: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:
+    """The problem on the backend's device: in float64, or in float32 where it takes no more."""
+    dtype = torch.float64 if backend in BACKENDS else torch.float32
+    return {name: None if t is None else t.to(device_of(backend), dtype) for name, t in problem.items()}
+
 
 # Arguments in the order of the schema, under the names that the public functions take.
 LISTA = ("b", "S", "theta", "gain", "z0")
@@ -94,8 +103,9 @@ def results_and_gradients(
     op: Callable[..., Any], problem: dict[str, torch.Tensor | None], **settings: Any
 ) -> dict[str, torch.Tensor]:
     """Results of op, and the gradients of a fixed random combination of them for every tensor of the problem."""
-    device = device_of(settings.get("backend") or "eager")
-    leaves = {k: t.detach().to(device, copy=True).requires_grad_() for k, t in keywords(problem).items()}
+    backend = settings.get("backend")
+    given = {k: t if backend is None else t.to(device_of(backend)) for k, t in keywords(problem).items()}
+    leaves = {k: t.detach().clone().requires_grad_() for k, t in given.items()}
     results = op(**leaves, **settings)
     results = results if isinstance(results, tuple) else (results,)
     generator = torch.Generator().manual_seed(1)
@@ -173,8 +183,14 @@ def assert_as_exact_as_pytorch(
         assert error <= times * theirs + rounding, f"{name}: error {error:.2e}, PyTorch's own {theirs:.2e}"
 
 
-def assert_all_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], names: Sequence[str] = ()) -> None:
-    """Equal but for rounding; NaN equals NaN."""
-    assert names or a.keys() == b.keys()
-    for name in names or a:
-        torch.testing.assert_close(a[name], b[name], equal_nan=True, msg=lambda m, name=name: f"{name}: {m}")
+def assert_close(a: torch.Tensor, b: torch.Tensor, name: str = "result") -> None:
+    """Equal but for rounding, in float32 for that of sums; NaN equals NaN."""
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if a.dtype == torch.float32 else {}
+    torch.testing.assert_close(a, b, equal_nan=True, msg=lambda m: f"{name}: {m}", **tolerance)
+
+
+def assert_all_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    """Each of them."""
+    assert a.keys() == b.keys()
+    for name in a:
+        assert_close(a[name], b[name], name)

@@ -32,7 +32,7 @@ def test_trial_run(tmp_path):
     results = json.loads(path.read_text())["results"]
     assert [result["direction"] for result in results] == [run.FORWARD, run.BOTH]
     for result in results:
-        assert set(result["ms"]) == {"eager", "triton"}
+        assert set(result["ms"]) == {"eager", "triton", *gpu.WAYS}
         assert all(0 < line["p20"] <= line["p50"] <= line["p80"] for line in result["ms"].values())
         assert len(result["samples"]) == 2
     kept = {name: line[gpu.BYTES_KEPT] for name, line in results[1]["ms"].items()}
@@ -44,7 +44,7 @@ def test_wrong_result_gets_no_time(monkeypatch):
         z, x_hat = cases.released(t, n_iter)
         return z, 1.01 * x_hat
 
-    monkeypatch.setattr(gpu, "contestants", lambda compile_: {"eager": cases.released, "ours": wrong})
+    monkeypatch.setattr(gpu, "contestants", lambda *_: {"eager": cases.released, "ours": wrong})
     result = gpu.measure(SETTING, "cpu", 2, compile_=False)
     assert result["wrong"] == ["ours"]
     assert set(result["ms"]) == {"eager"}

@@ -19,28 +19,38 @@ from problems import (
 
 from scvae_fast import decode, lista, sparse_code
 
+if "triton" in FLOAT32_BACKENDS:
+    from scvae_fast.ops._triton import launch, tiles
+
 pytestmark = pytest.mark.skipif("triton" not in FLOAT32_BACKENDS, reason="neither a CUDA device nor TRITON_INTERPRET=1")
 DEVICE = device_of("triton")
 
 
+@pytest.fixture(params=["one launch", "by iteration"])
+def way(request):
+    """All iterations in one launch, and a launch for each."""
+    with launch.forced(by_iteration=request.param == "by iteration"):
+        yield request.param
+
+
 @pytest.mark.parametrize("start", ["plain", "gain", "z0"])
 @pytest.mark.parametrize("theta", ["atom", "scalar", "zero", "negative"])
-@pytest.mark.parametrize("n_iter", [0, 1, 5])
-def test_lista_in_float32(start, theta, n_iter):
+@pytest.mark.parametrize("n_iter", [0, 1, 4])
+def test_lista_in_float32(way, start, theta, n_iter):
     p = clear_of_ties(to(lista_problem(70, 130, start=start, theta=theta), torch.float32), n_iter)
     assert_as_exact_as_pytorch(lista, unrolled_lista, p, n_iter=n_iter, backend="triton")
 
 
 @pytest.mark.parametrize(("M", "K", "n"), [(1, 1, 1), (3, 64, 65), (65, 129, 17), (200, 96, 300)])
 @pytest.mark.parametrize("start", ["gain", "z0"])
-def test_sparse_code_in_float32(M, K, n, start):
+def test_sparse_code_in_float32(way, M, K, n, start):
     p = clear_of_ties(to(sparse_code_problem(M, K, n, start=start), torch.float32), 4)
     assert_as_exact_as_pytorch(sparse_code, unrolled_sparse_code, p, n_iter=4, backend="triton")
 
 
 @pytest.mark.parametrize("n_iter", [0, 3])
 @pytest.mark.parametrize("parameters", ["float16", "float32"])
-def test_float16(n_iter, parameters):
+def test_float16(way, n_iter, parameters):
     """At most twice the error of the formula in float16; its codes are rounded after every iteration, as ours are."""
     p = to(sparse_code_problem(66, 70, 33), torch.float16)
     if parameters == "float32":
@@ -56,7 +66,7 @@ def test_float16(n_iter, parameters):
 
 
 @pytest.mark.parametrize("loss", ["z", "x_hat"])
-def test_gradients_of_one_result(loss):
+def test_gradients_of_one_result(way, loss):
     p = to(sparse_code_problem(20, 30, 10), torch.float32)
     found = []
     for backend in ("triton", "eager"):
@@ -70,9 +80,7 @@ def test_gradients_of_one_result(loss):
         )
 
 
-def test_chunks_and_splits_change_nothing_but_roundings(monkeypatch):
-    from scvae_fast.ops._triton import launch
-
+def test_chunks_and_splits_change_nothing_but_roundings(way, monkeypatch):
     p = to(sparse_code_problem(150, 40, 20), torch.float32)
     whole = results_and_gradients(sparse_code, p, n_iter=3, backend="triton")
     monkeypatch.setattr(launch, "CHUNK_BYTES", 1)
@@ -83,14 +91,14 @@ def test_chunks_and_splits_change_nothing_but_roundings(monkeypatch):
         torch.testing.assert_close(gradient, whole[name], rtol=1e-4, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def test_same_bits_every_time():
+def test_same_bits_every_time(way):
     p = to(sparse_code_problem(100, 40, 20), torch.float32)
     first, second = (results_and_gradients(sparse_code, p, n_iter=3, backend="triton") for _ in range(2))
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
 
 
-def test_no_rows():
+def test_no_rows(way):
     p = {k: t.to(DEVICE) for k, t in keywords(to(sparse_code_problem(0, 8, 5), torch.float32)).items()}
     p["S"].requires_grad_()
     z, x_hat = sparse_code(**p, n_iter=2, backend="triton")
@@ -116,7 +124,32 @@ def test_float64_is_declined_with_a_reason():
 
 
 def test_too_many_atoms_are_refused():
-    from scvae_fast.ops._triton import launch
-
     with pytest.raises(ValueError, match="backend 'triton': at most 32768 atoms or features, got 40000"):
-        launch.launch(launch.INTERPRETED, torch.float32, 1, 40_000, 3)
+        launch.launch(launch.INTERPRETED, launch.choice(launch.INTERPRETED, torch.float32, 1, 40_000), 1, 40_000, 3)
+
+
+def test_every_tile_and_way_that_tuning_may_choose_gives_the_same(monkeypatch, tmp_path):
+    from scvae_fast.ops._triton import autotune
+
+    p = clear_of_ties(to(sparse_code_problem(70, 40, 20), torch.float32), 3)
+    expected = results_and_gradients(sparse_code, p, n_iter=3, backend="triton")
+    monkeypatch.setenv("SCVAE_FAST_AUTOTUNE", "1")
+    monkeypatch.setattr(autotune, "interpreted", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    count = len(tiles.fitting(launch.card(torch.cuda.current_device() if DEVICE == "cuda" else None), torch.float32))
+    for fastest in range(2 * count):
+        monkeypatch.setenv("SCVAE_FAST_CACHE", str(tmp_path / str(fastest)))
+        ran = []
+
+        def seconds(run, ran=ran, fastest=fastest):
+            run()
+            ran.append(run)
+            return 1.0 if (len(ran) - 1) % (2 * count) == fastest else 2.0
+
+        monkeypatch.setattr(autotune, "seconds", seconds)
+        found = results_and_gradients(sparse_code, p, n_iter=3, backend="triton")
+        assert len(ran) == 2 * 2 * count  # forward and backward
+        for name, value in found.items():
+            torch.testing.assert_close(
+                value, expected[name], rtol=1e-4, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}"
+            )

@@ -26,10 +26,17 @@ MATRIX = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 INTEGERS = {
-    *("M", "n", "K", "NP", "KP", "n_iter", "slab", "theta_stride", "drive_stride", "rows", "I", "J"),
-    *("left_stride", "right_stride", "per_split", "columns", "depth"),
+    *("M", "n", "K", "NP", "KP", "n_iter", "steps", "slab", "theta_stride", "drive_stride", "rows", "I", "J"),
+    *("left_stride", "right_stride", "per_split", "columns", "depth", "after_rows", "after_columns"),
 }
-UNALIGNED = {"M", "n_iter", "rows", "per_split"}  # the others are multiples of 16 where K and n are
+UNALIGNED = {
+    "M",
+    "n_iter",
+    "steps",
+    "rows",
+    "per_split",
+    "after_rows",
+}  # the others are multiples of 16 where K and n are
 FLOAT32 = {"d_theta", "d_gain", "sums"}
 
 
@@ -49,7 +56,12 @@ KINDS = {
         (("ENCODE", False), ("DECODE", False), ("KEEP", False)),
     ),
     "recompute": Kind("forward", ("decoder", "z_out", "x_hat"), (("ENCODE", True), ("DECODE", False), ("KEEP", True))),
-    "adjoint": Kind("adjoint", (), (("GIVEN", False),)),
+    "adjoint": Kind("adjoint"),
+    "encoded start": Kind("start", ("z0",), (("ENCODE", True),)),
+    "start": Kind("start", ("z0", "encoder", "drives"), (("ENCODE", False),)),
+    "encoded step": Kind("step", (), (("ENCODE", True),)),
+    "step": Kind("step", ("drives",), (("ENCODE", False),)),
+    "step back": Kind("step_back"),
     "product": Kind("product"),
     "outer": Kind("outer"),
     "collect": Kind("collect", (), (("GIVEN", False),)),
@@ -79,9 +91,9 @@ def compiled(arch: int, dtype: torch.dtype, kind: Kind, tile: Tile) -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from scvae_fast.ops._triton import kernels
+    from scvae_fast.ops._triton import kernels, products
 
-    function = getattr(kernels, kind.kernel)
+    function = getattr(kernels, kind.kernel, None) or getattr(products, kind.kernel)
     if kind.kernel == "outer":
         tile = tile._replace(rows=min(tile.rows, tile.columns), columns=min(tile.rows, tile.columns))
     constants: dict[str, Any] = {
@@ -134,6 +146,6 @@ def test_compiles_without_spills_and_fits(arch, dtype, name, tile, tmp_path):
     assert (stack, spills) == (0, 0)
     assert kernel.metadata.shared <= SHARED[arch]
     assert kernel.metadata.shared <= tile.shared_bytes(dtype.itemsize) + 4096, "the table's own figure is too small"
-    if name != "collect":
+    if name not in ("collect", "start"):
         # 64 rows are the fewest for the matrix units of a whole warp group.
         assert matrix == [MATRIX[arch] if tile.rows >= 64 else "HMMA"]

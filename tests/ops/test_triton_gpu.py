@@ -42,6 +42,23 @@ def test_more_than_two_billion_elements():
         torch.testing.assert_close(rows, expected[: len(rows)], rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("M", [1, 300, 70_000])
+def test_a_launch_for_each_iteration_gives_what_one_for_all_gives(dtype, M):
+    from scvae_fast.ops._triton import launch
+
+    p, found = on_card(sparse_code_problem(M, 200, 70, start="plain"), dtype), []
+    for by_iteration in (False, True):
+        with launch.forced(by_iteration):
+            leaves = {name: t.clone().requires_grad_() for name, t in p.items()}
+            results = sparse_code(**leaves, n_iter=4, backend="triton")
+            torch.autograd.backward(results, [torch.ones_like(r) for r in results])
+            found.append([t.detach().double() for t in (*results, *(leaf.grad for leaf in leaves.values()))])
+    tolerance = {torch.float32: 1e-3, torch.bfloat16: 8e-2}[dtype]  # a code on or off by a rounding is a gradient more
+    for one, other in zip(*found, strict=True):
+        assert (one - other).norm() <= tolerance * one.norm()
+
+
 def test_second_stream():
     p = on_card(sparse_code_problem(300, 96, 40))
     expected = sparse_code(**p, n_iter=4, backend="triton")
@@ -54,8 +71,9 @@ def test_second_stream():
         assert torch.equal(a, b)
 
 
-def test_cuda_graph():
-    p = on_card(sparse_code_problem(300, 96, 40))
+@pytest.mark.parametrize("M", [300, 9000])  # a launch for every iteration; one for all
+def test_cuda_graph(M):
+    p = on_card(sparse_code_problem(M, 96, 40))
     sparse_code(**p, n_iter=4, backend="triton")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

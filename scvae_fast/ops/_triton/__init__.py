@@ -1,7 +1,8 @@
 """The Triton kernels and what launches them; neither they nor triton are imported before the first call on them.
 
-kernels.py: the kernels. tiles.py: which tiles they work on. launch.py: packing, scratch, single launches.
-bottleneck.py: the forward and the backward pass of lista and sparse_code.
+kernels.py: the iterations. products.py: matrix products and sums. tiles.py: which tiles they work on, and in how many
+launches; autotune.py: the same, timed. launch.py: packing, scratch, single launches. bottleneck.py: the forward and the
+backward pass of lista and sparse_code.
 """
 
 from __future__ import annotations

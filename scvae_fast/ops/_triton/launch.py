@@ -1,7 +1,7 @@
 """Launches the Triton kernels: packs the matrices, sizes the scratch, deals rows out to programs.
 
-Scratch is bounded whatever M and T are: the forward pass has it for the rows that are in flight, the backward pass
-works on chunks of rows whose iterates and adjoints take at most CHUNK_BYTES.
+Scratch is bounded whatever M and T are: all iterations in one launch have it for the rows that are in flight; an
+iteration a launch, and the backward pass, work on chunks of rows for which it takes at most CHUNK_BYTES.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
-from scvae_fast.ops._triton import kernels
+from scvae_fast.ops._triton import products, tiles
 from scvae_fast.ops._triton.tiles import CHAIN, INTERPRETER, MOST_ATOMS, Card, Tile, choose
 
 CHUNK_BYTES = 1 << 30
@@ -25,7 +25,7 @@ OUTER_PROGRAMS = 512
 ROWS_PER_SPLIT = 512
 
 # What stands in for a card where kernels are interpreted.
-INTERPRETED = Card(capability=(INTERPRETER, 0), shared_bytes=1 << 20, multiprocessors=2)
+INTERPRETED = Card((INTERPRETER, 0), shared_bytes=1 << 20, multiprocessors=2, cache_bytes=1 << 30, name="interpreter")
 
 
 @cache
@@ -35,7 +35,8 @@ def card(index: int | None) -> Card:
         return INTERPRETED
     properties = torch.cuda.get_device_properties(index)
     shared_bytes = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
-    return Card((properties.major, properties.minor), shared_bytes, properties.multi_processor_count)
+    capability = properties.major, properties.minor
+    return Card(capability, shared_bytes, properties.multi_processor_count, properties.L2_cache_size, properties.name)
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -54,10 +55,21 @@ class Launch(NamedTuple):
     """How a problem of M rows, K atoms and n features is dealt out."""
 
     tile: Tile
-    programs: int
+    programs: int  # of a launch that has all iterations
     rows: int  # M in whole tiles
     KP: int  # atoms in whole tiles
     NP: int  # features in whole tiles
+    by_iteration: bool  # a launch for every iteration, of tiles of rows and columns
+
+    @property
+    def in_flight(self) -> int:
+        """Rows that the forward pass has scratch for."""
+        return self.rows if self.by_iteration else self.programs * self.tile.rows
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tiles of rows and columns."""
+        return self.rows // self.tile.rows, self.KP // self.tile.columns
 
     def options(self, dtype: torch.dtype) -> dict[str, Any]:
         """The tile as arguments of a kernel."""
@@ -71,20 +83,48 @@ class Launch(NamedTuple):
         }
 
 
-def launch(card: Card, dtype: torch.dtype, M: int, K: int, n: int) -> Launch:
-    """A pure function of the card and the problem."""
+class Choice(NamedTuple):
+    """What may be chosen for a problem."""
+
+    tile: Tile
+    by_iteration: bool
+
+
+way: bool | None = None
+"""What `forced` asks for: a launch for every iteration, or one for all; None where the table is asked."""
+
+
+@contextlib.contextmanager
+def forced(by_iteration: bool) -> Iterator[None]:
+    """For tests and benchmarks: a launch for every iteration, or one for all, whatever the table says."""
+    global way
+    before, way = way, by_iteration
+    try:
+        yield
+    finally:
+        way = before
+
+
+def choice(card: Card, dtype: torch.dtype, M: int, K: int) -> Choice:
+    """The table's, for M rows and K atoms."""
+    by_iteration = tiles.by_iteration(card, dtype, M, K) if way is None else way
+    return Choice(choose(card, dtype, M, K if by_iteration else 1), by_iteration)
+
+
+def launch(card: Card, chosen: Choice, M: int, K: int, n: int) -> Launch:
+    """A pure function of the card, what was chosen and the problem."""
     if max(K, n) > MOST_ATOMS:
         raise ValueError(f"backend 'triton': at most {MOST_ATOMS} atoms or features, got {max(K, n)}")
-    tile = choose(card, dtype, M)
+    tile = chosen.tile
     blocks = -(-M // tile.rows)
     unit = max(tile.columns, tile.depth)
     programs = max(1, min(blocks, PROGRAMS_PER_MULTIPROCESSOR * card.multiprocessors))
-    return Launch(tile, programs, blocks * tile.rows, up(K, unit), up(n, unit))
+    return Launch(tile, programs, blocks * tile.rows, up(K, unit), up(n, unit), chosen.by_iteration)
 
 
-def chunk_rows(plan: Launch, n_iter: int, itemsize: int) -> int:
-    """Rows of the backward pass that are in flight at a time: whole tiles, one at least."""
-    row_bytes = 2 * (n_iter + 2) * itemsize * plan.KP
+def chunk_rows(plan: Launch, slabs: int, itemsize: int) -> int:
+    """Rows for which so many slabs of scratch take at most CHUNK_BYTES: whole tiles, one at least."""
+    row_bytes = slabs * itemsize * plan.KP
     return max(1, min(plan.rows, CHUNK_BYTES // row_bytes) // plan.tile.rows) * plan.tile.rows
 
 
@@ -117,7 +157,7 @@ def outer(left: torch.Tensor, right: torch.Tensor, properties: Card) -> torch.Te
     splits = max(1, min(OUTER_PROGRAMS // (across * down), rows // ROWS_PER_SPLIT))
     sums = left.new_empty(splits, I, J, dtype=torch.float32)
     grid = (across, down, splits)
-    kernels.outer[grid](
+    products.outer[grid](
         left,
         right,
         sums,
@@ -138,13 +178,14 @@ def outer(left: torch.Tensor, right: torch.Tensor, properties: Card) -> torch.Te
     return sums.sum(0)
 
 
-def product(left: torch.Tensor, right: torch.Tensor, properties: Card) -> torch.Tensor:
-    """The product left · rightᵀ (M, columns) for left (M, depth) and right (columns, depth)."""
+def product(left: torch.Tensor, right: torch.Tensor, properties: Card, out: torch.Tensor | None = None) -> torch.Tensor:
+    """The product left · rightᵀ (M, columns) for left (M, depth) and right (columns, depth); into `out`, if given."""
     (M, depth), columns = left.shape, right.shape[0]
-    plan = launch(properties, left.dtype, M, columns, depth)
-    out = left.new_empty(M, columns)
+    tile = choose(properties, left.dtype, M, columns)
+    plan = launch(properties, Choice(tile, by_iteration=True), M, columns, depth)
+    out = left.new_empty(M, columns) if out is None else out
     if M > 0:
-        kernels.product[(plan.rows // plan.tile.rows, plan.KP // plan.tile.columns)](
+        products.product[plan.grid](
             left,
             packed(right, plan.KP, plan.NP, left.dtype),
             out,

@@ -51,6 +51,9 @@ COLLECTED = Tile(rows=16, columns=64, depth=1, warps=4, stages=1)
 CHAIN = 512
 """Rows that the matrix units sum up before the sum is added to others: a multiple of every tile's depth."""
 
+TOGETHER = 8
+"""Tiles of columns that go through all rows together, where programs have tiles of both."""
+
 MOST_ATOMS = 32_768
 """Also of features: offsets inside a packed matrix are 32 bits."""
 
@@ -61,6 +64,8 @@ class Card(NamedTuple):
     capability: tuple[int, int]
     shared_bytes: int  # that a block may have
     multiprocessors: int
+    cache_bytes: int  # of the second level
+    name: str
 
 
 def unfit(card: Card) -> str | None:
@@ -78,11 +83,28 @@ def tiles(capability: tuple[int, int], itemsize: int) -> tuple[Tile, ...]:
     return _TILES[min(capability[0], max(major for major, _ in _TILES)), itemsize]
 
 
-def choose(card: Card, dtype: torch.dtype, rows: int) -> Tile:
-    """The largest tile that fits the card's shared memory and gives each multiprocessor rows to work on.
-
-    With fewer rows, the tile with the fewest: then most multiprocessors have some.
-    """
+def fitting(card: Card, dtype: torch.dtype) -> tuple[Tile, ...]:
+    """Those that the card's shared memory takes, the largest first."""
     size = dtype.itemsize
-    fitting = [tile for tile in tiles(card.capability, size) if tile.shared_bytes(size) <= card.shared_bytes]
-    return next((tile for tile in fitting if tile.rows * card.multiprocessors <= rows), fitting[-1])
+    return tuple(tile for tile in tiles(card.capability, size) if tile.shared_bytes(size) <= card.shared_bytes)
+
+
+def choose(card: Card, dtype: torch.dtype, rows: int, columns: int = 1) -> Tile:
+    """The largest tile that fits the card's shared memory and gives each multiprocessor one to work on.
+
+    With too little work for that, the tile with the fewest rows: then most multiprocessors have some. Programs have all
+    columns of some rows, or, where a number of columns is given, tiles of both.
+    """
+    some = fitting(card, dtype)
+    enough = (t for t in some if -(-rows // t.rows) * -(-columns // t.columns) >= card.multiprocessors)
+    return next(enough, some[-1])
+
+
+def by_iteration(card: Card, dtype: torch.dtype, rows: int, atoms: int) -> bool:
+    """Whether every iteration is a launch of its own, of tiles of rows and columns; else one launch has all of them.
+
+    It is where the rows alone would leave more than half of the multiprocessors idle, or where S is too large for the
+    second-level cache to keep it beside codes. Neither limit has been measured yet.
+    """
+    row_blocks = -(-rows // fitting(card, dtype)[-1].rows)
+    return 2 * row_blocks < card.multiprocessors or 2 * atoms**2 * dtype.itemsize > card.cache_bytes

@@ -1,4 +1,4 @@
-"""lista by Triton kernels: all iterations in one launch, the codes of a block of rows in scratch of its own."""
+"""lista by Triton kernels: all iterations in one launch, or a launch for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""sparse_code by Triton kernels: encoding, all iterations and decoding in one launch."""
+"""sparse_code by Triton kernels: encoding, all iterations and decoding in one launch, or a launch for each."""
 
 from __future__ import annotations
 

@@ -1,0 +1,147 @@
+"""The fastest tile and way for a problem, timed on its first call and kept on disk, where SCVAE_FAST_AUTOTUNE=1.
+
+Else, and while a CUDA graph is captured, and where kernels are interpreted, the table of tiles.py has the word. What is
+chosen decides the order of sums: results are the same for the same file of choices.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import warnings
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+
+from scvae_fast._files import write_json
+from scvae_fast.ops._triton import interpreted, launch, tiles
+from scvae_fast.ops._triton.launch import Choice
+from scvae_fast.ops._triton.tiles import Card
+
+SCHEMA = 1
+SAMPLES = 5
+MARGIN = 0.02
+"""By how much, at least, a choice must be faster than the table's: less is noise."""
+
+Run = Callable[[Choice], object]
+
+
+def enabled() -> bool:
+    """Whether SCVAE_FAST_AUTOTUNE asks for it."""
+    value = os.environ.get("SCVAE_FAST_AUTOTUNE") or "0"
+    if value not in ("0", "1"):
+        raise ValueError(f"SCVAE_FAST_AUTOTUNE must be 0 or 1, got {value!r}")
+    return value == "1"
+
+
+def path() -> Path:
+    """The file of choices."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("SCVAE_FAST_CACHE") or Path(base, "scvae_fast"), "triton.json")
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Of a call on the current stream: the median of some, once its kernels are compiled."""
+    run()
+    samples = []
+    for _ in range(SAMPLES):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        samples.append(begin.elapsed_time(end) / 1e3)
+    return statistics.median(samples)
+
+
+class Tuner:
+    """Choices of a file, and those made here.
+
+    Args:
+        file: where they are kept.
+        clock: seconds of a call.
+    """
+
+    def __init__(self, file: Path, clock: Callable[[Callable[[], object]], float]) -> None:
+        self.file, self.clock = file, clock
+        self._warned: set[str] = set()
+        self._entries = self._read()
+
+    def known(self, key: str, candidates: list[Choice]) -> Choice | None:
+        """What was chosen for a problem; None if nothing was, or nothing that is a candidate now."""
+        entry = self._entries.get(key)
+        return next((choice for choice in candidates if _entry(choice) == entry), None)
+
+    def tune(self, key: str, default: Choice, candidates: list[Choice], run: Run) -> Choice:
+        """Times the candidates and keeps the fastest: the default unless one is faster than it by more than noise."""
+        took = {choice: self.clock(partial(run, choice)) for choice in candidates}
+        best = min(candidates, key=lambda choice: took[choice])
+        if took[default] <= (1 + MARGIN) * took[best]:
+            best = default
+        # What other processes have found by now stays.
+        self._entries = {**self._entries, **self._read(), key: _entry(best)}
+        self._write()
+        return best
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self.file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except (OSError, ValueError) as error:
+            self._warn(f"{self.file} can't be read ({error}): its choices of tiles are made again")
+            return {}
+        choices = content.get("choices") if isinstance(content, dict) and content.get("schema") == SCHEMA else None
+        if not isinstance(choices, dict):
+            self._warn(f"{self.file} holds no choices of tiles of schema {SCHEMA}: they are made again")
+            return {}
+        return choices
+
+    def _write(self) -> None:
+        try:
+            write_json(self.file, {"schema": SCHEMA, "choices": self._entries})
+        except OSError as error:
+            self._warn(f"{self.file} can't be written ({error}): choices of tiles are kept for this process alone")
+
+    def _warn(self, message: str) -> None:
+        """Once, however often the file is looked at."""
+        if message not in self._warned:
+            warnings.warn(f"SCVAE_FAST_AUTOTUNE: {message}", stacklevel=2)
+        self._warned.add(message)
+
+
+def _entry(choice: Choice) -> dict[str, Any]:
+    """A choice as the file has it."""
+    return {**choice.tile._asdict(), "by_iteration": choice.by_iteration}
+
+
+@cache
+def _tuner(file: Path) -> Tuner:
+    return Tuner(file, seconds)
+
+
+def key(card: Card, direction: str, dtype: torch.dtype, M: int, K: int, n: int) -> str:
+    """The problems that share a choice: M up to the same power of two, K and n up to the same multiple of 128."""
+    sizes = f"M {1 << max(0, M - 1).bit_length()}, K {launch.up(K, 128)}, n {launch.up(n, 128)}"
+    return f"{card.name}, triton {triton.__version__}, {dtype} {launch.precision(dtype)}, {sizes}, {direction}"
+
+
+def choice(card: Card, direction: str, dtype: torch.dtype, M: int, K: int, n: int, run: Run) -> Choice:
+    """For M rows, K atoms and n features, 0 without an encoder: the table's, or where that is asked for the fastest.
+
+    `run` computes the problem as a choice says; it may be called several times.
+    """
+    default = launch.choice(card, dtype, M, K)
+    if not enabled() or interpreted() or launch.way is not None or M == 0:
+        return default
+    candidates = [Choice(tile, way) for tile in tiles.fitting(card, dtype) for way in (False, True)]
+    tuner, name = _tuner(path()), key(card, direction, dtype, M, K, n)
+    found = tuner.known(name, candidates)
+    if found is not None:
+        return found
+    return default if torch.cuda.is_current_stream_capturing() else tuner.tune(name, default, candidates, run)

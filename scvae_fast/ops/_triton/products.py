@@ -1,0 +1,161 @@
+"""Matrix products in Triton: tiles of one for other kernels, whole ones; and the sums that gradients are.
+
+The right factor of a product is packed by `launch.py`: its row j holds what column j of the product is summed from,
+padded with zeros, so that only rows of the left factor are ever masked.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def multiply(
+    left,  # the first of BLOCK_M rows, left_stride apart
+    left_stride,
+    right,  # rows right_stride apart
+    right_stride,
+    column,  # (BLOCK_N,): the rows of right
+    live,  # (BLOCK_M, 1): rows of left that there are
+    depth,  # length of the sums
+    MASKED: tl.constexpr,  # whether left has rows that there are not, or is no whole number of tiles deep
+    BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """The product left · rightᵀ (BLOCK_M, BLOCK_N), summed in float32."""
+    inner = tl.arange(0, BLOCK_K)
+    from_left = left + (tl.arange(0, live.shape[0])[:, None] * left_stride + inner[None, :])
+    from_right = right + column[None, :] * right_stride + inner[:, None]
+    sums = tl.zeros((live.shape[0], column.shape[0]), dtype=tl.float32)
+    for begin in range(0, depth, BLOCK_K):
+        if MASKED:
+            tile = tl.load(from_left + begin, mask=live & (begin + inner[None, :] < depth), other=0.0)
+        else:
+            tile = tl.load(from_left + begin)
+        sums = tl.dot(tile, tl.load(from_right + begin), sums, input_precision=PRECISION)
+    return sums
+
+
+@triton.jit
+def live_rows(first, M, BLOCK_M: tl.constexpr):
+    """(BLOCK_M, 1): which rows there are of the block that begins with row `first`."""
+    return tl.arange(0, BLOCK_M)[:, None] < tl.minimum(M - first, BLOCK_M).to(tl.int32)
+
+
+@triton.jit
+def outer(
+    left,  # (rows, I), rows left_stride apart
+    right,  # (rows, J), rows right_stride apart
+    sums,  # (splits, I, J), float32: receives leftᵀ right of every split of the rows
+    rows,
+    I,  # noqa: E741
+    J,
+    left_stride,
+    right_stride,
+    per_split,  # rows of a split, a multiple of BLOCK_K
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    CHAIN: tl.constexpr,  # rows that the matrix units sum up: they round less well than an addition does
+    PRECISION: tl.constexpr,
+):
+    """Sums over rows, left^T right; the rows in a fixed number of splits, each summed in order."""
+    i = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    j = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    split = tl.program_id(2).to(tl.int64)
+    total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    first = split * per_split
+    of_left, of_right = left + i[:, None], right + j[None, :]
+    for begin in range(0, per_split, CHAIN):
+        part = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        for step in range(begin, tl.minimum(begin + CHAIN, per_split), BLOCK_K):
+            row = first + step + tl.arange(0, BLOCK_K)
+            here = row < rows
+            a = tl.load(of_left + row[None, :] * left_stride, mask=here[None, :] & (i < I)[:, None], other=0.0)
+            b = tl.load(of_right + row[:, None] * right_stride, mask=here[:, None] & (j < J)[None, :], other=0.0)
+            part = tl.dot(a, b, part, input_precision=PRECISION)
+        total += part
+    target = sums + (split * I + i[:, None]) * J + j[None, :]
+    tl.store(target, total, mask=(i < I)[:, None] & (j < J)[None, :])
+
+
+@triton.jit
+def product(
+    left,  # (M, depth), rows left_stride apart
+    right,  # (columns in whole tiles, depth in whole tiles), rows right_stride apart
+    out,  # (M, columns)
+    M,
+    columns,
+    depth,
+    left_stride,
+    right_stride,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """The product left · rightᵀ."""
+    first = tl.program_id(0).to(tl.int64) * BLOCK_M
+    within = tl.arange(0, BLOCK_M)[:, None]
+    column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    live = live_rows(first, M, BLOCK_M)
+    value = multiply(
+        left + first * left_stride, left_stride, right, right_stride, column, live, depth, True, BLOCK_K, PRECISION
+    )
+    inside = live & (column < columns)[None, :]
+    target = out + first * columns + (within * columns + column[None, :])
+    tl.store(target, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _sign(u):
+    """0 for a NaN, as torch.sign has it."""
+    return tl.where(u > 0, 1.0, tl.where(u < 0, -1.0, 0.0))
+
+
+@triton.jit
+def collect(
+    codes,  # slabs of (rows, KP): z_0 … z_T
+    adjoints,  # likewise: ĝ_0 … ĝ_T
+    drive,  # b, rows drive_stride apart; not read where GIVEN
+    gain,  # one value, or None
+    d_drive,  # (rows, KP): receives the gradient of b
+    d_theta,  # (blocks of rows, KP), float32: receives sums over the rows of a block
+    d_gain,  # (blocks of rows, blocks of columns), float32: receives sums over a tile
+    M,
+    K,
+    KP,
+    drive_stride,
+    n_iter,
+    slab,
+    GIVEN: tl.constexpr,  # whether z_0 was given: then ĝ_0 does not go through the threshold
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """What the adjoints add up to for b, θ and γ, in float32."""
+    first = tl.program_id(0).to(tl.int64) * BLOCK_M
+    within = tl.arange(0, BLOCK_M)[:, None]
+    column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    here = first * KP + (within * KP + column[None, :])
+    of_b = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    of_theta = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for step in range(1, n_iter + 1):
+        t = tl.cast(step, tl.int64)
+        g = tl.load(adjoints + t * slab + here).to(tl.float32)
+        z = tl.load(codes + t * slab + here)
+        of_b += g
+        of_theta -= _sign(z) * g
+    if not GIVEN:
+        g = tl.load(adjoints + here).to(tl.float32)
+        z = tl.load(codes + here)
+        of_theta -= _sign(z) * g
+        inside = live_rows(first, M, BLOCK_M) & (column < K)[None, :]
+        b = tl.load(drive + first * drive_stride + (within * drive_stride + column[None, :]), mask=inside, other=0.0)
+        share = tl.sum(tl.sum(b.to(tl.float32) * g, axis=1), axis=0)
+        tl.store(d_gain + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), share)
+        if gain is not None:
+            g = g * tl.load(gain).to(tl.float32)
+        of_b += g
+    tl.store(d_drive + here, of_b.to(d_drive.dtype.element_ty))
+    tl.store(d_theta + tl.program_id(0) * KP + column, tl.sum(of_theta, axis=0))
