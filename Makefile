@@ -8,8 +8,8 @@ BENCH ?=
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 # What the installed package is built from: a change here installs it again.
-BUILT_FROM = setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.* csrc/*/*.*)
-CPP = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp tests/native/*.h tests/native/*.cpp benchmarks/*.cpp)
+BUILT_FROM = setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)
+CPP = $(foreach d,csrc csrc/* csrc/*/* tests/native tests/cuda_emulator benchmarks,$(wildcard $(d)/*.h $(d)/*.cpp $(d)/*.cu))
 SANITIZE = sanitize-none sanitize-address sanitize-thread
 # The system's cmake where there is one, else that of the development environment.
 SYSTEM_CMAKE := $(shell command -v cmake)
@@ -43,8 +43,9 @@ $(VENV)/.train $(VENV)/.dev: $(VENV)/.%: $(BUILT_FROM)
 demo: $(VENV)/.train
 	$(BIN)/scvae-fast demo --out $(OUT) --minutes $(MINUTES)
 
+# Two at a time: most of them wait for one thread. The tests of a file stay together and share what they built.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-gpu:
 	PYTHON=$(PYTHON) benchmarks/gpu.sh $(GPU_OUT)

@@ -41,6 +41,9 @@ class CMakeBuild(build_ext):
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DSCVAE_FAST_CUDA={cuda_setting()}",
         ]
+        # As CMake takes them, "80-real;90a-real": by default those that CMakeLists.txt names.
+        if architectures := os.environ.get("SCVAE_FAST_CUDA_ARCHITECTURES"):
+            configure.append(f"-DCMAKE_CUDA_ARCHITECTURES={architectures}")
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", str(tree)], check=True)
 

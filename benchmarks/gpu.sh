@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds, tests and benchmarks on a machine with a GPU, in one go: benchmarks/gpu.sh DIRECTORY
 #
-# Needs python3 with torch, triton, numpy, pytest, pybind11, cmake and ninja; fetches nothing. Everything it finds is
+# Needs nvcc, and python3 with torch, triton, numpy, pytest, pybind11, cmake and ninja; fetches nothing. Everything it finds is
 # written into the directory; a short table comes last. PYTHON names another python3; BENCH holds options for
 # benchmarks.gpu. Exit status 1 if a test failed or a result was wrong.
 set -u -o pipefail
@@ -17,12 +17,12 @@ mkdir -p "$out" || exit
   exit 1
 }
 status=0
-"$python" -m pytest -q -p no:cacheprovider -k triton \
-  tests/ops/test_{triton,triton_gpu,fuzz,lista,sparse_code,decode}.py 2>&1 | tee "$out/tests.txt" | tail -n 30 || status=1
+"$python" -m pytest -q -p no:cacheprovider -k "triton or cuda" \
+  tests/ops/test_{fused,triton,cuda,gpu,fuzz,lista,sparse_code,decode}.py 2>&1 | tee "$out/tests.txt" | tail -n 30 || status=1
 if command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck; do
     timeout 120 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest -q -p no:cacheprovider \
-      tests/ops/test_triton.py -k "test_gradients_of_one_result" > "$out/$tool.txt" 2>&1 || status=1
+      tests/ops/test_fused.py -k "test_gradients_of_one_result" > "$out/$tool.txt" 2>&1 || status=1
     tail -n 2 "$out/$tool.txt"
   done
 fi

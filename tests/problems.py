@@ -29,7 +29,7 @@ def takes(backend: str, dtype: torch.dtype) -> bool:
 # busy for minutes.
 BACKENDS = [name for name in USABLE if device_of(name) == "cpu" and takes(name, torch.float64)]
 FLOAT32_BACKENDS = [name for name in USABLE if takes(name, torch.float32)]
-QUICK_BACKENDS = BACKENDS if INTERPRETED else FLOAT32_BACKENDS
+QUICK_BACKENDS = BACKENDS if INTERPRETED or EMULATED else FLOAT32_BACKENDS
 
 
 def suited(backend: str, problem: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:

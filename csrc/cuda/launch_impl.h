@@ -15,9 +15,10 @@ template <template <typename> class Work, typename E, bool THREE, typename Argum
 void launch_by_rows(const char* name, const Where& where, const Plan& plan, const Arguments& a) {
   const auto run = [&](void (*kernel)(Arguments)) { launch(name, kernel, where, extent(plan), a); };
   constexpr int threads = 32 * kMostWarps;
-  if constexpr (sizeof(E) == 2)
+  if constexpr (sizeof(E) == 2) {
     if (plan.rows == 64) return run(by_rows<Work, MmaBlock<E, 64, THREE>, threads, Arguments>);
-  if (plan.rows == 32) return run(by_rows<Work, MmaBlock<E, 32, THREE>, threads, Arguments>);
+    if (plan.rows == 32) return run(by_rows<Work, MmaBlock<E, 32, THREE>, threads, Arguments>);
+  }
   if (plan.rows == 16) return run(by_rows<Work, MmaBlock<E, 16, THREE>, threads, Arguments>);
   throw std::logic_error(std::string("CUDA kernel '") + name + "': none for " + std::to_string(plan.rows) + " rows");
 }

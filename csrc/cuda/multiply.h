@@ -61,7 +61,8 @@ struct Sums {
 };
 
 // What one instruction multiplies: 32 bytes of depth. float32 is split into two TF32 numbers, and three of their four
-// products are summed, the small ones first; the fourth is below what float32 holds.
+// products are summed, the small ones first; the fourth is below what float32 holds. An infinity or a NaN takes part in
+// the product of the large ones alone: beside it, ∞ times a small number would cancel it.
 template <typename E, bool THREE>
 struct Fragment {
   template <int N>
@@ -77,11 +78,11 @@ struct Fragment {
     for (int i = 0; i < N; ++i) {
       result.large[i] = raw[i];
       if constexpr (sizeof(E) == 4) {
-        const float value = bits_as<float>(raw[i]), large = machine::round_to_tf32(value);
+        const float value = bits_as<float>(raw[i]), large = machine::round_to_tf32(value), rest = value - large;
         result.large[i] = bits_as<std::uint32_t>(large);
         if constexpr (THREE) {
-          const float rest = value - large;  // NaN for an infinity, which has none
-          result.small[i] = rest == rest ? bits_as<std::uint32_t>(machine::round_to_tf32(rest)) : 0u;
+          const bool finite = rest == rest;
+          result.small[i] = finite ? bits_as<std::uint32_t>(machine::round_to_tf32(rest)) : 0u;
         }
       }
     }
@@ -90,10 +91,29 @@ struct Fragment {
 
   SCVAE_DEVICE static void multiply_add(float (&sums)[4], const Split<4>& a, const Split<4>& b, int half) {
     if constexpr (THREE) {
-      machine::multiply_add(sums, a.small, b.large[2 * half], b.large[2 * half + 1], E{});
-      machine::multiply_add(sums, a.large, b.small[2 * half], b.small[2 * half + 1], E{});
+      const std::uint32_t a_finite[4] = {finite(a.large[0]), finite(a.large[1]), finite(a.large[2]),
+                                         finite(a.large[3])};
+      machine::multiply_add(sums, a.small, finite(b.large[2 * half]), finite(b.large[2 * half + 1]), E{});
+      machine::multiply_add(sums, a_finite, b.small[2 * half], b.small[2 * half + 1], E{});
     }
     machine::multiply_add(sums, a.large, b.large[2 * half], b.large[2 * half + 1], E{});
+  }
+
+  // The same for long sums of float32: what is added to them is rounded once, not three times.
+  SCVAE_DEVICE static void multiply_add_once(float (&sums)[4], const Split<4>& a, const Split<4>& b, int half) {
+    if constexpr (THREE) {
+      float part[4] = {};
+      multiply_add(part, a, b, half);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sums[e] += part[e];
+    } else {
+      multiply_add(sums, a, b, half);
+    }
+  }
+
+  // The number, or 0.
+  SCVAE_DEVICE static std::uint32_t finite(std::uint32_t bits) {
+    return (bits & 0x7f800000u) == 0x7f800000u ? 0u : bits;
   }
 };
 
@@ -166,7 +186,7 @@ class Multiplier {
 #pragma unroll
         for (int i = 0; i < Sums<ROWS>::kDown; ++i)
 #pragma unroll
-          for (int half = 0; half < 2; ++half) F::multiply_add(sums.at[i][2 * j + half], a[i], b, half);
+          for (int half = 0; half < 2; ++half) F::multiply_add_once(sums.at[i][2 * j + half], a[i], b, half);
       }
     }
   }

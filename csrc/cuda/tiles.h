@@ -38,10 +38,10 @@ inline constexpr int kHopperDriveBytes = kHopperRowBytes;
 inline constexpr int kHopperStageBytes = kHopperColumns * kStepBytes;
 inline constexpr int kHopperSharedBytes = kHopperRowBytes + kHopperDriveBytes + kStages * (kHopperStageBytes + 2 * 8);
 
-// Rows of a block, the most first, for elements of 2 bytes and of 4. What 64 rows of 2 bytes need besides their sums is
-// a few registers too many when compiled for Hopper.
+// Rows of a block, the most first, for elements of 2 bytes and of 4. With more, what is needed besides the sums does
+// not fit the registers; compiled for Hopper, neither does that of 64.
 inline constexpr int kRowsOfTwoBytes[] = {64, 32, 16};
-inline constexpr int kRowsOfFourBytes[] = {32, 16};
+inline constexpr int kRowsOfFourBytes[] = {16};
 inline constexpr int kMostMmaRowsOnHopper = 32;
 
 inline constexpr int kOldestMajor = 8;  // the first compute capability whose matrix units take bfloat16 and TF32

@@ -51,25 +51,29 @@ class Collected(NamedTuple):
 class Kernels(Protocol):
     """The launches, all on the current stream of the tensors' device. Iterates and adjoints are (T + 1, rows, KP)."""
 
-    def padding(self, p: Bottleneck) -> Padding:
-        """A pure function of the card and the shape."""
-
     def forward(self, p: Bottleneck, z: torch.Tensor, x_hat: torch.Tensor | None) -> None:
         """Writes z (M, K), and x̂ (M, n) where there is a dictionary."""
 
+    def settle(self, p: Bottleneck, first_chunk: Callable[[], object]) -> None:
+        """Before the backward pass of p: may try out on its first chunk of rows how to compute all of them."""
+
+    def padding(self, p: Bottleneck) -> Padding:
+        """As it was settled."""
+
     def iterates(self, p: Bottleneck, codes: torch.Tensor) -> torch.Tensor:
-        """Writes z_0 … z_{T−1}; what rows and atoms there are not get zeros. Returns the drive, (rows, ≥ K)."""
+        """Writes z_0 … z_{T−1}; what rows and atoms there are not get zeros. Returns the drive, (≥ M, ≥ K)."""
 
     def adjoints(self, p: Bottleneck, codes: torch.Tensor, adjoints: torch.Tensor) -> None:
         """Writes ĝ_{T−1} … ĝ_0, given ĝ_T and the codes."""
 
-    def collect(self, p: Bottleneck, drive: torch.Tensor, codes: torch.Tensor, adjoints: torch.Tensor) -> Collected: ...
+    def collect(self, p: Bottleneck, drive: torch.Tensor, codes: torch.Tensor, adjoints: torch.Tensor) -> Collected:
+        """Sums over t, and over rows what the rows share."""
 
     def outer(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        """leftᵀ right in float32, for left (rows, I) and right (rows, J)."""
+        """leftᵀ · right in float32, for left (rows, I) and right (rows, J)."""
 
     def product(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        """left · rightᵀ for left (M, depth) and right (columns, depth) of any strides."""
+        """The product left · rightᵀ for left (M, depth), rows any distance apart, and right (columns, depth)."""
 
 
 OnDevice = Callable[[torch.Tensor], AbstractContextManager[Kernels]]
@@ -109,10 +113,40 @@ def forward(kernels: Kernels, p: Bottleneck) -> tuple[torch.Tensor, torch.Tensor
     return z, x_hat
 
 
-def chunk_rows(padding: Padding, n_iter: int, itemsize: int) -> int:
-    """Rows of the backward pass that are in flight at a time: whole blocks, one at least."""
-    row_bytes = 2 * (n_iter + 2) * itemsize * padding.KP
+def chunk_rows(padding: Padding, slabs: int, itemsize: int) -> int:
+    """Rows for which so many slabs of scratch take at most CHUNK_BYTES: whole blocks, one at least."""
+    row_bytes = slabs * itemsize * padding.KP
     return max(1, min(padding.rows, CHUNK_BYTES // row_bytes) // padding.block) * padding.block
+
+
+class _Iterates(NamedTuple):
+    """Of a chunk of rows."""
+
+    drive: torch.Tensor  # (≥ M, ≥ K)
+    codes: torch.Tensor  # z_0 … z_T (T + 1, rows, KP)
+    adjoints: torch.Tensor  # ĝ_0 … ĝ_T likewise
+
+
+def _grad_of_codes(kernels: Kernels, p: Bottleneck, given: Incoming) -> torch.Tensor:
+    """Through both results."""
+    if given.grad_x_hat is None or p.D is None:
+        return torch.zeros_like(given.z) if given.grad_z is None else given.grad_z
+    through = kernels.product(given.grad_x_hat, p.D.T)
+    return through if given.grad_z is None else given.grad_z + through
+
+
+def _recompute(kernels: Kernels, p: Bottleneck, given: Incoming) -> _Iterates:
+    M, K = given.z.shape
+    padding = kernels.padding(p)
+    codes = p.x.new_empty(p.n_iter + 1, padding.rows, padding.KP)
+    drive = kernels.iterates(p, codes)
+    adjoints = torch.empty_like(codes)
+    last = torch.where(given.z != 0, _grad_of_codes(kernels, p, given), 0)
+    for slab, known in ((codes[-1], given.z), (adjoints[-1], last)):
+        slab.zero_()
+        slab[:M, :K] = known
+    kernels.adjoints(p, codes, adjoints)
+    return _Iterates(drive, codes, adjoints)
 
 
 class _Backward:
@@ -129,28 +163,9 @@ class _Backward:
 
     def add(self, p: Bottleneck, given: Incoming, begin: int) -> None:
         """The rows of a chunk, of which the first is row `begin`."""
-        M, K = len(p.x), p.S.shape[0]
-        padding = self.kernels.padding(p)
-        codes = p.x.new_empty(p.n_iter + 1, padding.rows, padding.KP)
-        drive = self.kernels.iterates(p, codes)
-        adjoints = torch.empty_like(codes)
-        last = torch.where(given.z != 0, self._grad_of_codes(p, given), 0)
-        for slab, known in ((codes[-1], given.z), (adjoints[-1], last)):
-            slab.zero_()
-            slab[:M, :K] = known
-        self.kernels.adjoints(p, codes, adjoints)
-        self._add_products(p, given, begin, codes, adjoints, self.kernels.collect(p, drive, codes, adjoints))
-
-    def _add_products(
-        self,
-        p: Bottleneck,
-        given: Incoming,
-        begin: int,
-        codes: torch.Tensor,
-        adjoints: torch.Tensor,
-        collected: Collected,
-    ) -> None:
-        M, K = len(p.x), p.S.shape[0]
+        M, K = given.z.shape
+        drive, codes, adjoints = _recompute(self.kernels, p, given)
+        collected = self.kernels.collect(p, drive, codes, adjoints)
         own = slice(begin, begin + M)
         if "z0" in self.rows:
             self.rows["z0"][own] = adjoints[0, :M, :K]
@@ -170,12 +185,6 @@ class _Backward:
         if "D" in self.sums and given.grad_x_hat is not None:
             self.sums["D"] += self.kernels.outer(given.grad_x_hat, given.z)
 
-    def _grad_of_codes(self, p: Bottleneck, given: Incoming) -> torch.Tensor:
-        if given.grad_x_hat is None or p.D is None:
-            return torch.zeros_like(given.z) if given.grad_z is None else given.grad_z
-        through = self.kernels.product(given.grad_x_hat, p.D.T)
-        return through if given.grad_z is None else given.grad_z + through
-
     def gradients(self, p: Bottleneck) -> Gradients:
         shared = {name: total.to(getattr(p, name).dtype) for name, total in self.sums.items()}
         return Gradients._make(self.rows.get(name, shared.get(name)) for name in Gradients._fields)
@@ -183,8 +192,12 @@ class _Backward:
 
 def backward(kernels: Kernels, p: Bottleneck, given: Incoming, needed: list[bool]) -> Gradients:
     """Gradients of the tensors of p, of which those of `needed` are computed."""
-    gathered = _Backward(kernels, p, needed)
-    rows = chunk_rows(kernels.padding(p), p.n_iter, p.x.dtype.itemsize)
+
+    def chunk() -> int:
+        return chunk_rows(kernels.padding(p), 2 * (p.n_iter + 2), p.x.dtype.itemsize)
+
+    kernels.settle(p, lambda: _recompute(kernels, p.rows(0, chunk()), given.rows(0, chunk())))
+    gathered, rows = _Backward(kernels, p, needed), chunk()
     for begin in range(0, len(p.x), rows):
         gathered.add(p.rows(begin, begin + rows), given.rows(begin, begin + rows), begin)
     return gathered.gradients(p)

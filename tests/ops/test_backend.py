@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import scvae_fast
-from scvae_fast.ops import _backend, _triton
+from scvae_fast.ops import _backend, _cuda, _native, _triton
 
 
 def test_every_backend_is_usable_here_or_says_why():
@@ -53,8 +53,36 @@ def test_triton_runs_on_cards_that_it_fits_for_those_who_ask_for_it(monkeypatch)
         _backend.choose("decode", "triton", torch.device("cpu"), torch.float32)
 
 
+def test_cuda_says_why_it_is_not_used(monkeypatch):
+    monkeypatch.delenv(_cuda.EMULATOR, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(_native, "native", type("Built", (), {"cuda_plan": None}))
+    assert scvae_fast.backends()["cuda"] == "torch finds no CUDA device"
+    monkeypatch.setattr(_native, "native", object())
+    assert scvae_fast.backends()["cuda"] == "the compiled module was built without nvcc, so without the CUDA kernels"
+    with pytest.raises(
+        RuntimeError, match="decode: backend 'cuda' can't be used: the compiled module was built without"
+    ):
+        scvae_fast.decode(torch.zeros(2, 3), torch.zeros(4, 3), backend="cuda")
+
+
+def test_cuda_runs_on_cards_that_it_fits_for_those_who_ask_for_it(monkeypatch):
+    monkeypatch.delenv(_cuda.EMULATOR, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_native, "native", type("Built", (), {"cuda_plan": None}))
+    monkeypatch.setattr(_cuda, "_unfit", lambda index: None if index == 0 else "it is too old")
+    fit, old = torch.device("cuda", 0), torch.device("cuda", 1)
+    assert _backend.choose("lista", None, fit, torch.float32) == "eager"
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        assert _backend.choose("lista", "cuda", fit, dtype) == "cuda"
+    with pytest.raises(RuntimeError, match="decode: backend 'cuda' can't be used: it is too old"):
+        _backend.choose("decode", "cuda", old, torch.float32)
+    with pytest.raises(RuntimeError, match="it takes float32, bfloat16 and float16, got"):
+        _backend.choose("decode", "cuda", fit, torch.float64)
+
+
 def test_unknown_name_is_refused():
-    with pytest.raises(ValueError, match="lista: backend must be one of cpu, eager, triton, or None, got 'gpu'"):
+    with pytest.raises(ValueError, match="lista: backend must be one of cpu, eager, triton, cuda, or None, got 'gpu'"):
         scvae_fast.lista(torch.zeros(2, 3), torch.zeros(3, 3), 0.1, 1, backend="gpu")
 
 

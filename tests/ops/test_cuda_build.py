@@ -69,8 +69,8 @@ def test_every_kernel_is_there_and_spills_nothing(usage, code, arch):
     kernels = of(usage, arch)
     by_rows = [(work, rows) for work in ("Forward", "Adjoint", "Product") for rows in (16, 32, 64)]
     for work, rows in by_rows:
-        # Both halves; float32 as three products and as one, in at most 32 rows.
-        assert len(of(usage, arch, work, "MmaBlock", f"Li{rows}E")) == (2 if rows == 64 else 4), (work, rows)
+        # Both halves; float32 as three products and as one, in 16 rows.
+        assert len(of(usage, arch, work, "MmaBlock", f"Li{rows}E")) == (4 if rows == 16 else 2), (work, rows)
     for kernel, count in (("outer", 4), ("collect", 4), ("4pack", 4)):
         assert len(of(usage, arch, kernel)) >= count - 1, kernel
     for name, (registers, stack) in kernels.items():
@@ -83,7 +83,9 @@ def test_every_kernel_is_there_and_spills_nothing(usage, code, arch):
 @pytest.mark.parametrize("arch", SHARED)
 def test_products_run_on_the_matrix_units(code, arch):
     kernels = {name: c for name, c in of(code, arch).items() if "MmaBlock" in name or "outer" in name}
-    assert kernels
+    if arch == "sm_90a":  # 64 rows are for other cards: what is compiled of them here is empty
+        kernels = {name: c for name, c in kernels.items() if "Li64E" not in name}
+    assert len(kernels) == (22 if arch == "sm_90a" else 28)
     for name, instructions in kernels.items():
         assert instructions["HMMA"] > 0, name
         assert instructions["LDGSTS"] > 0, name  # the stages' copies, past the registers

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("name", ["triton", "fuzz", "lista", "sparse_code", "decode"])
+@pytest.mark.parametrize("name", ["fused", "triton", "fuzz", "lista", "sparse_code", "decode"])
 def test_kernels_hold_interpreted(name):
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "triton", str(HERE / f"test_{name}.py")]
     # The interpreter computes with NumPy, which warns of the NaN and infinity that some cases are about.

@@ -6,7 +6,7 @@ All sizes come from the plan that csrc/cuda/tiles.h makes, a pure function of th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -83,6 +83,9 @@ class CudaKernels:
             )  # fmt: skip
         return packed
 
+    def settle(self, p: Bottleneck, first_chunk: Callable[[], object]) -> None:
+        """There is one way."""
+
     def padding(self, p: Bottleneck) -> Padding:
         """Of iterates."""
         plan = self.plan(p)
@@ -154,7 +157,7 @@ class CudaKernels:
         return sums.sum(0)
 
     def product(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        """left · rightᵀ; rows of left are any distance apart, right has any strides."""
+        """Left · rightᵀ; rows of left are any distance apart, right has any strides."""
         (M, depth), columns = left.shape, right.shape[0]
         out = left.new_empty(M, columns)
         if M > 0:

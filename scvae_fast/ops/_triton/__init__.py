@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import AbstractContextManager
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 
 from scvae_fast.ops._triton import tiles
+
+if TYPE_CHECKING:
+    from scvae_fast.ops._bottleneck import Kernels
 
 
 def interpreted() -> bool:
@@ -48,3 +53,10 @@ def _unfit(index: int) -> str | None:
     from scvae_fast.ops._triton import launch
 
     return tiles.unfit(launch.card(index))
+
+
+def on_device_of(tensor: torch.Tensor) -> AbstractContextManager[Kernels]:
+    """The kernels for its dtype, on its device and that device's current stream."""
+    from scvae_fast.ops._triton import bottleneck
+
+    return bottleneck.on_device_of(tensor)

@@ -1,7 +1,7 @@
 """Launches the Triton kernels: packs the matrices, sizes the scratch, deals rows out to programs.
 
-Scratch is bounded whatever M and T are: all iterations in one launch have it for the rows that are in flight; an
-iteration a launch, and the backward pass, work on chunks of rows for which it takes at most CHUNK_BYTES.
+All iterations in one launch have scratch for the rows that are in flight; an iteration a launch, and the backward pass,
+work on chunks of rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import triton
 from scvae_fast.ops._triton import products, tiles
 from scvae_fast.ops._triton.tiles import CHAIN, INTERPRETER, MOST_ATOMS, Card, Tile, choose
 
-CHUNK_BYTES = 1 << 30
 PROGRAMS_PER_MULTIPROCESSOR = 2
 
 # Of sums over rows. Their order does not depend on how many multiprocessors a card has.
@@ -120,12 +119,6 @@ def launch(card: Card, chosen: Choice, M: int, K: int, n: int) -> Launch:
     unit = max(tile.columns, tile.depth)
     programs = max(1, min(blocks, PROGRAMS_PER_MULTIPROCESSOR * card.multiprocessors))
     return Launch(tile, programs, blocks * tile.rows, up(K, unit), up(n, unit), chosen.by_iteration)
-
-
-def chunk_rows(plan: Launch, slabs: int, itemsize: int) -> int:
-    """Rows for which so many slabs of scratch take at most CHUNK_BYTES: whole tiles, one at least."""
-    row_bytes = slabs * itemsize * plan.KP
-    return max(1, min(plan.rows, CHUNK_BYTES // row_bytes) // plan.tile.rows) * plan.tile.rows
 
 
 def packed(matrix: torch.Tensor, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:

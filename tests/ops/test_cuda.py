@@ -1,0 +1,123 @@
+"""The cuda backend beyond what all kernels for GPUs are tested for. Runs on a GPU, and where kernels are emulated."""
+
+import pytest
+import torch
+from problems import (
+    EMULATED,
+    FLOAT32_BACKENDS,
+    assert_as_exact_as_pytorch,
+    clear_of_ties,
+    distance,
+    keywords,
+    lista_problem,
+    results_and_gradients,
+    sparse_code_problem,
+    to,
+    unrolled_lista,
+    unrolled_sparse_code,
+)
+
+from scvae_fast import lista, sparse_code
+from scvae_fast.ops import _cuda
+
+pytestmark = pytest.mark.skipif("cuda" not in FLOAT32_BACKENDS, reason="neither a CUDA device nor an emulator")
+
+A100, CONSUMER, H200 = (8, 0, 166_912, 108, False), (8, 6, 101_376, 84, False), (9, 0, 232_448, 132, True)
+
+
+def plan(card, M, K, n, itemsize, product=False):
+    return _cuda.module().cuda_plan(_cuda.module().CudaCard(*card), M, K, n, product, itemsize)
+
+
+@pytest.mark.parametrize("card", [A100, CONSUMER, H200])
+@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize("M", [1, 256, 65_536, 1 << 33])
+@pytest.mark.parametrize(("K", "n"), [(1, 1), (64, 0), (130, 300), (512, 256), (500, 400)])
+def test_plans_cover_the_problem_and_fit_the_card(card, itemsize, M, K, n):
+    found = plan(card, M, K, n, itemsize)
+    assert found.shared_bytes <= card[2]
+    assert found.KP == found.passes * found.warps * 64 >= K
+    assert n <= found.NP
+    assert found.NP % 64 == 0
+    assert found.feature_passes * found.warps * 64 >= n
+    assert 1 <= found.blocks <= -(-M // found.rows) + found.cluster - 1
+    assert found.blocks % found.cluster == 0
+    assert found.threads == (384 if found.cluster > 1 else 32 * found.warps)
+
+
+def test_hopper_kernels_take_what_they_are_for():
+    assert plan(H200, 65_536, 512, 256, 2).cluster == 2
+    assert plan(H200, 65_536, 257, 0, 2).cluster == 2
+    for M, K, n, itemsize in [(65_536, 512, 256, 4), (65_536, 256, 256, 2), (65_536, 513, 256, 2), (8447, 512, 256, 2)]:
+        assert plan(H200, M, K, n, itemsize).cluster == 1
+    assert plan(H200, 65_536, 512, 513, 2).cluster == 1
+    assert plan(H200, 65_536, 512, 256, 2, product=True).cluster == 1
+    assert plan(A100, 65_536, 512, 256, 2).cluster == 1
+
+
+def test_few_rows_go_to_small_blocks():
+    assert [plan(A100, M, 512, 256, 2).rows for M in (100, 108 * 32 - 1, 108 * 32, 108 * 64)] == [16, 16, 32, 64]
+
+
+def test_what_no_block_can_hold_is_refused():
+    message = "backend 'cuda': 4096 atoms and 256 features of 4 bytes need .* bytes of shared memory for a block, this "
+    with pytest.raises(ValueError, match=message + "card gives 166912"):
+        plan(A100, 1, 4096, 256, 4)
+
+
+@pytest.mark.parametrize(("M", "K", "n"), [(20, 600, 30), (150, 530, 700), (40, 20, 600)])
+def test_several_passes_and_more_features_than_atoms(M, K, n):
+    p = clear_of_ties(to(sparse_code_problem(M, K, n), torch.float32), 2)
+    assert_as_exact_as_pytorch(sparse_code, unrolled_sparse_code, p, n_iter=2, backend="cuda")
+
+
+def assert_as_exact_in_16_bits(op, unrolled, p, dtype, n_iter):
+    """At most twice the error of the formula in that dtype, whose codes are rounded after every iteration as well."""
+    p = to(p, dtype)
+    exact = results_and_gradients(unrolled, to(p, torch.float64), n_iter=n_iter)
+    plain = results_and_gradients(unrolled, p, n_iter=n_iter)
+    for name, found in results_and_gradients(op, p, n_iter=n_iter, backend="cuda").items():
+        allowed = 2 * distance(plain[name], exact[name]) + 4 * torch.finfo(dtype).eps
+        assert distance(found, exact[name]) <= allowed, name
+
+
+@pytest.mark.parametrize("start", ["gain", "z0"])
+def test_bfloat16(start):
+    p = sparse_code_problem(140, 530, 33, start=start)
+    assert_as_exact_in_16_bits(sparse_code, unrolled_sparse_code, p, torch.bfloat16, 3)
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """A Hopper card of two multiprocessors where kernels are emulated; else the card must be one."""
+    if EMULATED:
+        card = _cuda.module().CudaCard(9, 0, 232_448, 2, True)
+        monkeypatch.setattr(_cuda, "card", lambda index: card)
+    elif not _cuda.card(torch.cuda.current_device()).hopper:
+        pytest.skip("no Hopper card")
+    return 128 if EMULATED else 64 * torch.cuda.get_device_properties(0).multi_processor_count
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("more", "K", "n", "start"), [(0, 512, 256, "gain"), (65, 300, 70, "z0"), (200, 257, 1, "plain")]
+)
+def test_sparse_code_on_hopper(hopper, dtype, more, K, n, start):
+    p = sparse_code_problem(hopper + more, K, n, start=start)
+    assert_as_exact_in_16_bits(sparse_code, unrolled_sparse_code, p, dtype, 2)
+
+
+@pytest.mark.parametrize("theta", ["scalar", "negative"])
+def test_lista_on_hopper(hopper, theta):
+    p = lista_problem(hopper + 1, 400, theta=theta, start="gain")
+    assert_as_exact_in_16_bits(lista, unrolled_lista, p, torch.bfloat16, 4)
+
+
+def test_not_a_number_reaches_its_row_alone_on_hopper(hopper):
+    p = keywords(to(lista_problem(hopper, 300), torch.bfloat16))
+    clean = lista(**p, n_iter=2, backend="cuda")
+    p["b"][5, 7] = torch.nan
+    found = lista(**p, n_iter=2, backend="cuda")
+    assert found[5].isnan().all()
+    rest = torch.arange(len(found)) != 5
+    assert torch.equal(found[rest], clean[rest])

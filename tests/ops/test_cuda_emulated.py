@@ -1,0 +1,49 @@
+"""The CUDA kernels on a processor: built as C++ with tests/cuda_emulator, run through the operations' tests."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pybind11
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+
+
+def run(*command, **options):
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory):
+    """The module's path."""
+    tree = tmp_path_factory.mktemp("emulator")
+    # The development environment's, where the system has none.
+    path = os.pathsep.join([os.environ["PATH"], str(Path(sys.executable).parent)])
+    cmake = shutil.which("cmake", path=path)
+    assert cmake is not None
+    options = {
+        "CMAKE_BUILD_TYPE": "Release",
+        "SCVAE_FAST_CUDA": "OFF",
+        "SCVAE_FAST_CUDA_EMULATOR": "ON",
+        "Python_EXECUTABLE": sys.executable,
+        "pybind11_DIR": pybind11.get_cmake_dir(),
+    }
+    environment = {**os.environ, "PATH": path}
+    run(cmake, "-S", ROOT, "-B", tree, *(f"-D{k}={v}" for k, v in options.items()), env=environment)
+    run(cmake, "--build", tree, "--target", "_cuda_emulated", "--parallel", "2", env=environment)
+    (module,) = tree.rglob("_cuda_emulated*.so")
+    return module
+
+
+@pytest.mark.parametrize("name", ["fused", "cuda", "fuzz", "lista", "sparse_code", "decode"])
+def test_kernels_hold_emulated(emulator, name):
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "cuda", str(HERE / f"test_{name}.py")]
+    printed = run(sys.executable, *command, cwd=ROOT, env={**os.environ, "SCVAE_FAST_CUDA_EMULATOR": str(emulator)})
+    assert "passed" in printed
+    assert "skipped" not in printed

@@ -1,0 +1,136 @@
+"""The kernels for GPUs beyond what all backends are tested for. Runs on a GPU, and where kernels are interpreted or
+emulated: test_triton_interpreted.py and test_cuda_emulated.py start it so.
+"""
+
+import contextlib
+
+import pytest
+import torch
+from problems import (
+    FLOAT32_BACKENDS,
+    assert_as_exact_as_pytorch,
+    clear_of_ties,
+    device_of,
+    distance,
+    keywords,
+    lista_problem,
+    results_and_gradients,
+    sparse_code_problem,
+    to,
+    unrolled_lista,
+    unrolled_sparse_code,
+)
+
+from scvae_fast import decode, lista, sparse_code
+from scvae_fast.ops import _bottleneck
+
+# Of Triton's, all iterations in one launch, and a launch for each.
+WAYS = {"triton, one launch": False, "triton, by iteration": True, "cuda": None}
+PRESENT = [way for way in WAYS if way.partition(",")[0] in FLOAT32_BACKENDS]
+
+pytestmark = pytest.mark.skipif(not PRESENT, reason="no CUDA device, nothing interpreted or emulated")
+
+
+@pytest.fixture(params=PRESENT)
+def backend(request):
+    """Its name, while it goes that way."""
+    name, by_iteration = request.param.partition(",")[0], WAYS[request.param]
+    with contextlib.ExitStack() as stack:
+        if by_iteration is not None:
+            from scvae_fast.ops._triton import launch
+
+            stack.enter_context(launch.forced(by_iteration=by_iteration))
+        yield name
+
+
+@pytest.mark.parametrize("start", ["plain", "gain", "z0"])
+@pytest.mark.parametrize("theta", ["atom", "scalar", "zero", "negative"])
+@pytest.mark.parametrize("n_iter", [0, 1, 4])
+def test_lista_in_float32(backend, start, theta, n_iter):
+    p = clear_of_ties(to(lista_problem(70, 130, start=start, theta=theta), torch.float32), n_iter)
+    assert_as_exact_as_pytorch(lista, unrolled_lista, p, n_iter=n_iter, backend=backend)
+
+
+@pytest.mark.parametrize(("M", "K", "n"), [(1, 1, 1), (3, 64, 65), (65, 129, 17), (200, 96, 300)])
+@pytest.mark.parametrize("start", ["gain", "z0"])
+def test_sparse_code_in_float32(backend, M, K, n, start):
+    p = clear_of_ties(to(sparse_code_problem(M, K, n, start=start), torch.float32), 4)
+    assert_as_exact_as_pytorch(sparse_code, unrolled_sparse_code, p, n_iter=4, backend=backend)
+
+
+@pytest.mark.parametrize("n_iter", [0, 3])
+@pytest.mark.parametrize("parameters", ["float16", "float32"])
+def test_float16(backend, n_iter, parameters):
+    """At most twice the error of the formula in float16; its codes are rounded after every iteration, as ours are."""
+    p = to(sparse_code_problem(66, 70, 33), torch.float16)
+    if parameters == "float32":
+        p = {**p, "theta": p["theta"].float(), "gain": p["gain"].float()}
+    exact = results_and_gradients(unrolled_sparse_code, to(p, torch.float64), n_iter=n_iter)
+    plain = results_and_gradients(unrolled_sparse_code, to(p, torch.float16), n_iter=n_iter)
+    ours = results_and_gradients(sparse_code, p, n_iter=n_iter, backend=backend)
+    for name, reference in exact.items():
+        allowed = 2 * distance(plain[name], reference) + 4 * torch.finfo(torch.float16).eps
+        assert distance(ours[name], reference) <= allowed, name
+    assert ours["result 0"].dtype == torch.float16
+    assert ours["∂theta"].dtype == p["theta"].dtype
+
+
+@pytest.mark.parametrize("loss", ["z", "x_hat"])
+def test_gradients_of_one_result(backend, loss):
+    p = to(sparse_code_problem(20, 30, 10), torch.float32)
+    found = []
+    for name in (backend, "eager"):
+        leaves = {k: t.to(device_of(name), copy=True).requires_grad_() for k, t in keywords(p).items()}
+        z, x_hat = sparse_code(**leaves, n_iter=3, backend=name)
+        (z if loss == "z" else x_hat).square().sum().backward()
+        found.append({k: None if t.grad is None else t.grad.cpu() for k, t in leaves.items()})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(
+            gradient, found[1][name], rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
+        )
+
+
+def test_chunks_and_splits_change_nothing_but_roundings(backend, monkeypatch):
+    p = to(sparse_code_problem(150, 40, 20), torch.float32)
+    whole = results_and_gradients(sparse_code, p, n_iter=3, backend=backend)
+    monkeypatch.setattr(_bottleneck, "CHUNK_BYTES", 1)
+    if backend == "triton":
+        from scvae_fast.ops._triton import launch
+
+        monkeypatch.setattr(launch, "ROWS_PER_SPLIT", 16)
+        monkeypatch.setattr(launch, "CHAIN", 128)
+    parts = results_and_gradients(sparse_code, p, n_iter=3, backend=backend)
+    for name, gradient in parts.items():
+        torch.testing.assert_close(gradient, whole[name], rtol=1e-4, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_same_bits_every_time(backend):
+    p = to(sparse_code_problem(100, 40, 20), torch.float32)
+    first, second = (results_and_gradients(sparse_code, p, n_iter=3, backend=backend) for _ in range(2))
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def test_no_rows(backend):
+    p = {k: t.to(device_of(backend)) for k, t in keywords(to(sparse_code_problem(0, 8, 5), torch.float32)).items()}
+    p["S"].requires_grad_()
+    z, x_hat = sparse_code(**p, n_iter=2, backend=backend)
+    assert z.shape == (0, 8)
+    assert x_hat.shape == (0, 5)
+    (z.sum() + x_hat.sum()).backward()
+    assert torch.equal(p["S"].grad, torch.zeros_like(p["S"]))
+
+
+def test_narrow_inhibition_is_widened(backend):
+    p = {k: t.to(device_of(backend)) for k, t in keywords(to(lista_problem(9, 12), torch.float32)).items()}
+    S = p.pop("S").bfloat16()
+    found = lista(S=S, **p, n_iter=3, backend=backend)
+    torch.testing.assert_close(found, lista(S=S.float(), **p, n_iter=3, backend=backend), rtol=0, atol=0)
+
+
+def test_float64_is_declined_with_a_reason(backend):
+    z, D = (torch.zeros(shape, dtype=torch.float64, device=device_of(backend)) for shape in ((2, 3), (4, 3)))
+    with pytest.raises(
+        RuntimeError, match=f"decode: backend '{backend}' can't be used: it.*float32.*, got torch.float64"
+    ):
+        decode(z, D, backend=backend)
