@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from processes import run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,12 +20,6 @@ layer = scvae_fast.LISTA(6, 9, 3)
 layer(torch.randn(4, 6)).sum().backward()
 print(float(layer.S.grad.abs().sum()))
 """
-
-
-def run(*command, **options):
-    done = subprocess.run(command, capture_output=True, text=True, **options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -2,21 +2,15 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pybind11
 import pytest
+from processes import run
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-
-
-def run(*command, **options):
-    done = subprocess.run(command, capture_output=True, text=True, **options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
