@@ -15,9 +15,7 @@ SANITIZE = sanitize-none sanitize-address sanitize-thread
 SYSTEM_CMAKE := $(shell command -v cmake)
 CMAKE = $(or $(SYSTEM_CMAKE),$(BIN)/cmake)
 
-BENCHES = bench-table bench-sweep bench-memory
-
-.PHONY: help demo test test-gpu sanitize $(SANITIZE) lint format bench $(BENCHES) doctor dist clean
+.PHONY: help demo test test-gpu sanitize $(SANITIZE) lint format bench doctor dist clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,9 +25,7 @@ help:
 	@echo "make sanitize  native tests of the CPU kernels: as they are, then with address, undefined and thread sanitizers"
 	@echo "make lint      style, types and formatting of Python and C++"
 	@echo "make format    rewrite the sources in the project's style"
-	@echo "make bench     LISTA on this machine against eager PyTorch (BENCH='--help' for its options)"
-	@echo "make bench-table, bench-sweep, bench-memory"
-	@echo "               share of the processor's peak; shapes that lose; memory"
+	@echo "make bench     this machine's figures against eager PyTorch, into out/bench (BENCH='--help' for its options)"
 	@echo "make doctor    versions, processor, GPU, usable backends"
 	@echo "make dist      source distribution and wheel, into dist/"
 	@echo "make clean     remove what make built; out/ stays"
@@ -42,6 +38,7 @@ $(VENV)/.train $(VENV)/.dev: $(VENV)/.%: $(BUILT_FROM)
 
 demo: $(VENV)/.train
 	$(BIN)/scvae-fast demo --out $(OUT) --minutes $(MINUTES)
+	$(BIN)/python -m benchmarks --quick --fresh --out $(OUT)/speed
 
 # Two at a time: most of them wait for one thread. The tests of a file stay together and share what they built.
 test: $(VENV)/.dev
@@ -70,10 +67,7 @@ format: $(VENV)/.dev
 	$(BIN)/clang-format -i $(CPP)
 
 bench: $(VENV)/.train
-	$(BIN)/python -m benchmarks.run $(BENCH)
-
-$(BENCHES): bench-%: $(VENV)/.train
-	$(BIN)/python -m benchmarks.$* $(BENCH)
+	$(BIN)/python -m benchmarks $(BENCH)
 
 doctor: $(VENV)/.train
 	$(BIN)/scvae-fast doctor

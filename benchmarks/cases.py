@@ -1,92 +1,207 @@
-"""What is measured: sizes, number of iterations, and how dense the final codes are.
+"""What is measured: every case of every plan, and nothing else decides that.
 
-Every case codes x ~ N(0, 1) over SC-VAE's DCT dictionary (n = 256, K = 512); the sparsity λ is found that gives the
-density asked for.
+A case is a name and the numbers behind it; `plan` lists the cases of a run in groups, each of which answers a question.
+A case may stand in several groups and is measured once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-import torch
-
-from benchmarks import formulas
-from scvae_fast import dictionaries
+FORWARD, BACKWARD, BOTH = "forward", "backward", "both"
+DIRECTIONS = (FORWARD, BACKWARD, BOTH)
+OPERATIONS = ("lista", "decode", "sparse_code", "LISTA", "DictionaryLISTA")
+Extent = Literal["quick", "standard", "full"]
+EXTENTS: tuple[Extent, ...] = get_args(Extent)
 
 
 class Case(NamedTuple):
-    """One problem: M rows, T iterations, density of z_T; `official` starts from γ = c as the released code does."""
+    """A call of an operation or a layer: M rows, T iterations, density of z_T, K atoms, n = K/2 features."""
 
-    rows: int
-    n_iter: int
-    density: float
-    official: bool
+    op: str  # of OPERATIONS
+    direction: str  # of DIRECTIONS
+    rows: int = 4096
+    n_iter: int = 5
+    density: float = 0.05
+    atoms: int = 512
+    dtype: str = "float32"
+    dictionary: str = "dct"  # or "random": unit vectors
+    start: str = "official"  # γ = c, as in the released code; or "paper", γ = 1
+    compiled: str = ""  # modes of torch.compile that the rivals enter in: "default", "default+max-autotune"
 
     @property
     def name(self) -> str:
-        """For tables and for --case."""
-        start = "official" if self.official else "paper"
-        return f"M{self.rows}-T{self.n_iter}-d{self.density:g}-{start}"
+        """What --case matches."""
+        words = [self.op, self.direction, f"M{self.rows}", f"T{self.n_iter}", f"d{self.density:g}", f"K{self.atoms}"]
+        words += [self.dtype, self.dictionary, self.start]
+        return "-".join(words + (["compiled", self.compiled] if self.compiled else []))
+
+    @property
+    def features(self) -> int:
+        """The length n of a vector."""
+        return self.atoms // 2
 
 
-CASES = [
-    Case(rows, n_iter, density, official)
-    for official in (True, False)
-    for rows in (256, 4096)
-    for n_iter in (5, 30)
-    for density in (0.5, 0.05)
-]
+class MemoryCase(NamedTuple):
+    """Resident memory that a forward and a backward pass add, each contestant in a process of its own."""
+
+    op: str
+    rows: int = 4096
+    n_iter: int = 5
+
+    @property
+    def name(self) -> str:
+        """What --case matches."""
+        return f"memory-{self.op}-M{self.rows}-T{self.n_iter}"
 
 
-class Tensors(NamedTuple):
-    """Arguments of sparse_code for a case."""
+class LassoCase(NamedTuple):
+    """The time to come within `gap` of the lasso's optimum, relatively, over patches of photographs."""
 
-    x: torch.Tensor  # (M, n)
-    W_e: torch.Tensor  # (K, n)
-    S: torch.Tensor  # (K, K)
-    theta: torch.Tensor  # ()
-    D: torch.Tensor  # (n, K)
-    gain: torch.Tensor | None  # (); None stands for 1
+    rows: int = 1024
+    side: int = 8  # a patch has side² pixels
+    overcomplete: int = 4  # K / n
+    sparsity: float = 0.5  # λ, patches having a mean norm of √n
+    dictionary: str = "dct"
+    gap: float = 1e-3
 
-    def double(self) -> Tensors:
-        """The same in float64."""
-        return Tensors._make(None if tensor is None else tensor.double() for tensor in self)
-
-
-def released(t: Tensors, n_iter: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """sparse_code by the released code's formula."""
-    z = formulas.released(torch.matmul(t.x, t.W_e.T), t.S, t.theta, n_iter, t.gain)
-    return z, torch.matmul(z, t.D.T)
+    @property
+    def name(self) -> str:
+        """What --case matches."""
+        n, K = self.side**2, self.overcomplete * self.side**2
+        return f"lasso-{self.dictionary}-M{self.rows}-n{n}-K{K}-λ{self.sparsity:g}"
 
 
-def clean(t: Tensors, n_iter: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """sparse_code in eager PyTorch as one would write it with care."""
-    z = formulas.clean(t.x @ t.W_e.T, t.S, t.theta, n_iter, t.gain)
-    return z, z @ t.D.T
+class ModelCase(NamedTuple):
+    """A training step of a whole SC-VAE, or its inference, on a batch of pictures."""
+
+    direction: str  # FORWARD is inference, BOTH a training step
+    preset: str
+    batch: int = 8
+    attention: str = "SSGC"
+    released: bool = True  # with the released code's T = 30, threshold and start; else as the preset has it
+
+    @property
+    def name(self) -> str:
+        """What --case matches."""
+        kind = "inference" if self.direction == FORWARD else "training"
+        settings = "released" if self.released else "preset"
+        return f"model-{kind}-{self.preset}-B{self.batch}-{self.attention}-{settings}"
 
 
-def tensors(case: Case, n_features: int = 256, n_atoms: int = 512) -> Tensors:
-    """Arguments of a case: the same on every machine but for rounding."""
-    D = dictionaries.dct(n_features, n_atoms)
-    c = torch.linalg.matrix_norm(D, ord=2) ** 2
-    S = torch.eye(n_atoms) - D.T @ D / c
-    x = torch.randn(case.rows, n_features, generator=torch.Generator().manual_seed(0))
-    sample = Tensors(x[:256], D.T / c, S, torch.zeros(()), D, c if case.official else None)
-    return sample._replace(x=x, theta=_threshold(sample, case))
+class ParityCase(NamedTuple):
+    """Losses of our training and of the released code's habits, step by step from the same start, for some seeds."""
+
+    preset: str
+    batch: int = 8
+    attention: str = "SSGC"
+    steps: int = 200
+    seeds: int = 3
+
+    @property
+    def name(self) -> str:
+        """What --case matches."""
+        return f"parity-{self.preset}-B{self.batch}-{self.attention}-{self.steps}-steps"
 
 
-def iterates(t: Tensors, n_iter: int) -> Iterator[torch.Tensor]:
-    """z_0 … z_T, each (M, K), one after the other."""
-    return formulas.iterates(t.x @ t.W_e.T, t.S, t.theta, n_iter, t.gain)
+AnyCase: TypeAlias = Case | MemoryCase | LassoCase | ModelCase | ParityCase
+KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Case, MemoryCase, LassoCase, ModelCase, ParityCase)}
 
 
-def _threshold(sample: Tensors, case: Case) -> torch.Tensor:
-    """θ that gives the case's density on a sample of its rows, by bisection."""
-    b = sample.x @ sample.W_e.T
-    low, high = torch.zeros(()), (b if sample.gain is None else b * sample.gain).abs().max()
-    for _ in range(30):
-        theta = (low + high) / 2
-        *_, codes = iterates(sample._replace(theta=theta), case.n_iter)
-        low, high = (theta, high) if formulas.density(codes) > case.density else (low, theta)
-    return (low + high) / 2
+def cases_of(kind: Mapping[str, Any]) -> AnyCase:
+    """The case that a results file describes.
+
+    Raises:
+        KeyError, TypeError: it is not one of this version.
+    """
+    found: AnyCase = KINDS[kind["kind"]](**kind["settings"])
+    return found
+
+
+def plan(device: str, extent: Extent) -> dict[str, list[AnyCase]]:
+    """Cases by the names of their groups, for "cpu" or "cuda"."""
+    if extent == "quick":
+        return {"layer": _layers(n_iters=(5, 30))}
+    groups = _on_gpu(full=extent == "full") if device == "cuda" else _on_cpu(full=extent == "full")
+    return {name: list(cases) for name, cases in groups.items()}
+
+
+def by_name(groups: Mapping[str, Iterable[AnyCase]]) -> dict[str, AnyCase]:
+    """Every case once, in the order of the groups."""
+    return {case.name: case for cases in groups.values() for case in cases}
+
+
+def _layers(n_iters: Iterable[int], **settings: Any) -> list[AnyCase]:
+    return [
+        Case("DictionaryLISTA", direction, n_iter=T, **settings)
+        for T, direction in itertools.product(n_iters, (FORWARD, BOTH))
+    ]
+
+
+def _grid(op: str, directions: Iterable[str], **axes: Iterable[Any]) -> list[AnyCase]:
+    """Cases of every combination of the axes' values."""
+    return [
+        Case(op, direction, **dict(zip(axes, values, strict=True)))
+        for direction in directions
+        for values in itertools.product(*axes.values())
+    ]
+
+
+def _on_cpu(full: bool) -> dict[str, list[AnyCase]]:
+    twice = (FORWARD, BOTH)
+    rows = (1, 16, 256, 4096, 65_536) if full else (1, 16, 256, 4096)
+    densities = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0) if full else (0.02, 0.05, 0.25, 1.0)
+    groups: dict[str, list[AnyCase]] = {
+        "headline": _grid("sparse_code", twice, n_iter=(5, 30), density=(0.5, 0.05))
+        + _grid("sparse_code", (FORWARD,), n_iter=(5, 30), density=(0.5, 0.05), start=("paper",)),
+        "iterations": _grid("sparse_code", DIRECTIONS, n_iter=(5, 16, 30)),
+        "layers": _layers((5,)) + [Case("LISTA", way, start="paper") for way in twice],
+        "crossover": _grid("lista", twice, rows=rows, density=densities),
+        "atoms": _grid(
+            "lista", twice, atoms=(128, 256, 512, 1024, 2048), rows=(1024,), density=(0.05, 0.5), dictionary=("random",)
+        ),
+        "decode": _grid("decode", twice, rows=(16, 4096), density=densities, start=("paper",)),
+        "dtypes": _grid("sparse_code", twice, dtype=("float64", "bfloat16", "float16")),
+        "compiled": _grid(
+            "sparse_code", twice, compiled=("default+max-autotune",) if full else ("default",), density=(0.05,)
+        ),
+        "memory": [MemoryCase("sparse_code", n_iter=T) for T in (5, 16, 30, 60)],
+        "lasso": [LassoCase(dictionary="dct"), LassoCase(dictionary="random")],
+        "model": [
+            ModelCase(direction, "pictures64", released=r) for r in (True, False) for direction in (BOTH, FORWARD)
+        ],
+    }
+    if full:
+        groups["rows"] = _grid("sparse_code", (FORWARD,), rows=(2**16, 2**20), density=(0.05,))
+        groups["crossover"] += _grid("lista", twice, rows=rows, density=densities, atoms=(128,))
+        groups["parity"] = [ParityCase("pictures64")]
+    return groups
+
+
+def _on_gpu(full: bool) -> dict[str, list[AnyCase]]:
+    twice, both_dtypes = (FORWARD, BOTH), ("bfloat16", "float32")
+    rows = tuple(4**i for i in range(11)) if full else (1, 256, 2048, 65_536, 2**20)
+    densities = (0.02, 0.05, 0.25, 1.0) if full else (0.05, 1.0)
+    groups: dict[str, list[AnyCase]] = {
+        "headline": _grid("sparse_code", twice, rows=(256, 2048, 65_536), n_iter=(5, 30), dtype=both_dtypes),
+        "compiled": _grid("sparse_code", twice, rows=(65_536,), dtype=both_dtypes, compiled=("default+max-autotune",)),
+        "iterations": _grid("sparse_code", DIRECTIONS, rows=(65_536,), n_iter=(5, 16, 30), dtype=both_dtypes),
+        "crossover": _grid("lista", twice, rows=rows, density=densities, dtype=both_dtypes),
+        "model": [
+            ModelCase(direction, preset)
+            for preset in ("ffhq256-16x16", "ffhq256-32x32")
+            for direction in (BOTH, FORWARD)
+        ],
+        "layers": _layers((5, 30), rows=65_536) + [Case("LISTA", way, rows=65_536, start="paper") for way in twice],
+        "decode": _grid("decode", twice, rows=(65_536,), density=(0.02, 0.05, 0.25, 1.0), dtype=both_dtypes),
+        "atoms": _grid(
+            "lista", twice, atoms=(128, 256, 512, 1024, 2048), rows=(16_384,), dictionary=("random",), dtype=both_dtypes
+        ),
+        "dtypes": _grid("sparse_code", twice, rows=(65_536,), dtype=("float16", "float64")),
+        "lasso": [LassoCase(rows=65_536, dictionary=dictionary) for dictionary in ("dct", "random")],
+    }
+    if full:
+        groups["parity"] = [ParityCase("pictures64"), ParityCase("ffhq256-16x16")]
+    return groups

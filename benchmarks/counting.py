@@ -29,7 +29,7 @@ from benchmarks.formulas import density
 
 
 class Arithmetic(NamedTuple):
-    """Useful multiply-adds of sparse_code, and the density of every iterate z_0 … z_T."""
+    """Useful multiply-adds of a call, and the density of every iterate z_0 … z_T."""
 
     forward: int
     backward: int
@@ -41,15 +41,19 @@ class Arithmetic(NamedTuple):
         return sum(self.densities[:-1])
 
 
-def useful(iterates: Iterable[torch.Tensor], n_features: int) -> Arithmetic:
-    """Counts for the iterates z_0 … z_T, each (M, K), of sparse_code with vectors of n features."""
+def useful(iterates: Iterable[torch.Tensor], op: str, n_features: int) -> Arithmetic:
+    """Counts for the iterates z_0 … z_T, each (M, K), of an operation or layer with vectors of n features.
+
+    `sparse_code` and DictionaryLISTA do all of it; `lista` neither encodes nor decodes, the layer LISTA only encodes,
+    and `decode` only decodes.
+    """
     forward = backward = 0
     densities: list[float] = []
     before: torch.Tensor | None = None  # non-zeros of each row of z_{t−1}
     for codes in iterates:
         rows, atoms = codes.shape
         in_row = torch.count_nonzero(codes, dim=1)  # (M,)
-        if before is not None:
+        if before is not None and op != "decode":
             forward += int(before.sum()) * atoms
             backward += int(in_row.sum()) * atoms + int(in_row @ before)
         densities.append(density(codes))
@@ -57,4 +61,8 @@ def useful(iterates: Iterable[torch.Tensor], n_features: int) -> Arithmetic:
     if before is None:
         raise ValueError("useful: iterates must hold z_0 at least, got none")
     dense, last = rows * n_features * atoms, int(before.sum()) * n_features
-    return Arithmetic(forward + dense + last, backward + 3 * dense + last, densities)
+    if op not in ("lista", "decode"):  # b; ∂x and ∂W_e
+        forward, backward = forward + dense, backward + 2 * dense
+    if op not in ("lista", "LISTA"):  # x̂; g_T and ∂D
+        forward, backward = forward + last, backward + dense + last
+    return Arithmetic(forward, backward, densities)

@@ -1,4 +1,4 @@
-"""The rivals: LISTA in eager PyTorch, as the released code writes it and as one would write it with care."""
+"""The rivals' arithmetic: LISTA in eager PyTorch, as the released code writes it, and as one would with care."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scvae_fast import soft_threshold
 def released(
     b: torch.Tensor,  # (M, K)
     S: torch.Tensor,  # (K, K)
-    theta: torch.Tensor,  # ()
+    theta: torch.Tensor,  # () or (K,)
     n_iter: int,
     gain: torch.Tensor | None = None,  # (); None stands for 1
 ) -> torch.Tensor:
@@ -28,22 +28,27 @@ def released(
 def clean(
     b: torch.Tensor,  # (M, K)
     S: torch.Tensor,  # (K, K)
-    theta: torch.Tensor,  # ()
+    theta: float | torch.Tensor,  # a number, or (K,)
     n_iter: int,
     gain: torch.Tensor | None = None,  # (); None stands for 1
 ) -> torch.Tensor:
-    """Codes z_T (M, K) with addmm, and a threshold that is one kernel; it gives no gradient of the threshold."""
-    threshold = theta.item()
-    z = torch.nn.functional.softshrink(b if gain is None else b * gain, threshold)
+    """Codes z_T (M, K) with addmm. A threshold that is a number is one kernel; it gets no gradient."""
+    z = _shrink(b if gain is None else b * gain, theta)
     for _ in range(n_iter):
-        z = torch.nn.functional.softshrink(torch.addmm(b, z, S.T), threshold)
+        z = _shrink(torch.addmm(b, z, S.T), theta)
     return z
+
+
+def _shrink(u: torch.Tensor, theta: float | torch.Tensor) -> torch.Tensor:
+    if isinstance(theta, torch.Tensor):
+        return u - torch.clamp(u, -theta, theta)
+    return torch.nn.functional.softshrink(u, theta)
 
 
 def iterates(
     b: torch.Tensor,  # (M, K)
     S: torch.Tensor,  # (K, K)
-    theta: torch.Tensor,  # ()
+    theta: torch.Tensor,  # () or (K,)
     n_iter: int,
     gain: torch.Tensor | None = None,  # (); None stands for 1
 ) -> Iterator[torch.Tensor]:

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Builds, tests and benchmarks on a machine with a GPU, in one go: benchmarks/gpu.sh DIRECTORY
 #
-# Needs nvcc, and python3 with torch, triton, numpy, pytest, pybind11, cmake and ninja; fetches nothing. Everything it finds is
-# written into the directory; a short table comes last. PYTHON names another python3; BENCH holds options for
-# benchmarks.gpu. Exit status 1 if a test failed or a result was wrong.
+# Needs nvcc, and python3 with torch, triton, numpy, pytest, pybind11, cmake and ninja, for the pictures and the model also
+# what the extra "train" brings; fetches nothing. Everything it finds is written into the directory, where a benchmark that
+# was stopped goes on; a short table comes last. PYTHON names another python3; BENCH holds options for benchmarks, in the
+# place of "--minutes 6". Exit status 1 if a test failed or a result was wrong.
 set -u -o pipefail
 cd "$(dirname "$0")/.."
 out=${1:?benchmarks/gpu.sh: say which directory takes the results}
@@ -26,8 +27,7 @@ if command -v compute-sanitizer > /dev/null; then
     tail -n 2 "$out/$tool.txt"
   done
 fi
-"$python" -m benchmarks.accuracy --device cuda --dtypes float32 bfloat16 float16 --json "$out/accuracy.json" 2>&1 |
-  tee "$out/accuracy.txt" || status=1
 # shellcheck disable=SC2086
-"$python" -m benchmarks.gpu --json "$out/gpu.json" ${BENCH:-} 2>&1 | tee "$out/gpu.txt" || status=1
+"$python" -m benchmarks --device cuda --out "$out" ${BENCH:---minutes 6} 2> >(tee "$out/progress.txt" >&2) |
+  tee "$out/summary.txt" || status=1
 exit "$status"

@@ -1,106 +1,143 @@
-"""The memory of LISTA: python -m benchmarks.memory.
+"""Memory: what autograd keeps for a backward pass, what a call adds at its peak, and what there is.
 
-What autograd keeps from a forward pass, parameters and the input apart, and how much resident memory a forward and
-backward pass adds at its peak (its results and gradients included), each in a fresh process.
+Linux counts a process's resident memory, and can be told to start anew. getrusage's ru_maxrss can't: it starts from
+what the parent process had, and remembers the arguments' making.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import re
 import sys
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import cases, program, resident
-from benchmarks.cases import Case
-from benchmarks.kept import Kept, kept_for_backward
-from benchmarks.run import BOTH, training_step
-from benchmarks.sweep_cases import OURS, Drive, contestants
-from scvae_fast._files import write_json
+from benchmarks import environment, problems, rivals
+from benchmarks.cases import BOTH, Case, MemoryCase
 
-MIB = 2**20
 # Tensors of 64 KiB and more are then mapped, and given back, one by one.
 EXACT = {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024)}
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def subjects() -> list[tuple[str, str]]:
-    """(operation, contestant) of every line of the table."""
-    return [(op, name) for op in ("lista", "sparse_code") for name in contestants(op)]
+class NoCountError(RuntimeError):
+    """The system doesn't count the memory of a process as Linux does."""
 
 
-def arguments_of(op: str, rows: int, n_iter: int) -> Any:
-    """A Drive for lista, Tensors for sparse_code: SC-VAE's problem, 5 % of the final codes not zero."""
-    t = cases.tensors(Case(rows, n_iter, 0.05, official=False))
-    return t if op == "sparse_code" else Drive(t.x @ t.W_e.T, t.S, t.theta)
+class Kept(NamedTuple):
+    """Bytes of the distinct storages that are kept: made by the call, or given to it."""
+
+    made: int
+    given: int
 
 
-def kept(op: str, name: str, rows: int, n_iter: int) -> Kept:
-    """What autograd keeps from a forward pass with gradients for all arguments."""
-    t = arguments_of(op, rows, n_iter)
-    leaves = {field: tensor.requires_grad_() for field, tensor in t._asdict().items() if tensor is not None}
-    call = partial(contestants(op)[name], t._replace(**leaves), n_iter)
-    return kept_for_backward(call, leaves, data=t._fields[0])
+def kept_for_backward(call: Callable[[], object], given: Mapping[str, torch.Tensor]) -> Kept:
+    """Bytes kept by the graph that `call` builds from the tensors `given`.
 
+    A storage counts once, and whole, however many tensors of the graph are views of it.
+    """
+    saved: dict[int, torch.UntypedStorage] = {}
 
-def peak_here(op: str, name: str, rows: int, n_iter: int) -> int:
-    """Bytes that a forward and backward pass adds to this process at its peak; it should be a fresh one."""
-    step: Callable[..., None] = partial(training_step, contestants(op)[name])
-    step(arguments_of(op, 64, n_iter), n_iter)  # threads and libraries take their memory on the first call
-    return resident.added_at_peak(partial(step, arguments_of(op, rows, n_iter), n_iter))
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        # Held until all are counted: so no address is used again.
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
 
-
-def peak_in_fresh_process(op: str, name: str, rows: int, n_iter: int, threads: int) -> int:
-    """The same, measured in a process of its own."""
-    words = ["--peak-of", op, name, "--rows", str(rows), "--n-iter", str(n_iter), "--threads", str(threads)]
-    return int(program.start("benchmarks.memory", words, EXACT, capture=True).stdout)
-
-
-def arguments(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="benchmarks.memory", description=__doc__)
-    parser.add_argument("--rows", type=int, default=4096, metavar="M", help="vectors (default 4096)")
-    parser.add_argument("--n-iter", nargs="+", type=int, default=[5, 30, 60], metavar="T", help="default 5 30 60")
-    parser.add_argument("--threads", type=int, help="threads to use (default: torch's own choice)")
-    parser.add_argument(
-        "--peak-of", nargs=2, metavar=("OP", "NAME"), help="print the bytes that one adds to this process, nothing else"
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = call()
+    known = {tensor.untyped_storage().data_ptr() for tensor in given.values()}
+    sizes = {address: storage.nbytes() for address, storage in saved.items()}
+    del result
+    return Kept(
+        made=sum(size for address, size in sizes.items() if address not in known),
+        given=sum(size for address, size in sizes.items() if address in known),
     )
-    program.add_json_option(parser)
+
+
+def resident_at_peak(call: Callable[[], object]) -> int:
+    """Bytes by which the process's resident memory grows while `call` runs, at most.
+
+    For this to be what the call needs, freed memory must go back to the system at once: run it in a process that was
+    started with MALLOC_MMAP_THRESHOLD_ set to some KiB.
+
+    Raises:
+        NoCountError: the system is not Linux.
+    """
+    if not sys.platform.startswith("linux"):
+        raise NoCountError(f"memory: needs Linux's {_STATUS}, this is {sys.platform}")
+    _RESET.write_text("5", encoding="ascii")  # the peak is what is resident now
+    before = _resident("VmRSS")
+    call()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
+    if found is None:
+        raise NoCountError(f"memory: no {field} in {_STATUS}")
+    return int(found[1]) * 1024
+
+
+def allocated_at_peak(call: Callable[[], object]) -> int:
+    """Bytes that `call` adds to what torch has allocated on the GPU, at most."""
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def there_is(device: str) -> int:
+    """Bytes that may be used: four fifths of the machine's memory, nine tenths of what is free on a GPU."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0] * 9 // 10
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 4 // 5
+
+
+def measure(case: MemoryCase) -> dict[str, Any]:
+    """For every contestant, bytes kept for the backward pass, and added at the peak, in a process of its own."""
+    small = case._replace(rows=64)
+    names = list(_entrants(small))
+    words = ["--op", case.op, "--rows", str(case.rows), "--n-iter", str(case.n_iter)]
+    words += ["--threads", str(torch.get_num_threads())]
+    found = {}
+    for name in names:
+        printed = environment.start("benchmarks.memory", [*words, "--contestant", name], EXACT, capture=True).stdout
+        found[name] = json.loads(printed)
+    return {"memory": found, "chosen": rivals.choice(_called(case), torch.device("cpu"))}
+
+
+def _called(case: MemoryCase) -> Case:
+    return Case(case.op, BOTH, rows=case.rows, n_iter=case.n_iter)
+
+
+def _entrants(case: MemoryCase) -> dict[str, rivals.Entrant]:
+    called = _called(case)
+    return rivals.entrants(called, problems.problem(called))
+
+
+def main(words: list[str] | None = None) -> None:
+    """Measures one contestant in this process, which should be fresh, and prints what it found as JSON."""
+    parser = argparse.ArgumentParser(prog="benchmarks.memory", description=main.__doc__)
+    parser.add_argument("--op", required=True)
+    parser.add_argument("--contestant", required=True)
+    for name in ("--rows", "--n-iter", "--threads"):
+        parser.add_argument(name, type=int, required=True)
     chosen = parser.parse_args(words)
-    if chosen.rows < 1 or min(chosen.n_iter) < 0 or (chosen.threads is not None and chosen.threads < 1):
-        parser.error("--rows and --threads must be at least 1, --n-iter at least 0")
-    if chosen.peak_of is not None and (tuple(chosen.peak_of) not in subjects() or len(chosen.n_iter) != 1):
-        parser.error(f"--peak-of takes one --n-iter, and an operation and a contestant of {subjects()}")
-    program.require(parser, OURS)
-    return chosen
-
-
-def main(words: list[str] | None = None) -> int:
-    """Prints the table; returns the exit status."""
-    chosen = arguments(words)
-    if chosen.threads is not None:
-        torch.set_num_threads(chosen.threads)
-    if chosen.peak_of is not None:
-        op, name = chosen.peak_of
-        print(peak_here(op, name, chosen.rows, chosen.n_iter[0]))
-        return 0
-    print(program.heading(f"n = 256, K = 512, M = {chosen.rows}"))
-    print(f"MiB kept for the backward pass: made by the call, its input, parameters; and added at the peak of {BOTH}\n")
-    print(f"{'':<36}{'T':>4}{'made':>10}{'input':>10}{'parameters':>12}{'at peak':>10}")
-    results = []
-    for op, name in subjects():
-        for n_iter in chosen.n_iter:
-            held = kept(op, name, chosen.rows, n_iter)
-            peak = peak_in_fresh_process(op, name, chosen.rows, n_iter, torch.get_num_threads())
-            made, given, parameters = (size / MIB for size in held)
-            row = f"{made:>10.1f}{given:>10.1f}{parameters:>12.1f}{peak / MIB:>10.1f}"
-            print(f"{f'{op}, {name}':<36}{n_iter:>4}{row}", flush=True)
-            results.append({"op": op, "contestant": name, "T": n_iter, "kept": held._asdict(), "added at peak": peak})
-    if chosen.json:
-        write_json(chosen.json, {"environment": program.environment(), "rows": chosen.rows, "results": results})
-    return 0
+    torch.set_num_threads(chosen.threads)
+    case = MemoryCase(chosen.op, chosen.rows, chosen.n_iter)
+    _entrants(case._replace(rows=64))[chosen.contestant].step(BOTH)()  # threads and libraries take theirs at once
+    entrant = _entrants(case)[chosen.contestant]
+    kept = kept_for_backward(entrant.results, entrant.leaves)
+    weights = [torch.ones_like(result) for result in entrant.results()]
+    peak = resident_at_peak(lambda: entrant.gradients(weights))
+    print(json.dumps({**kept._asdict(), "peak": peak}))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,135 +1,164 @@
-"""Times sparse_code, forward and backward, against eager PyTorch: python -m benchmarks.run.
+"""Measures scvae_fast on this machine against its rivals: python -m benchmarks.
 
-Nothing is timed before the result is right: a case whose error against float64 is over twice that of eager PyTorch is
-reported, no speed is printed for it, and the exit status is 1.
+Nothing is timed before its result is right: a contestant whose error against float64 is over twice that of eager
+PyTorch is named and gets no time, and the exit status is 1. Ctrl-C keeps what was measured; the same command goes on
+from there. Results, tables and pictures are written to a folder, report.html there shows them all.
 """
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
+import gc
+import platform
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 
-import scvae_fast
-from benchmarks import cases, gate, program, timing
-from benchmarks.cases import Case, Tensors
-from scvae_fast._files import write_json
+from benchmarks import against, cases, ceilings, environment, lasso, memory, model, operations, parity, report
+from benchmarks.cases import AnyCase, Case, LassoCase, MemoryCase, ModelCase
+from benchmarks.results import Results, ResultsError
 
-# Takes the arguments of an operation and T; gives the operation's results.
-Contestant = Callable[[Tensors, int], tuple[torch.Tensor, torch.Tensor]]
-RELEASED, CLEAN = "released formula", "clean eager"
-FORWARD, BOTH = "forward", "forward and backward"
+SECONDS = {"quick": 1.0, "standard": 3.0, "full": 8.0}  # of samples for each case
+FAILED, STOPPED = 1, 130
 
 
-def contestants() -> dict[str, Contestant]:
-    """The rivals, then each backend that can be used here."""
-    ours = {name: partial(fused, name) for name, reason in scvae_fast.backends().items() if reason is None}
-    return {RELEASED: cases.released, CLEAN: cases.clean, **ours}
-
-
-def fused(backend: str, t: Tensors, n_iter: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The operation itself."""
-    gain = 1.0 if t.gain is None else t.gain
-    return scvae_fast.sparse_code(t.x, t.W_e, t.S, t.theta, t.D, n_iter, gain=gain, backend=backend)
-
-
-def forward_step(run: Callable[[Any, int], object], arguments: Any, n_iter: int) -> None:
-    """The results alone."""
-    run(arguments, n_iter)
-
-
-def training_step(run: Callable[[Any, int], tuple[torch.Tensor, ...]], arguments: Any, n_iter: int) -> None:
-    """Forward and backward, for the gradients that SC-VAE's training needs: those of all arguments but the gain.
-
-    softshrink takes its threshold as a number: that rival is spared the threshold's gradient.
-    """
-    given = {name: tensor for name, tensor in arguments._asdict().items() if tensor is not None and name != "gain"}
-    leaves = arguments._replace(**{name: tensor.detach().requires_grad_() for name, tensor in given.items()})
-    results = run(leaves, n_iter)
-    torch.autograd.backward(results, [torch.ones_like(result) for result in results])
-
-
-def failures(t: Tensors, n_iter: int, names: Iterable[str] | None = None) -> list[str]:
-    """Contestants whose reconstruction is less exact than twice the released formula's float32."""
-    exact = cases.released(t.double(), n_iter)[1]
-    results = {name: run(t, n_iter)[1] for name, run in entered(names).items()}
-    return gate.failures(results, exact, reference=RELEASED)
-
-
-def entered(names: Iterable[str] | None) -> dict[str, Contestant]:
-    """The contestants of these names; all of them for None."""
-    known = contestants()
-    return known if names is None else {name: known[name] for name in names}
-
-
-def measure(
-    case: Case, rounds: int, directions: Sequence[str] = (FORWARD, BOTH), names: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """Samples of a case, or why it is not timed."""
-    t = cases.tensors(case)
-    wrong = failures(t, case.n_iter, names)
-    if wrong:
-        return {"case": case._asdict(), "wrong": wrong}
-    out: dict[str, Any] = {"case": case._asdict()}
-    for what in directions:
-        step = forward_step if what == FORWARD else training_step
-        runs = {name: partial(step, run, t, case.n_iter) for name, run in entered(names).items()}
-        with torch.set_grad_enabled(what != FORWARD):
-            out[what] = list(timing.interleaved(runs, rounds))
-    return out
-
-
-def row(case: Case, what: str, samples: list[dict[str, float]]) -> str:
-    """A line of the table: seconds of the released formula, and how many times as fast the others were."""
-    fast = timing.speedups(samples, RELEASED)
-    others = "".join(f"{fast[name]:>12.2f}x" for name in fast if name != RELEASED)
-    return f"{case.name:<26}{what:<22}{timing.medians(samples)[RELEASED] * 1e3:>12.2f} ms{others}"
-
-
-def arguments(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__)
-    parser.add_argument("--case", action="append", metavar="NAME", help="one of --list; may be repeated")
-    parser.add_argument("--list", action="store_true", help="print the names of the cases")
-    program.add_options(parser)
+def arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    """The options; ends the program where they make no sense."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    cuda = torch.cuda.is_available()
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--quick", dest="extent", action="store_const", const="quick", help="seconds: our layer alone")
+    extent.add_argument(
+        "--full", dest="extent", action="store_const", const="full", help="every size, and losses: hours"
+    )
+    parser.add_argument("--case", action="append", metavar="PATTERN", help="only cases such as 'lista-*-M16-*'")
+    parser.add_argument("--list", action="store_true", help="print the names of the cases and end")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default out/bench/DEVICE)")
+    parser.add_argument("--fresh", action="store_true", help="replace what the folder holds")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no case after so many")
+    parser.add_argument("--threads", type=int, help="of the CPU (default: torch's own choice)")
+    parser.add_argument(
+        "--tuned-allocator",
+        action="store_true",
+        help=f"start again with {' '.join(environment.TUNED)} set: eager PyTorch then loses less time to page faults",
+    )
+    parser.add_argument(
+        "--against", metavar="REF", help="compare with another commit, built aside, instead of with the rivals"
+    )
+    parser.set_defaults(extent="standard")
     chosen = parser.parse_args(words)
-    known = {case.name: case for case in cases.CASES}
-    for name in chosen.case or []:
-        if name not in known:
-            parser.error(f"--case: no case {name!r}; --list prints them")
-    program.check(parser, chosen)
-    chosen.cases = [known[name] for name in chosen.case] if chosen.case else cases.CASES
+    if chosen.device == "cuda" and not cuda:
+        parser.error("--device cuda: torch finds no CUDA device")
+    if not chosen.minutes > 0 or (chosen.threads is not None and chosen.threads < 1):
+        parser.error("--minutes must be positive, --threads at least 1")
+    if chosen.tuned_allocator and platform.libc_ver()[0] != "glibc":
+        parser.error("--tuned-allocator: only glibc's allocator can be tuned, and this Python runs on another")
+    chosen.groups = _chosen_groups(parser, chosen)
     return chosen
 
 
-def main(words: list[str] | None = None) -> int:
-    """Runs the chosen cases; returns the exit status."""
+def _chosen_groups(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> dict[str, list[AnyCase]]:
+    groups = cases.plan(chosen.device, chosen.extent)
+    if chosen.case is None:
+        return groups
+    names = list(cases.by_name(groups))
+    for pattern in chosen.case:
+        if not fnmatch.filter(names, pattern):
+            parser.error(f"--case: no case matches {pattern!r}; --list prints their names")
+    wanted = {name for pattern in chosen.case for name in fnmatch.filter(names, pattern)}
+    kept = {group: [case for case in members if case.name in wanted] for group, members in groups.items()}
+    return {group: members for group, members in kept.items() if members}
+
+
+def measure(case: AnyCase, device: str, seconds: float) -> dict[str, Any]:
+    """What is to be known of a case, by its kind."""
+    if isinstance(case, Case):
+        return operations.measure(case, device, seconds)
+    if isinstance(case, MemoryCase):
+        return memory.measure(case)
+    if isinstance(case, LassoCase):
+        return lasso.measure(case, device, seconds)
+    if isinstance(case, ModelCase):
+        return model.measure(case, device, seconds)
+    return parity.measure(case, device)
+
+
+def run(chosen: argparse.Namespace, held: Results) -> None:
+    """Measures the chosen cases that the results lack, until the time is up."""
+    held.note_groups(chosen.groups)
+    if "ceilings" not in held.document and chosen.extent != "quick":
+        held.document["ceilings"] = ceilings.measured(chosen.device)
+    end = time.monotonic() + 60 * chosen.minutes
+    open_cases = [case for name, case in cases.by_name(chosen.groups).items() if name not in held.done()]
+    for case in progress(open_cases):
+        if time.monotonic() > end:
+            break
+        begin = time.monotonic()
+        try:
+            found = measure(case, chosen.device, SECONDS[chosen.extent])
+        except Exception:  # kept, shown, and the exit status tells: other cases need not suffer
+            found = {"raised": traceback.format_exc()}
+            print(f"\n{case.name} raised:\n{found['raised']}", file=sys.stderr)
+        held.add(case, {**found, "took": time.monotonic() - begin})
+        gc.collect()
+        if chosen.device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def progress(open_cases: Sequence[AnyCase]) -> Iterator[AnyCase]:
+    """The cases, with a bar on stderr that names the one under way; lines where that is no terminal."""
+    if find_spec("tqdm") and sys.stderr.isatty():
+        from tqdm import tqdm  # type: ignore[import-untyped]
+
+        bar = tqdm(open_cases, unit="case", file=sys.stderr)
+        for case in bar:
+            bar.set_description(case.name)
+            yield case
+    else:
+        for i, case in enumerate(open_cases):
+            print(f"[{i + 1}/{len(open_cases)}] {case.name}", file=sys.stderr, flush=True)
+            yield case
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measures, reports; returns the exit status."""
     chosen = arguments(words)
     if chosen.list:
-        print(*(case.name for case in cases.CASES), sep="\n")
+        print(*cases.by_name(chosen.groups), sep="\n")
         return 0
-    if chosen.tuned_allocator and not program.tuned():
-        return program.start("benchmarks.run", sys.argv[1:] if words is None else words, program.TUNED).returncode
+    if chosen.tuned_allocator and not environment.tuned():
+        return environment.start("benchmarks", sys.argv[1:] if words is None else words, environment.TUNED).returncode
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
-    names = list(contestants())
-    print(program.heading("sparse_code, n = 256, K = 512"))
-    print(f"median seconds of the {RELEASED}; how many times as fast, median of {chosen.rounds} paired rounds")
-    print(f"{'':<48}{RELEASED:>15}" + "".join(f"{name:>13}" for name in names if name != RELEASED))
-    results = []
-    for case in chosen.cases:
-        results.append(measure(case, chosen.rounds))
-        for problem in results[-1].get("wrong", []):
-            print(f"{case.name:<26}NOT TIMED, wrong result: {problem}")
-        for what in (FORWARD, BOTH):
-            if what in results[-1]:
-                print(row(case, what, results[-1][what]), flush=True)
-        if chosen.json:
-            write_json(chosen.json, {"environment": program.environment(), "results": results})
-    return 1 if any("wrong" in result for result in results) else 0
+    folder = chosen.out or Path("out", "bench", environment.folder_name(chosen.device))
+    try:
+        if chosen.against is not None:
+            return against.compare(chosen, folder)
+        held = Results.begin(folder, environment.environment(chosen.device), fresh=chosen.fresh)
+        held.write()  # a folder that can't be written to is noticed now
+    except (ResultsError, against.AgainstError, OSError) as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return FAILED
+    stopped = False
+    try:
+        run(chosen, held)
+    except KeyboardInterrupt:
+        print("benchmarks: stopped; the same command goes on from here", file=sys.stderr)
+        stopped = True
+    report.write(held)
+    report.summary(held)
+    if stopped:
+        return STOPPED
+    failed = [r["name"] for r in held.document["results"] if "raised" in r or r.get("wrong")]
+    return FAILED if failed else 0
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name, which Linux keeps in /proc/cpuinfo."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -59,7 +59,7 @@ def report() -> dict[str, dict[str, str]]:
     """Sections of names and findings: versions, cpu, gpu, native module, backends."""
     versions = {name: _version(name) for name in ("scvae-fast", "torch", "numpy", *_OPTIONAL)}
     cpu = {
-        "processor": _processor(),
+        "processor": processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),

@@ -70,14 +70,28 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width: nearest neighbour, then a 3 x 3 convolution."""
+    """Doubles height and width: nearest neighbour, then a 3 x 3 convolution.
+
+    Computed as one transposed convolution: an output sees 2 x 2 inputs and not 3 x 3 copies of them, 4/9 of the
+    multiply-adds, and the enlarged copy of x is never made.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w) -> (B, C, 2h, 2w)
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        return F.conv_transpose2d(x, _enlarging(self.conv.weight), self.conv.bias, stride=2, padding=1)
+
+
+def _enlarging(weight: Tensor) -> Tensor:  # (C', C, 3, 3) -> (C, C', 4, 4)
+    """The transposed convolution of stride 2 that does what this convolution does to x with its pixels doubled.
+
+    Pixel i of x stands at 2i and 2i + 1, so that each tap is the sum of two neighbouring ones of the convolution.
+    """
+    padded = F.pad(weight.transpose(0, 1).flip(2, 3), (1, 1, 1, 1))
+    rows = padded[:, :, :-1] + padded[:, :, 1:]
+    return rows[..., :-1] + rows[..., 1:]
 
 
 class Level(nn.Module):

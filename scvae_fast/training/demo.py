@@ -18,6 +18,7 @@ from scvae_fast.analysis import draw_report
 from scvae_fast.data import CropSettings, Photograph, RandomCrops, held_out_photographs, training_photographs
 from scvae_fast.metrics.evaluation import evaluate
 from scvae_fast.models import SCVAE, SCVAEConfig
+from scvae_fast.speed import Speed
 from scvae_fast.training.callbacks import History, KeepCheckpoint, StopOnSignal, TimeBar, clock
 from scvae_fast.training.module import SCVAEModule, TrainingSettings
 from scvae_fast.training.noise import lightning_noise_silenced
@@ -129,9 +130,11 @@ def _train(folder: _Folder, minutes: float, settings: DemoSettings, photographs:
         print(f"fitting the first weights to {_START_CROPS} crops of {len(photographs)} photographs …", flush=True)
         start_as_linear_coder(model, torch.stack([crops[i] for i in range(_START_CROPS)]))
     timer, history, stop = Timer(timedelta(minutes=minutes), verbose=False), History(), StopOnSignal()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     trainer = Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        accelerator="gpu" if device == "cuda" else "cpu",
         devices=1,
+        precision=Speed.of(device).lightning_precision,
         max_epochs=-1,  # the timer ends it
         callbacks=[timer, history, stop, TimeBar(), KeepCheckpoint(folder.state)],
         gradient_clip_val=settings.training.clip,

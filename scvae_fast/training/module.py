@@ -93,9 +93,24 @@ class SCVAEModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam and the schedule of its learning rate."""
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.settings.learning_rate, betas=self.settings.betas)
+        optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=self.settings.learning_rate, betas=self.settings.betas, fused=True
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: self._learning_rate_factor())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of all gradients.
+
+        Lightning's own clipping refuses fused optimizers under autocast: with float16 they would see scaled gradients.
+        """
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Crops without end, from the first that no step has seen."""

@@ -7,64 +7,60 @@ import sys
 import pytest
 import torch
 
-from benchmarks import memory, resident
-from benchmarks.kept import Kept, kept_for_backward
+from benchmarks import memory, problems, rivals
+from benchmarks.cases import BOTH, Case, MemoryCase
+from benchmarks.memory import Kept, kept_for_backward
+from benchmarks.rivals import CLEAN, RELEASED
+
+MIB = 2**20
 
 
 def test_storages_count_once_and_by_their_kind():
     x, w = torch.randn(8, 4, requires_grad=True), torch.randn(4, 6, requires_grad=True)
     # matmul keeps x and w (twice), relu its result, the square the same one
-    kept = kept_for_backward(lambda: ((x @ w).relu().square(), x[:2] @ w), {"x": x, "w": w}, data="x")
-    assert kept == Kept(made=8 * 6 * 4, input=8 * 4 * 4, parameters=4 * 6 * 4)
+    kept = kept_for_backward(lambda: ((x @ w).relu().square(), x[:2] @ w), {"x": x, "w": w})
+    assert kept == Kept(made=8 * 6 * 4, given=8 * 4 * 4 + 4 * 6 * 4)
 
 
-def test_cpu_keeps_the_codes_alone_and_eager_every_iterate():
-    codes = 16 * 512 * 4
+def test_our_kernels_keep_the_codes_alone_and_eager_every_iterate():
+    codes = 16 * 128 * 4
     for n_iter in (1, 3):
-        assert memory.kept("lista", "cpu", 16, n_iter) == Kept(codes, codes, (512 * 512 + 1) * 4)
-        assert memory.kept("sparse_code", "cpu", 16, n_iter).made == codes
-        assert memory.kept("sparse_code", "released formula", 16, n_iter).made > 3 * n_iter * codes
+        case = Case("sparse_code", BOTH, rows=16, n_iter=n_iter, atoms=128)
+        entered = rivals.entrants(case, problems.problem(case))
+        kept = {name: kept_for_backward(one.results, one.leaves).made for name, one in entered.items()}
+        assert kept["cpu"] <= codes + 8
+        assert kept[CLEAN] >= (n_iter + 1) * codes
+        assert kept[RELEASED] > 3 * n_iter * codes
 
 
 def test_peak_counts_what_is_freed_again():
     def call():
         for size in (64, 48):  # past the allocator, which may still hold what other tests gave back
-            with mmap.mmap(-1, size * memory.MIB) as block:
+            with mmap.mmap(-1, size * MIB) as block:
                 for page in range(0, len(block), mmap.PAGESIZE):
                     block[page] = 1
 
-    assert 60 < resident.added_at_peak(call) / memory.MIB < 80
+    assert 60 < memory.resident_at_peak(call) / MIB < 80
 
 
 def test_peak_needs_linux(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(resident.NoCountError, match="resident: needs Linux's /proc/self/status, this is darwin"):
-        resident.added_at_peak(lambda: None)
+    with pytest.raises(memory.NoCountError, match="memory: needs Linux's /proc/self/status, this is darwin"):
+        memory.resident_at_peak(lambda: None)
 
 
-def test_prints_and_writes_a_line_for_each_number_of_iterations(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(memory, "subjects", lambda: [("lista", "cpu")])
-    words = ["--rows", "1024", "--n-iter", "1", "--threads", "1", "--json", str(tmp_path / "out.json")]
-    threads = torch.get_num_threads()
-    assert memory.main(words) == 0
-    torch.set_num_threads(threads)
-    (result,) = json.loads((tmp_path / "out.json").read_text())["results"]
-    assert result["kept"]["made"] == 2 * memory.MIB
+def test_a_contestant_alone_prints_what_it_needs(capsys):
+    threads = str(torch.get_num_threads())
+    words = ["--op", "lista", "--rows", "1024", "--n-iter", "1", "--threads", threads, "--contestant", "cpu"]
+    memory.main(words)
+    found = json.loads(capsys.readouterr().out)
+    assert found["made"] == 2 * MIB + 4  # the codes, and γ as a tensor
     # The codes, the gradient of the drive and the one that is given, at 2 MiB each, are made at least.
-    assert result["added at peak"] > 5.5 * memory.MIB
-    assert "lista, cpu" in capsys.readouterr().out
+    assert found["peak"] > 5.5 * MIB
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--rows", "0"], "--rows and --threads must be at least 1"),
-        (["--n-iter", "-1"], "--n-iter at least 0"),
-        (["--peak-of", "lista", "nobody", "--n-iter", "5"], "an operation and a contestant of [('lista', "),
-        (["--peak-of", "lista", "cpu"], "--peak-of takes one --n-iter"),
-    ],
-)
-def test_bad_words_are_refused(words, message, capsys):
-    with pytest.raises(SystemExit):
-        memory.main(words)
-    assert message in capsys.readouterr().err
+def test_every_contestant_has_a_process_of_its_own():
+    found = memory.measure(MemoryCase("lista", rows=64, n_iter=1))
+    assert set(found["memory"]) == {RELEASED, CLEAN, "cpu"}
+    assert all(line["made"] > 0 and line["peak"] >= 0 for line in found["memory"].values())
+    assert found["chosen"] == "cpu"

@@ -1,111 +1,186 @@
-"""The benchmark program: what it refuses, what it prints, and that a wrong result has no speed."""
+"""The program: what it refuses, that it keeps what it has, goes on from there, and that its exit status tells."""
 
+import importlib.util
 import json
+import os
 import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import cases, program, run
-from benchmarks.cases import Case
+from benchmarks import cases, environment, operations, run
+from benchmarks.cases import FORWARD, Case
+from benchmarks.results import FILE, Results
 
-SMALL = Case(rows=32, n_iter=3, density=0.2, official=False)
+ROOT = Path(__file__).resolve().parent.parent.parent
+SMALL = {"rows": 8, "n_iter": 1, "atoms": 128}
+ONE, TWO = Case("lista", FORWARD, **SMALL), Case("sparse_code", FORWARD, **SMALL)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(cases, "CASES", [SMALL])
+    monkeypatch.setattr(cases, "plan", lambda device, extent: {"first": [ONE], "second": [TWO, ONE]})
+    monkeypatch.setattr(operations, "MOST_ROUNDS", 2)
+    monkeypatch.setattr(operations, "SAMPLE_SECONDS", {"cpu": 1e-6})
+    monkeypatch.setattr(run.ceilings, "measured", lambda device: {"copy": 1e10, "product": {"float32": 1e11}})
 
 
-def test_cases_have_the_density_asked_for():
-    for density in (0.05, 0.5):
-        case = Case(rows=512, n_iter=4, density=density, official=True)
-        z, _ = cases.released(cases.tensors(case), case.n_iter)
-        assert abs(float((z != 0).float().mean()) - density) < 0.03
+def main(*words):
+    return run.main(["--device", "cpu", *map(str, words)])
 
 
-def test_rivals_compute_the_same():
-    t = cases.tensors(SMALL)
-    for ours, theirs in zip(cases.clean(t, 3), cases.released(t, 3), strict=True):
-        torch.testing.assert_close(ours, theirs)
+def names(folder):
+    return [result["name"] for result in Results.read(folder).document["results"]]
 
 
-def test_prints_a_row_for_each_direction_and_writes_every_sample(tmp_path, capsys):
-    assert run.main(["--case", SMALL.name, "--rounds", "2", "--json", str(tmp_path / "out.json")]) == 0
-    printed = capsys.readouterr().out
-    assert printed.count(SMALL.name) == 2
-    assert "forward and backward" in printed
-    document = json.loads((tmp_path / "out.json").read_text())
-    (result,) = document["results"]
-    assert result["case"] == SMALL._asdict()
-    assert [len(result[what]) for what in ("forward", "forward and backward")] == [2, 2]
+@pytest.mark.usefixtures("small")
+def test_measures_every_case_once_and_reports(tmp_path, capsys):
+    assert main("--out", tmp_path) == 0
+    document = json.loads((tmp_path / FILE).read_text())
+    assert names(tmp_path) == [ONE.name, TWO.name]
+    assert document["groups"] == {"first": [ONE.name], "second": [TWO.name, ONE.name]}
     assert document["environment"]["torch"] == torch.__version__
+    assert document["ceilings"]["copy"] == 1e10
+    assert (tmp_path / "results.csv").exists()
+    assert (tmp_path / "report.html").exists()
+    assert "lista" in capsys.readouterr().out
 
 
-def test_wrong_result_is_reported_and_not_timed(monkeypatch, capsys):
-    def wrong(t, n_iter):
-        z, x_hat = cases.released(t, n_iter)
-        return z, x_hat * 1.001
+@pytest.mark.usefixtures("small")
+def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    honest = operations.measure
 
-    honest = run.contestants()
-    monkeypatch.setattr(run, "contestants", lambda: {**honest, "broken": wrong})
-    assert run.main(["--rounds", "1"]) == 1
-    printed = capsys.readouterr().out
-    assert "NOT TIMED, wrong result: broken: error 1.0e-03" in printed
-    assert " ms" not in printed
+    def interrupted(case, device, seconds):
+        if case.op == "sparse_code":
+            raise KeyboardInterrupt
+        return honest(case, device, seconds)
+
+    monkeypatch.setattr(operations, "measure", interrupted)
+    assert main("--out", tmp_path) == run.STOPPED
+    assert names(tmp_path) == [ONE.name]
+    measured = []
+    monkeypatch.setattr(operations, "measure", lambda *of: measured.append(of[0]) or honest(*of))
+    assert main("--out", tmp_path) == 0
+    assert measured == [TWO]
+    assert main("--out", tmp_path, "--fresh") == 0
+    assert measured == [TWO, ONE, TWO]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_case_that_raises_is_kept_shown_and_told(tmp_path, monkeypatch, capsys):
+    def broken(case, device, seconds):
+        raise ValueError("the kernel is on holiday")
+
+    monkeypatch.setattr(operations, "measure", broken)
+    assert main("--out", tmp_path) == run.FAILED
+    assert all(
+        "ValueError: the kernel is on holiday" in r["raised"] for r in Results.read(tmp_path).document["results"]
+    )
+    assert f"{ONE.name} raised" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small")
+def test_a_wrong_result_is_told(tmp_path, monkeypatch):
+    honest = operations.measure
+    monkeypatch.setattr(operations, "measure", lambda *of: {**honest(*of), "wrong": {"cpu": "z: error 1, allowed 0"}})
+    assert main("--out", tmp_path) == run.FAILED
+
+
+@pytest.mark.usefixtures("small")
+def test_time_that_is_up_begins_no_case(tmp_path):
+    assert main("--out", tmp_path, "--minutes", "1e-9") == 0
+    assert names(tmp_path) == []
+    assert main("--out", tmp_path, "--case", "lista-*") == 0
+    assert names(tmp_path) == [ONE.name]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--case", "M1"], "--case: no case 'M1'; --list prints them"),
-        (["--rounds", "0"], "--rounds and --threads must be at least 1"),
-        (["--threads", "-2"], "--rounds and --threads must be at least 1"),
+        (["--case", "M1"], "--case: no case matches 'M1'; --list prints their names"),
+        (["--minutes", "0"], "--minutes must be positive, --threads at least 1"),
+        (["--threads", "-2"], "--minutes must be positive, --threads at least 1"),
+        pytest.param(
+            ["--device", "cuda"],
+            "--device cuda: torch finds no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
     ],
 )
 def test_bad_words_are_refused(words, message, capsys):
     with pytest.raises(SystemExit) as stopped:
-        run.main(words)
+        main(*words)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_list_names_the_cases(capsys):
-    assert run.main(["--list"]) == 0
-    assert capsys.readouterr().out.split() == [SMALL.name]
-
-
-def test_gain_of_the_paper_is_none_and_that_of_the_released_code_c():
-    assert cases.tensors(SMALL).gain is None
-    official = cases.tensors(SMALL._replace(official=True))
-    assert official.gain == pytest.approx(float(torch.linalg.matrix_norm(official.D.double(), ord=2)) ** 2, rel=1e-5)
-
-
-def test_training_step_gives_the_gradients_of_all_arguments_but_the_gain():
-    found = {}
-
-    def rival(t, n_iter):
-        for name, tensor in t._asdict().items():
-            found[name] = tensor.requires_grad
-        return cases.released(t, n_iter)
-
-    run.training_step(rival, cases.tensors(SMALL._replace(official=True)), 2)
-    assert found == {"x": True, "W_e": True, "S": True, "theta": True, "D": True, "gain": False}
-
-
-def test_tuned_allocator_is_used_in_a_new_process_and_recorded(tmp_path, capfd, monkeypatch):
-    monkeypatch.undo()  # the new process knows the real cases
-    out = tmp_path / "out.json"
-    case = Case(rows=256, n_iter=5, density=0.05, official=False)
-    words = ["--case", case.name, "--rounds", "1", "--threads", "1", "--json", str(out), "--tuned-allocator"]
-    assert run.main(words) == 0
-    assert "1 thread," in (printed := capfd.readouterr().out)
-    assert "tuned allocator" in printed
-    assert json.loads(out.read_text())["environment"]["allocator"] == program.TUNED
-
-
-def test_other_allocators_cannot_be_tuned(monkeypatch, capsys):
-    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+def test_another_allocator_can_not_be_tuned(monkeypatch, capsys):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", "1.2"))
     with pytest.raises(SystemExit):
-        run.main(["--tuned-allocator"])
-    assert "--tuned-allocator: only glibc's allocator can be tuned" in capsys.readouterr().err
+        main("--tuned-allocator")
+    assert "only glibc's allocator can be tuned" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small")
+def test_results_of_another_kind_and_folders_that_can_not_be_written_to_are_named(tmp_path, capsys):
+    (tmp_path / FILE).write_text('{"schema": "other"}')
+    assert main("--out", tmp_path) == run.FAILED
+    assert "has the schema 'other'" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main("--out", tmp_path / "file" / "folder") == run.FAILED
+    assert "file" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small")
+def test_list_names_the_cases(capsys):
+    assert main("--list") == 0
+    assert capsys.readouterr().out.split() == [ONE.name, TWO.name]
+
+
+WITHOUT_EXTRAS = """
+import sys
+for name in ("tqdm", "matplotlib", "sklearn", "skimage", "PIL", "scipy", "lightning", "joblib"):
+    sys.modules[name] = None
+from benchmarks import run
+from benchmarks import pictures
+assert pictures.kind() == "noise"
+case = "sparse_code-forward-M4096-T5-d0.5-*"
+sys.exit(run.main(["--device", "cpu", "--case", case, "--minutes", "1", "--out", sys.argv[1]]))
+"""
+
+
+def test_runs_with_torch_and_numpy_alone(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(names(tmp_path)) == 2
+    assert "matplotlib" in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="there is no triton on this platform")
+def test_gpu_kernels_take_part_where_they_can_run(tmp_path):
+    case = Case("lista", FORWARD, rows=20, n_iter=1, atoms=128)
+    script = (
+        "from benchmarks import operations\nfrom benchmarks.cases import Case\nimport json\n"
+        "operations.SAMPLE_SECONDS, operations.MOST_ROUNDS = {'cpu': 1e-6}, 2\n"
+        f"print(json.dumps(operations.measure(Case(*{tuple(case)!r}), 'cpu', 0)))"
+    )
+    environ = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert {"triton", "triton, one launch", "triton, by iteration"} <= set(found["samples"][0])
+    assert found["wrong"] == {}
+
+
+def test_the_environment_names_what_a_figure_depends_on():
+    found = environment.environment("cpu")
+    assert set(environment.DECISIVE) <= set(found)
+    assert environment.device_name("cpu") in environment.heading(found)
+    folder = environment.folder_name("cpu")
+    assert folder == folder.lower()
+    assert folder.replace("-", "").isalnum()

@@ -92,6 +92,17 @@ def test_upsampling_repeats_before_it_convolves():
     torch.testing.assert_close(block(x), x.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
+def test_upsampling_in_one_step_is_the_same_as_in_two():
+    block = Upsample(3).double()
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    in_two = block.conv(torch.nn.functional.interpolate(x, scale_factor=2, mode="nearest"))
+    weights = torch.randn_like(in_two)
+    arguments = (x, *block.parameters())
+    torch.testing.assert_close(block(x), in_two)
+    expected = torch.autograd.grad(in_two, arguments, weights)
+    torch.testing.assert_close(torch.autograd.grad(block(x), arguments, weights), expected)
+
+
 def test_the_last_normalisation_takes_the_contrast_away():
     x = torch.randn(1, 3, 8, 8)
     ratios = []

@@ -13,17 +13,9 @@ def test_every_backend_is_usable_here_or_says_why():
     assert found["cpu"] is None, "the tests need the compiled module"
 
 
-@pytest.mark.parametrize(
-    ("dtype", "expected"),
-    [
-        (torch.float32, "cpu"),
-        (torch.float64, "cpu"),
-        (torch.bfloat16, "eager"),
-        (torch.float16, "eager"),
-    ],
-)
-def test_automatic_choice_on_the_cpu(dtype, expected):
-    assert _backend.choose("lista", None, torch.device("cpu"), dtype) == expected
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_automatic_choice_on_the_cpu(dtype):
+    assert _backend.choose("lista", None, torch.device("cpu"), dtype) == "cpu"
 
 
 def test_automatic_choice_on_a_device_that_no_kernels_run_on_is_eager():
@@ -84,11 +76,6 @@ def test_cuda_runs_on_cards_that_it_fits_for_those_who_ask_for_it(monkeypatch):
 def test_unknown_name_is_refused():
     with pytest.raises(ValueError, match="lista: backend must be one of cpu, eager, triton, cuda, or None, got 'gpu'"):
         scvae_fast.lista(torch.zeros(2, 3), torch.zeros(3, 3), 0.1, 1, backend="gpu")
-
-
-def test_forced_backend_raises_where_it_declines():
-    with pytest.raises(RuntimeError, match=r"decode: backend 'cpu' can't be used: it takes float32 and float64"):
-        scvae_fast.decode(torch.zeros(2, 3).half(), torch.zeros(4, 3).half(), backend="cpu")
 
 
 def test_forced_backend_raises_on_another_device():

@@ -9,11 +9,6 @@ from scvae_fast.ops._native import address, native
 from scvae_fast.ops.lista._contract import Problem
 
 
-def _widened(p: Problem) -> Problem:
-    """The problem with S in the dtype of b: the kernels take no bfloat16."""
-    return p if p.S.dtype == p.b.dtype else p._replace(S=p.S.float())
-
-
 def _arguments(p: Problem) -> tuple[bool | int | float, ...]:
     """The problem as the kernels take it."""
     b, S, theta, gain, z0, n_iter = p
@@ -34,7 +29,6 @@ def _arguments(p: Problem) -> tuple[bool | int | float, ...]:
 
 def forward(p: Problem) -> torch.Tensor:
     """Codes z_T (M, K)."""
-    p = _widened(p)
     z = torch.empty_like(p.b)
     native.lista_forward(*_arguments(p), z.data_ptr(), torch.get_num_threads())
     return z
@@ -42,7 +36,6 @@ def forward(p: Problem) -> torch.Tensor:
 
 def backward(grad: torch.Tensor, z: torch.Tensor, p: Problem, needed: list[bool]) -> Gradients:
     """Gradients of b, S, theta, gain and z0 for grad = ∂L/∂z_T, z = z_T; None where one is not needed."""
-    p = _widened(p)
     gradients = tuple(torch.empty_like(t) if t is not None and n else None for t, n in zip(p[:5], needed, strict=True))
     out = map(address, gradients)
     native.lista_backward(*_arguments(p), z.data_ptr(), grad.data_ptr(), *out, torch.get_num_threads())

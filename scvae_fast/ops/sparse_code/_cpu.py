@@ -9,11 +9,6 @@ from scvae_fast.ops._native import address, native
 from scvae_fast.ops.sparse_code._contract import Problem
 
 
-def _widened(p: Problem) -> Problem:
-    """The problem with S in the dtype of x: the kernels take no bfloat16."""
-    return p if p.S.dtype == p.x.dtype else p._replace(S=p.S.float())
-
-
 def _arguments(p: Problem) -> tuple[bool | int | float, ...]:
     """The problem as the kernels take it."""
     M, n = p.x.shape
@@ -36,7 +31,6 @@ def _arguments(p: Problem) -> tuple[bool | int | float, ...]:
 
 def forward(p: Problem) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes z (M, K) and reconstruction x̂ (M, n)."""
-    p = _widened(p)
     z, x_hat = p.x.new_empty(p.x.shape[0], p.W_e.shape[0]), torch.empty_like(p.x)
     native.sparse_code_forward(*_arguments(p), z.data_ptr(), x_hat.data_ptr(), torch.get_num_threads())
     return z, x_hat
@@ -50,7 +44,6 @@ def backward(
     needed: list[bool],
 ) -> Gradients:
     """Gradients of x, W_e, S, theta, D, gain and z0; None where one is not needed."""
-    p = _widened(p)
     gradients = tuple(torch.empty_like(t) if t is not None and n else None for t, n in zip(p[:7], needed, strict=True))
     native.sparse_code_backward(
         *_arguments(p),

@@ -1,0 +1,105 @@
+"""How pictures of results look: a colour for each contestant, axes, ticks on logarithmic scales, legends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+from benchmarks import model
+from benchmarks.rivals import CLEAN, COMPILED, GRAPH, PRODUCTS, RELEASED
+from scvae_fast.analysis.figures import BLUE, INK, ORANGE, QUIET
+
+GREY, GREEN, VIOLET, RED, TEAL, PALE = "#a3abb5", "#6f9a35", "#8458b3", "#b8403a", "#2f8f8b", "#86b3dd"
+_COLOURS = {RELEASED: GREY, model.HABITS: GREY, CLEAN: INK, model.EAGER: INK, PRODUCTS: QUIET, GRAPH: TEAL}
+_COLOURS |= {"cpu": BLUE, model.OURS: BLUE, "cuda": ORANGE, "triton": GREEN, "eager": RED, model.FLOAT32: PALE}
+_CYCLE = (BLUE, ORANGE, GREEN, VIOLET, RED, TEAL, INK, GREY)
+N_COLOURS = len(_CYCLE)
+
+
+def save(figure: Figure, file: Path | IO[bytes]) -> None:
+    """Writes a figure as PNG."""
+    figure.savefig(file, dpi=150, facecolor="white", format="png")
+
+
+def colour_of(name: str) -> str:
+    """A contestant's, the same in every picture."""
+    if name in _COLOURS:
+        return _COLOURS[name]
+    if COMPILED in name:
+        return VIOLET
+    method, _, backend = name.partition(", ")
+    if method in ("ISTA", "FISTA"):  # a solver
+        return {"cpu": BLUE, "triton": GREEN, "cuda": ORANGE}.get(backend, INK)
+    return _COLOURS.get(method, QUIET)
+
+
+def colours(n: int) -> list[Any]:
+    """So many, for things that are no contestants."""
+    return [_CYCLE[i % len(_CYCLE)] for i in range(n)]
+
+
+def dot(mark: str, colour: Any, label: str) -> Line2D:
+    """For legends."""
+    return Line2D([], [], linestyle="", marker=mark, color=colour, label=label)
+
+
+def blank(width: float, height: float, title: str) -> Figure:
+    """A figure of so many inches."""
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
+    figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
+    return figure
+
+
+def legend(figure: Figure, panels: Iterable[Axes]) -> None:
+    """One for all panels, below them."""
+    known = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        known.values(), known, loc="outside lower center", ncols=min(6, len(known)), frameon=False, fontsize=9
+    )
+
+
+def ticks(axis: Any, values: Iterable[float], most: int = 7) -> None:
+    """At these values alone, or at every second or third of them if they are too many to be read."""
+    chosen = sorted(values)
+    axis.set_major_locator(FixedLocator(chosen[:: -(-len(chosen) // most)]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
+
+
+def large(value: float) -> str:
+    """A number with G or T behind it."""
+    return f"{value / 1e12:.3g} T" if value >= 1e12 else f"{value / 1e9:.3g} G"
+
+
+def log_ticks(axis: Any, low: float, high: float, shown: Callable[[float], str] = "{:g}".format) -> None:
+    """At powers of ten, and between them if the axis covers few."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: shown(value)))
+
+
+def count(value: float) -> str:
+    """Large multiples of 1024 in Ki and Mi."""
+    if value >= 2**14 and value % 2**10 == 0:
+        return f"{value / 2**20:g} Mi" if value >= 2**20 else f"{value / 2**10:g} Ki"
+    return f"{value:g}"
+
+
+def plain(axes: Axes) -> Axes:
+    """The same axes with a quiet grid and without a frame."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=QUIET)
+    axes.grid(color="#e5e7eb", linewidth=0.7)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def titled(axes: Axes, text: str) -> None:
+    """Writes a title above the left end."""
+    axes.set_title(text, color=INK, fontsize=10.5, fontweight="bold", loc="left")

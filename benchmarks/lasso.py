@@ -1,0 +1,196 @@
+"""Solvers of one lasso problem, ½‖x − Dz‖² + λ‖z‖₁ summed over patches of photographs: seconds to the same objective.
+
+Each contestant gets the fewest iterations that bring the objective within the case's gap of the optimum, (F − F*)/F*;
+one that can't get there is named, with the gap that it reached. F* is FISTA's in float64, and the duality gap, which
+bounds what is missing, stands beside it.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import torch
+
+import scvae_fast
+from benchmarks import formulas, operations, pictures, rivals, timing
+from benchmarks.cases import FORWARD, Case, LassoCase
+from scvae_fast import dictionaries
+
+MOST_ITERATIONS = 4096
+FISTA, ISTA, SKLEARN = "FISTA, eager", "ISTA, clean eager", "scikit-learn, coordinate descent"
+_ROUNDS = 3
+_ROUNDING = 1.01  # of the gap, between contestants that sum in another order
+
+
+class Lasso(NamedTuple):
+    """A problem, float32."""
+
+    x: torch.Tensor  # (M, n)
+    D: torch.Tensor  # (n, K)
+    sparsity: float  # λ
+    c: float  # ‖D‖₂²
+
+    def objective(self, z: torch.Tensor) -> float:
+        """F(z), summed over the rows in float64."""
+        x, D, z = self.x.double(), self.D.double(), z.double()
+        return float(0.5 * (x - z @ D.T).square().sum() + self.sparsity * z.abs().sum())
+
+    def duality_gap(self, z: torch.Tensor) -> float:
+        """F(z) less the dual's value at the residual, scaled to be feasible, row by row: F(z) − F* is at most that."""
+        x, D, z = self.x.double(), self.D.double(), z.double()
+        r = x - z @ D.T
+        scale = (self.sparsity / (r @ D).abs().amax(1, keepdim=True).clamp_min(1e-300)).clamp_max(1)
+        dual = 0.5 * x.square().sum() - 0.5 * (x - scale * r).square().sum()
+        return self.objective(z) - float(dual)
+
+
+# Takes a number of iterations, gives codes (M, K).
+Solver = Callable[[int], torch.Tensor]
+
+
+def problem(case: LassoCase, device: str) -> Lasso:
+    """Patches without their means, of norm √n on average, and a dictionary."""
+    size = 64
+    per_crop = (size // case.side) ** 2
+    grey = pictures.crops(size, 0, -(-case.rows // per_crop), seed=1).mean(1, keepdim=True)
+    patches = torch.nn.functional.unfold(grey, case.side, stride=case.side)  # (B, n, patches)
+    x = patches.transpose(1, 2).flatten(0, 1)[: case.rows]
+    x = x - x.mean(1, keepdim=True)
+    n = case.side**2
+    x = x * (n**0.5 / x.norm(dim=1).mean())
+    drawn = torch.Generator().manual_seed(0)
+    K = case.overcomplete * n
+    D = dictionaries.dct(n, K) if case.dictionary == "dct" else dictionaries.random_unit(n, K, generator=drawn)
+    return Lasso(x.to(device), D.to(device), case.sparsity, float(torch.linalg.matrix_norm(D.double(), ord=2) ** 2))
+
+
+def fista(p: Lasso, n_iter: int) -> torch.Tensor:
+    """FISTA (Beck & Teboulle 2009) with the momentum's restart of O'Donoghue & Candès (2015), in the dtype of p."""
+    S = torch.eye(p.D.shape[1], dtype=p.D.dtype, device=p.D.device) - p.D.T @ p.D / p.c
+    b, theta = p.x @ p.D / p.c, p.sparsity / p.c
+    return _accelerated(
+        lambda y: torch.nn.functional.softshrink(torch.addmm(b, y, S), theta), torch.zeros_like(b), n_iter
+    )
+
+
+def _accelerated(step: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, n_iter: int) -> torch.Tensor:
+    z = y = start
+    t = 1.0
+    for _ in range(n_iter):
+        new = step(y)
+        if float(((y - new) * (new - z)).sum()) > 0:
+            t = 1.0
+        following = (1 + (1 + 4 * t * t) ** 0.5) / 2
+        y = torch.lerp(z, new, 1 + (t - 1) / following)
+        z, t = new, following
+    return z
+
+
+def fista_by_steps(p: Lasso, n_iter: int, backend: str) -> torch.Tensor:
+    """The same iterations, each of them one of `lista` from where the momentum leads: it skips the zeros there."""
+    S, b = torch.eye(p.D.shape[1], device=p.D.device) - p.D.T @ p.D / p.c, p.x @ p.D / p.c
+    theta = torch.tensor(p.sparsity / p.c, device=p.D.device)
+    return _accelerated(lambda y: scvae_fast.lista(b, S, theta, 1, z0=y, backend=backend), torch.zeros_like(b), n_iter)
+
+
+def solvers(p: Lasso) -> dict[str, dict[str, Solver]]:
+    """The contestants by their method; those of one method do the same arithmetic, the first of them the fastest."""
+    W_e = p.D.T / p.c
+    S = torch.eye(p.D.shape[1], device=p.D.device) - p.D.T @ p.D / p.c
+    theta = torch.tensor(p.sparsity / p.c, device=p.D.device)
+    backends = rivals.takers(Case("lista", FORWARD), p.x.device)
+
+    def ours(backend: str, n_iter: int) -> torch.Tensor:
+        return scvae_fast.lista(p.x @ W_e.T, S, theta, n_iter, backend=backend)
+
+    found: dict[str, dict[str, Solver]] = {
+        "FISTA": {f"FISTA, {name}": functools.partial(fista_by_steps, p, backend=name) for name in backends},
+        "ISTA": {f"ISTA, {name}": functools.partial(ours, name) for name in backends},
+    }
+    found["FISTA"][FISTA] = functools.partial(fista, p)
+    found["ISTA"][ISTA] = lambda n_iter: formulas.clean(p.x @ W_e.T, S, float(theta), n_iter)
+    if p.x.device.type == "cpu" and find_spec("sklearn"):
+        found[SKLEARN] = {SKLEARN: functools.partial(_coordinate_descent, p)}
+    return found
+
+
+def _coordinate_descent(p: Lasso, n_iter: int) -> torch.Tensor:
+    # Of the extra "train", as are the photographs.
+    import joblib  # type: ignore[import-untyped]
+    from sklearn.decomposition import sparse_encode
+    from sklearn.exceptions import ConvergenceWarning
+
+    x, atoms = p.x.numpy(), p.D.T.contiguous().numpy()
+    threads = torch.get_num_threads()
+    with joblib.parallel_config(backend="threading"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is stopped where the objective is good enough
+        codes = sparse_encode(x, atoms, algorithm="lasso_cd", alpha=p.sparsity, max_iter=n_iter, n_jobs=threads)
+    return torch.from_numpy(codes)
+
+
+def optimum(p: Lasso) -> tuple[float, float]:
+    """F*, and the duality gap there relative to it."""
+    exact = p._replace(x=p.x.double(), D=p.D.double())
+    z = fista(exact, MOST_ITERATIONS // 4)
+    best = p.objective(z)
+    return best, p.duality_gap(z) / best
+
+
+def fewest(solver: Solver, gap_of: Callable[[torch.Tensor], float], gap: float) -> tuple[int, float]:
+    """The number of iterations that brings the gap under what is asked, to within a sixteenth; and the gap there.
+
+    Where no number up to MOST_ITERATIONS does, that number and its gap.
+    """
+    n, reached = 1, gap_of(solver(1))
+    while reached > gap and n < MOST_ITERATIONS:
+        n *= 2
+        reached = gap_of(solver(n))
+    step = n // 4
+    low, high = n // 2, n
+    while step >= max(1, high // 16) and reached <= gap:
+        middle = (low + high) // 2
+        found = gap_of(solver(middle))
+        if found <= gap:
+            high, reached = middle, found
+        else:
+            low = middle
+        step //= 2
+    return high, reached
+
+
+def measure(case: LassoCase, device: str, seconds: float) -> dict[str, Any]:
+    """Iterations that each contestant takes, the gap that it reaches with them, and samples in seconds."""
+    p = problem(case, device)
+    best, certified = optimum(p)
+
+    def gap_of(z: torch.Tensor) -> float:
+        return p.objective(z) / best - 1
+
+    efforts: dict[str, dict[str, Any]] = {}
+    able = {}
+    for method in solvers(p).values():
+        n_iter, _ = fewest(next(iter(method.values())), gap_of, case.gap)
+        for name, solver in method.items():
+            efforts[name] = {"iterations": n_iter, "gap": gap_of(solver(n_iter))}
+            if efforts[name]["gap"] <= case.gap * _ROUNDING:
+                able[name] = functools.partial(solver, n_iter)
+    end = time.monotonic() + seconds
+    samples = []
+    for found in timing.interleaved(able, operations.MOST_ROUNDS, warmup=0, device=device):
+        samples.append(found)
+        if len(samples) >= _ROUNDS and time.monotonic() > end:
+            break
+    return {
+        "chosen": "FISTA, " + rivals.choice(Case("lista", FORWARD), p.x.device),
+        "pictures": pictures.kind(),
+        "optimum": best,
+        "duality gap": certified,
+        "density": formulas.density(fista(p, efforts[FISTA]["iterations"])),
+        "efforts": efforts,
+        "samples": samples,
+    }

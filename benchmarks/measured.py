@@ -1,0 +1,210 @@
+"""What results say, in numbers: seconds, paired ratios, arithmetic, who loses, who was wrong, training's parity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import lasso, model
+from benchmarks.model import HABITS, OURS
+from benchmarks.results import Results
+from benchmarks.rivals import CLEAN, COMPILED, GRAPH, PRODUCTS, RELEASED
+
+BACKENDS = ("cpu", "triton", "cuda", "eager")
+# Whom a speed-up counts over, by the kind of the case: the released code, and eager PyTorch written with care.
+EAGER_WAYS = {"Case": (RELEASED, CLEAN), "ModelCase": (HABITS, model.EAGER), "LassoCase": ("", lasso.ISTA)}
+KINDS_THAT_LOSE = ("Case", "ModelCase")
+_LAST = 4  # the part of a training run that its verdict looks at: the last quarter
+
+
+class Spread(NamedTuple):
+    """Quantiles of samples: 20 %, 50 % and 80 % of them are lower."""
+
+    low: float
+    median: float
+    high: float
+
+
+class Loss(NamedTuple):
+    """A shape where the automatic choice is slower than the fastest eager way, `rival`."""
+
+    result: dict[str, Any]
+    rival: str
+    ratio: Spread
+
+    @property
+    def clearly(self) -> bool:
+        """Whether it is slower beyond the noise: in four fifths of the rounds."""
+        return self.ratio.high < 1
+
+
+class Trouble(NamedTuple):
+    """Something that was not timed: of which case, whose (or nobody's in particular), and why."""
+
+    case: str
+    contestant: str
+    why: str
+
+
+class Verdict(NamedTuple):
+    """Mean losses of the last quarter of training, and how they differ between the seeds."""
+
+    ours: float
+    released: float
+    deviation: float | None  # over the seeds, of both pooled; None for a single seed
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the difference is within the seeds' deviation; None where one seed can't tell."""
+        return None if self.deviation is None else abs(self.ours - self.released) <= self.deviation
+
+
+def spread(values: Iterable[float]) -> Spread:
+    """The quantiles of values, of which there must be some."""
+    return Spread(*(float(q) for q in np.quantile(list(values), (0.2, 0.5, 0.8))))
+
+
+def rounds(result: Mapping[str, Any]) -> list[dict[str, float]]:
+    """The samples of a result; none where it raised or was left out."""
+    return result.get("samples") or []
+
+
+def seconds(result: Mapping[str, Any], name: str | None) -> Spread | None:
+    """Of a call of a contestant; None where it was not timed."""
+    found = [s[name] for s in rounds(result) if name in s]
+    return spread(found) if found else None
+
+
+def ratio(result: Mapping[str, Any], over: str, name: str | None = None) -> Spread | None:
+    """How many times as fast as `over` a contestant was, by default the automatic choice, round by round."""
+    name = result.get("chosen") if name is None else name
+    found = [s[over] / s[name] for s in rounds(result) if name in s and over in s]
+    return spread(found) if found else None
+
+
+def least_ratio(result: Mapping[str, Any], over: Iterable[str]) -> tuple[str, Spread] | None:
+    """The contestant of `over` that the automatic choice gains least on, and how much."""
+    found = [(name, r) for name in over if (r := ratio(result, name)) is not None]
+    return min(found, key=lambda pair: pair[1].median) if found else None
+
+
+def against(result: Mapping[str, Any]) -> dict[str, Spread]:
+    """The automatic choice's speed-ups, by what they are over, of all that were timed with it."""
+    released, clean = EAGER_WAYS.get(result["kind"], ("", ""))
+    compiled = sorted({name for s in rounds(result) for name in s if COMPILED in name})
+    kinds = {
+        "released": (released,),
+        "clean": (clean,),
+        "compiled": compiled,
+        "graph": (GRAPH,),
+        "products": (PRODUCTS,),
+    }
+    found = {kind: least_ratio(result, over) for kind, over in kinds.items()}
+    return {kind: pair[1] for kind, pair in found.items() if pair is not None}
+
+
+def contestants(result: Mapping[str, Any]) -> list[str]:
+    """Everyone who is named anywhere in a result, those that were timed first."""
+    named = [*rounds(result)[:1]]
+    named += [
+        result.get(key) or {} for key in ("memory", "efforts", "losses", "errors", "wrong", "left out", "kept", "peak")
+    ]
+    return list(dict.fromkeys(name for names in named for name in names))
+
+
+def per_second(result: Mapping[str, Any], name: str | None, what: str) -> float | None:
+    """How much of `what`, "useful multiply-adds" or "least bytes", a contestant does in a second."""
+    took = seconds(result, name)
+    return None if took is None or what not in result else float(result[what]) / took.median
+
+
+def product_ceiling(results: Results, dtype: str) -> float | None:
+    """Multiply-adds a second of a large product of that dtype, in the same run."""
+    found: float | None = results.document.get("ceilings", {}).get("product", {}).get(dtype)
+    return found
+
+
+def error(result: Mapping[str, Any], name: str) -> float | None:
+    """The largest of a contestant's errors, NaN before all others."""
+    found = list((result.get("errors") or {}).get(name, {}).values())
+    return float(np.max(found)) if found else None
+
+
+def kept(result: Mapping[str, Any], name: str) -> int | None:
+    """Bytes that a contestant keeps for the backward pass, what it was given included."""
+    found = (result.get("memory") or result.get("kept") or {}).get(name)
+    return None if found is None else found["made"] + found["given"]
+
+
+def peak(result: Mapping[str, Any], name: str) -> int | None:
+    """Bytes that a contestant's call adds at most."""
+    found: int | None = (result.get("peak") or {}).get(name)
+    return result["memory"][name]["peak"] if name in result.get("memory", {}) else found
+
+
+def timed(found: Iterable[dict[str, Any]], kind: str = "Case") -> list[dict[str, Any]]:
+    """Those results of a kind in which the automatic choice was timed."""
+    return [r for r in found if r["kind"] == kind and seconds(r, r.get("chosen")) is not None]
+
+
+def losing(results: Results) -> tuple[list[Loss], int]:
+    """Every shape that the automatic choice loses, the worst first; and of how many shapes."""
+    found, n = [], 0
+    for result in results.document["results"]:
+        worst = least_ratio(result, EAGER_WAYS[result["kind"]]) if result["kind"] in KINDS_THAT_LOSE else None
+        n += worst is not None
+        if worst is not None and worst[1].median < 1:
+            found.append(Loss(result, *worst))
+    return sorted(found, key=lambda loss: loss.ratio.median), n
+
+
+def wrong(results: Results) -> list[Trouble]:
+    """Contestants that got no time because their results were wrong."""
+    return list(_troubles(results, "wrong"))
+
+
+def left_out(results: Results) -> list[Trouble]:
+    """Contestants that did not enter, mostly for want of memory."""
+    return list(_troubles(results, "left out"))
+
+
+def raised(results: Results) -> list[Trouble]:
+    """Cases that ended with an error: its last line."""
+    return [Trouble(r["name"], "", last_line(r["raised"])) for r in results.document["results"] if "raised" in r]
+
+
+def last_line(trace: str) -> str:
+    """What a traceback says in the end: the error."""
+    return (trace.strip().splitlines() or ["no message"])[-1]
+
+
+def not_reached(results: Results) -> list[str]:
+    """Names of the cases of the groups that have no result yet: the run was stopped, or ran out of time."""
+    known = {result["name"] for result in results.document["results"]}
+    return list(dict.fromkeys(n for names in results.document["groups"].values() for n in names if n not in known))
+
+
+def checked(results: Results) -> int:
+    """How many results of contestants were compared with float64."""
+    return sum(len(result.get("errors") or {}) for result in results.document["results"])
+
+
+def verdict(result: Mapping[str, Any]) -> Verdict | None:
+    """Whether training agrees with the released code's habits; None where one of them is missing."""
+    losses = result.get("losses") or {}
+    if not (losses.get(OURS) and losses.get(HABITS)):
+        return None
+    ours, released = (
+        np.array([np.mean(seed[-max(1, len(seed) // _LAST) :]) for seed in losses[name]]) for name in (OURS, HABITS)
+    )
+    several = len(ours) > 1 and len(released) > 1
+    deviation = float(np.sqrt((ours.var(ddof=1) + released.var(ddof=1)) / 2)) if several else None
+    return Verdict(float(ours.mean()), float(released.mean()), deviation)
+
+
+def _troubles(results: Results, what: str) -> Iterator[Trouble]:
+    for result in results.document["results"]:
+        for contestant, why in (result.get(what) or {}).items():
+            yield Trouble(result["name"], contestant, why)

@@ -1,0 +1,169 @@
+"""The whole model: seconds of a training step or an inference, ours against the released code's habits.
+
+All contestants start from the same weights, see the same pictures, and minimise the same loss; the loss of the first
+batch is the gate.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks import formulas, memory, operations, pictures, released, timing
+from benchmarks.cases import FORWARD, ModelCase, ParityCase
+from scvae_fast import SCVAE, SCVAEConfig
+from scvae_fast.losses import SCVAELoss, scvae_loss
+from scvae_fast.speed import Speed
+
+HABITS, EAGER, FLOAT32, OURS = "released code's habits", "clean eager LISTA", "ours, float32", "ours"
+NAMES = (HABITS, EAGER, FLOAT32, OURS)
+BATCHES = 4
+# Of the first loss against float64: twice what sums in another order make of it, and bfloat16's rounding.
+_ALLOWED = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 5e-3}
+_PROFILED_STEPS, _OPERATIONS = 3, 12
+
+
+def config_of(case: ModelCase | ParityCase) -> SCVAEConfig:
+    """The preset's, with the case's attention and, where asked for, T and β of the released code."""
+    config = SCVAEConfig.preset(case.preset, attention=case.attention)
+    if isinstance(case, ModelCase) and not case.released:
+        return config
+    return replace(config, compat="official", n_iter=30, sparsity=1.0)
+
+
+def batches(config: SCVAEConfig, batch: int, device: str, seed: int = 0) -> Iterator[torch.Tensor]:
+    """Pictures (batch, 3, size, size), without end."""
+    for first in itertools.count(0, batch):
+        yield pictures.crops(config.resolution, first, batch, seed).to(device)
+
+
+@dataclass
+class Contestant:
+    """A model and how it is trained."""
+
+    model: SCVAE
+    optimizer: torch.optim.Optimizer
+    speed: Speed
+    copies_losses: bool = False  # to the host, every step
+    scope: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def loss(self, x: torch.Tensor) -> SCVAELoss:
+        """The released code's loss of a batch."""
+        with self.scope(), self.speed.autocast(x.device.type):
+            output = self.model(x)
+        return scvae_loss(x, output, sparsity=0, reduction="mean")
+
+    def train(self, x: torch.Tensor) -> SCVAELoss:
+        """A training step."""
+        loss = self.loss(x)
+        if self.copies_losses:
+            for term in loss:
+                term.item()
+        self.optimizer.zero_grad()
+        loss.total.backward()
+        self.optimizer.step()
+        return loss
+
+    @torch.no_grad()
+    def infer(self, x: torch.Tensor) -> torch.Tensor:
+        """Pictures rebuilt."""
+        with self.scope(), self.speed.autocast(x.device.type):
+            return self.model(x).x_hat
+
+
+def contestant(name: str, config: SCVAEConfig, device: str, seed: int = 0, learning_rate: float = 4e-5) -> Contestant:
+    """One of NAMES, its weights drawn from the seed; Adam with the released code's numbers."""
+    torch.manual_seed(seed)
+    model = SCVAE(config)
+    speed, habits = Speed.of(device) if name == OURS else Speed(), name == HABITS
+    if habits:
+        released.with_released_habits(model)
+    elif name == EAGER:
+        released.with_eager_lista(model)
+    model = speed.prepare(model.to(device))
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.5, 0.9), fused=None if habits else True)
+    return Contestant(model, optimizer, speed, copies_losses=habits)
+
+
+def measure(case: ModelCase, device: str, seconds: float) -> dict[str, Any]:
+    """First losses, samples of every contestant, where the time of two of them goes, memory on a GPU."""
+    config = config_of(case)
+    stream = batches(config, case.batch, device)
+    given = [next(stream) for _ in range(BATCHES)]
+    entered = {name: contestant(name, config, device) for name in NAMES}
+    errors = _errors(entered, given[0])
+    wrong = {
+        name: f"loss: error {e['loss']:.1e}, allowed {_ALLOWED[entered[name].speed.precision]:.1e}"
+        for name, e in errors.items()
+        if not e["loss"] <= _ALLOWED[entered[name].speed.precision]
+    }
+    runs = {name: _run(case, one, given) for name, one in entered.items() if name not in wrong}
+    for run in runs.values():  # compiled, and every buffer taken
+        run()
+        run()
+    end = time.monotonic() + 3 * seconds
+    samples = []
+    for found in timing.interleaved(runs, 2 * operations.MOST_ROUNDS, warmup=0, device=device):
+        samples.append(found)
+        if len(samples) >= operations.LEAST_ROUNDS + 2 and time.monotonic() > end:
+            break
+    out = {
+        "chosen": OURS,
+        "batch": case.batch,
+        "pictures": pictures.kind(),
+        "errors": errors,
+        "wrong": wrong,
+        "samples": samples,
+    }
+    out["density"] = _density(entered[FLOAT32], given[0])
+    out["profile"] = {name: _profile(runs[name], device) for name in (HABITS, OURS) if name in runs}
+    if device == "cuda":
+        out["peak"] = {name: memory.allocated_at_peak(run) for name, run in runs.items()}
+    return out
+
+
+def _run(case: ModelCase, one: Contestant, given: list[torch.Tensor]) -> Callable[[], object]:
+    step = one.infer if case.direction == FORWARD else one.train
+    one.model.train(case.direction != FORWARD)
+    count = 0
+
+    def run() -> object:
+        nonlocal count
+        count += 1
+        return step(given[count % BATCHES])
+
+    return run
+
+
+@torch.no_grad()
+def _errors(entered: dict[str, Contestant], x: torch.Tensor) -> dict[str, dict[str, float]]:
+    """Of everyone's first loss, against the released formulas in float64."""
+    exact_one = contestant(HABITS, entered[FLOAT32].model.config, str(x.device))
+    exact_one.model.double()
+    exact = float(exact_one.loss(x.double()).total)
+    return {name: {"loss": abs(float(one.loss(x).total) - exact) / exact} for name, one in entered.items()}
+
+
+@torch.no_grad()
+def _density(one: Contestant, x: torch.Tensor) -> float:
+    return formulas.density(one.model.encode(x).codes)
+
+
+def _profile(run: Callable[[], object], device: str) -> list[list[Any]]:
+    """The operations that take most of the time, and their shares of it."""
+    activities = [ProfilerActivity.CUDA] if device == "cuda" else [ProfilerActivity.CPU]
+    with ExitStack() as stack:
+        profiler = stack.enter_context(profile(activities=activities))
+        for _ in range(_PROFILED_STEPS):
+            run()
+    field = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
+    times = sorted(((getattr(e, field), e.key) for e in profiler.key_averages()), reverse=True)
+    total = sum(t for t, _ in times)
+    return [[name, t / total] for t, name in times[:_OPERATIONS]]

@@ -1,0 +1,146 @@
+"""Measures a case of an operation or a layer: first whether each result is right, then seconds, memory, arithmetic."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks import counting, gate, memory, problems, rivals, timing
+from benchmarks.cases import BOTH, FORWARD, Case
+from benchmarks.problems import DTYPES, Problem
+from benchmarks.rivals import CLEAN, GRAPH, PRODUCTS, RELEASED, Entrant
+
+LEAST_ROUNDS, MOST_ROUNDS = 3, 15
+SAMPLE_SECONDS = {"cpu": 2e-3, "cuda": 2e-2}  # that a sample of the fastest contestant takes
+GATED_ROWS = 256
+# Matrices of (M, K) that a contestant holds at once: for each iterate if it is kept for a backward pass, and besides.
+_KEPT = {RELEASED: 6, CLEAN: 2}
+_BESIDES = 8
+
+
+def measure(case: Case, device: str, seconds: float) -> dict[str, Any]:
+    """What is to be known of a case: errors, samples within about so many seconds, memory, useful arithmetic.
+
+    Samples are seconds a call, one of each contestant a round. Contestants under "wrong" have none, nor have those
+    under "left out", with the reasons.
+    """
+    left_out = {name: why for name in (RELEASED, CLEAN) if (why := lacking(case, name, device))}
+    if CLEAN in left_out:
+        return {"left out": left_out}
+    p = problems.problem(case, device)
+    entered = {name: one for name, one in rivals.entrants(case, p).items() if name.partition(",")[0] not in left_out}
+    errors, wrong = checked(case, p, entered)
+    right = {name: one for name, one in entered.items() if name not in wrong}
+    out: dict[str, Any] = {"chosen": rivals.choice(case, p.x.device), "errors": errors, "wrong": wrong}
+    out["left out"] = left_out
+    runs = steps(case, p, right, device)
+    out["calls"] = timing.calls_that_take(SAMPLE_SECONDS[device], runs, device)
+    out["samples"] = sampled(runs, out["calls"], device, seconds)
+    if case.direction != FORWARD:
+        plain = {name: one for name, one in right.items() if rivals.COMPILED not in name}
+        out["kept"] = {n: memory.kept_for_backward(one.results, one.leaves)._asdict() for n, one in plain.items()}
+    if device == "cuda":
+        out["peak"] = {name: memory.allocated_at_peak(run) for name, run in runs.items() if name != GRAPH}
+    return out | _work(case, p, entered[CLEAN])
+
+
+def lacking(case: Case, name: str, device: str) -> str | None:
+    """Why there is not memory enough for a contestant; None if there is."""
+    kept = 0 if case.direction == FORWARD else _KEPT[name] * (case.n_iter + 1)
+    needed = DTYPES[case.dtype].itemsize * (case.rows * case.atoms * (kept + _BESIDES) + 8 * case.atoms**2)
+    there = memory.there_is(device)
+    if needed <= there:
+        return None
+    return f"{name} needs about {needed / 2**30:.0f} GiB of memory, {there / 2**30:.0f} GiB may be used"
+
+
+def steps(case: Case, p: Problem, right: dict[str, Entrant], device: str) -> dict[str, Callable[[], object]]:
+    """What is timed, by the contestants' names; the bare products and a CUDA graph among them."""
+    runs: dict[str, Callable[[], object]] = {}
+    for name, one in right.items():
+        runs[name] = one.step(case.direction)
+        if name == CLEAN and device == "cuda" and case.direction in (FORWARD, BOTH):
+            runs[GRAPH] = rivals.graphed(one, case.direction)
+    runs[PRODUCTS] = rivals.bare_products(case, p)
+    return runs
+
+
+def sampled(runs: dict[str, Callable[[], object]], calls: int, device: str, seconds: float) -> list[dict[str, float]]:
+    """Rounds of samples until the time is up, but not fewer than a handful."""
+    end = time.monotonic() + seconds
+    samples = []
+    for found in timing.interleaved(runs, MOST_ROUNDS, warmup=0, calls=calls, device=device):  # all are warm
+        samples.append(found)
+        if len(samples) >= LEAST_ROUNDS and time.monotonic() > end:
+            break
+    return samples
+
+
+def checked(case: Case, p: Problem, entered: dict[str, Entrant]) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """Errors against float64 of every contestant, and who is wrong.
+
+    Results are computed at full size and compared on some of the rows. Gradients are compared on a problem of those
+    rows alone; in float32 and float64 without the rows in which a rounding could switch a code on or off.
+    """
+    sample, step = p.sampled(GATED_ROWS)
+    exact_problem = sample.to(dtype=torch.float64)
+    a = rivals.arguments(case.op, exact_problem)
+    exact = _named(case, rivals.composed(case.op, rivals.formulas.released, exact_problem, a))
+    errors = {}
+    for name, one in entered.items():
+        results = _named(case, one.step(FORWARD)())
+        errors[name] = gate.errors({n: result[::step] for n, result in results.items()}, exact)
+        del results
+    if case.direction != FORWARD:
+        for name, found in _gradient_errors(case, sample, exact_problem).items():
+            if name in errors:
+                errors[name] |= found
+    reference = RELEASED if RELEASED in errors else CLEAN
+    lenient = [f"∂{name}" for name, argument in a.items() if argument.numel() == 1]
+    if case.dtype == "float64":
+        lenient = list(errors[reference])
+    return errors, gate.failures(errors, reference, DTYPES[case.dtype], lenient)
+
+
+def _gradient_errors(case: Case, sample: Problem, exact_problem: Problem) -> dict[str, dict[str, float]]:
+    if case.dtype in ("float32", "float64"):
+        clear = ~problems.near_a_tie(exact_problem)
+        sample, exact_problem = (q._replace(x=q.x[clear]) for q in (sample, exact_problem))
+    plain = case._replace(compiled="", rows=len(sample.x))
+    reference = rivals.entrants(plain._replace(dtype="float64"), exact_problem)
+    exact_entrant = reference.get(RELEASED, reference[CLEAN])
+    drawn = torch.Generator().manual_seed(2)
+    # Exact in every dtype.
+    weights = [torch.randn(r.shape, generator=drawn).bfloat16().to(r) for r in exact_entrant.results()]
+    exact = exact_entrant.gradients(weights)
+    found = {}
+    for name, one in rivals.entrants(plain, sample).items():
+        gradients = one.gradients([w.to(sample.x.dtype) for w in weights])
+        found[name] = {f"∂{n}": gate.error(g, exact[n]) for n, g in gradients.items()}
+    return found
+
+
+def _named(case: Case, results: Any) -> dict[str, torch.Tensor]:
+    names = {"decode": ("x̂",), "lista": ("z",), "LISTA": ("z",)}.get(case.op, ("z", "x̂"))
+    return dict(zip(names, results, strict=True))
+
+
+def _work(case: Case, p: Problem, clean: Entrant) -> dict[str, Any]:
+    """Useful and dense multiply-adds of a call, densities of the iterates, and the bytes that must move at least."""
+    sample, _ = p.sampled(GATED_ROWS)
+    exact = sample.to(dtype=torch.float64)
+    counted = counting.useful(problems.iterates(exact), case.op, case.features)
+    parts = {FORWARD: counted.forward, BOTH: counted.forward + counted.backward}
+    useful = parts.get(case.direction, counted.backward)
+    with torch.no_grad():
+        results = sum(r.nbytes for r in clean.results())
+    arguments = sum(t.nbytes for t in clean.leaves.values())
+    moved = arguments + results  # and with a backward pass as many gradients, and the arguments once more
+    return {
+        "useful multiply-adds": useful * case.rows / len(sample.x),
+        "densities": counted.densities,
+        "least bytes": moved if case.direction == FORWARD else (2 if case.direction == BOTH else 1) * moved + arguments,
+    }

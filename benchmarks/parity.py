@@ -1,0 +1,30 @@
+"""Equal loss: our training and the released code's habits, step by step from the same weights on the same pictures.
+
+Rounding makes two runs part after some steps, as other seeds do; it must not make them part further.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from benchmarks import model
+from benchmarks.cases import ParityCase
+from benchmarks.model import HABITS, OURS
+
+_LEARNING_RATE = 3e-4  # the released code's would show little of the fall in so few steps
+
+
+def measure(case: ParityCase, device: str) -> dict[str, Any]:
+    """The losses of each step by contestant and seed, and seconds of each run; contestants take turns."""
+    losses: dict[str, list[list[float]]] = {HABITS: [], OURS: []}
+    seconds: dict[str, list[float]] = {HABITS: [], OURS: []}
+    config = model.config_of(case)
+    for seed in range(case.seeds):
+        for name in losses:
+            one = model.contestant(name, config, device, seed, _LEARNING_RATE)
+            stream = model.batches(config, case.batch, device, seed)
+            begin = time.monotonic()
+            losses[name].append([float(one.train(next(stream)).total.detach()) for _ in range(case.steps)])
+            seconds[name].append(time.monotonic() - begin)
+    return {"chosen": OURS, "losses": losses, "seconds": seconds}

@@ -1,0 +1,74 @@
+"""The released code's habits in a model of ours: a rival that differs from SC-VAE in nothing but how it is computed.
+
+Its LISTA is eager PyTorch and forms S in every call; the grid's adjacency matrix is built on the host (by scipy there,
+by numpy here), copied to the device in every call, and multiplies codes of K entries; normalisation and activation are
+separate operations; each loss is copied to the host; everything is float32 and NCHW.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks import formulas
+from benchmarks.rivals import Iterate
+from scvae_fast import DictionaryLISTA
+from scvae_fast.models import SCVAE
+from scvae_fast.nn.attention import AlphaNetwork, GraphConvolutionAlpha
+
+
+class EagerBottleneck(nn.Module):
+    """`DictionaryLISTA` in eager PyTorch, over the same parameters."""
+
+    def __init__(self, ours: DictionaryLISTA, iterate: Iterate) -> None:
+        """`iterate` is of `formulas`."""
+        super().__init__()
+        self.ours, self.iterate = ours, iterate
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # (B, h, w, n) -> (B, h, w, K), (B, h, w, n)
+        """Codes and what they rebuild."""
+        D, c = self.ours.dictionary, self.ours.step
+        rows = x.flatten(0, -2)
+        S = torch.eye(D.shape[1], dtype=D.dtype, device=D.device) - D.T @ D / c
+        gain = c if self.ours.compat == "official" else None
+        z = self.iterate(rows @ D / c, S, self.ours.sparsity / c, self.ours.n_iter, gain)
+        return z.view(*x.shape[:-1], -1), (z @ D.T).view(x.shape)
+
+
+class DenseGraphConvolution(AlphaNetwork):
+    """`GraphConvolutionAlpha` with an adjacency matrix, made anew in every call."""
+
+    def __init__(self, ours: GraphConvolutionAlpha) -> None:
+        """Over the same parameters."""
+        super().__init__()
+        self.linear = ours.linear
+
+    def _alpha(self, sq_err: Tensor, codes: Tensor) -> Tensor:
+        _, h, w, _ = codes.shape
+        adjacency = torch.from_numpy(_grid(h, w)).to(codes)
+        nodes = codes.flatten(1, 2)  # (B, h·w, K)
+        scores = self.linear(0.5 * nodes + 0.5 * adjacency @ nodes)
+        return scores.flatten(1).softmax(1).view(*codes.shape[:3], 1)
+
+
+def _grid(h: int, w: int) -> np.ndarray:
+    """The 0/1 adjacency (h·w, h·w) of a grid: each position joined to itself and to its four neighbours."""
+
+    def path(length: int) -> np.ndarray:
+        return np.eye(length, k=1) + np.eye(length, k=-1)
+
+    return np.kron(path(h), np.eye(w)) + np.kron(np.eye(h), path(w)) + np.eye(h * w)
+
+
+def with_eager_lista(model: SCVAE, iterate: Iterate = formulas.clean) -> SCVAE:
+    """The model with another bottleneck of the same numbers."""
+    model.bottleneck = EagerBottleneck(model.bottleneck, iterate)  # type: ignore[assignment]
+    return model
+
+
+def with_released_habits(model: SCVAE) -> SCVAE:
+    """The model as the released code computes it."""
+    if isinstance(model.attention, GraphConvolutionAlpha):
+        model.attention = DenseGraphConvolution(model.attention)
+    return with_eager_lista(model, formulas.released)

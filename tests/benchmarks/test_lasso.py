@@ -1,0 +1,45 @@
+"""The lasso race: its solvers solve the lasso, and get no more iterations than they need."""
+
+import pytest
+import torch
+from sklearn.linear_model import Lasso as ScikitLasso
+
+from benchmarks import lasso
+from benchmarks.cases import LassoCase
+from benchmarks.lasso import FISTA, ISTA, SKLEARN, fewest
+
+SMALL = LassoCase(rows=12, side=4, overcomplete=2, sparsity=0.5, dictionary="random")
+
+
+def test_the_optimum_is_scikit_learns_and_certified():
+    p = lasso.problem(SMALL, "cpu")
+    assert p.x.shape == (12, 16)
+    torch.testing.assert_close(p.x.mean(1), torch.zeros(12), atol=1e-5, rtol=0)
+    best, gap = lasso.optimum(p)
+    assert 0 <= gap < 1e-6
+    solver = ScikitLasso(alpha=p.sparsity / 16, fit_intercept=False, tol=1e-10, max_iter=100_000)
+    z = torch.from_numpy(solver.fit(p.D.double().numpy(), p.x.double().numpy().T).coef_)
+    assert p.objective(z) == pytest.approx(best, rel=1e-6)
+
+
+def test_everyone_gets_there():
+    found = lasso.measure(SMALL, "cpu", 0)
+    assert set(found["efforts"]) == {"FISTA, cpu", FISTA, "ISTA, cpu", ISTA, SKLEARN} == set(found["samples"][0])
+    assert all(effort["gap"] <= 1.01e-3 for effort in found["efforts"].values())
+    assert found["efforts"][FISTA]["iterations"] < found["efforts"][ISTA]["iterations"]
+    assert 0 < found["density"] < 1
+
+
+def test_who_does_not_get_there_has_no_time(monkeypatch):
+    monkeypatch.setattr(lasso, "MOST_ITERATIONS", 2)
+    monkeypatch.setattr(lasso, "optimum", lambda p: (1.0, 0.0))
+    found = lasso.measure(SMALL, "cpu", 0)
+    assert found["samples"][0] == {}
+    assert all(effort["gap"] > 1e-3 and effort["iterations"] == 2 for effort in found["efforts"].values())
+
+
+@pytest.mark.parametrize("needed", [1, 2, 3, 37, 64, 65, 1000])
+def test_the_fewest_iterations_are_found_to_within_a_sixteenth(needed):
+    n, reached = fewest(lambda n: torch.tensor(float(n)), lambda z: 0.0 if z >= needed else 1.0, 0.5)
+    assert reached == 0.0
+    assert needed <= n <= max(needed + 1, needed * 1.13)

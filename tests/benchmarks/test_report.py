@@ -1,0 +1,224 @@
+"""The report of a run: files, page, summary, README."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import benchmark_results as made
+import pytest
+
+from benchmarks import plots, report, tables
+from benchmarks.cases import BOTH, FORWARD, Case
+from benchmarks.results import Results
+from benchmarks.rivals import CLEAN
+
+LISTA = Case("lista", FORWARD)
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+README = """# A project
+
+<!-- benchmarks: environment -->
+outdated
+<!-- /benchmarks -->
+
+between
+
+<!-- benchmarks: memory -->
+| outdated |
+<!-- /benchmarks -->
+"""
+
+
+class Page(HTMLParser):
+    """Notes text, pictures and whether every tag is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.headings: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def page_of(results: Results) -> Page:
+    report.write(results)
+    return Page((results.folder / report.PAGE).read_text(encoding="utf-8"))
+
+
+def troubled(folder: Path) -> Results:
+    """A run that was stopped, with one of everything that can go wrong."""
+    wrong = made.timed(LISTA._replace(direction=BOTH))
+    wrong["wrong"] = {"cpu": "∂theta: error 9e-5, allowed 1e-6"}
+    for sample in wrong["samples"]:
+        del sample["cpu"]
+    alone = made.timed(LISTA._replace(rows=2))
+    alone["left out"] = {"released formula": "needs about 99 GiB"}
+    alone["samples"] = [{"cpu": 1e-3}]
+    members = [
+        wrong,
+        alone,
+        made.of(LISTA._replace(rows=3), raised="Traceback\n  File\nMemoryError: <no> more"),
+        made.of(LISTA._replace(rows=4), **{"left out": {CLEAN: "needs about 88 GiB"}}),
+        made.of(made.ModelCase(BOTH, "pictures64"), raised="ValueError: a model"),
+        made.of(made.MemoryCase("sparse_code"), raised="NoCountError: not Linux"),
+        made.of(made.LassoCase(), raised="ValueError: a solver"),
+        made.of(made.ParityCase("pictures64"), raised="ValueError: a loss"),
+    ]
+    names = {"crossover": [r["name"] for r in members], "rows": ["never-measured"]}
+    return made.results(folder, {"crossover": members}, groups=names)
+
+
+def test_the_page_holds_every_group_and_picture_and_nothing_from_elsewhere(tmp_path: Path) -> None:
+    results = made.everything(tmp_path)
+    page = page_of(results)
+    assert set(results.document["groups"]) <= set(page.headings)
+    pictures = [source for source in page.sources if source.startswith("data:image/png;base64,")]
+    assert len(pictures) == len(plots.PICTURES)
+    assert all(source.startswith(("data:", "#")) for source in page.sources)
+    assert "http" not in (tmp_path / report.PAGE).read_text(encoding="utf-8")
+    for said in (
+        "A Processor, 2 cores",
+        "0123456789ab",
+        "Training agrees",
+        "aten::convolution",
+        "1.00 ± 0.00",
+        "p80 ms",
+    ):
+        assert said in page.text
+
+
+def test_files_are_written_and_pictures_without_data_go_away(tmp_path: Path) -> None:
+    report.write(made.everything(tmp_path))
+    there = {path.name for path in tmp_path.iterdir()}
+    assert there == {report.CSV, report.PAGE, *plots.PICTURES}
+    report.write(made.results(tmp_path, {"headline": [made.timed(LISTA)]}))
+    assert {path.name for path in tmp_path.iterdir()} == {report.CSV, report.PAGE, "roofline.png"}
+
+
+def test_a_run_without_results_has_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = page_of(made.results(tmp_path, {}))
+    assert "0 cases were measured" in page.text
+    report.summary(made.results(tmp_path, {}))
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_the_page_names_what_went_wrong(tmp_path: Path) -> None:
+    page = page_of(troubled(tmp_path))
+    for said in (
+        "1 wrong, and without a time",
+        "∂theta: error 9e-5, allowed 1e-6",
+        "needs about 99 GiB",
+        "needs about 88 GiB",
+        "MemoryError: <no> more",
+        "ValueError: a model",
+        "NoCountError: not Linux",
+        "1 more are missing",
+    ):
+        assert said in page.text
+
+
+def test_the_page_lists_what_loses(tmp_path: Path) -> None:
+    slow = made.timed(Case("lista", BOTH, rows=16), ours=2.5)
+    page = page_of(made.results(tmp_path, {"crossover": [made.timed(LISTA), slow]}))
+    assert "In 1 of 2 cases the automatic choice was slower than the fastest eager way: 1 clearly" in page.text
+    assert "0.80 (0.80–0.80)" in page.text
+
+
+def test_the_summary_fits_a_page_and_tells_losses_from_noise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = made.everything(tmp_path)
+    report.summary(results)
+    found = capsys.readouterr().out.splitlines()
+    assert len(found) <= 60
+    assert found[0].startswith("A Processor, 2 cores, 2 threads")
+    line = next(line for line in found if line.startswith("decode: decode, forward"))
+    assert line.split()[-5:-1] == ["4.00", "2.00", "1.50", "±0"]
+    kept = "MiB kept (peak): released formula 104 (108); clean eager 54 (58); ours (cpu) 14 (18)"
+    assert f"memory, sparse_code, T = 5, {kept}" in found
+    noisy = made.timed(LISTA, ours=2.02, noise=0.05)
+    slow = made.timed(LISTA._replace(rows=16), ours=2.5)
+    report.summary(made.results(tmp_path, {"crossover": [noisy, slow]}))
+    text = capsys.readouterr().out
+    assert "2 of 2 cases" in text
+    clearly, within = text.index("  clearly:"), text.index("  within the noise:")
+    assert clearly < text.index(slow["name"]) < within < text.index(noisy["name"])
+
+
+def test_the_summary_of_a_quick_run_is_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    members = [made.timed(Case("DictionaryLISTA", way, n_iter=T)) for T in (5, 30) for way in (FORWARD, BOTH)]
+    report.summary(made.results(tmp_path, {"layer": members}))
+    assert len(capsys.readouterr().out.splitlines()) <= 12
+
+
+def test_the_summary_names_what_went_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report.summary(troubled(tmp_path))
+    text = capsys.readouterr().out
+    for said in ("WRONG: ", "RAISED: ", "left out: ", "not measured yet: 1 cases"):
+        assert said in text
+
+
+def test_readme_tables_are_replaced_and_the_rest_stays(tmp_path: Path) -> None:
+    results = made.everything(tmp_path)
+    results.write()
+    readme = tmp_path / "README.md"
+    readme.write_text(README, encoding="utf-8")
+    assert report.main([str(tmp_path), "--readme"], readme) == 0
+    text = readme.read_text(encoding="utf-8")
+    assert "outdated" not in text
+    assert text.startswith("# A project\n\n<!-- benchmarks: environment -->\n\nMeasured on A Processor")
+    assert tables.README["memory"](results) in text
+    assert "\nbetween\n" in text
+    assert text.endswith("|\n\n<!-- /benchmarks -->\n")
+    assert report.rewritten(text, results) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("# Nothing here\n", "no line <!-- benchmarks: NAME -->"),
+        ("<!-- benchmarks: speed -->\n<!-- /benchmarks -->\n", "no table 'speed'; there are headline, "),
+        ("<!-- benchmarks: memory -->\noutdated\n", "'memory' has no line"),
+        ("<!-- benchmarks: memory -->\n<!-- benchmarks: lasso -->\n<!-- /benchmarks -->\n", "'memory' has no line"),
+        ("<!-- /benchmarks -->\n", "ends no table"),
+        (
+            "<!-- benchmarks: memory -->\n<!-- /benchmarks -->\n<!-- benchmarks: model -->\n<!-- /benchmarks -->\n",
+            "model: ",
+        ),
+    ],
+)
+def test_a_readme_that_can_not_be_rewritten_stays_as_it_is(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.results(tmp_path, {"memory": [made.memory(5)]}).write()
+    readme = tmp_path / "README.md"
+    readme.write_text(text, encoding="utf-8")
+    assert report.main([str(tmp_path), "--readme"], readme) == 1
+    assert readme.read_text(encoding="utf-8") == text
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert said in errors[0]
+
+
+def test_a_folder_without_results_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main([str(tmp_path)]) == 1
+    assert "results.json is missing" in capsys.readouterr().err
