@@ -6,6 +6,7 @@
 #include <map>
 #include <string>
 
+#include "cpu/group_norm_silu.h"
 #include "lista.h"
 
 #if defined(SCVAE_FAST_WITH_CUDA)
@@ -74,6 +75,26 @@ struct DecodeArguments {
   template <typename T>
   DecodeProblem<T> problem() const {
     return {rows, atoms, features, rows_at<T>(z, atoms), rows_at<T>(D, atoms)};
+  }
+};
+
+struct GroupNormArguments {
+  std::int64_t samples, channels, positions, groups;
+  double eps;
+  bool channels_last;
+  Address x, weight, bias;
+
+  template <typename X>
+  cpu::GroupNormProblem<X> problem() const {
+    return {samples,
+            channels,
+            positions,
+            groups,
+            eps,
+            channels_last,
+            pointer<X>(x),
+            pointer<float>(weight),
+            pointer<float>(bias)};
   }
 };
 
@@ -155,6 +176,39 @@ void decode_backward(bool float64, std::int64_t rows, std::int64_t atoms, std::i
   });
 }
 
+// Calls body(X{}) with the type that the elements of x are of.
+template <typename Body>
+void with_elements(bool bfloat16, const Body& body) {
+  py::gil_scoped_release unlocked;
+  if (bfloat16)
+    body(cpu::BFloat16{});
+  else
+    body(float{});
+}
+
+void group_norm_silu_forward(bool bfloat16, std::int64_t samples, std::int64_t channels, std::int64_t positions,
+                             std::int64_t groups, double eps, bool channels_last, Address x, Address weight,
+                             Address bias, Address y, Address statistics, int threads) {
+  const GroupNormArguments arguments{samples, channels, positions, groups, eps, channels_last, x, weight, bias};
+  with_elements(bfloat16, [&](auto element) {
+    using X = decltype(element);
+    cpu::group_norm_silu_forward<X>(arguments.problem<X>(), pointer<X>(y), pointer<float>(statistics), threads);
+  });
+}
+
+void group_norm_silu_backward(bool bfloat16, std::int64_t samples, std::int64_t channels, std::int64_t positions,
+                              std::int64_t groups, double eps, bool channels_last, Address x, Address weight,
+                              Address bias, Address grad, Address statistics, Address d_x, Address d_weight,
+                              Address d_bias, int threads) {
+  const GroupNormArguments arguments{samples, channels, positions, groups, eps, channels_last, x, weight, bias};
+  with_elements(bfloat16, [&](auto element) {
+    using X = decltype(element);
+    const cpu::GroupNormGradients<X> out{pointer<X>(d_x), pointer<float>(d_weight), pointer<float>(d_bias)};
+    cpu::group_norm_silu_backward<X>(arguments.problem<X>(), pointer<X>(grad), pointer<float>(statistics), out,
+                                     threads);
+  });
+}
+
 // What the module was built with, and what of the instruction sets it can use this processor has.
 std::map<std::string, std::string> build_info() {
   std::map<std::string, std::string> info;
@@ -186,6 +240,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("sparse_code_backward", &sparse_code_backward);
   m.def("decode_forward", &decode_forward);
   m.def("decode_backward", &decode_backward);
+  m.def("group_norm_silu_forward", &group_norm_silu_forward);
+  m.def("group_norm_silu_backward", &group_norm_silu_backward);
   m.def("build_info", &build_info);
   m.def("instruction_sets", &cpu::instruction_sets);
 #if defined(SCVAE_FAST_WITH_CUDA)

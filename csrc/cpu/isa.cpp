@@ -4,14 +4,17 @@
 #include <string>
 
 #include "cpu/kernels.h"
+#include "cpu/norm_kernels.h"
 #include "lista.h"
 
 namespace scvae::cpu {
 
-#define SCVAE_DECLARE(isa)          \
-  namespace isa {                   \
-  Kernels<float> float_kernels();   \
-  Kernels<double> double_kernels(); \
+#define SCVAE_DECLARE(isa)                       \
+  namespace isa {                                \
+  Kernels<float> float_kernels();                \
+  Kernels<double> double_kernels();              \
+  NormKernels<float> float_norm_kernels();       \
+  NormKernels<BFloat16> bfloat16_norm_kernels(); \
   }
 #if defined(__x86_64__)
 SCVAE_DECLARE(avx512)
@@ -27,6 +30,8 @@ struct InstructionSet {
   bool usable;
   Kernels<float> (*float_kernels)();
   Kernels<double> (*double_kernels)();
+  NormKernels<float> (*float_norm_kernels)();
+  NormKernels<BFloat16> (*bfloat16_norm_kernels)();
 };
 
 // Best first. What x86-64-v4 and -v3 add to each other and to v2, as far as a compiler can be asked about it.
@@ -37,13 +42,14 @@ const std::vector<InstructionSet>& all_instruction_sets() {
        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("bmi2") &&
            __builtin_cpu_supports("fma"),
-       avx512::float_kernels, avx512::double_kernels},
+       avx512::float_kernels, avx512::double_kernels, avx512::float_norm_kernels, avx512::bfloat16_norm_kernels},
       {"avx2",
        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
            __builtin_cpu_supports("bmi2"),
-       avx2::float_kernels, avx2::double_kernels},
+       avx2::float_kernels, avx2::double_kernels, avx2::float_norm_kernels, avx2::bfloat16_norm_kernels},
 #endif
-      {"portable", true, portable::float_kernels, portable::double_kernels},
+      {"portable", true, portable::float_kernels, portable::double_kernels, portable::float_norm_kernels,
+       portable::bfloat16_norm_kernels},
   };
   return all;
 }
@@ -85,6 +91,18 @@ const Kernels<float>& kernels<float>() {
 template <>
 const Kernels<double>& kernels<double>() {
   static const Kernels<double> table = chosen().double_kernels();
+  return table;
+}
+
+template <>
+const NormKernels<float>& norm_kernels<float>() {
+  static const NormKernels<float> table = chosen().float_norm_kernels();
+  return table;
+}
+
+template <>
+const NormKernels<BFloat16>& norm_kernels<BFloat16>() {
+  static const NormKernels<BFloat16> table = chosen().bfloat16_norm_kernels();
   return table;
 }
 

@@ -6,3 +6,4 @@
 #define SCVAE_WIDE 4
 #endif
 #include "cpu/kernels_impl.h"
+#include "cpu/norm_kernels_impl.h"

@@ -2,10 +2,9 @@
 
 from collections.abc import Collection, Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scvae_fast.models.blocks import Level, Middle, Upsample, group_norm
+from scvae_fast.models.blocks import Level, Middle, Upsample, group_norm, norm_swish
 
 
 class DecoderLevel(Level):
@@ -78,4 +77,4 @@ class Decoder(nn.Module):
         h = self.mid(self.conv_in(latents))
         for level in reversed(self.up):
             h = level(h)
-        return self.conv_out(h if self.norm_out is None else F.silu(self.norm_out(h)))
+        return self.conv_out(h if self.norm_out is None else norm_swish(self.norm_out, h))

@@ -2,10 +2,9 @@
 
 from collections.abc import Collection, Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scvae_fast.models.blocks import Downsample, Level, Middle, group_norm
+from scvae_fast.models.blocks import Downsample, Level, Middle, group_norm, norm_swish
 
 
 class EncoderLevel(Level):
@@ -92,7 +91,7 @@ class Encoder(nn.Module):
         for level in self.down:
             h = level(h)
         h = self.mid(h)
-        return self.conv_out(h if self.norm_out is None else F.silu(self.norm_out(h)))
+        return self.conv_out(h if self.norm_out is None else norm_swish(self.norm_out, h))
 
     def _check(self, x: Tensor) -> None:
         if not x.is_floating_point():

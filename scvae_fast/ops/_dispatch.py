@@ -31,8 +31,11 @@ below_autograd = torch._C._AutoDispatchBelowAutograd
 """Context in which a kernel runs: what it does with tensors is not recorded, nor seen as making views."""
 
 
-def is_bare(tensors: Iterable[torch.Tensor]) -> bool:
-    """Whether nothing but autograd can see a call with these tensors, all of them plain CPU or CUDA tensors."""
+def is_bare(tensors: Iterable[torch.Tensor], cast: bool = True) -> bool:
+    """Whether nothing but autograd can see a call with these tensors, all of them plain CPU or CUDA tensors.
+
+    `cast` is whether autocast has a rule for the operation: without one it does nothing.
+    """
     if torch.compiler.is_compiling() or torch.autograd._profiler_enabled() or has_torch_function(tensors):
         return False
     keys = torch._C._dispatch_tls_local_include_set().raw_repr()
@@ -41,7 +44,7 @@ def is_bare(tensors: Iterable[torch.Tensor]) -> bool:
     if keys & ~_ORDINARY:
         return False
     excluded = torch._C._dispatch_tls_local_exclude_set().raw_repr()
-    autocast = _AUTOCAST & ~excluded
+    autocast = cast and _AUTOCAST & ~excluded
     # Inside the kernel of another operation autograd is shut out although gradients are enabled.
     shut_out = excluded & _AUTOGRAD and torch.is_grad_enabled()
     return not (autocast or shut_out)

@@ -1,10 +1,13 @@
 """VQGAN's encoder and decoder, and their blocks. The reference cases of test_golden.py hold their numbers."""
 
+import importlib
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from scvae_fast.models import Decoder, Encoder
-from scvae_fast.models.blocks import AttnBlock, Downsample, Upsample, group_norm
+from scvae_fast.models.blocks import AttnBlock, Downsample, ResnetBlock, Upsample, group_norm
 
 WIDTHS = {"ch": 8, "ch_mult": (1, 2, 3), "num_res_blocks": 2, "attn_levels": (1,), "norm_groups": 4}
 
@@ -73,6 +76,17 @@ def test_attention_is_softmax_of_scaled_products():
     weights = (q.transpose(1, 2) @ k / 6**0.5).softmax(-1)  # (B, query, key)
     attended = (v @ weights.transpose(1, 2)).view(x.shape)
     torch.testing.assert_close(block(x), x + block.proj_out(attended))
+
+
+def test_residual_block_is_two_convolutions_of_swish(monkeypatch):
+    monkeypatch.setattr(importlib.import_module("scvae_fast.ops.group_norm_silu"), "_WORTHWHILE", 0)
+    block = ResnetBlock(6, 8, dropout=0.0, norm_groups=4)
+    x = torch.randn(2, 6, 5, 7)
+    h = block.conv1(F.silu(block.norm1(x)))
+    expected = block.nin_shortcut(x) + block.conv2(F.silu(block.norm2(h)))
+    torch.testing.assert_close(block(x), expected)
+    names = {name.rpartition(".")[0] for name, _ in block.named_parameters()}
+    assert names == {"norm1", "conv1", "norm2", "conv2", "nin_shortcut"}
 
 
 def test_downsampling_pads_right_and_bottom():

@@ -1,4 +1,4 @@
-// What the program runs. Each tests one function family for float and double.
+// What the program runs. Each tests one function family for every type that it takes.
 #pragma once
 
 namespace scvae::test {
@@ -7,5 +7,6 @@ void test_parallel();
 void test_lista();
 void test_lista_not_finite();
 void test_decode();
+void test_group_norm_silu();
 
 }  // namespace scvae::test
