@@ -89,7 +89,8 @@ def contestant(name: str, config: SCVAEConfig, device: str, seed: int = 0, learn
         released.with_eager_lista(model)
     model = speed.prepare(model.to(device))
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.5, 0.9), fused=None if habits else True)
-    return Contestant(model, optimizer, speed, copies_losses=habits)
+    scope = released.separate_norms if habits else nullcontext
+    return Contestant(model, optimizer, speed, habits, scope)
 
 
 def measure(case: ModelCase, device: str, seconds: float) -> dict[str, Any]:

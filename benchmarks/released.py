@@ -7,14 +7,19 @@ separate operations; each loss is copied to the host; everything is float32 and 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest import mock
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import formulas
 from benchmarks.rivals import Iterate
 from scvae_fast import DictionaryLISTA
-from scvae_fast.models import SCVAE
+from scvae_fast.models import SCVAE, blocks
 from scvae_fast.nn.attention import AlphaNetwork, GraphConvolutionAlpha
 
 
@@ -52,6 +57,19 @@ class DenseGraphConvolution(AlphaNetwork):
         return scores.flatten(1).softmax(1).view(*codes.shape[:3], 1)
 
 
+class TwoStepUpsample(nn.Module):
+    """`Upsample`, which doubles the pixels and then convolves."""
+
+    def __init__(self, ours: blocks.Upsample) -> None:
+        """Over the same parameters."""
+        super().__init__()
+        self.conv = ours.conv
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w) -> (B, C, 2h, 2w)
+        """Twice as high and wide."""
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
 def _grid(h: int, w: int) -> np.ndarray:
     """The 0/1 adjacency (h·w, h·w) of a grid: each position joined to itself and to its four neighbours."""
 
@@ -68,7 +86,19 @@ def with_eager_lista(model: SCVAE, iterate: Iterate = formulas.clean) -> SCVAE:
 
 
 def with_released_habits(model: SCVAE) -> SCVAE:
-    """The model as the released code computes it."""
+    """The model as the released code computes it, in the scope of `separate_norms`."""
     if isinstance(model.attention, GraphConvolutionAlpha):
         model.attention = DenseGraphConvolution(model.attention)
+    for level in model.decoder.up:
+        if level.upsample is not None:
+            level.upsample = TwoStepUpsample(level.upsample)
     return with_eager_lista(model, formulas.released)
+
+
+def separate_norms() -> AbstractContextManager[Any]:
+    """In it every model's normalisation and activation are two operations of PyTorch."""
+
+    def composed(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        return F.silu(F.group_norm(x, groups, weight, bias, eps))
+
+    return mock.patch.object(blocks, "group_norm_silu", composed)
