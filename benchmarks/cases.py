@@ -123,7 +123,7 @@ def cases_of(kind: Mapping[str, Any]) -> AnyCase:
 def plan(device: str, extent: Extent) -> dict[str, list[AnyCase]]:
     """Cases by the names of their groups, for "cpu" or "cuda"."""
     if extent == "quick":
-        return {"layer": _layers(n_iters=(5, 30))}
+        return {"layer": _layers(n_iters=(5, 30), rows=1024)}
     groups = _on_gpu(full=extent == "full") if device == "cuda" else _on_cpu(full=extent == "full")
     return {name: list(cases) for name, cases in groups.items()}
 

@@ -89,17 +89,3 @@ def count(value: float) -> str:
     if value >= 2**14 and value % 2**10 == 0:
         return f"{value / 2**20:g} Mi" if value >= 2**20 else f"{value / 2**10:g} Ki"
     return f"{value:g}"
-
-
-def plain(axes: Axes) -> Axes:
-    """The same axes with a quiet grid and without a frame."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=QUIET)
-    axes.grid(color="#e5e7eb", linewidth=0.7)
-    axes.set_axisbelow(True)
-    return axes
-
-
-def titled(axes: Axes, text: str) -> None:
-    """Writes a title above the left end."""
-    axes.set_title(text, color=INK, fontsize=10.5, fontweight="bold", loc="left")

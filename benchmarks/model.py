@@ -78,7 +78,7 @@ class Contestant:
             return self.model(x).x_hat
 
 
-def contestant(name: str, config: SCVAEConfig, device: str, seed: int = 0, learning_rate: float = 4e-5) -> Contestant:
+def contestant(name: str, config: SCVAEConfig, device: str, seed: int = 0) -> Contestant:
     """One of NAMES, its weights drawn from the seed; Adam with the released code's numbers."""
     torch.manual_seed(seed)
     model = SCVAE(config)
@@ -88,7 +88,7 @@ def contestant(name: str, config: SCVAEConfig, device: str, seed: int = 0, learn
     elif name == EAGER:
         released.with_eager_lista(model)
     model = speed.prepare(model.to(device))
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.5, 0.9), fused=None if habits else True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=4e-5, betas=(0.5, 0.9), fused=None if habits else True)
     scope = released.separate_norms if habits else nullcontext
     return Contestant(model, optimizer, speed, habits, scope)
 

@@ -12,8 +12,6 @@ from benchmarks import model
 from benchmarks.cases import ParityCase
 from benchmarks.model import HABITS, OURS
 
-_LEARNING_RATE = 3e-4  # the released code's would show little of the fall in so few steps
-
 
 def measure(case: ParityCase, device: str) -> dict[str, Any]:
     """The losses of each step by contestant and seed, and seconds of each run; contestants take turns."""
@@ -22,7 +20,7 @@ def measure(case: ParityCase, device: str) -> dict[str, Any]:
     config = model.config_of(case)
     for seed in range(case.seeds):
         for name in losses:
-            one = model.contestant(name, config, device, seed, _LEARNING_RATE)
+            one = model.contestant(name, config, device, seed)
             stream = model.batches(config, case.batch, device, seed)
             begin = time.monotonic()
             losses[name].append([float(one.train(next(stream)).total.detach()) for _ in range(case.steps)])

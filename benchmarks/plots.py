@@ -17,7 +17,7 @@ from benchmarks.cases import BACKWARD, BOTH, FORWARD
 from benchmarks.model import HABITS
 from benchmarks.results import Results
 from benchmarks.rivals import CLEAN, PRODUCTS, RELEASED, WAYS
-from scvae_fast.analysis.figures import BLUE, INK, ORANGE, QUIET
+from scvae_fast.analysis.figures import BLUE, INK, ORANGE, QUIET, plain, titled
 
 _MARKS = {FORWARD: "o", BACKWARD: "v", BOTH: "s"}
 _SLOWER_FASTER = LinearSegmentedColormap.from_list("slower_faster", [drawing.RED, "#ffffff", BLUE])
@@ -38,14 +38,14 @@ def speedup(results: Results) -> Figure | None:
     figure = drawing.blank(11, 1 + 3.2 * len(kinds), "Speed against rows M: how many times as fast as eager PyTorch")
     panels = figure.subplots(len(kinds), 2, squeeze=False, sharex=True, sharey=True)
     for (i, (direction, dtype)), (j, rival) in itertools.product(enumerate(kinds), enumerate((CLEAN, RELEASED))):
-        axes = drawing.plain(panels[i, j])
+        axes = plain(panels[i, j])
         axes.axhline(1, color=INK, linewidth=1)
         its = [r for r in found if (r["settings"]["direction"], r["settings"]["dtype"]) == (direction, dtype)]
         for density, colour in zip(densities, drawing.colours(len(densities)), strict=True):
             members = {r["settings"]["rows"]: r for r in its if r["settings"]["density"] == density}
             _band(axes, rows, [members.get(M, {}) for M in rows], rival, f"d = {density:g}", colour)
         axes.set(xscale="log", yscale="log", xlabel="rows M" if i == len(kinds) - 1 else "")
-        drawing.titled(axes, f"{wording.DIRECTIONS[direction]}, {dtype}, over {rival}")
+        titled(axes, f"{wording.DIRECTIONS[direction]}, {dtype}, over {rival}")
     drawing.ticks(panels[0, 0].xaxis, rows)
     low, high = panels[0, 0].get_ylim()
     drawing.ticks(panels[0, 0].yaxis, [t for t in _SPEEDUPS if low <= t <= high], most=len(_SPEEDUPS))
@@ -71,9 +71,9 @@ def memory(results: Results) -> Figure | None:
                 there = {r["settings"]["n_iter"]: size for r in members if (size := of(r, name)) is not None}
                 sizes = sorted(there)
                 _line(axes, sizes, [there[T] / 2**20 for T in sizes], name)
-            drawing.plain(axes).set(yscale="log", ylabel="MiB" if axes is line[0] else "")
+            plain(axes).set(yscale="log", ylabel="MiB" if axes is line[0] else "")
             drawing.log_ticks(axes.yaxis, *axes.get_ylim())
-            drawing.titled(axes, ", ".join(filter(None, (title, dtype))))
+            titled(axes, ", ".join(filter(None, (title, dtype))))
     for axes in panels[-1]:
         axes.set_xlabel("iterations T")
     panels[0, 0].set_xticks(sorted({r["settings"]["n_iter"] for r in found}))
@@ -96,7 +96,7 @@ def roofline(results: Results) -> Figure | None:
     colours = dict(zip(ops, drawing.colours(len(ops)), strict=True))
     for axes, dtype in zip(panels.flat, dtypes, strict=False):
         members = [r for r in found if r["settings"]["dtype"] == dtype]
-        drawing.plain(axes).set(xscale="log", yscale="log")
+        plain(axes).set(xscale="log", yscale="log")
         _points(axes, members, colours)
         peak = ceilings.get("peak") if dtype == "float32" else None
         _ceilings(axes, ceilings["copy"], {"a large product": ceilings["product"][dtype], "the peak": peak})
@@ -104,7 +104,7 @@ def roofline(results: Results) -> Figure | None:
         low, high = axes.get_ylim()
         drawing.log_ticks(axes.yaxis, low, high, drawing.large)
         axes.set(xlabel="useful multiply-adds for each byte that must move", ylabel="useful multiply-adds a second")
-        drawing.titled(axes, dtype)
+        titled(axes, dtype)
     for axes in panels.flat[len(dtypes) :]:
         axes.set_axis_off()
     marks: list[Line2D] = [drawing.dot("o", colour, op) for op, colour in colours.items()]
@@ -132,7 +132,7 @@ def crossover(results: Results) -> Figure | None:
         for axes, direction in zip(line, directions, strict=True):
             its = [r for r in found if r["settings"]["direction"] == direction]
             _cells(axes, [r for r in its if wording.in_words(r["settings"], keys) == kind], rows, densities)
-            drawing.titled(axes, ", ".join(filter(None, (wording.DIRECTIONS[direction], kind))))
+            titled(axes, ", ".join(filter(None, (wording.DIRECTIONS[direction], kind))))
     for axes in panels[-1]:
         axes.set_xlabel("density of the codes")
     for axes in panels[:, 0]:
@@ -184,8 +184,8 @@ def lasso(results: Results) -> Figure | None:
                 longest = max(longest, took.median * 1e3)
                 axes.barh(y, took.median * 1e3, color=drawing.colour_of(name), height=0.66)
             axes.text((took.median * 1e3) if took else 0, y, _effort(result, name), va="center", fontsize=9, color=INK)
-        drawing.plain(axes).set(xlim=(0, max(longest, 1e-9) * 1.75), xlabel="ms")
-        drawing.titled(axes, title)
+        plain(axes).set(xlim=(0, max(longest, 1e-9) * 1.75), xlabel="ms")
+        titled(axes, title)
     panels[0].set_yticks(range(len(names)), names)
     panels[0].invert_yaxis()
     return figure
@@ -205,7 +205,7 @@ def model(results: Results) -> Figure | None:
     colours = dict(zip(operations, drawing.colours(len(operations)), strict=True))
     for line, result, names, label in zip(panels, found, timed, each, strict=True):
         _speeds(line[0], result, names)
-        drawing.titled(line[0], label)
+        titled(line[0], label)
         _profile(line[1], result.get("profile") or {}, names, colours)
     panels[-1, 0].set_xlabel("pictures a second")
     panels[-1, 1].set_xlabel("what the time goes into, %")
@@ -230,9 +230,9 @@ def parity(results: Results) -> Figure | None:
             axes.plot(
                 range(1, length + 1), mean, color=colour, linewidth=2.2, label=f"{name}, mean of {len(seeds)} seeds"
             )
-        drawing.plain(axes).set(yscale="log", xlabel="step", ylabel="loss")
+        plain(axes).set(yscale="log", xlabel="step", ylabel="loss")
         axes.legend(frameon=False, fontsize=9)
-        drawing.titled(axes, wording.in_words(result["settings"], ("preset", "batch", "attention")))
+        titled(axes, wording.in_words(result["settings"], ("preset", "batch", "attention")))
     return figure
 
 
@@ -324,14 +324,14 @@ def _growth(axes: Axes, series: growth.Series) -> None:
         axes.plot(sizes, [1e3 * fitted.at(size) for size in sizes], linestyle=stroke, linewidth=1.2, color=colour)
         axes.plot(sizes, [1e3 * t for t in took.values()], linestyle="", **mark)
         axes.plot([], [], linestyle=stroke, linewidth=1.2, label=label, **mark)
-    drawing.plain(axes).set(xscale="log", yscale="log", xlabel=series.axis, ylabel="ms")
+    plain(axes).set(xscale="log", yscale="log", xlabel=series.axis, ylabel="ms")
     drawing.ticks(axes.xaxis, {size for took in series.seconds.values() for size in took})
     low, high = axes.get_ylim()
     high *= (high / low) ** (0.09 * len(shown) + 0.1)  # room for the legend
     axes.set_ylim(low, high)
     drawing.log_ticks(axes.yaxis, low, high)
     axes.legend(frameon=False, fontsize=8, loc="upper left")
-    drawing.titled(axes, wording.in_words(series.shared, ("op", "direction", "dtype", "density")))
+    titled(axes, wording.in_words(series.shared, ("op", "direction", "dtype", "density")))
 
 
 def _distance(shared: dict[str, Any]) -> tuple[float, float]:
@@ -363,7 +363,7 @@ def _speeds(axes: Axes, result: dict[str, Any], names: Sequence[str]) -> None:
         speed = result["settings"]["batch"] / took.median if took else 0.0
         axes.barh(y, speed, color=drawing.colour_of(name), height=0.66)
         axes.text(speed, y, f" {wording.number(speed)}", va="center", fontsize=9, color=INK)
-    drawing.plain(axes).set_yticks(range(len(names)), list(names))
+    plain(axes).set_yticks(range(len(names)), list(names))
     axes.margins(x=0.14)
     axes.invert_yaxis()
 
@@ -384,7 +384,7 @@ def _profile(axes: Axes, profile: dict[str, Any], names: Sequence[str], colours:
         left += shares
     rest = [max(0.0, 1 - gone) if name in profile else 0.0 for name, gone in zip(names, left, strict=True)]
     axes.barh(range(len(names)), 100 * np.array(rest), left=100 * left, color="#e5e7eb", height=0.66, label="the rest")
-    drawing.plain(axes).set_xlim(0, 100)
+    plain(axes).set_xlim(0, 100)
 
 
 def _line(axes: Axes, x: Sequence[float], y: Sequence[float], name: str) -> None:

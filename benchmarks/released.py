@@ -90,7 +90,7 @@ def with_released_habits(model: SCVAE) -> SCVAE:
     if isinstance(model.attention, GraphConvolutionAlpha):
         model.attention = DenseGraphConvolution(model.attention)
     for level in model.decoder.up:
-        if level.upsample is not None:
+        if isinstance(level.upsample, blocks.Upsample):
             level.upsample = TwoStepUpsample(level.upsample)
     return with_eager_lista(model, formulas.released)
 

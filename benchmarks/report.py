@@ -11,10 +11,11 @@ import io
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks import drawing, environment, measured, page, plots, tables, wording
+from benchmarks import environment, measured, page, tables, wording
 from benchmarks.measured import Loss, Spread, Trouble
 from benchmarks.results import Results, ResultsError
 from benchmarks.tables import TableError
@@ -36,11 +37,22 @@ class ReadmeError(RuntimeError):
 def write(results: Results) -> None:
     """Writes results.csv, pictures and report.html into the folder of the results, each whole.
 
-    Pictures that there is no data for are not drawn, and an older one is removed.
+    Pictures that there is no data for are not drawn, and an older one is removed. Without matplotlib there are none.
 
     Raises:
         OSError: the folder can't be written to.
     """
+    drawn = _pictures(results) if find_spec("matplotlib") else {}
+    if not find_spec("matplotlib"):
+        print('no pictures: matplotlib is missing, pip install "scvae_fast[train]"', file=sys.stderr)
+    _write(results.folder / CSV, tables.as_csv(results).encode())
+    _write(results.folder / PAGE, page.html(results, drawn).encode())
+
+
+def _pictures(results: Results) -> dict[str, bytes]:
+    """Draws and writes them."""
+    from benchmarks import drawing, plots
+
     drawn: dict[str, bytes] = {}
     for name, draw in plots.PICTURES.items():
         figure = draw(results)
@@ -51,8 +63,7 @@ def write(results: Results) -> None:
         drawing.save(figure, held)
         drawn[name] = held.getvalue()
         _write(results.folder / name, drawn[name])
-    _write(results.folder / CSV, tables.as_csv(results).encode())
-    _write(results.folder / PAGE, page.html(results, drawn).encode())
+    return drawn
 
 
 def summary(results: Results) -> None:

@@ -111,7 +111,7 @@ def takers(case: Case, device: torch.device) -> list[str]:
 def choice(case: Case, device: torch.device) -> str:
     """The backend that runs the case if none is asked for."""
     op = "sparse_code" if case.op in ("LISTA", "DictionaryLISTA") else case.op
-    return _backend.choose(op, None, device, DTYPES[case.dtype])
+    return _backend.choose(op, None, device, DTYPES[case.dtype], case.rows)
 
 
 def arguments(op: str, p: Problem) -> dict[str, torch.Tensor]:

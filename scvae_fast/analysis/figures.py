@@ -61,7 +61,7 @@ def atom_patches(patches: Tensor, usage: Tensor, *, columns: int = 32) -> Figure
 def atom_usage(held_out: Tensor, training: Tensor, n_codes: tuple[int, int]) -> Figure:
     """How many of the codes use each atom, atoms ordered by their use on the training photographs."""
     figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=150)
-    axes = _plain(figure.subplots())
+    axes = plain(figure.subplots())
     order = training.argsort(descending=True, stable=True)
     rank = np.arange(1, len(order) + 1)
     shares = [
@@ -76,7 +76,7 @@ def atom_usage(held_out: Tensor, training: Tensor, n_codes: tuple[int, int]) -> 
         ylabel="codes that use the atom, %",
     )
     axes.legend(frameon=False)
-    _title(axes, "How often each atom is used")
+    titled(axes, "How often each atom is used")
     return figure
 
 
@@ -104,19 +104,19 @@ def density_overlay(
 def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     """The terms of the loss, PSNR of the training crops and density of their codes, over the steps."""
     figure = Figure(figsize=(12, 3.8), layout="constrained", dpi=150)
-    left, middle, right = (_plain(axes) for axes in figure.subplots(1, 3))
+    left, middle, right = (plain(axes) for axes in figure.subplots(1, 3))
     steps = [row["step"] for row in history]
     for name, colour in (("total", INK), ("image", BLUE), ("latent", ORANGE), ("sparsity", "#7a9a3a")):
         left.plot(steps, [row[f"loss/{name}"] for row in history], color=colour, label=name, linewidth=1.4)
     left.set(yscale="log", xlabel="step")
     left.legend(frameon=False, ncols=2)
-    _title(left, "Terms of the loss")
+    titled(left, "Terms of the loss")
     middle.plot(steps, [row["psnr"] for row in history], color=BLUE, linewidth=1.4)
     middle.set(xlabel="step", ylabel="dB")
-    _title(middle, "PSNR of the training crops")
+    titled(middle, "PSNR of the training crops")
     right.plot(steps, [100 * row["density"] for row in history], color=ORANGE, linewidth=1.4)
     right.set(xlabel="step", ylabel="%", ylim=(0, None))
-    _title(right, "Code entries that are not zero")
+    titled(right, "Code entries that are not zero")
     return figure
 
 
@@ -126,7 +126,8 @@ def _show(axes: Axes, picture: Tensor, title: str) -> None:
     axes.set_title(title, color=INK, fontsize=10)
 
 
-def _plain(axes: Axes) -> Axes:
+def plain(axes: Axes) -> Axes:
+    """The same axes with a quiet grid and without a frame."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=QUIET)
     axes.grid(color="#e5e7eb", linewidth=0.7)
@@ -134,5 +135,6 @@ def _plain(axes: Axes) -> Axes:
     return axes
 
 
-def _title(axes: Axes, text: str) -> None:
+def titled(axes: Axes, text: str) -> None:
+    """Writes a title above the left end."""
     axes.set_title(text, color=INK, fontsize=11, fontweight="bold", loc="left")

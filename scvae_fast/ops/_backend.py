@@ -1,4 +1,4 @@
-"""The one place that chooses which sibling runs a call: from device and dtype alone, never by trying one out."""
+"""The one place that chooses which sibling runs a call: from device, dtype and rows alone, never by trying one out."""
 
 from __future__ import annotations
 
@@ -60,8 +60,13 @@ def check_name(op: str, backend: str | None) -> None:
         raise ValueError(f"{op}: backend must be one of {', '.join(_BACKENDS)}, or None, got {backend!r}")
 
 
-def choose(op: str, backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
-    """Name of the backend that runs a call of `op`.
+# With fewer rows, packing D for the C++ kernels of decode takes longer than PyTorch's product (python -m benchmarks,
+# the group "decode"; K = 128 … 2048).
+_ROWS_TO_PACK_FOR = 64
+
+
+def choose(op: str, backend: str | None, device: torch.device, dtype: torch.dtype, rows: int) -> str:
+    """Name of the backend that runs a call of `op` with so many rows.
 
     Raises:
         ValueError: no backend has that name.
@@ -69,6 +74,8 @@ def choose(op: str, backend: str | None, device: torch.device, dtype: torch.dtyp
     """
     check_name(op, backend)
     if backend is None:
+        if op == "decode" and rows < _ROWS_TO_PACK_FOR and device.type == "cpu":
+            return "eager"
         return next(name for name in _BACKENDS if declines(name, device, dtype) is None)
     reason = declines(backend, device, dtype)
     if reason is not None:

@@ -172,7 +172,8 @@ class Operation:
             _LIBRARY.impl(name, _in_float32(name, device_type), f"Autocast{device_type.upper()}")
 
     def _sibling(self, backend: str | None, like: torch.Tensor) -> Sibling:
-        return self.siblings[_backend.choose(self.name, backend, like.device, like.dtype)]
+        rows = like.numel() // max(1, like.shape[-1])
+        return self.siblings[_backend.choose(self.name, backend, like.device, like.dtype, rows)]
 
     def _forward(self, *arguments: Any) -> Any:
         *fields, backend = arguments

@@ -29,9 +29,10 @@ def case_of(op, direction, **changes):
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_everyone_is_right_and_timed(op, direction):
     found = operations.measure(case_of(op, direction), "cpu", 0)
-    rivals_of = {CLEAN, PRODUCTS} if op == "decode" else {RELEASED, CLEAN, PRODUCTS}
+    # So few rows are decoded by PyTorch if nobody asks for a backend.
+    rivals_of = {CLEAN, PRODUCTS, "eager"} if op == "decode" else {RELEASED, CLEAN, PRODUCTS}
     assert found["wrong"] == {}
-    assert found["chosen"] == "cpu"
+    assert found["chosen"] == ("eager" if op == "decode" else "cpu")
     assert [set(sample) for sample in found["samples"]] == [rivals_of | {"cpu"}] * 2
     assert all(seconds > 0 for sample in found["samples"] for seconds in sample.values())
     gradients = {name for name in found["errors"]["cpu"] if name.startswith("∂")}

@@ -14,7 +14,7 @@ def decode(z: torch.Tensor, D: torch.Tensor, *, backend: str | None = None) -> t
     Args:
         z: (..., K) codes; float32, float64, bfloat16 or float16 (16-bit types are accumulated in float32).
         D: (n, K) dictionary, an atom a column, in z's dtype.
-        backend: a name of `backends()`; None chooses by device and dtype.
+        backend: a name of `backends()`; None chooses by device, dtype and number of rows.
 
     Returns:
         (..., n) in z's dtype. Under autocast the operation runs in float32.
