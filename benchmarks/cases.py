@@ -123,7 +123,7 @@ def cases_of(kind: Mapping[str, Any]) -> AnyCase:
 def plan(device: str, extent: Extent) -> dict[str, list[AnyCase]]:
     """Cases by the names of their groups, for "cpu" or "cuda"."""
     if extent == "quick":
-        return {"layer": _layers(n_iters=(5, 30), rows=1024)}
+        return {"layer": _layers(n_iters=(5, 30), rows=512)}
     groups = _on_gpu(full=extent == "full") if device == "cuda" else _on_cpu(full=extent == "full")
     return {name: list(cases) for name, cases in groups.items()}
 
@@ -186,7 +186,6 @@ def _on_gpu(full: bool) -> dict[str, list[AnyCase]]:
     densities = (0.02, 0.05, 0.25, 1.0) if full else (0.05, 1.0)
     groups: dict[str, list[AnyCase]] = {
         "headline": _grid("sparse_code", twice, rows=(256, 2048, 65_536), n_iter=(5, 30), dtype=both_dtypes),
-        "compiled": _grid("sparse_code", twice, rows=(65_536,), dtype=both_dtypes, compiled=("default+max-autotune",)),
         "iterations": _grid("sparse_code", DIRECTIONS, rows=(65_536,), n_iter=(5, 16, 30), dtype=both_dtypes),
         "crossover": _grid("lista", twice, rows=rows, density=densities, dtype=both_dtypes),
         "model": [
@@ -201,6 +200,8 @@ def _on_gpu(full: bool) -> dict[str, list[AnyCase]]:
         ),
         "dtypes": _grid("sparse_code", twice, rows=(65_536,), dtype=("float16", "float64")),
         "lasso": [LassoCase(rows=65_536, dictionary=dictionary) for dictionary in ("dct", "random")],
+        # At last: it tunes for up to a minute at each.
+        "compiled": _grid("sparse_code", twice, rows=(65_536,), dtype=both_dtypes, compiled=("default+max-autotune",)),
     }
     if full:
         groups["parity"] = [ParityCase("pictures64"), ParityCase("ffhq256-16x16")]

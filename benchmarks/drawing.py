@@ -56,11 +56,11 @@ def blank(width: float, height: float, title: str) -> Figure:
     return figure
 
 
-def legend(figure: Figure, panels: Iterable[Axes]) -> None:
+def legend(figure: Figure, panels: Iterable[Axes], columns: int = 6) -> None:
     """One for all panels, below them."""
     known = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(
-        known.values(), known, loc="outside lower center", ncols=min(6, len(known)), frameon=False, fontsize=9
+        known.values(), known, loc="outside lower center", ncols=min(columns, len(known)), frameon=False, fontsize=9
     )
 
 

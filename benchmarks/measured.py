@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ BACKENDS = ("cpu", "triton", "cuda", "eager")
 # Whom a speed-up counts over, by the kind of the case: the released code, and eager PyTorch written with care.
 EAGER_WAYS = {"Case": (RELEASED, CLEAN), "ModelCase": (HABITS, model.EAGER), "LassoCase": ("", lasso.ISTA)}
 KINDS_THAT_LOSE = ("Case", "ModelCase")
+_RECORDED = re.compile(r"GeneratedBackwardFor_scvae_fast_(\w+)_default(Backward)?")  # torch.library's name for it
 _LAST = 4  # the part of a training run that its verdict looks at: the last quarter
 
 
@@ -202,6 +204,22 @@ def verdict(result: Mapping[str, Any]) -> Verdict | None:
     several = len(ours) > 1 and len(released) > 1
     deviation = float(np.sqrt((ours.var(ddof=1) + released.var(ddof=1)) / 2)) if several else None
     return Verdict(float(ours.mean()), float(released.mean()), deviation)
+
+
+def profile(result: Mapping[str, Any]) -> dict[str, list[tuple[str, float]]]:
+    """Shares of the time by operation, the largest first, of every contestant that was profiled.
+
+    What autograd's recording of an operation of ours does itself counts with the operation.
+    """
+    found = {}
+    for name, its in (result.get("profile") or {}).items():
+        shares: dict[str, float] = {}
+        for operation, share in its:
+            recorded = _RECORDED.fullmatch(operation)
+            plain = f"scvae_fast::{recorded[1]}{'_backward' if recorded[2] else ''}" if recorded else operation
+            shares[plain] = shares.get(plain, 0.0) + share
+        found[name] = sorted(shares.items(), key=lambda pair: -pair[1])
+    return found
 
 
 def _troubles(results: Results, what: str) -> Iterator[Trouble]:

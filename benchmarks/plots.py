@@ -206,10 +206,10 @@ def model(results: Results) -> Figure | None:
     for line, result, names, label in zip(panels, found, timed, each, strict=True):
         _speeds(line[0], result, names)
         titled(line[0], label)
-        _profile(line[1], result.get("profile") or {}, names, colours)
+        _profile(line[1], measured.profile(result), names, colours)
     panels[-1, 0].set_xlabel("pictures a second")
     panels[-1, 1].set_xlabel("what the time goes into, %")
-    drawing.legend(figure, panels.flat)
+    drawing.legend(figure, panels.flat, columns=4)
     return figure
 
 
@@ -351,7 +351,7 @@ def _effort(result: dict[str, Any], name: str) -> str:
 def _largest(found: Sequence[dict[str, Any]]) -> list[str]:
     """The operations that take the largest shares of the time anywhere, as many as there are colours."""
     parts: dict[str, float] = {}
-    for operation, part in (pair for r in found for its in (r.get("profile") or {}).values() for pair in its):
+    for operation, part in (pair for r in found for its in measured.profile(r).values() for pair in its):
         parts[operation] = max(part, parts.get(operation, 0.0))
     return sorted(parts, key=lambda operation: -parts[operation])[: drawing.N_COLOURS]
 

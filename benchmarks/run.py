@@ -25,7 +25,7 @@ from benchmarks import against, cases, ceilings, environment, lasso, memory, mod
 from benchmarks.cases import AnyCase, Case, LassoCase, MemoryCase, ModelCase
 from benchmarks.results import Results, ResultsError
 
-SECONDS = {"quick": 1.0, "standard": 3.0, "full": 8.0}  # of samples for each case
+SECONDS = {"quick": 0.5, "standard": 3.0, "full": 8.0}  # of samples for each case
 FAILED, STOPPED = 1, 130
 
 

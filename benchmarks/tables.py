@@ -178,7 +178,7 @@ def profiles(found: Sequence[dict[str, Any]]) -> Table:
     """What the time of whole models goes into, by operation."""
     rows = []
     for result, label in zip(found, labels(found)[1], strict=True):
-        for name, its in (result.get("profile") or {}).items():
+        for name, its in measured.profile(result).items():
             rows += [[label, name, operation, f"{part:.1%}".replace("%", " %")] for operation, part in its]
     return Table(["case", "contestant", "operation", "share of the time"], rows)
 
@@ -232,6 +232,14 @@ def parity(result: dict[str, Any]) -> str | None:
     return f"{said} ({in_words(result['settings'], result['settings'])})."
 
 
+def parities(results: Results) -> str:
+    """Whether trainings came to the same, a sentence for each case."""
+    said = [sentence for r in results.document["results"] if (sentence := parity(r)) is not None]
+    if not said:
+        raise TableError("parity: no case was measured; --full measures it")
+    return "\n".join(said)
+
+
 def measured_on(results: Results) -> str:
     """Machine, versions, commit and command, in a sentence."""
     found = results.document["environment"]
@@ -261,6 +269,7 @@ README: dict[str, Callable[[Results], str]] = {
     "environment": measured_on,
     "lasso": _as_markdown(lasso),
     "model": _as_markdown(model),
+    "parity": parities,
 }
 
 

@@ -12,7 +12,12 @@ STOPPED = 130  # by Ctrl-C, as a shell counts it
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if options.run is _bench:
+        options.rest = rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return int(options.run(options))
     except ImportError as error:
@@ -54,6 +59,14 @@ def _parser() -> argparse.ArgumentParser:
     rebuild.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     rebuild.set_defaults(run=_reconstruct)
 
+    bench = commands.add_parser(
+        "bench",
+        help="measure this machine against eager PyTorch (needs the source tree)",
+        description="What follows goes to python -m benchmarks, in the source tree that this package runs from.",
+        add_help=False,
+    )
+    bench.set_defaults(run=_bench)
+
     doctor = commands.add_parser("doctor", help="versions, processor, GPU, and which backends can be used")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -81,6 +94,20 @@ def _reconstruct(options: argparse.Namespace) -> int:
         print(f"scvae-fast reconstruct: {error}", file=sys.stderr)
         return FAILED
     return FAILED if unread else 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "benchmarks" / "run.py").exists():
+        print(
+            "scvae-fast bench: the benchmarks are no part of an installed package; run `make bench` in the source tree",
+            file=sys.stderr,
+        )
+        return FAILED
+    sys.path.insert(0, str(root))
+    from benchmarks.run import main as run_benchmarks
+
+    return run_benchmarks(options.rest)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -33,6 +33,28 @@ except SystemExit as stop:
     assert "Traceback" not in run.stderr
 
 
+def test_bench_hands_its_options_to_the_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--quick", "--device", "cpu", "--list"]) == 0
+    assert "DictionaryLISTA-forward-M512-T5" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "--case", "nothing"])
+    assert "--case: no case matches 'nothing'" in capsys.readouterr().err
+
+
+def test_bench_needs_the_source_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "scvae_fast" / "cli.py"))
+    assert cli.main(["bench"]) == cli.FAILED
+    assert "the benchmarks are no part of an installed package" in capsys.readouterr().err
+
+
+def test_unknown_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["doctor", "--list"])
+    assert "unrecognized arguments: --list" in capsys.readouterr().err
+
+
 def test_doctor_decides_the_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "main", lambda: 1)
     assert cli.main(["doctor"]) == 1

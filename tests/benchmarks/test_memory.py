@@ -49,6 +49,12 @@ def test_peak_needs_linux(monkeypatch):
         memory.resident_at_peak(lambda: None)
 
 
+def test_elsewhere_the_case_is_left_out(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    found = memory.measure(MemoryCase("lista", rows=64, n_iter=1))
+    assert found == {"left out": {"everyone": "resident memory is counted on Linux alone, this is darwin"}}
+
+
 def test_a_contestant_alone_prints_what_it_needs(capsys):
     threads = str(torch.get_num_threads())
     words = ["--op", "lista", "--rows", "1024", "--n-iter", "1", "--threads", threads, "--contestant", "cpu"]

@@ -225,3 +225,12 @@ def test_labels_tell_what_differs() -> None:
     assert common == "sparse_code, T = 5, d = 0.05, K = 512, float32, DCT dictionary, γ = c"
     assert each[0] == "forward, M = 1"
     assert each[-1] == "forward and backward, M = 16"
+
+
+def test_what_autograd_records_counts_with_its_operation() -> None:
+    names = ["GeneratedBackwardFor_scvae_fast_sparse_code_default", "aten::mm", "scvae_fast::sparse_code_backward"]
+    names += ["scvae_fast::sparse_code", "GeneratedBackwardFor_scvae_fast_sparse_code_defaultBackward"]
+    result = {"profile": {"ours": [[name, 0.1 * (i + 1)] for i, name in enumerate(names)]}}
+    (found,) = measured.profile(result).values()
+    assert [name for name, _ in found] == ["scvae_fast::sparse_code_backward", "scvae_fast::sparse_code", "aten::mm"]
+    assert [share for _, share in found] == pytest.approx([0.8, 0.5, 0.2])
