@@ -280,7 +280,7 @@ def _points(axes: Axes, found: Sequence[dict[str, Any]], colours: dict[str, Any]
 
 def _ceilings(axes: Axes, copy: float, flat: dict[str, float | None]) -> None:
     """Slanted, what copying allows; level, what arithmetic allows; each as far as it is the lower of them."""
-    low, high = axes.get_xlim()
+    low, high = axes.dataLim.x0 / 2, 2 * axes.dataLim.x1
     known = {name: value for name, value in flat.items() if value}
     left = min(low, 0.2 * min(known.values()) / copy)
     high = max(high, 3 * max(known.values()) / copy)
