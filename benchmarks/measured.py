@@ -167,6 +167,11 @@ def wrong(results: Results) -> list[Trouble]:
     return list(_troubles(results, "wrong"))
 
 
+def ours_are_wrong(result: Mapping[str, Any]) -> bool:
+    """Whether anything of ours got no time because its results were wrong."""
+    return any(n.partition(",")[0] in (*BACKENDS, OURS) for n in result.get("wrong") or {})
+
+
 def left_out(results: Results) -> list[Trouble]:
     """Contestants that did not enter, mostly for want of memory."""
     return list(_troubles(results, "left out"))

@@ -21,7 +21,7 @@ print("instruction set:", native.build_info()["instruction set"])
 sys.exit(pytest.main(sys.argv[1:]))
 """
 
-CALL = "import torch, scvae_fast; scvae_fast.decode(torch.ones(2, 3), torch.ones(4, 3))"
+CALL = 'import torch, scvae_fast; scvae_fast.decode(torch.ones(2, 3), torch.ones(4, 3), backend="cpu")'
 
 
 def run(instructions: str, *command: str) -> subprocess.CompletedProcess[str]:
