@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import memory, problems, rivals
+from benchmarks import environment, memory, problems, rivals
 from benchmarks.cases import BOTH, Case, MemoryCase
 from benchmarks.memory import Kept, kept_for_backward
 from benchmarks.rivals import CLEAN, RELEASED
@@ -55,11 +55,11 @@ def test_elsewhere_the_case_is_left_out(monkeypatch):
     assert found == {"left out": {"everyone": "resident memory is counted on Linux alone, this is darwin"}}
 
 
-def test_a_contestant_alone_prints_what_it_needs(capsys):
+def test_a_contestant_alone_prints_what_it_needs():
     threads = str(torch.get_num_threads())
     words = ["--op", "lista", "--rows", "1024", "--n-iter", "1", "--threads", threads, "--contestant", "cpu"]
-    memory.main(words)
-    found = json.loads(capsys.readouterr().out)
+    # A fresh process: this one holds what other tests gave back.
+    found = json.loads(environment.start("benchmarks.memory", words, memory.EXACT, capture=True).stdout)
     assert found["made"] == 2 * MIB + 4  # the codes, and γ as a tensor
     # The codes, the gradient of the drive and the one that is given, at 2 MiB each, are made at least.
     assert found["peak"] > 5.5 * MIB
