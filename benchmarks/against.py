@@ -8,11 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,7 @@ def _measured(case: Case, theirs: Worker, ours: Worker) -> dict[str, Any]:
             pair["ours" if worker_ is ours else "theirs"] = worker_.ask("sample", calls)
         samples.append(pair)
     ratios = [pair["theirs"] / pair["ours"] for pair in samples]
-    low, middle, high = quantiles(ratios)
+    low, middle, high = timing.spread(ratios)
     return {
         "name": case.name,
         "samples": samples,
@@ -89,12 +88,6 @@ def verdict(low: float, middle: float, high: float) -> str:
     if middle < 1 / (1 + CLEARLY) and high < 1:
         return "slower"
     return "noise"
-
-
-def quantiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """p20, p50, p80 of two values or more."""
-    deciles = statistics.quantiles(values, n=10, method="inclusive")
-    return deciles[1], deciles[4], deciles[7]
 
 
 def line(result: dict[str, Any]) -> str:

@@ -35,11 +35,6 @@ class Arithmetic(NamedTuple):
     backward: int
     densities: list[float]
 
-    @property
-    def iterated_density(self) -> float:
-        """Sum of the densities of z_0 … z_{T−1}, which the iterations multiply by S: speed follows it."""
-        return sum(self.densities[:-1])
-
 
 def useful(iterates: Iterable[torch.Tensor], op: str, n_features: int) -> Arithmetic:
     """Counts for the iterates z_0 … z_T, each (M, K), of an operation or layer with vectors of n features.

@@ -8,7 +8,6 @@ bounds what is missing, stands beside it.
 from __future__ import annotations
 
 import functools
-import time
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -23,7 +22,6 @@ from scvae_fast import dictionaries
 
 MOST_ITERATIONS = 4096
 FISTA, ISTA, SKLEARN = "FISTA, eager", "ISTA, clean eager", "scikit-learn, coordinate descent"
-_ROUNDS = 3
 _ROUNDING = 1.01  # of the gap, between contestants that sum in another order
 
 
@@ -34,6 +32,21 @@ class Lasso(NamedTuple):
     D: torch.Tensor  # (n, K)
     sparsity: float  # λ
     c: float  # ‖D‖₂²
+
+    @property
+    def S(self) -> torch.Tensor:
+        """I − DᵀD/c (K, K), formed anew."""
+        return torch.eye(self.D.shape[1], dtype=self.D.dtype, device=self.D.device) - self.D.T @ self.D / self.c
+
+    @property
+    def b(self) -> torch.Tensor:
+        """The drive x D/c (M, K), formed anew."""
+        return self.x @ self.D / self.c
+
+    @property
+    def theta(self) -> float:
+        """The threshold λ/c."""
+        return self.sparsity / self.c
 
     def objective(self, z: torch.Tensor) -> float:
         """F(z), summed over the rows in float64."""
@@ -71,10 +84,9 @@ def problem(case: LassoCase, device: str) -> Lasso:
 
 def fista(p: Lasso, n_iter: int) -> torch.Tensor:
     """FISTA (Beck & Teboulle 2009) with the momentum's restart of O'Donoghue & Candès (2015), in the dtype of p."""
-    S = torch.eye(p.D.shape[1], dtype=p.D.dtype, device=p.D.device) - p.D.T @ p.D / p.c
-    b, theta = p.x @ p.D / p.c, p.sparsity / p.c
+    S, b = p.S, p.b
     return _accelerated(
-        lambda y: torch.nn.functional.softshrink(torch.addmm(b, y, S), theta), torch.zeros_like(b), n_iter
+        lambda y: torch.nn.functional.softshrink(torch.addmm(b, y, S), p.theta), torch.zeros_like(b), n_iter
     )
 
 
@@ -93,27 +105,24 @@ def _accelerated(step: Callable[[torch.Tensor], torch.Tensor], start: torch.Tens
 
 def fista_by_steps(p: Lasso, n_iter: int, backend: str) -> torch.Tensor:
     """The same iterations, each of them one of `lista` from where the momentum leads: it skips the zeros there."""
-    S, b = torch.eye(p.D.shape[1], device=p.D.device) - p.D.T @ p.D / p.c, p.x @ p.D / p.c
-    theta = torch.tensor(p.sparsity / p.c, device=p.D.device)
+    S, b, theta = p.S, p.b, torch.tensor(p.theta, device=p.D.device)
     return _accelerated(lambda y: scvae_fast.lista(b, S, theta, 1, z0=y, backend=backend), torch.zeros_like(b), n_iter)
 
 
 def solvers(p: Lasso) -> dict[str, dict[str, Solver]]:
     """The contestants by their method; those of one method do the same arithmetic, the first of them the fastest."""
-    W_e = p.D.T / p.c
-    S = torch.eye(p.D.shape[1], device=p.D.device) - p.D.T @ p.D / p.c
-    theta = torch.tensor(p.sparsity / p.c, device=p.D.device)
+    S, theta = p.S, torch.tensor(p.theta, device=p.D.device)
     backends = rivals.takers(Case("lista", FORWARD), p.x.device)
 
     def ours(backend: str, n_iter: int) -> torch.Tensor:
-        return scvae_fast.lista(p.x @ W_e.T, S, theta, n_iter, backend=backend)
+        return scvae_fast.lista(p.b, S, theta, n_iter, backend=backend)
 
     found: dict[str, dict[str, Solver]] = {
         "FISTA": {f"FISTA, {name}": functools.partial(fista_by_steps, p, backend=name) for name in backends},
         "ISTA": {f"ISTA, {name}": functools.partial(ours, name) for name in backends},
     }
     found["FISTA"][FISTA] = functools.partial(fista, p)
-    found["ISTA"][ISTA] = lambda n_iter: formulas.clean(p.x @ W_e.T, S, float(theta), n_iter)
+    found["ISTA"][ISTA] = lambda n_iter: formulas.clean(p.b, S, p.theta, n_iter)
     if p.x.device.type == "cpu" and find_spec("sklearn"):
         found[SKLEARN] = {SKLEARN: functools.partial(_coordinate_descent, p)}
     return found
@@ -179,12 +188,7 @@ def measure(case: LassoCase, device: str, seconds: float) -> dict[str, Any]:
             efforts[name] = {"iterations": n_iter, "gap": gap_of(solver(n_iter))}
             if efforts[name]["gap"] <= case.gap * _ROUNDING:
                 able[name] = functools.partial(solver, n_iter)
-    end = time.monotonic() + seconds
-    samples = []
-    for found in timing.interleaved(able, operations.MOST_ROUNDS, warmup=0, device=device):
-        samples.append(found)
-        if len(samples) >= _ROUNDS and time.monotonic() > end:
-            break
+    samples = timing.until(seconds, able, operations.LEAST_ROUNDS, operations.MOST_ROUNDS, device=device)
     return {
         "chosen": "FISTA, " + rivals.choice(Case("lista", FORWARD), p.x.device),
         "pictures": pictures.kind(),

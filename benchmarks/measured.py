@@ -12,6 +12,7 @@ from benchmarks import lasso, model
 from benchmarks.model import HABITS, OURS
 from benchmarks.results import Results
 from benchmarks.rivals import CLEAN, COMPILED, GRAPH, PRODUCTS, RELEASED
+from benchmarks.timing import Spread, spread
 
 BACKENDS = ("cpu", "triton", "cuda", "eager")
 # Whom a speed-up counts over, by the kind of the case: the released code, and eager PyTorch written with care.
@@ -19,14 +20,6 @@ EAGER_WAYS = {"Case": (RELEASED, CLEAN), "ModelCase": (HABITS, model.EAGER), "La
 KINDS_THAT_LOSE = ("Case", "ModelCase")
 _RECORDED = re.compile(r"GeneratedBackwardFor_scvae_fast_(\w+)_default(Backward)?")  # torch.library's name for it
 _LAST = 4  # the part of a training run that its verdict looks at: the last quarter
-
-
-class Spread(NamedTuple):
-    """Quantiles of samples: 20 %, 50 % and 80 % of them are lower."""
-
-    low: float
-    median: float
-    high: float
 
 
 class Loss(NamedTuple):
@@ -61,11 +54,6 @@ class Verdict(NamedTuple):
     def agrees(self) -> bool | None:
         """Whether the difference is within the seeds' deviation; None where one seed can't tell."""
         return None if self.deviation is None else abs(self.ours - self.released) <= self.deviation
-
-
-def spread(values: Iterable[float]) -> Spread:
-    """The quantiles of values, of which there must be some."""
-    return Spread(*(float(q) for q in np.quantile(list(values), (0.2, 0.5, 0.8))))
 
 
 def rounds(result: Mapping[str, Any]) -> list[dict[str, float]]:

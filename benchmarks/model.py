@@ -7,9 +7,8 @@ batch is the gate.
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -109,12 +108,8 @@ def measure(case: ModelCase, device: str, seconds: float) -> dict[str, Any]:
     for run in runs.values():  # compiled, and every buffer taken
         run()
         run()
-    end = time.monotonic() + 3 * seconds
-    samples = []
-    for found in timing.interleaved(runs, 2 * operations.MOST_ROUNDS, warmup=0, device=device):
-        samples.append(found)
-        if len(samples) >= operations.LEAST_ROUNDS + 2 and time.monotonic() > end:
-            break
+    rounds = (operations.LEAST_ROUNDS + 2, 2 * operations.MOST_ROUNDS)
+    samples = timing.until(3 * seconds, runs, *rounds, device=device)
     out = {
         "chosen": OURS,
         "batch": case.batch,
@@ -160,8 +155,7 @@ def _density(one: Contestant, x: torch.Tensor) -> float:
 def _profile(run: Callable[[], object], device: str) -> list[list[Any]]:
     """The operations that take most of the time, and their shares of it."""
     activities = [ProfilerActivity.CUDA] if device == "cuda" else [ProfilerActivity.CPU]
-    with ExitStack() as stack:
-        profiler = stack.enter_context(profile(activities=activities))
+    with profile(activities=activities) as profiler:
         for _ in range(_PROFILED_STEPS):
             run()
     field = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ GATED_ROWS = 256
 # Matrices of (M, K) that a contestant holds at once: for each iterate if it is kept for a backward pass, and besides.
 _KEPT = {RELEASED: 6, CLEAN: 2}
 _BESIDES = 8
+_RESULTS = {"decode": ("x̂",), "lista": ("z",), "LISTA": ("z",)}  # of others both
 
 
 def measure(case: Case, device: str, seconds: float) -> dict[str, Any]:
@@ -32,19 +32,21 @@ def measure(case: Case, device: str, seconds: float) -> dict[str, Any]:
         return {"left out": left_out}
     p = problems.problem(case, device)
     entered = {name: one for name, one in rivals.entrants(case, p).items() if name.partition(",")[0] not in left_out}
-    errors, wrong = checked(case, p, entered)
+    sample, step = p.sampled(GATED_ROWS)
+    exact = sample.to(dtype=torch.float64)
+    errors, wrong = checked(case, sample, step, exact, entered)
     right = {name: one for name, one in entered.items() if name not in wrong}
     out: dict[str, Any] = {"chosen": rivals.choice(case, p.x.device), "errors": errors, "wrong": wrong}
     out["left out"] = left_out
     runs = steps(case, p, right, device)
     out["calls"] = timing.calls_that_take(SAMPLE_SECONDS[device], runs, device)
-    out["samples"] = sampled(runs, out["calls"], device, seconds)
+    out["samples"] = timing.until(seconds, runs, LEAST_ROUNDS, MOST_ROUNDS, out["calls"], device)
     if case.direction != FORWARD:
         plain = {name: one for name, one in right.items() if rivals.COMPILED not in name}
         out["kept"] = {n: memory.kept_for_backward(one.results, one.leaves)._asdict() for n, one in plain.items()}
     if device == "cuda":
         out["peak"] = {name: memory.allocated_at_peak(run) for name, run in runs.items() if name != GRAPH}
-    return out | _work(case, p, entered[CLEAN])
+    return out | _work(case, exact, entered[CLEAN])
 
 
 def lacking(case: Case, name: str, device: str) -> str | None:
@@ -68,25 +70,14 @@ def steps(case: Case, p: Problem, right: dict[str, Entrant], device: str) -> dic
     return runs
 
 
-def sampled(runs: dict[str, Callable[[], object]], calls: int, device: str, seconds: float) -> list[dict[str, float]]:
-    """Rounds of samples until the time is up, but not fewer than a handful."""
-    end = time.monotonic() + seconds
-    samples = []
-    for found in timing.interleaved(runs, MOST_ROUNDS, warmup=0, calls=calls, device=device):  # all are warm
-        samples.append(found)
-        if len(samples) >= LEAST_ROUNDS and time.monotonic() > end:
-            break
-    return samples
-
-
-def checked(case: Case, p: Problem, entered: dict[str, Entrant]) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+def checked(
+    case: Case, sample: Problem, step: int, exact_problem: Problem, entered: dict[str, Entrant]
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """Errors against float64 of every contestant, and who is wrong.
 
-    Results are computed at full size and compared on some of the rows. Gradients are compared on a problem of those
-    rows alone; in float32 and float64 without the rows in which a rounding could switch a code on or off.
+    Results are computed at full size and compared on the sample, every step-th of the rows. Gradients are compared on a
+    problem of those rows alone; in float32 and float64 without the rows in which a rounding could switch a code.
     """
-    sample, step = p.sampled(GATED_ROWS)
-    exact_problem = sample.to(dtype=torch.float64)
     a = rivals.arguments(case.op, exact_problem)
     exact = _named(case, rivals.composed(case.op, rivals.formulas.released, exact_problem, a))
     errors = {}
@@ -124,23 +115,21 @@ def _gradient_errors(case: Case, sample: Problem, exact_problem: Problem) -> dic
 
 
 def _named(case: Case, results: Any) -> dict[str, torch.Tensor]:
-    names = {"decode": ("x̂",), "lista": ("z",), "LISTA": ("z",)}.get(case.op, ("z", "x̂"))
-    return dict(zip(names, results, strict=True))
+    return dict(zip(_RESULTS.get(case.op, ("z", "x̂")), results, strict=True))
 
 
-def _work(case: Case, p: Problem, clean: Entrant) -> dict[str, Any]:
-    """Useful and dense multiply-adds of a call, densities of the iterates, and the bytes that must move at least."""
-    sample, _ = p.sampled(GATED_ROWS)
-    exact = sample.to(dtype=torch.float64)
+def _work(case: Case, exact: Problem, clean: Entrant) -> dict[str, Any]:
+    """Useful multiply-adds of a call, densities of the iterates, and the bytes that must move at least."""
     counted = counting.useful(problems.iterates(exact), case.op, case.features)
     parts = {FORWARD: counted.forward, BOTH: counted.forward + counted.backward}
     useful = parts.get(case.direction, counted.backward)
-    with torch.no_grad():
-        results = sum(r.nbytes for r in clean.results())
+    widths = {"z": case.atoms, "x̂": case.features}
+    entries = sum(case.rows * widths[name] for name in _RESULTS.get(case.op, tuple(widths)))
     arguments = sum(t.nbytes for t in clean.leaves.values())
-    moved = arguments + results  # and with a backward pass as many gradients, and the arguments once more
+    # And with a backward pass as many gradients, and the arguments once more.
+    moved = arguments + entries * DTYPES[case.dtype].itemsize
     return {
-        "useful multiply-adds": useful * case.rows / len(sample.x),
+        "useful multiply-adds": useful * case.rows / len(exact.x),
         "densities": counted.densities,
         "least bytes": moved if case.direction == FORWARD else (2 if case.direction == BOTH else 1) * moved + arguments,
     }

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cases, environment
+from benchmarks import environment
 from benchmarks.cases import AnyCase
 from scvae_fast._files import write_json
 
@@ -105,21 +105,15 @@ class Results:
         Raises:
             KeyError: nothing.
         """
-        return next(r for r in self.document["results"] if r["name"] == name) if self.has(name) else self._missing(name)
-
-    def has(self, name: str) -> bool:
-        """Whether anything was found of the case of this name."""
-        return any(result["name"] == name for result in self.document["results"])
+        try:
+            return self._by_name()[name]
+        except KeyError:
+            raise KeyError(f"no result of {name} in {self.folder / FILE}") from None
 
     def group(self, name: str) -> list[dict[str, Any]]:
         """The results of a group, in its order."""
-        by_name = {result["name"]: result for result in self.document["results"]}
+        by_name = self._by_name()
         return [by_name[member] for member in self.document["groups"].get(name, []) if member in by_name]
 
-    def _missing(self, name: str) -> dict[str, Any]:
-        raise KeyError(f"no result of {name} in {self.folder / FILE}")
-
-
-def case_of(result: Mapping[str, Any]) -> AnyCase:
-    """The case that a result is of."""
-    return cases.cases_of(result)
+    def _by_name(self) -> dict[str, dict[str, Any]]:
+        return {result["name"]: result for result in self.document["results"]}

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
+import numpy as np
 import torch
+
+
+class Spread(NamedTuple):
+    """Quantiles of samples: 20 %, 50 % and 80 % of them are lower."""
+
+    low: float
+    median: float
+    high: float
 
 
 def interleaved(
@@ -48,11 +57,24 @@ def calls_that_take(seconds: float, contestants: Mapping[str, Callable[[], objec
     return calls
 
 
-def speedups(samples: list[dict[str, float]], over: str) -> dict[str, float]:
-    """Median over the rounds of how many times as fast as `over` each contestant was."""
-    return {name: statistics.median(s[over] / s[name] for s in samples) for name in samples[0]}
+def until(
+    seconds: float,
+    contestants: Mapping[str, Callable[[], object]],
+    least: int,
+    most: int,
+    calls: int = 1,
+    device: str = "cpu",
+) -> list[dict[str, float]]:
+    """Rounds of contestants that are warm, until the time is up: at least and at most so many."""
+    end = time.monotonic() + seconds
+    samples = []
+    for found in interleaved(contestants, most, warmup=0, calls=calls, device=device):
+        samples.append(found)
+        if len(samples) >= least and time.monotonic() > end:
+            break
+    return samples
 
 
-def medians(samples: list[dict[str, float]]) -> dict[str, float]:
-    """Median seconds of every contestant."""
-    return {name: statistics.median(s[name] for s in samples) for name in samples[0]}
+def spread(values: Iterable[float]) -> Spread:
+    """The quantiles of values, of which there must be some."""
+    return Spread(*(float(q) for q in np.quantile(list(values), (0.2, 0.5, 0.8))))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import results
+from benchmarks import cases
 from benchmarks.cases import FORWARD, Case
 from benchmarks.results import FILE, SCHEMA, Results, ResultsError
 
@@ -21,7 +21,7 @@ def test_every_result_is_on_disk_at_once_and_replaces_its_like(tmp_path):
     found = Results.read(tmp_path / "new")
     assert {r["name"]: r.get("samples") for r in found.document["results"]} == {ONE.name: [2], TWO.name: None}
     assert found.done() == {ONE.name}  # what raised is measured again
-    assert results.case_of(found[TWO.name]) == TWO
+    assert cases.cases_of(found[TWO.name]) == TWO
     with pytest.raises(KeyError, match="no result of lista-"):
         found["lista-backward"]
 

@@ -2,7 +2,7 @@
 
 import time
 
-from benchmarks import timing
+from benchmarks import measured, timing
 
 
 def test_rounds_are_interleaved_and_ratios_paired():
@@ -12,8 +12,9 @@ def test_rounds_are_interleaved_and_ratios_paired():
     assert "".join(calls) == "abababab"
     assert len(samples) == 3
     drifting = [{"a": 1.0, "b": 2.0}, {"a": 10.0, "b": 20.0}, {"a": 3.0, "b": 3.0}]
-    assert timing.speedups(drifting, over="b") == {"a": 2.0, "b": 1.0}
-    assert timing.medians(drifting) == {"a": 3.0, "b": 3.0}
+    result = {"kind": "Case", "samples": drifting}
+    assert {name: measured.ratio(result, "b", name).median for name in "ab"} == {"a": 2.0, "b": 1.0}
+    assert {name: measured.seconds(result, name).median for name in "ab"} == {"a": 3.0, "b": 3.0}
 
 
 def test_a_sample_is_the_mean_of_its_calls():
