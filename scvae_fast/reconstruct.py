@@ -9,12 +9,13 @@ from pathlib import Path
 from torch import Tensor
 
 from scvae_fast.data.pictures import PictureError, load_picture, save_picture
+from scvae_fast.errors import UsageError
 from scvae_fast.metrics import CodeStatistics, PictureQuality
 from scvae_fast.models import SCVAE
 from scvae_fast.tiling import TiledReconstruction, reconstruct_tiled
 
 
-class ReconstructError(RuntimeError):
+class ReconstructError(UsageError):
     """Nothing can be rebuilt at all; the message says why."""
 
 

@@ -44,7 +44,7 @@ def test_bench_hands_its_options_to_the_benchmarks(capsys: pytest.CaptureFixture
 def test_bench_needs_the_source_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "scvae_fast" / "cli.py"))
+    monkeypatch.setattr(cli.bench, "__file__", str(tmp_path / "scvae_fast" / "cli" / "bench.py"))
     assert cli.main(["bench"]) == cli.FAILED
     assert "the benchmarks are no part of an installed package" in capsys.readouterr().err
 

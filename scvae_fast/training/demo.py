@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Timer
 from scvae_fast._files import write_json
 from scvae_fast.analysis import draw_report
 from scvae_fast.data import CropSettings, Photograph, RandomCrops, held_out_photographs, training_photographs
+from scvae_fast.errors import UsageError
 from scvae_fast.metrics.evaluation import evaluate
 from scvae_fast.models import SCVAE, SCVAEConfig
 from scvae_fast.speed import Speed
@@ -43,7 +44,7 @@ class DemoSettings:
         return dict(json.loads(json.dumps(asdict(self))))
 
 
-class DemoError(RuntimeError):
+class DemoError(UsageError):
     """The demonstration can't go on in the folder it was given; the message says why and what to do."""
 
 

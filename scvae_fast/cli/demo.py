@@ -1,0 +1,28 @@
+"""`scvae-fast demo`."""
+
+import argparse
+from pathlib import Path
+
+from scvae_fast.cli._types import Commands, positive
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "demo",
+        help="train a small SC-VAE on real photographs, rate it on two others, draw pictures",
+        description="Train a small SC-VAE on the photographs that ship inside scikit-image and scikit-learn, rate it "
+        "on two that are held out, and draw pictures. Ctrl-C keeps the state; the same command goes on from there.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--minutes", type=positive, default=10.0, help="time for training, in all (default: %(default)g)"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    # The base installation has neither Lightning nor Pillow.
+    from scvae_fast.training.demo import run_demo
+
+    return run_demo(options.out, options.minutes)

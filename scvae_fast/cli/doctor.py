@@ -1,0 +1,16 @@
+"""`scvae-fast doctor`."""
+
+import argparse
+
+from scvae_fast import doctor
+from scvae_fast.cli._types import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser("doctor", help="versions, processor, GPU, and which backends can be used")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    return doctor.main()

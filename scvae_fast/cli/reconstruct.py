@@ -1,0 +1,28 @@
+"""`scvae-fast reconstruct`."""
+
+import argparse
+from pathlib import Path
+
+from scvae_fast.cli._types import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "reconstruct",
+        help="code pictures with a trained model and rebuild them from their codes",
+        description="Code pictures of any size with a trained model and write what it rebuilds from the codes as PNG.",
+    )
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="folder written by save_pretrained, or a name on the hub"
+    )
+    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="PNG, JPEG … file")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from scvae_fast.reconstruct import reconstruct_files
+
+    unread = reconstruct_files(options.checkpoint, options.pictures, options.out)
+    return 1 if unread else 0
