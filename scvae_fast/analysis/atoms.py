@@ -22,9 +22,10 @@ def decode_atoms(model: SCVAE, *, amplitude: float = 1.0, cells: int = 5) -> Ten
         for −amplitude.
     """
     K, stride, middle = model.config.n_atoms, model.config.stride, cells // 2
+    like = model.bottleneck.dictionary
     patches = []
     for atoms in torch.arange(K).split(_AT_ONCE):
-        codes = torch.zeros(len(atoms), cells, cells, K)
+        codes = like.new_zeros(len(atoms), cells, cells, K)
         codes[torch.arange(len(atoms)), middle, middle, atoms] = amplitude
         change = (model.decode_codes(codes) - model.decode_codes(-codes)) / 2
         inner = slice((middle - 1) * stride, (middle + 2) * stride)

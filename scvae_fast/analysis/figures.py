@@ -101,6 +101,32 @@ def density_overlay(
     return figure
 
 
+def alpha_maps(originals: Sequence[Tensor], alpha: Tensor) -> Figure:
+    """Pictures (3, H, W) above the weights α (B, h, w) of their positions, each map to its own scale."""
+    widths = [picture.shape[2] / picture.shape[1] for picture in originals]
+    figure = Figure(figsize=(max(3.1 * sum(widths), 6), 7.0), layout="constrained", dpi=150)
+    figure.suptitle("Weights α of the positions in the loss", color=INK, fontsize=13, fontweight="bold")
+    axes = figure.subplots(2, len(originals), squeeze=False, width_ratios=widths)
+    for i, picture in enumerate(originals):
+        _show(axes[0, i], picture, "")
+        axes[1, i].imshow(alpha[i].numpy(), cmap="magma", interpolation="nearest")
+        axes[1, i].set_axis_off()
+        least, most = float(alpha[i].min()), float(alpha[i].max())
+        axes[1, i].set_title(f"{least:.2g} … {most:.2g}", color=INK, fontsize=10)
+    return figure
+
+
+def support_histogram(counts: Tensor, n_atoms: int) -> Figure:
+    """How many codes have how many entries that are not zero; counts (codes,)."""
+    figure = Figure(figsize=(7, 4), layout="constrained", dpi=150)
+    axes = plain(figure.subplots())
+    values = counts.numpy()
+    axes.hist(values, bins=min(40, max(int(values.max()), 1)), color=BLUE)
+    axes.set(xlabel=f"entries of a code that are not zero, of {n_atoms}", ylabel="codes", xlim=(0, None))
+    titled(axes, f"Supports: {values.mean():.1f} entries on average")
+    return figure
+
+
 def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     """The terms of the loss, PSNR of the training crops and density of their codes, over the steps."""
     figure = Figure(figsize=(12, 3.8), layout="constrained", dpi=150)

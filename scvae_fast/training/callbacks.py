@@ -1,18 +1,49 @@
-"""What goes on around the steps: a record of the losses, checkpoints, a clean stop, and a progress bar."""
+"""What goes on around the steps: a record of the losses, checkpoints, and a clean stop."""
 
+import math
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from tqdm import tqdm  # type: ignore[import-untyped]
+from torch import Tensor
 
 from scvae_fast._files import write_atomically
-from scvae_fast.training.progress import progress_of, time_spent
+from scvae_fast.errors import UsageError
+from scvae_fast.training.progress import batches_seen, time_spent
+
+try:
+    from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+except ImportError as error:
+    raise ImportError('scvae_fast.training needs lightning>=2.6: pip install "scvae_fast[train]"') from error
+
+
+class TrainingDivergedError(UsageError):
+    """The loss is not finite; no checkpoint holds what came of it."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints under a temporary name in the same folder and renames them; Lightning's plugin for that."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write a checkpoint whole, or not at all.
+
+        Raises:
+            UsageError: it can't be written, for example because the disk is full; the last one is untouched.
+        """
+        if storage_options is not None:
+            raise TypeError("AtomicCheckpointIO: storage_options must be None")
+        try:
+            write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
+        # torch's writer reports a full disk as a RuntimeError.
+        except (OSError, RuntimeError) as error:
+            raise UsageError(f"the checkpoint {path} can't be written, the one before it is kept: {error}") from error
 
 
 class History(Callback):
@@ -24,33 +55,40 @@ class History(Callback):
     def __init__(self, every: int = 20) -> None:
         self.every = every
         self.rows: list[dict[str, float]] = []
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
         self._count = 0
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Take in what the step has logged."""
+        """Take in what the step has logged; sums stay on the device, which need not be waited for."""
         self._count += 1
         for name, value in trainer.callback_metrics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+            if not name.startswith("val/"):
+                self._sums[name] = self._sums.get(name, 0.0) + value.double()
+                self._counts[name] = self._counts.get(name, 0) + 1
         if self._count == self.every:
-            means = {name: total / self._count for name, total in self._sums.items()}
+            means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
             self.rows.append({"step": trainer.global_step, "seconds": time_spent(trainer), **means})
-            self._sums, self._count = {}, 0
+            self._sums, self._counts, self._count = {}, {}, 0
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
-        return {"rows": self.rows, "sums": self._sums, "count": self._count}
+        sums = {name: float(total) for name, total in self._sums.items()}
+        return {"rows": self.rows, "sums": sums, "counts": dict(self._counts), "count": self._count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From the checkpoint."""
-        self.rows, self._sums, self._count = state_dict["rows"], state_dict["sums"], state_dict["count"]
+        self.rows, self._counts, self._count = state_dict["rows"], state_dict["counts"], state_dict["count"]
+        self._sums = {name: torch.tensor(total, dtype=torch.float64) for name, total in state_dict["sums"].items()}
 
 
 class KeepCheckpoint(Callback):
-    """Writes the whole state of the training to one file, now and then and when training ends in any way.
+    """Writes the whole state of the training to one file: now and then, at the end of epochs, and when it stops.
+
+    It must be the last of the callbacks, so that the state of the others is that after the step.
 
     Args:
-        path: the file; it appears whole, in the place of the last one.
+        path: the file; it appears whole, in the place of the last one, if the trainer has `AtomicCheckpointIO`.
         every: seconds between two checkpoints.
     """
 
@@ -60,31 +98,60 @@ class KeepCheckpoint(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._last = time_spent(trainer)
+        self._last = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Save, if it is time for that."""
-        if time_spent(trainer) - self._last >= self.every:
-            self._save(trainer)
+        over = trainer.should_stop or trainer.is_last_batch or trainer.global_step == trainer.max_steps
+        if any_process(trainer, over or time.monotonic() - self._last >= self.every):
+            trainer.save_checkpoint(self.path)
+            self._last = time.monotonic()
+
+
+class LossGuard(Callback):
+    """Ends the training when the loss is not finite, before a checkpoint is made of that.
+
+    A loss is looked at one step later, when the device has computed it anyway, or when a checkpoint is to be saved.
+    """
+
+    def __init__(self) -> None:
+        self._pending: tuple[int, Tensor] | None = None
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Look at the loss of the step before."""
+        self._look()
+        self._pending = (batches_seen(trainer), trainer.callback_metrics["loss/total"])
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Look at the loss of the last step."""
+        self._look()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end, or where the training was stopped."""
-        self._save(trainer)
+        """Look at the loss of the last step."""
+        self._look()
 
-    def _save(self, trainer: Trainer) -> None:
-        write_atomically(self.path, trainer.save_checkpoint)
-        self._last = time_spent(trainer)
+    def _look(self) -> None:
+        if self._pending is None:
+            return
+        (batch, loss), self._pending = self._pending, None
+        if not math.isfinite(float(loss)):
+            raise TrainingDivergedError(f"the loss of batch {batch} is {float(loss)}; the training is stopped")
 
 
 class StopOnSignal(Callback):
     """Ctrl-C or SIGTERM end the training after the step that is under way; a second one ends it at once.
 
-    `stopped` tells whether that has happened.
+    `number` is the signal that did so, None as long as none has; where there are several processes, that of any.
     """
 
     def __init__(self) -> None:
-        self.stopped = False
+        self.number: int | None = None
         self._before: dict[int, Any] = {}
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal has come."""
+        return self.number is not None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over both signals; only the main thread may do that."""
@@ -94,11 +161,17 @@ class StopOnSignal(Callback):
         def stop(number: int, frame: FrameType | None) -> None:
             if self.stopped:
                 raise KeyboardInterrupt
-            self.stopped = trainer.should_stop = True
+            self.number = number
             print("\nstopping after this step …", file=sys.stderr)
 
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, stop)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """End the training in all processes, if one has got a signal."""
+        if any_process(trainer, self.stopped):
+            self.number = self.number or signal.SIGTERM
+            trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back."""
@@ -113,48 +186,8 @@ class StopOnSignal(Callback):
             signal.signal(*self._before.popitem())
 
 
-class TimeBar(Callback):
-    """A progress bar over the time that the training may take, with the newest figures of the training."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm[Any] | None = None
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the bar."""
-        # A log file gets a line every half minute, a terminal a bar that moves.
-        interval = 0.5 if sys.stderr.isatty() else 30.0
-        self._bar = tqdm(total=1.0, desc="training", mininterval=interval, bar_format="{bar:20} {desc}")
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Move it."""
-        if self._bar is None:
-            return
-        progress = progress_of(trainer)
-        spent, figures = time_spent(trainer), trainer.callback_metrics
-        left = spent * (1 - progress) / max(progress, 1e-9)
-        self._bar.set_description_str(
-            f"{progress:4.0%}, {clock(spent)}, {clock(left)} left | step {trainer.global_step}: "
-            f"{float(figures['psnr']):.1f} dB, {float(figures['density']):.1%} of the code entries not zero",
-            refresh=False,
-        )
-        self._bar.update(progress - self._bar.n)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave it standing."""
-        self._close()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave it standing."""
-        self._close()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-
-def clock(seconds: float) -> str:
-    """m:ss, or h:mm:ss."""
-    minutes, rest = divmod(int(max(seconds, 0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def any_process(trainer: Trainer, decision: bool) -> bool:
+    """Whether any of the processes has decided so; all of them have to ask."""
+    if trainer.world_size == 1:
+        return decision
+    return bool(trainer.strategy.reduce_boolean_decision(decision, all=False))

@@ -15,29 +15,38 @@ from lightning.pytorch.callbacks import Timer
 
 from scvae_fast._files import write_json
 from scvae_fast.analysis import draw_report
-from scvae_fast.data import CropSettings, Photograph, RandomCrops, held_out_photographs, training_photographs
+from scvae_fast.data import CropSettings, Photograph, held_out_photographs, training_photographs
 from scvae_fast.errors import UsageError
 from scvae_fast.metrics.evaluation import evaluate
 from scvae_fast.models import SCVAE, SCVAEConfig
 from scvae_fast.speed import Speed
-from scvae_fast.training.callbacks import History, KeepCheckpoint, StopOnSignal, TimeBar, clock
-from scvae_fast.training.module import SCVAEModule, TrainingSettings
+from scvae_fast.training.bar import TrainingBar, clock
+from scvae_fast.training.callbacks import AtomicCheckpointIO, History, KeepCheckpoint, LossGuard, StopOnSignal
+from scvae_fast.training.data import Photographs
+from scvae_fast.training.module import SCVAEModule
+from scvae_fast.training.monitors import CodeMonitor
 from scvae_fast.training.noise import lightning_noise_silenced
-from scvae_fast.training.start import start_as_linear_coder
+from scvae_fast.training.settings import LossSettings, OptimiserSettings
 
-# The first weights are fitted to so many crops.
-_START_CROPS = 96
 # Training photographs are rated in their middle only, to keep the evaluation short.
 _RATED_SIDE = 384
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """All that decides what the demonstration trains, but for the time it may take."""
+    """All that decides what the demonstration trains, but for the time it may take: `configs/pictures64.yaml`."""
 
     model: SCVAEConfig = field(default_factory=lambda: SCVAEConfig.preset("pictures64"))
-    training: TrainingSettings = field(default_factory=TrainingSettings)
+    loss: LossSettings = field(default_factory=lambda: LossSettings(code_weight=6000.0))
+    optimiser: OptimiserSettings = field(
+        default_factory=lambda: OptimiserSettings(
+            learning_rate=3e-4, betas=(0.9, 0.99), warm_up=0.05, last_learning_rate=0.02
+        )
+    )
     crops: CropSettings = field(default_factory=CropSettings)
+    batch_size: int = 8
+    clip: float = 1.0
+    seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as they look when they were written as JSON and read again."""
@@ -103,13 +112,12 @@ def run_demo(out: Path, minutes: float, settings: DemoSettings | None = None) ->
             print(_summary(result, out))
             return 0
         print(f"{out} holds the result of {result['minutes']:g} minutes of training; it goes on to {minutes:g}.")
-    photographs = training_photographs()
     with lightning_noise_silenced():
-        trained = _train(folder, minutes, settings, photographs)
+        trained = _train(folder, minutes, settings)
     if trained is None:
         print(f"Stopped. {folder.state} keeps the state of the training: the same command goes on from there.")
         return 130
-    result = _evaluate(folder, minutes, settings, trained, photographs)
+    result = _evaluate(folder, minutes, settings, trained, training_photographs())
     print(_summary(result, out))
     return 0
 
@@ -121,15 +129,10 @@ class _Trained(NamedTuple):
     seconds: float
 
 
-def _train(folder: _Folder, minutes: float, settings: DemoSettings, photographs: list[Photograph]) -> _Trained | None:
+def _train(folder: _Folder, minutes: float, settings: DemoSettings) -> _Trained | None:
     """None if a signal stopped it."""
-    torch.manual_seed(settings.training.seed)
-    model = SCVAE(settings.model)
-    crops = RandomCrops(photographs, settings.crops, seed=settings.training.seed)
-    resume = folder.state.exists()
-    if not resume:
-        print(f"fitting the first weights to {_START_CROPS} crops of {len(photographs)} photographs …", flush=True)
-        start_as_linear_coder(model, torch.stack([crops[i] for i in range(_START_CROPS)]))
+    torch.manual_seed(settings.seed)
+    module = SCVAEModule(settings.model, settings.loss, settings.optimiser, start="linear", seed=settings.seed)
     timer, history, stop = Timer(timedelta(minutes=minutes), verbose=False), History(), StopOnSignal()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     trainer = Trainer(
@@ -137,18 +140,23 @@ def _train(folder: _Folder, minutes: float, settings: DemoSettings, photographs:
         devices=1,
         precision=Speed.of(device).lightning_precision,
         max_epochs=-1,  # the timer ends it
-        callbacks=[timer, history, stop, TimeBar(), KeepCheckpoint(folder.state)],
-        gradient_clip_val=settings.training.clip,
+        limit_val_batches=0,
+        callbacks=[timer, CodeMonitor(), LossGuard(), history, stop, TrainingBar(), KeepCheckpoint(folder.state)],
+        plugins=[AtomicCheckpointIO()],
+        gradient_clip_val=settings.clip,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    module = SCVAEModule(model, crops, settings.training)
-    trainer.fit(module, ckpt_path=folder.state if resume else None)
+    resume = folder.state.exists()
+    if not resume:
+        print("fitting the first weights to crops of the photographs …", flush=True)
+    data = Photographs(crops=settings.crops, batch_size=settings.batch_size, seed=settings.seed)
+    trainer.fit(module, datamodule=data, ckpt_path=folder.state if resume else None)
     if stop.stopped:
         return None
-    return _Trained(model.cpu().eval(), history.rows, trainer.global_step, timer.time_elapsed())
+    return _Trained(module.model.cpu().eval(), history.rows, trainer.global_step, timer.time_elapsed())
 
 
 def _evaluate(

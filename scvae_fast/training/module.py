@@ -1,102 +1,149 @@
 """The training of an `SCVAE` as a Lightning module."""
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.utils.data import IterableDataset
 
-from scvae_fast.data import RandomCrops
-from scvae_fast.losses import scvae_loss
-from scvae_fast.models import SCVAE
-from scvae_fast.training.progress import progress_of
+from scvae_fast.models import SCVAE, SCVAEConfig
+from scvae_fast.speed import Speed
+from scvae_fast.training.progress import batches_seen, progress_of
+from scvae_fast.training.second_stage import SecondStage, SecondStageSettings
+from scvae_fast.training.settings import LossSettings, OptimiserSettings
+from scvae_fast.training.start import start_as_linear_coder
 
+Start = Literal["random", "linear"]
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """Optimisation of an `SCVAE`.
-
-    Args:
-        batch_size: crops in a step.
-        learning_rate: the highest, reached after the warm-up.
-        warm_up: share of the training in which the learning rate rises from 0.
-        last_learning_rate: what it falls to, along half a cosine, relative to the highest.
-        betas: of Adam.
-        clip: limit on the norm of the gradient.
-        code_weight: w in the loss, per value of a picture: (‖x − x̂‖² + w Σ α (‖E − Dz‖² + λ‖z‖₁)) / (C·H·W). The
-            paper has w = 1; but α there adds up to 1 over all positions and features, so that codes cost nearly
-            nothing and become dense.
-        seed: of the crops and of the first weights.
-    """
-
-    batch_size: int = 8
-    learning_rate: float = 3e-4
-    warm_up: float = 0.05
-    last_learning_rate: float = 0.02
-    betas: tuple[float, float] = (0.9, 0.99)
-    clip: float = 1.0
-    code_weight: float = 6000.0
-    seed: int = 0
-
-
-# Steps between two projections of c, each of which costs a singular value decomposition of D; and how far above ‖D‖₂²
-# they keep it, for the steps between.
+# Batches between two projections of c, each of which costs a singular value decomposition of D; and how far above
+# ‖D‖₂² they keep it, for the steps between.
 _PROJECT_EVERY = 10
 _STEP_MARGIN = 1.01
+# The linear start is fitted to so many pictures.
+_START_PICTURES = 96
+
+_LOSS, _OPTIMISER = LossSettings(), OptimiserSettings()
 
 
 class SCVAEModule(LightningModule):
-    """Trains an `SCVAE` on random crops with Adam, a warm-up and half a cosine.
+    """Trains an `SCVAE` with Adam on batches (B, C, H, W) of pictures in −1 … 1.
 
-    The learning rate follows the share of the training that is over: steps out of the trainer's `max_steps`, or the
-    time of a `Timer` callback with a duration, whichever is further. Step i, counted from 0, sees the crops i·B …
-    (i+1)·B − 1, also after a resumption. Every few steps the step constant c of the bottleneck is raised to ‖D‖₂², if
-    it is less.
+    The learning rate follows the share of the training that is over, by the trainer's `max_steps`, `max_epochs` or
+    time. Random numbers of a step depend on the seed and on the step alone, so a resumed training is the same training.
 
     Args:
-        model: what to train.
-        crops: what to train it on.
-        settings: see `TrainingSettings`.
+        network: what to train, see `SCVAEConfig`.
+        loss: see `LossSettings`.
+        optimiser: see `OptimiserSettings`.
+        second_stage: perceptual and adversarial terms; None leaves them out.
+        start: the first weights: "random", or "linear" for a transform coder fitted to the first pictures, see
+            `scvae_fast.training.start`; that needs a network with `norm_out=False`.
+        project_step: whether the step constant c of the bottleneck is raised to ‖D‖₂² now and then, if it is less, so
+            that the iterations converge whatever D has become. The released code doesn't.
+        channels_last: memory format of pictures; None is what is fastest on the device, see `Speed`.
+        compile: whether encoder and decoder go through torch.compile; None as before.
+        seed: of what is random within a step.
+
+    Raises:
+        ValueError: start is none of these two, or does not suit the network.
     """
 
-    def __init__(self, model: SCVAE, crops: RandomCrops, settings: TrainingSettings) -> None:
+    def __init__(
+        self,
+        network: SCVAEConfig,
+        loss: LossSettings = _LOSS,
+        optimiser: OptimiserSettings = _OPTIMISER,
+        second_stage: SecondStageSettings | None = None,
+        start: Start = "random",
+        project_step: bool = True,
+        channels_last: bool | None = None,
+        compile: bool | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
-        self.model, self.crops, self.settings = model, crops, settings
+        if start not in get_args(Start):
+            raise ValueError(f"SCVAEModule: start must be one of {get_args(Start)}, got {start!r}")
+        if start == "linear" and network.norm_out:
+            raise ValueError('SCVAEModule: start="linear" needs a network with norm_out=False')
+        self.model = SCVAE(network)
+        self.loss, self.optimiser, self.start, self.project_step = loss, optimiser, start, project_step
+        self.second_stage = None if second_stage is None else _second_stage(second_stage, network.in_channels)
+        self._speed = (channels_last, compile)
+        self.seed = seed
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:  # (B, C, H, W) -> ()
-        """The loss of a batch; its terms, the PSNR and the density of the codes are logged."""
-        output = self.model(batch)
-        per_value = 1 / batch[0].numel()
-        weight = self.settings.code_weight * per_value
-        loss = scvae_loss(
-            batch,
-            output,
-            sparsity=self.model.config.sparsity * weight,
-            image_weight=per_value,
-            latent_weight=weight,
+    def setup(self, stage: str) -> None:
+        """Give the weights their start, unless a training is resumed, and make the model fast."""
+        if stage != "fit":
+            return
+        if self.start == "linear" and not self.trainer.ckpt_path:
+            start_as_linear_coder(self.model, self._first_pictures())
+        device = self.trainer.strategy.root_device
+        fastest = Speed.of(device)
+        channels_last, compile = self._speed
+        speed = Speed(
+            channels_last=fastest.channels_last if channels_last is None else channels_last,
+            compile=fastest.compile if compile is None else compile,
         )
-        density = (output.codes.detach() != 0).float().mean()
-        # Of the image term, the mean squared error of values in −1 … 1.
-        psnr = 10 * torch.log10(4 / loss.image.detach().clamp_min(1e-12))
-        self.log_dict({f"loss/{name}": term.detach() for name, term in loss._asdict().items()})
-        self.log_dict({"psnr": psnr, "density": density})
-        return loss.total
+        if self.second_stage is not None:
+            self.second_stage.prepare(device)
+            if speed.compile:
+                # The adaptive weight goes through the decoder's graph more than once.
+                torch._functorch.config.donated_buffer = False
+        speed.prepare(self.model)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
+        """The loss of a batch, and how many of its codes use each atom; the terms of the loss and more are logged."""
+        output = self.model(batch)
+        loss = self.loss.of(batch, output, self.model.config.sparsity)
+        total, figures = loss.total, {f"loss/{name}": term.detach() for name, term in loss._asdict().items()}
+        if self.second_stage is not None:
+            last_layer = self.model.decoder.conv_out.weight
+            more = self.second_stage(batch, output.x_hat, loss.image, last_layer, self.global_step)
+            total = total + more.total
+            figures |= more.figures | {"loss/total": total.detach()}
+        usage = (output.codes.detach() != 0).flatten(0, -2).sum(0)  # (K,)
+        figures["density"] = usage.sum() / output.codes.numel()
+        self._log(figures)
+        return {"loss": total, "usage": usage}
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Log the mean over pictures of the terms of the loss, of the PSNR of each and of the density of its codes."""
+        output = self.model(batch)
+        loss = self.loss.of(batch, output, self.model.config.sparsity)
+        sq_err = (batch - output.x_hat.clamp(-1, 1)).square().flatten(1).mean(1)
+        figures = {f"val/loss/{name}": term for name, term in loss._asdict().items()}
+        figures["val/psnr"] = _psnr(sq_err).mean()
+        figures["val/density"] = (output.codes != 0).float().mean()
+        self.log_dict(figures, on_epoch=True, sync_dist=True, batch_size=len(batch))
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
-        """Keep c at ‖D‖₂² or above, so that the iterations of the bottleneck converge whatever D has become."""
-        if self.global_step % _PROJECT_EVERY == 0:
-            self.model.bottleneck.raise_step(_STEP_MARGIN)
+        """Seed this step; keep c at ‖D‖₂² or above."""
+        batches = batches_seen(self.trainer)
+        torch.manual_seed(int(np.random.SeedSequence((self.seed, batches, self.global_rank)).generate_state(1)[0]))
+        if self.project_step and batches % _PROJECT_EVERY == 0:
+            sharded = self._sharded()
+            with nullcontext() if sharded is None else FullyShardedDataParallel.summon_full_params(sharded):
+                self.model.bottleneck.raise_step(_STEP_MARGIN)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam and the schedule of its learning rate."""
-        optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=self.settings.learning_rate, betas=self.settings.betas, fused=True
+        settings = self.optimiser
+        optimizer = torch.optim.AdamW(
+            self.parameters(),
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            # With float16 a fused optimiser would take scaled gradients, which can't be clipped.
+            fused=self.trainer.precision != "16-mixed",
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: self._learning_rate_factor())
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda _: self.optimiser.factor(progress_of(self.trainer))
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -105,36 +152,65 @@ class SCVAEModule(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of all gradients.
+        """Clip the norm of the model's gradients, and of the discriminator's by itself.
 
-        Lightning's own clipping refuses fused optimizers under autocast: with float16 they would see scaled gradients.
+        Lightning's own clipping refuses fused optimisers under autocast.
         """
-        if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        if self.second_stage is not None and not self.second_stage.started(self.global_step):
+            for parameter in self.second_stage.parameters():
+                parameter.grad = None  # a gradient of zeros would still count as a step of Adam
+        if not gradient_clip_val:
+            return
+        if (sharded := self._sharded()) is not None:
+            sharded.clip_grad_norm_(gradient_clip_val)
+        elif gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        else:
+            for part in self.children():
+                torch.nn.utils.clip_grad_norm_(part.parameters(), gradient_clip_val)
 
-    def train_dataloader(self) -> DataLoader[Tensor]:
-        """Crops without end, from the first that no step has seen."""
-        batches = _Batches(self.global_step, self.settings.batch_size)
-        return DataLoader(self.crops, batch_sampler=batches)
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note what the network is, for those who load the weights alone."""
+        checkpoint["network"] = self.model.config.to_dict()
 
-    def _learning_rate_factor(self) -> float:
-        progress, settings = progress_of(self.trainer), self.settings
-        if progress < settings.warm_up:
-            # Not 0 at the first step: that would be a step for nothing.
-            return max(progress / settings.warm_up, 0.01)
-        fall = (progress - settings.warm_up) / (1 - settings.warm_up)
-        last = settings.last_learning_rate
-        return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * fall))
+    def _sharded(self) -> FullyShardedDataParallel | None:
+        """What holds the weights where they are spread over processes."""
+        model = self.trainer.strategy.model
+        return model if isinstance(model, FullyShardedDataParallel) else None
+
+    def _log(self, figures: dict[str, Tensor]) -> None:
+        """Log means over all processes, which costs one exchange, and the PSNR of all their pictures."""
+        values = torch.stack([value.float() for value in figures.values()])
+        if self.trainer.world_size > 1:
+            values = self.trainer.strategy.reduce(values, reduce_op="mean")
+        figures = dict(zip(figures, values, strict=True))
+        self.log_dict(figures | {"psnr": _psnr(figures["loss/image"])})
+
+    def _first_pictures(self) -> Tensor:  # -> (B, C, H, W)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is None:
+            raise ValueError('SCVAEModule: start="linear" needs a data module in Trainer.fit')
+        loader = data.train_dataloader()
+        if not isinstance(loader.dataset, IterableDataset):
+            # The same ones in every process.
+            return torch.stack([loader.dataset[number] for number in range(_START_PICTURES)])
+        found: list[Tensor] = []
+        for batch in loader:
+            found.extend(batch)
+            if len(found) >= _START_PICTURES:
+                break
+        return torch.stack(found[:_START_PICTURES])
 
 
-class _Batches(Sampler[list[int]]):
-    """Consecutive batches of indices, without end; no length, so that an epoch is as long as the training."""
+def _second_stage(settings: SecondStageSettings, in_channels: int) -> SecondStage:
+    perceptual = None
+    if settings.perceptual_weight > 0:
+        from scvae_fast.metrics.perceptual import load_lpips
 
-    def __init__(self, first: int, batch_size: int) -> None:
-        self.first, self.batch_size = first, batch_size
+        perceptual = load_lpips("vgg", settings.perceptual_weights)
+    return SecondStage(settings, in_channels, perceptual)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        batch = self.first
-        while True:
-            yield list(range(batch * self.batch_size, (batch + 1) * self.batch_size))
-            batch += 1
+
+def _psnr(mse: Tensor) -> Tensor:
+    """In dB, of values in −1 … 1."""
+    return 10 * torch.log10(4 / mse.clamp_min(1e-12))

@@ -1,5 +1,7 @@
 """How far a training has come."""
 
+from typing import Any
+
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
@@ -10,14 +12,25 @@ def time_spent(trainer: Trainer) -> float:
     return 0.0 if timer is None else timer.time_elapsed()
 
 
+def batches_seen(trainer: Trainer) -> int:
+    """Batches that this process has trained on so far, those before a resumption included."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    return int(progress.processed)
+
+
 def progress_of(trainer: Trainer) -> float:
-    """Share of the training that is over, 0 … 1: of the trainer's `max_steps` or of its timer's time, the larger."""
-    share = trainer.global_step / trainer.max_steps if trainer.max_steps > 0 else 0.0
+    """Share of the training that is over, 0 … 1: of its steps, its epochs or its time, whichever is further."""
+    shares = [0.0]
+    if trainer.max_steps > 0:
+        shares.append(trainer.global_step / trainer.max_steps)
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        batches = trainer.num_training_batches  # infinite until the data are known, and without a length
+        shares.append(batches_seen(trainer) / (trainer.max_epochs * batches) if batches else 0.0)
     timer = _timer(trainer)
     if timer is not None and (left := timer.time_remaining()) is not None:
         spent = timer.time_elapsed()
-        share = max(share, spent / max(spent + left, 1e-9))
-    return min(share, 1.0)
+        shares.append(spent / max(spent + left, 1e-9))
+    return min(max(shares), 1.0)
 
 
 def _timer(trainer: Trainer) -> Timer | None:

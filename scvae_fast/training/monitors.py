@@ -1,0 +1,180 @@
+"""Figures and pictures to watch a training by: atoms in use, speed, reconstructions, atoms, α, supports."""
+
+import time
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from scvae_fast._files import write_atomically
+from scvae_fast.analysis import figures
+from scvae_fast.analysis.atoms import decode_atoms
+from scvae_fast.models import SCVAE
+
+# Pictures of the validation set that are drawn.
+_DRAWN = 4
+
+
+class CodeMonitor(Callback):
+    """Logs how many atoms are in use and how many pictures a second are trained on; warns when atoms die.
+
+    An atom dies when it was used before and is by none of the codes of a window. A warning comes when more than ever
+    before have died.
+
+    Args:
+        window: batches that are looked at together.
+    """
+
+    def __init__(self, window: int = 100) -> None:
+        self.window = window
+        self._usage: Tensor | None = None  # (K,), of the window so far
+        self._used: Tensor | None = None  # (K,) bool, before the window
+        self._died = 0
+        self._pictures = self._batches = 0
+        self._since = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._begin_window()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Tensor, *args: Any
+    ) -> None:
+        """Count a batch in."""
+        usage = outputs["usage"]
+        self._usage = usage.clone() if self._usage is None else self._usage + usage
+        self._batches += 1
+        self._pictures += len(batch) * trainer.world_size
+        if self._batches == self.window:
+            self._end_window(trainer, pl_module)
+
+    def _end_window(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._usage is not None
+        usage = self._usage.float()
+        if trainer.world_size > 1:
+            usage = trainer.strategy.reduce(usage, reduce_op="sum")
+        active = (usage > 0).cpu()
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        pl_module.log_dict(
+            {"atoms_in_use": float(active.sum()), "pictures_per_second": self._pictures / seconds},
+            rank_zero_only=True,
+        )
+        self._warn_of_the_dead(active, trainer)
+        self._begin_window()
+
+    def _warn_of_the_dead(self, active: Tensor, trainer: Trainer) -> None:
+        used = active if self._used is None else self._used
+        died = int((used & ~active).sum())
+        self._used = used | active
+        if died > self._died and trainer.is_global_zero:
+            warnings.warn(
+                f"{died} of {len(active)} atoms that were in use are in none of the codes of the last "
+                f"{self._pictures} pictures (step {trainer.global_step})",
+                stacklevel=2,
+            )
+        self._died = max(died, self._died)
+
+    def _begin_window(self) -> None:
+        self._usage, self._pictures, self._batches, self._since = None, 0, 0, time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"used": self._used, "died": self._died}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self._used, self._died = state_dict["used"], state_dict["died"]
+
+
+class PictureMonitor(Callback):
+    """Draws, after each validation, what the model makes of the first pictures of the validation set.
+
+    `reconstructions`, `alpha`, `atoms` and `supports` go to TensorBoard and to Weights & Biases, whichever is among the
+    loggers, and as PNG files, the newest only, into a folder.
+
+    Args:
+        folder: for the files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._batch: Tensor | None = None
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Tensor, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep the first pictures."""
+        if batch_idx == 0:
+            self._batch = batch[:_DRAWN]
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Tensor, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Draw while the weights are those that are validated, which may be averaged ones."""
+        if batch_idx > 0 or trainer.sanity_checking or not trainer.is_global_zero or self._batch is None:
+            return
+        view = look(pl_module.model, self._batch)
+        for name, figure in view.figures.items():
+            write_atomically(self.folder / f"{name}.png", partial(figure.savefig, dpi=100))
+        for logger in trainer.loggers:
+            _log_view(logger, view, trainer.global_step)
+
+
+class View(NamedTuple):
+    """What a model makes of some pictures: drawings, and the numbers behind a histogram."""
+
+    figures: Mapping[str, Figure]
+    supports: Tensor  # (codes,), entries of each code that are not zero
+    usage: Tensor  # (K,), codes that use each atom
+
+
+@torch.no_grad()
+def look(model: SCVAE, pictures: Tensor) -> View:
+    """Draw what a model makes of pictures (B, C, H, W) in −1 … 1."""
+    training = model.training
+    output = model.eval()(pictures)
+    support = (output.codes != 0).flatten(0, -2).cpu()
+    usage, counts = support.sum(0), support.sum(1)
+    originals, rebuilt = (list(each.float().cpu()) for each in (pictures, output.x_hat))
+    alpha = output.alpha.float().mean(-1).cpu()  # (B, h, w)
+    captions = [
+        f"{10 * np.log10(4 / max(float((a - b).square().mean()), 1e-12)):.1f} dB"
+        for a, b in zip(originals, rebuilt, strict=True)
+    ]
+    names = [str(number) for number in range(1, len(originals) + 1)]
+    drawn = {
+        "reconstructions": figures.reconstructions("Validation pictures", names, originals, rebuilt, captions),
+        "alpha": figures.alpha_maps(originals, alpha),
+        "atoms": figures.atom_patches(decode_atoms(model).cpu(), usage),
+        "supports": figures.support_histogram(counts, support.shape[1]),
+    }
+    model.train(training)
+    return View(drawn, counts, usage)
+
+
+def _log_view(logger: Any, view: View, step: int) -> None:
+    if isinstance(logger, TensorBoardLogger):
+        for name, figure in view.figures.items():
+            logger.experiment.add_image(f"pictures/{name}", _pixels(figure), step, dataformats="HWC")
+        logger.experiment.add_histogram("codes/support", view.supports, step)
+        logger.experiment.add_histogram("codes/usage_of_atoms", view.usage, step)
+    elif isinstance(logger, WandbLogger):
+        for name, figure in view.figures.items():
+            logger.log_image(f"pictures/{name}", [_pixels(figure)], step=step)
+
+
+def _pixels(figure: Figure) -> np.ndarray:  # -> (H, W, 3) uint8
+    figure.set_dpi(100)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
