@@ -10,6 +10,8 @@ _EXPECTED = (
     ".*does not have many workers.*",
     # Lightning uses what torch has renamed.
     r".*isinstance\(treespec, LeafSpec\).* is deprecated.*",
+    # Lightning calls methods that jsonargparse has renamed.
+    r"(?s).*(was deprecated in v4.*Instead use ``|only one JsonargparseDeprecationWarning per type)",
     # `scvae-fast train` hands its arguments over itself.
     ".*LightningCLI's args parameter is intended to run from within Python.*",
 )

@@ -144,11 +144,16 @@ def train(arguments: Sequence[str]) -> int:
         first = cli.trainer.is_global_zero
         averaged = cli.config.ema is not None
         if averaged and isinstance(cli.trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
-            raise UsageError("ema can't average weights that are spread over processes (FSDP): use ddp, or no ema")
+            raise UsageError("--ema can't average weights that are spread over processes (FSDP): use ddp, or no ema")
+        stride, resolution = cli.model.model.config.stride, cli.datamodule.resolution
+        if resolution % stride:
+            raise UsageError(
+                f"resolution {resolution} of the data must be a multiple of the network's stride, {stride}"
+            )
         resume = cli.config.resume and folder.state.exists()
         if first:
             folder.check(cli.model, resume=cli.config.resume, averaged=averaged)
-            cli.parser.save(cli.config, str(folder.config), overwrite=True, skip_none=False)
+            cli.parser.save(cli.config, str(folder.config), overwrite=True)
             print(f"going on with {folder.state}" if resume else f"training into {folder.path}", flush=True)
         try:
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=folder.state if resume else None)
@@ -176,9 +181,9 @@ def _cli(arguments: list[str]) -> _TrainCLI:
             args=_with_packaged_configs(arguments),
             run=False,
             auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
         )
-    # What the classes say about their arguments.
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except (ValueError, TypeError, OSError) as error:  # what the classes say about their arguments
         raise UsageError(str(error)) from error
 
 
@@ -205,7 +210,7 @@ def _kept(folder: RunFolder) -> str:
 def _finish(cli: _TrainCLI, folder: RunFolder) -> None:
     """Write the model, with the averaged weights if there are any, and the record of the training."""
     trainer = cli.trainer
-    settings = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+    settings = yaml.safe_load(cli.parser.dump(cli.config))
     record = {
         "data": settings["data"],
         "steps": trainer.global_step,

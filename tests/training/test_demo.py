@@ -9,9 +9,8 @@ from scvae_fast.data import CropSettings, Photograph
 from scvae_fast.models import SCVAE
 from scvae_fast.training import demo
 from scvae_fast.training.demo import DemoError, DemoSettings, run_demo
-from scvae_fast.training.module import TrainingSettings
 
-SETTINGS = DemoSettings(model=TINY, training=TrainingSettings(batch_size=2), crops=CropSettings(size=16))
+SETTINGS = DemoSettings(model=TINY, batch_size=2, crops=CropSettings(size=16))
 SHORT, LONG = 0.01, 0.05  # minutes
 
 
