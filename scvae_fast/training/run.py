@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import yaml  # type: ignore[import-untyped]
@@ -88,6 +88,13 @@ class RunFolder:
         wanted = model.model.config.to_dict()
         if different := sorted(name for name in wanted if wanted[name] != found.get(name)):
             raise UsageError(f"{self.path} holds a training of another network: {', '.join(different)} differ")
+
+
+class _Parser(LightningArgumentParser):
+    """Lightning's, with errors that are one line and no page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help lists all keys)\n")
 
 
 class _TrainCLI(LightningCLI):
@@ -173,6 +180,7 @@ def _cli(arguments: list[str]) -> _TrainCLI:
         return _TrainCLI(
             SCVAEModule,
             PictureData,
+            parser_class=_Parser,
             subclass_mode_data=True,
             save_config_callback=None,
             trainer_defaults={"enable_model_summary": False, "enable_checkpointing": False},
