@@ -3,12 +3,17 @@
 import io
 import tarfile
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
 
 from scvae_fast.data import training_photographs
 from scvae_fast.data.pictures import to_bytes
+
+
+def flat(lists: Iterable[Iterable[int]]) -> list[int]:
+    return list(chain.from_iterable(lists))
 
 
 def crops(width: int = 40, height: int = 40) -> Iterator[Image.Image]:

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 import tarfile
 import zlib
 from collections import deque
@@ -76,28 +77,44 @@ def raw_pictures(url: str, damaged: Callable[[PictureError], None]) -> Iterator[
         damaged: is told if the shard can't be read, or only the part before.
     """
     try:
-        stream = webdataset.gopen(url)
+        source = webdataset.gopen(url)
     except OSError as error:
         damaged(PictureError(url, f"can't be opened: {error}"))
         return
-    whole = False
+    problems: list[Exception] = []
+
+    def stop(error: Exception) -> bool:
+        problems.append(error)
+        return False
+
+    # Of a command, what it writes: webdataset's own object may lose the end of that, if the command fails.
+    stream = getattr(source, "stream", source)
+    members = tar_file_expander([{"url": url, "stream": stream}], handler=stop, select_files=_is_sample)
     try:
-        members = tar_file_expander([{"url": url, "stream": stream}], select_files=is_picture_name)
-        for sample in group_by_keys(members):
+        for sample in group_by_keys(members, handler=stop):
             suffix, data = next((name, value) for name, value in sample.items() if not name.startswith("__"))
             member = f"{sample['__key__']}.{suffix}"
             yield RawPicture(f"{member} in {url}", member, data)
-        # A command that still writes what follows the end of the archive should come to its own end.
-        while stream.read(1 << 20):
-            pass
-        whole = True
-        stream.close()
-    except (OSError, EOFError, ValueError, tarfile.TarError) as error:
-        damaged(PictureError(url, f"this shard can't be read to its end: {error.args[0] if error.args else error}"))
+        if not problems:
+            _finish(source, stream)
+    except OSError as error:
+        problems.append(error)
     finally:
-        if not whole:
-            with suppress(OSError):  # a command that is cut off complains about that
-                stream.close()
+        with suppress(OSError):  # a command that is cut off complains about that
+            source.close()
+    if problems:
+        reason = str(problems[0].args[0] if problems[0].args else problems[0]).split(" @ ", 1)[0]
+        damaged(PictureError(url, f"this shard can't be read to its end: {reason}"))
+
+
+def _finish(source: Any, stream: Any) -> None:
+    """Lets a command that still writes what follows the end of the archive come to its own end."""
+    while stream.read(1 << 20):
+        pass
+    try:
+        source.close()
+    except OSError as error:
+        raise OSError(f"the command ended with status {source.status}") from error
 
 
 class ShardPictures(Dataset[Tensor]):
@@ -287,8 +304,13 @@ def _count(url: str) -> int:
     count, last = 0, None
     with suppress(OSError, EOFError, tarfile.TarError, zlib.error), tarfile.open(url) as members:
         for member in members:
-            key = base_plus_ext(member.name)[0]
-            if member.isreg() and is_picture_name(member.name) and key is not None:
+            if member.isreg() and _is_sample(member.name):
+                key = base_plus_ext(member.name)[0]
                 count += key != last
                 last = key
     return count
+
+
+def _is_sample(name: str) -> bool:
+    # webdataset keeps folders called __…__ for itself, and finds no key in some names.
+    return is_picture_name(name) and not re.match("__[^/]*__/", name) and base_plus_ext(name)[0] is not None
