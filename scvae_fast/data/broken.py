@@ -51,4 +51,4 @@ class BrokenFiles:
 
 def too_many(most: int, last: PictureError) -> UsageError:
     """What is raised for one broken file more than there may be."""
-    return UsageError(f"more than {most} files can't be read (most_broken = {most}), the last: {last}")
+    return UsageError(f"more files can't be read than most_broken = {most} allows, the last: {last}")

@@ -87,7 +87,9 @@ class PictureData(LightningDataModule):
         Raises:
             UsageError: there are none.
         """
-        self._pictures()
+        if self._pictures().validation is None:
+            # Lightning leaves a validation out whose hook is its own; of an empty one it warns.
+            self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
         if stage == "fit":
             self._before = {"samples": 0, "batches": 0}  # Lightning loads a checkpoint after this
 

@@ -67,7 +67,7 @@ def test_too_many_broken_files_are_an_error(tree: Path) -> None:
     assert all(enough[number].shape == (3, 8, 8) for number in range(14))
     too_few = stream(tree, most=2)
     with pytest.raises(
-        UsageError, match=r"more than 2 files can't be read \(most_broken = 2\), the last: .*\d\.png: not a pic"
+        UsageError, match=r"more files can't be read than most_broken = 2 allows, the last: .*\d\.png: not a pic"
     ):
         [too_few[number] for number in range(7)]
 

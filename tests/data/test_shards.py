@@ -170,7 +170,7 @@ def test_broken_members_are_replaced_and_shift_nothing(tmp_path: Path, capfd: py
         assert batches(stream(damaged, samples=12), 3, first=first) == batches(data, 3, first=first)
     errors = set(capfd.readouterr().err.splitlines())
     assert errors == {f"skipped: {n:04}.png in {damaged[0]}: damaged" for n in (3, 4, 11)}
-    with pytest.raises(UsageError, match="more than 2 files can't be read"):
+    with pytest.raises(UsageError, match="more files can't be read than most_broken = 2 allows"):
         batches(stream(damaged, samples=12, most=2), 6)
 
 
