@@ -78,7 +78,7 @@ def raw_pictures(url: str, damaged: Callable[[PictureError], None]) -> Iterator[
     """
     try:
         source = webdataset.gopen(url)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         damaged(PictureError(url, f"can't be opened: {error}"))
         return
     problems: list[Exception] = []
@@ -120,14 +120,15 @@ def _finish(source: Any, stream: Any) -> None:
 class ShardPictures(Dataset[Tensor]):
     """Batches of samples (3, resolution, resolution) in −1 … 1 from tar shards, without end.
 
-    Each of W processes has `streams` streams and takes its batches from them in turn. In each epoch, which has as many
-    batches as fit into it, shards get a new order; a stream gets every (W · streams)-th shard, or, where there are
-    fewer shards than streams, every so manieth sample of all. It mixes its samples in a buffer, and begins again with
-    its shards should they end before the epoch does. What is random about a crop is drawn from (seed, number).
+    Each of W processes has `streams` streams, n = W · streams in all, and takes its batches from its own in turn. An
+    epoch has as many whole batches as `samples` give. For each, the shards get a new order, of which a stream reads
+    every n-th; where there are fewer shards than streams, it reads all and takes every n-th sample. It mixes its
+    samples in a buffer, and begins again with its shards should they end before the epoch does, for shards need not
+    have equally many. What is random about a crop is drawn from (seed, number).
 
     So batch b depends on b, the seed, the size of a batch, W and `streams` alone. Asked for one in the midst of an
-    epoch, the samples before it are read, but not decoded. A picture that can't be read is replaced by the next one of
-    its stream that can.
+    epoch, it reads what comes before in that epoch without decoding it. A picture that can't be read is replaced by
+    the next one of its stream that can.
 
     Args:
         urls: the shards, see `expand_shards`.

@@ -208,3 +208,9 @@ def test_validation_reads_each_picture_once_and_in_order(shards: list[str], work
     assert len(pictures[0]) == 20
     third = picture_loader(data, FixedBatches(20, 2, rank=2, world_size=3))
     assert torch.equal(torch.cat(list(third)), pictures[0][2:18:3])
+
+
+def test_shards_that_can_not_be_opened_are_named(capfd: pytest.CaptureFixture[str]) -> None:
+    broken = BrokenFiles(1)
+    assert not list(raw_pictures("nothing://opens/this.tar", broken.add))
+    assert capfd.readouterr().err.startswith("skipped: nothing://opens/this.tar: can't be opened: ")
