@@ -1,16 +1,39 @@
-"""Pictures: the embedded photographs, anyone's files, and random crops to train on."""
+"""Pictures: the embedded photographs, anyone's files and data sets, random crops to train on, a stream to evaluate on.
 
+Tar shards are in `scvae_fast.data.shards`, which needs webdataset.
+"""
+
+from scvae_fast.data.broken import BrokenFiles
 from scvae_fast.data.crops import CropSettings, RandomCrops
+from scvae_fast.data.files import Files, list_ffhq, list_folder, list_imagenet
+from scvae_fast.data.loading import FixedBatches, StreamBatches, picture_loader
+from scvae_fast.data.numbered import FixedPictures, TrainingPictures
 from scvae_fast.data.photographs import Photograph, held_out_photographs, training_photographs
 from scvae_fast.data.pictures import PictureError, load_picture, save_picture
+from scvae_fast.data.squares import PlacedCrop, ZoomedCrop
+from scvae_fast.data.stream import NamedPicture, PictureStream
 
 __all__ = [
+    "BrokenFiles",
     "CropSettings",
+    "Files",
+    "FixedBatches",
+    "FixedPictures",
+    "NamedPicture",
     "Photograph",
     "PictureError",
+    "PictureStream",
+    "PlacedCrop",
     "RandomCrops",
+    "StreamBatches",
+    "TrainingPictures",
+    "ZoomedCrop",
     "held_out_photographs",
+    "list_ffhq",
+    "list_folder",
+    "list_imagenet",
     "load_picture",
+    "picture_loader",
     "save_picture",
     "training_photographs",
 ]

@@ -1,7 +1,12 @@
 """Reading and writing picture files: PNG, JPEG and whatever else Pillow reads."""
 
+import functools
+import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -10,13 +15,43 @@ from torch import Tensor
 from scvae_fast._files import write_atomically
 
 try:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 except ImportError as error:
     raise ImportError('scvae_fast.data needs Pillow: pip install "scvae_fast[train]"') from error
 
+# Pillow knows these formats, but finds no picture in them without plug-ins.
+_NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG"}
+# Of a camera that was held sideways: width and height of the file are not those of the picture.
+_SIDEWAYS = (5, 6, 7, 8)
+
 
 class PictureError(ValueError):
-    """A file can't be read as a picture; the message names the file and says why."""
+    """A file can't be read as a picture; the message names the file and says why.
+
+    Args:
+        name: the file.
+        reason: why.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+@functools.cache
+def picture_suffixes() -> frozenset[str]:
+    """The suffixes of files that Pillow can decode, in lower case, each with its dot."""
+    registered = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, kind in registered if kind in Image.OPEN and kind not in _NOT_DECODED)
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether a file of this name should be a picture; hidden files are none."""
+    base = os.path.basename(name)
+    return not base.startswith(".") and os.path.splitext(base)[1].lower() in picture_suffixes()
 
 
 def load_picture(path: str | os.PathLike[str]) -> Tensor:
@@ -34,19 +69,76 @@ def load_picture(path: str | os.PathLike[str]) -> Tensor:
     Raises:
         PictureError: there is no such file, or it is no picture, damaged, or cut short.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise PictureError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
-    try:
-        with Image.open(path) as image:
-            return _to_tensor(ImageOps.exif_transpose(image))
-    except UnidentifiedImageError as error:
-        raise PictureError(f"{path}: not a picture of a known format") from error
-    except Image.DecompressionBombError as error:
-        raise PictureError(f"{path}: too large to be opened safely: {error}") from error
-    # Pillow's decoders report damage as any of these, SyntaxError among them (a broken PNG).
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise PictureError(f"{path}: can't be read: {error}") from error
+    return decode_picture(Path(path), str(path))
+
+
+def decode_picture(source: Path | bytes, name: str) -> Tensor:
+    """As `load_picture`, of a file or of the bytes of one; `name` is what an error calls it."""
+    with OpenPicture(source, name) as picture:
+        return to_tensor(picture.decode())
+
+
+class OpenPicture:
+    """A picture of which only the header has been read; a large JPEG can be decoded at a fraction of its size.
+
+    `size` is its width and height, as it is meant to be seen.
+
+    Args:
+        source: a file, or the bytes of one.
+        name: what an error calls it.
+
+    Raises:
+        PictureError: as `load_picture`.
+    """
+
+    def __init__(self, source: Path | bytes, name: str) -> None:
+        if isinstance(source, Path) and not source.is_file():
+            raise PictureError(name, "no such file" if not source.exists() else "not a file")
+        self.name = name
+        with self._errors():
+            self._image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        try:
+            with self._errors():
+                sideways = self._image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+        except PictureError:
+            self._image.close()
+            raise
+        width, height = self._image.size
+        self.size = (height, width) if sideways else (width, height)
+
+    def decode(self, shrink: float = 1.0) -> Image.Image:
+        """The picture as `load_picture` describes it, in mode RGB, or in mode F with levels 0 … 1.
+
+        Args:
+            shrink: above 1, a decoder that can do so quickly (JPEG) may shrink the picture by at most that.
+        """
+        with self._errors():
+            if shrink > 1:
+                width, height = self._image.size
+                self._image.draft(None, (int(width / shrink), int(height / shrink)))
+            return _plain(ImageOps.exif_transpose(self._image))
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Nothing but Pillow runs inside, and its decoders report damage as errors of any type."""
+        try:
+            yield
+        except MemoryError:
+            raise
+        except UnidentifiedImageError as error:
+            raise PictureError(self.name, "not a picture of a known format") from error
+        except Image.DecompressionBombError as error:
+            raise PictureError(self.name, f"too large to be opened safely: {error}") from error
+        except Exception as error:
+            raise PictureError(self.name, f"can't be read: {error}") from error
+
+    def __enter__(self) -> "OpenPicture":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._image.close()
 
 
 def save_picture(path: str | os.PathLike[str], picture: Tensor) -> None:
@@ -72,18 +164,21 @@ def to_bytes(picture: Tensor) -> np.ndarray:
     return levels.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
 
-def _to_tensor(image: Image.Image) -> Tensor:  # -> (3, H, W)
-    if image.mode.startswith("I") or image.mode == "F":
-        return _grey_to_tensor(np.asarray(image))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    values = torch.from_numpy(np.array(image.convert("RGB")))  # (H, W, 3)
+def to_tensor(image: Image.Image) -> Tensor:  # -> (3, H, W)
+    """The picture (3, H, W) in −1 … 1 of an image that `OpenPicture.decode` gave."""
+    values = torch.from_numpy(np.array(image))
+    if image.mode == "F":
+        return (values * 2 - 1).expand(3, *values.shape).contiguous()
     return values.permute(2, 0, 1).contiguous().float() / 127.5 - 1
 
 
-def _grey_to_tensor(values: np.ndarray) -> Tensor:
-    """16-bit greys, which Pillow also opens as 32-bit integers; and floating-point ones, taken as 0 … 1."""
-    white = 1.0 if values.dtype.kind == "f" else 65535.0
-    grey = torch.from_numpy(values.astype(np.float32) / white).clamp(0, 1)
-    return (grey * 2 - 1).expand(3, *grey.shape).contiguous()
+def _plain(image: Image.Image) -> Image.Image:
+    """RGB, or F with levels 0 … 1 for 16-bit greys (which Pillow also opens as 32-bit integers) and floats."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)
+        white = 1.0 if values.dtype.kind == "f" else 65535.0
+        return Image.fromarray((values.astype(np.float32) / white).clip(0, 1))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")

@@ -1,0 +1,54 @@
+"""Files that can't be read: each named once, and counted by all worker processes together."""
+
+import hashlib
+import multiprocessing
+import os
+import sys
+
+import numpy as np
+
+from scvae_fast.data.pictures import PictureError
+from scvae_fast.errors import UsageError
+
+
+class BrokenFiles:
+    """Names files that can't be read on stderr, and stops when there are too many.
+
+    Worker processes of a data loader that got the same object share the count; each process of a distributed training
+    has its own.
+
+    Args:
+        most: so many files may be broken.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        # Spawned or forked, any worker can be handed what the spawn context made.
+        self._digests = multiprocessing.get_context("spawn").Array("Q", most + 1)
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self._view()))
+
+    def add(self, error: PictureError) -> None:
+        """Note that a file can't be read; the error says which one, and why.
+
+        Raises:
+            UsageError: it is one too many.
+        """
+        digest = np.frombuffer(hashlib.blake2b(os.fsencode(error.name), digest_size=8).digest(), dtype=np.uint64)[0]
+        with self._digests.get_lock():
+            digests, count = self._view(), len(self)
+            if count <= self.most and digest not in digests:
+                digests[count] = digest
+                count += 1
+                print(f"skipped: {error}", file=sys.stderr, flush=True)
+        if count > self.most:
+            raise too_many(self.most, error)
+
+    def _view(self) -> np.ndarray:
+        return np.frombuffer(memoryview(self._digests.get_obj()), dtype=np.uint64)
+
+
+def too_many(most: int, last: PictureError) -> UsageError:
+    """What is raised for one broken file more than there may be."""
+    return UsageError(f"more files can't be read than most_broken = {most} allows, the last: {last}")

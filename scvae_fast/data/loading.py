@@ -1,0 +1,176 @@
+"""Batches of numbered samples, and loaders whose worker processes decode them."""
+
+import itertools
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from scvae_fast.errors import UsageError
+
+
+class StreamBatches(Sampler[list[int]]):
+    """Numbers of the samples in consecutive batches, without end, for one of several processes.
+
+    Batch b of all W processes together holds the samples first + b·B·W … first + (b + 1)·B·W − 1, and process r takes
+    every W-th of them from the r-th on: W processes see what one with batches of B·W sees.
+
+    Args:
+        epoch: samples in an epoch; the length is the number of batches in that, at least 1. Epochs need not begin with
+            a batch.
+        batch_size: B.
+        rank: r.
+        world_size: W.
+        first: says, whenever batches are asked for anew, which sample is the first.
+    """
+
+    def __init__(
+        self, epoch: int, batch_size: int, *, rank: int = 0, world_size: int = 1, first: Callable[[], int] = lambda: 0
+    ) -> None:
+        self.batch_size, self.rank, self.world_size, self.first = batch_size, rank, world_size, first
+        self.together = batch_size * world_size  # samples in a batch of all processes
+        self._length = max(1, epoch // self.together)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for begin in itertools.count(self.first(), self.together):
+            yield list(range(begin + self.rank, begin + self.together, self.world_size))
+
+
+class FixedBatches(Sampler[list[int]]):
+    """Indices in batches, once and in order, for one of several processes.
+
+    One process gets all of `count`. Of several, each gets equally many, every W-th: the last count mod W are left out.
+
+    Args:
+        count: number of indices.
+        batch_size: of a process; its last batch may be smaller.
+        rank: which process.
+        world_size: of how many.
+    """
+
+    def __init__(self, count: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self._indices = range(rank, count // world_size * world_size, world_size)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for begin in range(0, len(self._indices), self.batch_size):
+            yield list(self._indices[begin : begin + self.batch_size])
+
+
+class PictureLoader(DataLoader[Tensor]):
+    """A data loader whose workers' `UsageError` arrives as it was raised, not inside the traceback of a worker.
+
+    Made by `picture_loader`.
+    """
+
+    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
+        return map(_unwrap, super().__iter__())
+
+
+class TrainingLoader(PictureLoader):
+    """Batches without end; asked for batches anew where it stands already, it goes on, with what is decoded ahead.
+
+    Lightning asks anew at the beginning of every epoch. `len` is the number of batches in an epoch.
+    """
+
+    _ahead: Iterator[Any] | None = None
+    _next = 0
+
+    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
+        batches = self.batch_sampler
+        assert isinstance(batches, StreamBatches)
+        first = batches.first()
+        # Whoever shuts down the workers takes the iterator from the loader.
+        stopped = self.num_workers > 0 and self._iterator is None
+        if self._ahead is None or stopped or first != self._next:
+            self._ahead, self._next = DataLoader.__iter__(self), first
+        return self._batches(self._ahead, batches.together)
+
+    def _batches(self, ahead: Iterator[Any], together: int) -> Iterator[Tensor]:
+        for batch in ahead:
+            self._next += together
+            yield _unwrap(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: whoever says which sample is the first keeps the position. Tells Lightning that resuming works."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to load."""
+
+
+def picture_loader(
+    pictures: Dataset[Tensor],
+    batches: StreamBatches | FixedBatches,
+    *,
+    num_workers: int = 0,
+    start_method: str | None = None,
+) -> PictureLoader:
+    """A loader of numbered pictures: a `TrainingLoader` for batches without end.
+
+    Args:
+        pictures: a data set that gives pictures (3, H, W) for numbers.
+        batches: the numbers of each batch.
+        num_workers: processes that decode; they stay for the next epoch. With 0 this process does it.
+        start_method: how they are started; None for the default of the system.
+    """
+    kind = TrainingLoader if isinstance(batches, StreamBatches) else PictureLoader
+    return kind(
+        _Guarded(pictures),
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_ctrl_c_to_the_main_process if num_workers else None,
+        multiprocessing_context=start_method if num_workers else None,
+        persistent_workers=num_workers > 0,
+        generator=torch.Generator(),  # otherwise each epoch would draw from the generator of the training
+    )
+
+
+class _Failure(NamedTuple):
+    """Takes the place of a batch."""
+
+    message: str
+
+
+class _Guarded(Dataset[Any]):
+    """A data set that gives a failure where the other raises a `UsageError`."""
+
+    def __init__(self, pictures: Dataset[Tensor]) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)  # type: ignore[arg-type]
+
+    def __getitems__(self, numbers: list[int]) -> list[Tensor] | _Failure:
+        try:
+            if hasattr(self.pictures, "__getitems__"):
+                return list(self.pictures.__getitems__(numbers))
+            return [self.pictures[number] for number in numbers]
+        except UsageError as error:
+            return _Failure(str(error))
+
+
+def _collate(batch: list[Tensor] | _Failure) -> Any:
+    return batch if isinstance(batch, _Failure) else default_collate(batch)
+
+
+def _unwrap(batch: Any) -> Tensor:
+    if isinstance(batch, _Failure):
+        raise UsageError(batch.message)
+    assert isinstance(batch, Tensor)
+    return batch
+
+
+def _leave_ctrl_c_to_the_main_process(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

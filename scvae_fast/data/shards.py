@@ -1,0 +1,317 @@
+"""Pictures in tar shards (WebDataset), from local files or from pipes, read from front to back."""
+
+import itertools
+import random
+import re
+import tarfile
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlparse
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from scvae_fast.data.broken import BrokenFiles
+from scvae_fast.data.files import SHARD_SUFFIXES
+from scvae_fast.data.numbered import sample_dice
+from scvae_fast.data.pictures import PictureError, is_picture_name
+from scvae_fast.data.squares import Crop, load_centre, load_square
+from scvae_fast.errors import UsageError
+
+try:
+    import webdataset
+    from webdataset.shardlists import expand_urls
+    from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
+except ImportError as error:
+    raise ImportError('tar shards need webdataset: pip install "scvae_fast[train]"') from error
+
+
+class RawPicture(NamedTuple):
+    """A picture of a shard, not decoded; `member` is its name in the tar file, `name` what an error calls it."""
+
+    name: str
+    member: str
+    data: bytes
+
+
+def expand_shards(shards: str | Sequence[str]) -> list[str]:
+    """The shards that a pattern "data/train-{000..127}.tar", a command "pipe:…", a folder, or a list of them names.
+
+    Raises:
+        UsageError: there are none, or a local one doesn't exist.
+    """
+    if not isinstance(shards, str):
+        return [url for part in shards for url in expand_shards(part)]
+    if Path(shards).is_dir():
+        urls = sorted(str(path) for path in Path(shards).iterdir() if path.name.endswith(SHARD_SUFFIXES))
+        if not urls:
+            raise UsageError(f"{shards}: no tar shards in this folder")
+        return urls
+    try:
+        urls = list(expand_urls(shards))
+    except ValueError as error:  # of braces
+        raise UsageError(f"{shards}: not a pattern of shards: {error}") from error
+    for url in urls:
+        if _is_local(url) and not Path(url).is_file():
+            raise UsageError(f"{url}: no such shard")
+    return urls
+
+
+def count_pictures(urls: Sequence[str]) -> int | None:
+    """Pictures in local shards, by the headers of the tar files; None if one is not local.
+
+    Shards that are damaged count as far as they can be read.
+    """
+    return sum(map(_count, urls)) if all(map(_is_local, urls)) else None
+
+
+def raw_pictures(url: str, damaged: Callable[[PictureError], None]) -> Iterator[RawPicture]:
+    """The pictures of a shard, in order: the first of each sample that has any.
+
+    Args:
+        url: a path, or what webdataset opens: "pipe:…" and others.
+        damaged: is told if the shard can't be read, or only the part before.
+    """
+    try:
+        source = webdataset.gopen(url)
+    except (OSError, ValueError) as error:
+        damaged(PictureError(url, f"can't be opened: {error}"))
+        return
+    problems: list[Exception] = []
+
+    def stop(error: Exception) -> bool:
+        problems.append(error)
+        return False
+
+    # Of a command, what it writes: webdataset's own object may lose the end of that, if the command fails.
+    stream = getattr(source, "stream", source)
+    members = tar_file_expander([{"url": url, "stream": stream}], handler=stop, select_files=_is_sample)
+    try:
+        for sample in group_by_keys(members, handler=stop):
+            suffix, data = next((name, value) for name, value in sample.items() if not name.startswith("__"))
+            member = f"{sample['__key__']}.{suffix}"
+            yield RawPicture(f"{member} in {url}", member, data)
+        if not problems:
+            _finish(source, stream)
+    except OSError as error:
+        problems.append(error)
+    finally:
+        with suppress(OSError):  # a command that is cut off complains about that
+            source.close()
+    if problems:
+        reason = str(problems[0].args[0] if problems[0].args else problems[0]).split(" @ ", 1)[0]
+        damaged(PictureError(url, f"this shard can't be read to its end: {reason}"))
+
+
+def _finish(source: Any, stream: Any) -> None:
+    """Lets a command that still writes what follows the end of the archive come to its own end."""
+    while stream.read(1 << 20):
+        pass
+    try:
+        source.close()
+    except OSError as error:
+        raise OSError(f"the command ended with status {source.status}") from error
+
+
+class ShardPictures(Dataset[Tensor]):
+    """Batches of samples (3, resolution, resolution) in −1 … 1 from tar shards, without end.
+
+    Each of W processes has `streams` streams, n = W · streams in all, and takes its batches from its own in turn. An
+    epoch has as many whole batches as `samples` give. For each, the shards get a new order, of which a stream reads
+    every n-th; where there are fewer shards than streams, it reads all and takes every n-th sample. It mixes its
+    samples in a buffer, and begins again with its shards should they end before the epoch does, for shards need not
+    have equally many. What is random about a crop is drawn from (seed, number).
+
+    So batch b depends on b, the seed, the size of a batch, W and `streams` alone. Asked for one in the midst of an
+    epoch, it reads what comes before in that epoch without decoding it. A picture that can't be read is replaced by
+    the next one of its stream that can.
+
+    Args:
+        urls: the shards, see `expand_shards`.
+        crop: what part of a picture becomes the sample.
+        samples: in an epoch.
+        seed: of everything random; not negative.
+        broken: counts the pictures, and the shards, that can't be read.
+        batch_size: of a process.
+        rank: which process.
+        world_size: W.
+        streams: as many as there are worker processes, so that each reads one stream.
+        buffer: so many samples of a stream are mixed; 1 keeps their order.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        crop: Crop,
+        *,
+        samples: int,
+        seed: int,
+        broken: BrokenFiles,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        streams: int = 1,
+        buffer: int = 500,
+    ) -> None:
+        self.urls, self.crop, self.samples, self.seed, self.broken = list(urls), crop, samples, seed, broken
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.streams, self.buffer = streams, buffer
+        self._readers: dict[tuple[int, int], _Reader] = {}
+
+    def __len__(self) -> int:
+        """Samples in an epoch."""
+        return self.samples
+
+    def __getitems__(self, numbers: list[int]) -> list[Tensor]:  # -> (3, resolution, resolution) each
+        """The batch with these numbers, which `StreamBatches` gave."""
+        together = self.batch_size * self.world_size
+        epoch, batch = divmod(numbers[0] // together, max(1, self.samples // together))
+        nth, stream = divmod(batch, self.streams)
+        reader = self._reader(epoch, stream, nth * self.batch_size)
+        return [reader.take(self._loader(number)) for number in numbers]
+
+    def _reader(self, epoch: int, stream: int, position: int) -> "_Reader":
+        reader = self._readers.get((epoch, stream))
+        if reader is None or reader.position > position:
+            reader = _Reader(self._raw(epoch, stream), self.samples, self.broken)
+            self._readers = {key: other for key, other in self._readers.items() if key[0] == epoch}
+            self._readers[epoch, stream] = reader
+        reader.skip_to(position)
+        return reader
+
+    def _loader(self, number: int) -> "_Load":
+        return lambda raw: load_square(raw.data, raw.name, self.crop, sample_dice(self.seed, number))
+
+    def _raw(self, epoch: int, stream: int) -> Iterator[RawPicture]:
+        order = list(self.urls)
+        random.Random(f"{self.seed} {epoch}").shuffle(order)
+        count = self.world_size * self.streams
+        mine, step = (self.rank * self.streams + stream + epoch) % count, count
+        if len(order) >= count:
+            order, mine, step = order[mine::count], 0, 1
+        for turn in itertools.count():
+            raw = itertools.islice(_chained(order, self.broken), mine, None, step)
+            if self.buffer > 1:
+                dice = random.Random(f"{self.seed} {epoch} {stream} {self.rank} {turn}")
+                raw = webdataset.shuffle(self.buffer, initial=self.buffer, rng=dice)(raw)
+            empty = True
+            for picture in raw:
+                empty = False
+                yield picture
+            if empty:
+                if step == 1 and len(order) == len(self.urls):
+                    raise UsageError(f"there are no pictures in {', '.join(self.urls[:3])} …")
+                order, mine, step = self.urls, 0, 1  # all of its own are damaged
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_readers": {}}  # a worker opens its own
+
+
+class ShardsInOrder(Dataset[Tensor]):
+    """The middle squares (3, resolution, resolution) in −1 … 1 of the pictures in tar shards, in their order.
+
+    Whoever asks for some of them reads all before, but decodes only those. A picture that can't be read is replaced by
+    the next one that can.
+
+    Args:
+        urls: the shards, see `expand_shards`.
+        resolution: what the shorter side is resized to.
+        samples: how many pictures there are; where there are fewer, the first follow on the last.
+        broken: counts the pictures, and the shards, that can't be read.
+    """
+
+    def __init__(self, urls: Sequence[str], resolution: int, *, samples: int, broken: BrokenFiles) -> None:
+        self.urls, self.resolution, self.samples, self.broken = list(urls), resolution, samples, broken
+        self._reader: _Reader | None = None
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitems__(self, numbers: list[int]) -> list[Tensor]:  # -> (3, resolution, resolution) each
+        """The pictures with these numbers, which rise."""
+        reader = self._reader
+        if reader is None or reader.position > numbers[0]:
+            self._reader = reader = _Reader(self._raw(), self.samples, self.broken)
+        pictures = []
+        for number in numbers:
+            reader.skip_to(number)
+            pictures.append(reader.take(lambda raw: load_centre(raw.data, raw.name, self.resolution)))
+        return pictures
+
+    def _raw(self) -> Iterator[RawPicture]:
+        empty = False
+        while not empty:
+            empty = True
+            for picture in _chained(self.urls, self.broken):
+                empty = False
+                yield picture
+        raise UsageError(f"there are no pictures in {', '.join(self.urls[:3])} …")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_reader": None}
+
+
+_Load = Callable[[RawPicture], Tensor]
+
+
+class _Reader:
+    """Decodes a stream of raw pictures; `position` is how many it has given or skipped."""
+
+    def __init__(self, raw: Iterator[RawPicture], count: int, broken: BrokenFiles) -> None:
+        self.position = 0
+        self._raw, self._count, self._broken = raw, count, broken
+        self._ahead: deque[RawPicture] = deque()
+
+    def skip_to(self, position: int) -> None:
+        while self.position < position:
+            self._look_ahead(0)
+            self._advance()
+
+    def take(self, load: _Load) -> Tensor:
+        # One that replaces a broken one stays in the queue: a position means the same whether anything is decoded.
+        for step in range(self._count):
+            try:
+                picture = load(self._look_ahead(step))
+            except PictureError as error:
+                self._broken.add(error)
+            else:
+                self._advance()
+                return picture
+        raise UsageError(f"none of the {self._count} pictures can be read")
+
+    def _look_ahead(self, step: int) -> RawPicture:
+        if step == len(self._ahead):
+            self._ahead.append(next(self._raw))
+        return self._ahead[step]
+
+    def _advance(self) -> None:
+        self._ahead.popleft()
+        self.position += 1
+
+
+def _chained(urls: Sequence[str], broken: BrokenFiles) -> Iterator[RawPicture]:
+    return itertools.chain.from_iterable(raw_pictures(url, broken.add) for url in urls)
+
+
+def _is_local(url: str) -> bool:
+    return not urlparse(url).scheme
+
+
+def _count(url: str) -> int:
+    count, last = 0, None
+    with suppress(OSError, EOFError, tarfile.TarError, zlib.error), tarfile.open(url) as members:
+        for member in members:
+            if member.isreg() and _is_sample(member.name):
+                key = base_plus_ext(member.name)[0]
+                count += key != last
+                last = key
+    return count
+
+
+def _is_sample(name: str) -> bool:
+    # webdataset keeps folders called __…__ for itself, and finds no key in some names.
+    return is_picture_name(name) and not re.match("__[^/]*__/", name) and base_plus_ext(name)[0] is not None

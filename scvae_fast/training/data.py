@@ -1,0 +1,372 @@
+"""Lightning data modules: FFHQ, ImageNet, a folder of pictures, tar shards, the embedded photographs.
+
+Their training data is a stream of numbered samples without end, of which W processes with batches of B take the next
+B·W in each step. So results depend neither on W nor on the number of worker processes (tar shards are an exception), a
+checkpoint needs to hold the number of samples seen and no more, and a training resumed in the midst of an epoch sees
+the very batches that it would have seen. Build the trainer with `use_distributed_sampler=False`: the modules share the
+samples out by themselves.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from scvae_fast.data.broken import BrokenFiles
+from scvae_fast.data.crops import CropSettings, RandomCrops
+from scvae_fast.data.files import Files, list_ffhq, list_folder, list_imagenet
+from scvae_fast.data.loading import FixedBatches, StreamBatches, picture_loader
+from scvae_fast.data.numbered import FixedPictures, TrainingPictures
+from scvae_fast.data.photographs import held_out_photographs, training_photographs
+from scvae_fast.data.squares import Crop, PlacedCrop, ZoomedCrop, centre_square
+from scvae_fast.errors import UsageError
+
+# "zoomed": a random square of 75 … 100 % of the largest, resized, as the released code trains on FFHQ; "placed": the
+# shorter side resized and a random square taken, as it trains on ImageNet.
+CropKind = Literal["zoomed", "placed"]
+
+# More worker processes than this seldom help one GPU.
+_MOST_WORKERS = 8
+
+
+class Found(NamedTuple):
+    """What a data module works with: pictures to train on, samples in an epoch, and pictures to validate on, if any.
+
+    The training pictures are made for a number of worker processes.
+    """
+
+    training: Callable[[int], Dataset[Tensor]]
+    epoch: int
+    validation: Dataset[Tensor] | None
+
+
+class PictureData(LightningDataModule):
+    """What the data modules have in common; each yields batches (B, 3, resolution, resolution) in −1 … 1.
+
+    Training has no end and validation a fixed order. A file that can't be read is named on stderr and replaced by the
+    next one.
+
+    Args:
+        resolution: height and width of the samples.
+        batch_size: of each process.
+        num_workers: processes that decode pictures, for each training process; by default its share of the
+            processors, at most 8.
+        seed: of the order and of the crops.
+        most_broken: so many files may be unreadable; one more ends the training with an error.
+    """
+
+    def __init__(
+        self,
+        resolution: int = 256,
+        batch_size: int = 8,
+        num_workers: int | None = None,
+        seed: int = 0,
+        most_broken: int = 100,
+    ) -> None:
+        super().__init__()
+        lowest = {"resolution": 1, "batch_size": 1, "num_workers": 0, "seed": 0, "most_broken": 0}
+        given = (resolution, batch_size, num_workers or 0, seed, most_broken)
+        for (name, least), value in zip(lowest.items(), given, strict=True):
+            if value < least:
+                raise ValueError(f"{type(self).__name__}: {name} must be at least {least}, got {value}")
+        self.resolution, self.batch_size, self.num_workers, self.seed = resolution, batch_size, num_workers, seed
+        self.broken = BrokenFiles(most_broken)
+        self._before = {"samples": 0, "batches": 0}
+        self._found: Found | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find the pictures.
+
+        Raises:
+            UsageError: there are none.
+        """
+        if self._pictures().validation is None:
+            # Lightning leaves a validation out whose hook is its own; of an empty one it warns.
+            self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
+        if stage == "fit":
+            self._before = {"samples": 0, "batches": 0}  # Lightning loads a checkpoint after this
+
+    def find(self) -> Found:
+        """Look for the pictures; each module has its own way.
+
+        Raises:
+            UsageError: there are none.
+        """
+        raise NotImplementedError
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        """Batches without end, from the first sample that no step has seen; `len` is the batches of an epoch."""
+        found, workers = self._pictures(), self._workers()
+        batches = StreamBatches(found.epoch, self.batch_size, first=self._samples, **self._process())
+        return picture_loader(found.training(workers), batches, num_workers=workers)
+
+    def val_dataloader(self) -> DataLoader[Tensor] | list[DataLoader[Tensor]]:
+        """Each picture once; of several processes, each gets equally many. No loader if there is nothing for it."""
+        pictures = self._pictures().validation
+        if pictures is None:
+            return []
+        count: int = len(pictures)  # type: ignore[arg-type]
+        batches = FixedBatches(count, self.batch_size, **self._process())
+        if not len(batches):
+            processes = self._process()["world_size"]
+            raise UsageError(f"{count} pictures to validate on are too few for {processes} processes")
+        return picture_loader(pictures, batches, num_workers=self._workers())
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many samples all processes have seen, and Lightning's count of batches at that moment."""
+        return {"samples": self._samples(), "batches": self._batches_done()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there; with another size of the batches, or number of processes, as well."""
+        self._before = {name: int(state_dict[name]) for name in ("samples", "batches")}
+
+    def _pictures(self) -> Found:
+        if self._found is None:
+            self._found = self.find()
+        return self._found
+
+    def _samples(self) -> int:
+        since = self._batches_done() - self._before["batches"]
+        return self._before["samples"] + since * self.batch_size * self._process()["world_size"]
+
+    def _batches_done(self) -> int:
+        if self.trainer is None:
+            return 0
+        # Lightning counts a batch as processed before on_train_batch_end, where checkpoints are written.
+        return int(self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)  # type: ignore[attr-defined]
+
+    def _process(self) -> dict[str, int]:
+        if self.trainer is None:
+            return {"rank": 0, "world_size": 1}
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+
+    def _workers(self) -> int:
+        if self.num_workers is not None:
+            return self.num_workers
+        here = 1 if self.trainer is None else self.trainer.num_devices
+        # Where the system can say so, those that this process may use.
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, min(_MOST_WORKERS, count // here))
+
+
+class _FileData(PictureData):
+    """Pictures in files."""
+
+    def _files(self, training: Files, validation: Files | None, crop: CropKind) -> Found:
+        pictures = TrainingPictures(training, _crop(crop, self.resolution), seed=self.seed, broken=self.broken)
+        held_out = None if validation is None else FixedPictures(validation, self.resolution, broken=self.broken)
+        return Found(lambda workers: pictures, len(training), held_out)
+
+
+class FFHQ(_FileData):
+    """FFHQ, 60,000 pictures to train on and 10,000 to validate on, by their numbers.
+
+    Training crops are random squares of 75 … 100 % of a picture's area, mirrored or not.
+
+    Args:
+        root: the folder of 00000.png … 69999.png, in folders of a thousand or not, or the one with images1024x1024 or
+            thumbnails128x128 in it.
+        others: see `PictureData`.
+    """
+
+    def __init__(self, root: str, **others: Any) -> None:
+        super().__init__(**others)
+        self.root = root
+
+    def find(self) -> Found:
+        """See `PictureData`."""
+        return self._files(list_ffhq(self.root, "train"), list_ffhq(self.root, "val"), "zoomed")
+
+
+class ImageNet(_FileData):
+    """ImageNet, in folders train/CLASS/ and val/CLASS/.
+
+    Training crops are random squares as wide as the shorter side, mirrored or not.
+
+    Args:
+        root: the folder of train/ and val/.
+        others: see `PictureData`.
+    """
+
+    def __init__(self, root: str, **others: Any) -> None:
+        super().__init__(**others)
+        self.root = root
+
+    def find(self) -> Found:
+        """See `PictureData`."""
+        return self._files(list_imagenet(self.root, "train"), list_imagenet(self.root, "val"), "placed")
+
+
+class PictureFolder(_FileData):
+    """Any folder of pictures, of any sizes.
+
+    Args:
+        root: the folder.
+        val_root: another folder, to validate on; without, a share of the first is held out for that.
+        held_out: that share. Which pictures those are depends on their names alone.
+        recursive: whether folders in the folder are searched as well.
+        crop: "zoomed" (a random square of 75 … 100 % of the largest) or "placed" (one as wide as the shorter side).
+        others: see `PictureData`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        val_root: str | None = None,
+        held_out: float = 0.05,
+        recursive: bool = True,
+        crop: CropKind = "zoomed",
+        **others: Any,
+    ) -> None:
+        super().__init__(**others)
+        if not 0 <= held_out < 1:
+            raise ValueError(f"PictureFolder: held_out must be at least 0 and below 1, got {held_out}")
+        self.root, self.val_root, self.held_out, self.recursive, self.crop = root, val_root, held_out, recursive, crop
+
+    def find(self) -> Found:
+        """See `PictureData`."""
+        files = list_folder(self.root, recursive=self.recursive)
+        if self.val_root is not None:
+            return self._files(files, list_folder(self.val_root, recursive=self.recursive), self.crop)
+        if not self.held_out:
+            return self._files(files, None, self.crop)
+        count = max(1, round(self.held_out * len(files)))
+        if count == len(files):
+            raise UsageError(f"{self.root}: no pictures to train on, if {count} of {len(files)} are held out")
+        digests = [hashlib.blake2b(bytes(name)).digest() for name in files.names]
+        chosen = np.zeros(len(files), dtype=bool)
+        chosen[sorted(range(len(files)), key=digests.__getitem__)[:count]] = True
+        return self._files(files.subset(~chosen), files.subset(chosen), self.crop)
+
+
+class Shards(PictureData):
+    """Pictures in tar shards as WebDataset has them, for what doesn't fit one machine.
+
+    Shards are read from front to back by every worker process, so that the order depends on the number of those and of
+    the training processes, and on the size of the batches; a training resumed with the same of all three sees the very
+    batches that it would have seen. A resumption reads again, without decoding, what came before in the epoch.
+
+    Args:
+        train: shards to train on: a pattern "data/train-{000..127}.tar", a command "pipe:…", a folder, or a list.
+        val: shards to validate on. Every worker process reads all of them.
+        samples: pictures in an epoch; counted in the headers of local tar files, must be given for pipes.
+        val_samples: pictures in `val`, as `samples`.
+        crop: as `PictureFolder`.
+        buffer: so many encoded pictures of a worker process are mixed.
+        others: see `PictureData`.
+    """
+
+    def __init__(
+        self,
+        train: str | list[str],
+        val: str | list[str] | None = None,
+        samples: int | None = None,
+        val_samples: int | None = None,
+        crop: CropKind = "zoomed",
+        buffer: int = 500,
+        **others: Any,
+    ) -> None:
+        super().__init__(**others)
+        for name, value in (("samples", samples), ("val_samples", val_samples), ("buffer", buffer)):
+            if value is not None and value < 1:
+                raise ValueError(f"Shards: {name} must be at least 1, got {value}")
+        self.train_shards, self.val_shards, self.samples, self.val_samples = train, val, samples, val_samples
+        self.crop, self.buffer = crop, buffer
+
+    def find(self) -> Found:
+        """See `PictureData`."""
+        from scvae_fast.data.shards import ShardsInOrder  # needs webdataset
+
+        training, samples = _counted("train", self.train_shards, "samples", self.samples)
+        if self.val_shards is None:
+            return Found(partial(self._stream, training, samples), samples, None)
+        validation, count = _counted("val", self.val_shards, "val_samples", self.val_samples)
+        held_out = ShardsInOrder(validation, self.resolution, samples=count, broken=self.broken)
+        return Found(partial(self._stream, training, samples), samples, held_out)
+
+    def _stream(self, urls: list[str], samples: int, workers: int) -> Dataset[Tensor]:
+        from scvae_fast.data.shards import ShardPictures
+
+        return ShardPictures(
+            urls,
+            _crop(self.crop, self.resolution),
+            samples=samples,
+            seed=self.seed,
+            broken=self.broken,
+            batch_size=self.batch_size,
+            streams=max(1, workers),
+            buffer=self.buffer,
+            **self._process(),
+        )
+
+
+class Photographs(PictureData):
+    """The photographs that ship inside scikit-image and scikit-learn: random crops, much changed, of nineteen of them.
+
+    Validation is on the other two, cut into squares.
+
+    Args:
+        crops: how training crops are drawn and changed; their size is `resolution`.
+        samples: crops in an epoch.
+        num_workers: see `PictureData`; a crop takes little time, so none is the default.
+        others: see `PictureData`.
+    """
+
+    def __init__(
+        self, crops: CropSettings | None = None, samples: int = 1000, num_workers: int | None = 0, **others: Any
+    ) -> None:
+        super().__init__(num_workers=num_workers, **others)
+        if samples < 1:
+            raise ValueError(f"Photographs: samples must be at least 1, got {samples}")
+        self.crops, self.samples = replace(crops or CropSettings(), size=self.resolution), samples
+
+    def find(self) -> Found:
+        """See `PictureData`."""
+        crops = RandomCrops(training_photographs(), self.crops, seed=self.seed)
+        squares = [part for held_out in held_out_photographs() for part in _grid(held_out.picture, self.resolution)]
+        return Found(lambda workers: crops, self.samples, _InMemory(squares))
+
+
+class _InMemory(Dataset[Tensor]):
+    def __init__(self, pictures: list[Tensor]) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.pictures[index]
+
+
+def _crop(kind: CropKind, resolution: int) -> Crop:
+    return ZoomedCrop(resolution) if kind == "zoomed" else PlacedCrop(resolution)
+
+
+def _counted(name: str, shards: str | list[str], argument: str, samples: int | None) -> tuple[list[str], int]:
+    from scvae_fast.data.shards import count_pictures, expand_shards
+
+    urls = expand_shards(shards)
+    if samples is None:
+        samples = count_pictures(urls)
+    if samples is None:
+        raise UsageError(f"Shards: {argument} must say how many pictures {name} has, which can't be counted in pipes")
+    if not samples:
+        raise UsageError(f"Shards: no pictures in {name} = {shards}")
+    return urls, samples
+
+
+def _grid(picture: Tensor, side: int) -> list[Tensor]:  # (3, H, W) -> (3, side, side) each
+    """As many squares as fit side by side into the middle; if none does, the middle of the resized picture."""
+    height, width = picture.shape[1:]
+    if min(height, width) < side:
+        return [centre_square(picture, side)]
+    tops = range(height % side // 2, height - side + 1, side)
+    lefts = range(width % side // 2, width - side + 1, side)
+    return [picture[:, top : top + side, left : left + side].clone() for top in tops for left in lefts]

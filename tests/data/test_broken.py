@@ -1,0 +1,30 @@
+import multiprocessing
+
+import pytest
+
+from scvae_fast.data import BrokenFiles, PictureError
+from scvae_fast.errors import UsageError
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_count_together(method: str, capfd: pytest.CaptureFixture[str]) -> None:
+    broken = BrokenFiles(2)
+    broken.add(PictureError("a", "empty"))
+    broken.add(PictureError("a", "empty"))
+    process = multiprocessing.get_context(method).Process(target=broken.add, args=(PictureError("b", "empty"),))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert len(broken) == 2
+    broken.add(PictureError("b", "empty"))
+    assert capfd.readouterr().err.splitlines() == ["skipped: a: empty", "skipped: b: empty"]
+    for _ in range(2):
+        with pytest.raises(
+            UsageError, match=r"more files can't be read than most_broken = 2 allows, the last: c: empty"
+        ):
+            broken.add(PictureError("c", "empty"))
+
+
+def test_none_may_be_broken() -> None:
+    with pytest.raises(UsageError, match="most_broken = 0 allows"):
+        BrokenFiles(0).add(PictureError("a", "empty"))

@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+from trees import write_ffhq, write_imagenet, write_pictures
+
+from scvae_fast.data import list_ffhq, list_folder, list_imagenet, load_picture
+from scvae_fast.data.files import Files, looks_like_ffhq, looks_like_imagenet
+from scvae_fast.errors import UsageError
+
+
+def names(files: Files) -> list[str]:
+    return [files.name(index) for index in range(len(files))]
+
+
+def test_a_folder_in_order_without_what_is_no_picture(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["b.png", "a/ü.JPG", "a/d/c.webp", ".hidden/x.png", "._b.png"])
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "data.h5").touch()
+    (tmp_path / "folder.png").mkdir()
+    files = list_folder(tmp_path)
+    assert names(files) == ["a/d/c.webp", "a/ü.JPG", "b.png"]
+    assert load_picture(files.source(1)).shape == (3, 40, 40)
+    assert names(list_folder(tmp_path, recursive=False)) == ["b.png"]
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "elsewhere", ["a.png"])
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    (root / "self").symlink_to(root)
+    (root / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    assert names(list_folder(root)) == ["link/a.png", "lost.png"], "a dangling link is a broken file, not none"
+
+
+@pytest.mark.parametrize("prefix", ["", "images1024x1024/"])
+def test_ffhq_is_split_by_number(tmp_path: Path, prefix: str) -> None:
+    write_ffhq(tmp_path / prefix, [59_999, 3, 60_000, 1000, 69_999])
+    write_pictures(tmp_path / prefix, ["LICENSE.png"])
+    assert names(list_ffhq(tmp_path, "train")) == ["00000/00003.png", "01000/01000.png", "59000/59999.png"]
+    assert names(list_ffhq(tmp_path, "val")) == ["60000/60000.png", "69000/69999.png"]
+
+
+def test_ffhq_without_folders(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["00002.jpg", "00001.jpg"])
+    assert names(list_ffhq(tmp_path, "train")) == ["00001.jpg", "00002.jpg"]
+    with pytest.raises(UsageError, match=r"none of the 2 pictures of FFHQ here has a number from 60000 on \(val\)"):
+        list_ffhq(tmp_path, "val")
+
+
+def test_ffhq_prefers_the_larger_pictures_and_wants_each_once(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["images1024x1024/00000.png", "thumbnails128x128/00000.png"])
+    assert list_ffhq(tmp_path, "train").source(0) == tmp_path / "images1024x1024" / "00000.png"
+    write_pictures(tmp_path, ["images1024x1024/00000/00000.png"])
+    with pytest.raises(UsageError, match="00000 of FFHQ is there twice"):
+        list_ffhq(tmp_path, "train")
+
+
+def test_imagenet_has_classes(tmp_path: Path) -> None:
+    write_imagenet(tmp_path, training=2, validation=1)
+    write_pictures(tmp_path / "val", ["n03/x.png"])
+    training, validation = list_imagenet(tmp_path, "train"), list_imagenet(tmp_path, "val")
+    assert names(training) == ["n01/0.JPEG", "n01/1.JPEG", "n02/0.JPEG", "n02/1.JPEG"]
+    assert training.classes == validation.classes == ("n01", "n02", "n03")
+    assert training.labels is not None
+    assert validation.labels is not None
+    assert training.labels.tolist() == [0, 0, 1, 1]
+    assert validation.labels.tolist() == [0, 1, 2]
+    part = training.subset([3, 0])
+    assert (names(part), part.labels.tolist()) == (["n02/1.JPEG", "n01/0.JPEG"], [1, 0])
+
+
+def test_errors_say_what_is_missing(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "file").touch()
+    write_pictures(tmp_path, ["flat/val/a.png", "flat/train/n01/a.png"])
+    with pytest.raises(UsageError, match="missing: no such folder"):
+        list_folder(tmp_path / "missing")
+    with pytest.raises(UsageError, match="file: must be a folder"):
+        list_ffhq(tmp_path / "file", "train")
+    with pytest.raises(UsageError, match=r"empty: no pictures in this folder$"):
+        list_folder(empty)
+    with pytest.raises(UsageError, match=r"called 00000\.png"):
+        list_ffhq(empty, "train")
+    with pytest.raises(UsageError, match="missing: no such folder"):
+        list_imagenet(tmp_path / "missing", "train")
+    with pytest.raises(UsageError, match="no folder train/ here, as ImageNet has"):
+        list_imagenet(empty, "train")
+    with pytest.raises(UsageError, match=r"a folder for each class, but a\.png lies in none"):
+        list_imagenet(tmp_path / "flat", "val")
+
+
+def test_layouts_are_recognised(tmp_path: Path) -> None:
+    assert looks_like_ffhq(write_ffhq(tmp_path / "ffhq", [1, 60_001]))
+    assert not looks_like_ffhq(write_ffhq(tmp_path / "frames", [1, 2])), "numbered, but nothing of it for validation"
+    assert not looks_like_ffhq(write_pictures(tmp_path / "mixed", ["60001.png", "a.png"]))
+    assert looks_like_ffhq(write_pictures(tmp_path / "released", ["thumbnails128x128/00000.png"]))
+    assert looks_like_imagenet(write_imagenet(tmp_path / "imagenet"))
+    assert not looks_like_imagenet(tmp_path / "ffhq")

@@ -1,0 +1,141 @@
+import tarfile
+import threading
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from trees import write_ffhq, write_imagenet, write_pictures, write_shard
+
+from scvae_fast.data import PictureStream, held_out_photographs, load_picture
+from scvae_fast.data import stream as stream_module
+from scvae_fast.data.squares import load_centre
+from scvae_fast.errors import UsageError
+
+
+def names(stream: PictureStream) -> list[str]:
+    return [picture.name for picture in stream]
+
+
+def test_photographs() -> None:
+    stream = PictureStream("photographs")
+    assert stream.describe() == {"data": "photographs", "layout": "photographs", "split": "val", "resize": None}
+    for _ in range(2):
+        for (name, picture), photograph in zip(stream, held_out_photographs(), strict=True):
+            assert name == photograph.name
+            assert torch.equal(picture, photograph.picture)
+    assert stream.length == 2
+    assert PictureStream("photographs", split="train").length == 19
+    assert all(picture.shape == (3, 32, 32) for _, picture in PictureStream("photographs", resize=32))
+
+
+def test_a_folder_in_order_whole_and_resized(tmp_path: Path) -> None:
+    write_pictures(tmp_path, [f"{i % 3}/{i:02}.png" for i in range(30)], width=50)
+    (tmp_path / "notes.txt").touch()
+    stream = PictureStream(tmp_path, threads=3)
+    expected = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+    assert names(stream) == expected
+    assert (stream.length, stream.describe()["layout"], stream.skipped) == (30, "folder", [])
+    for name, picture in stream:
+        assert torch.equal(picture, load_picture(tmp_path / name))
+    for name, picture in PictureStream(tmp_path, resize=16):
+        assert torch.equal(picture, load_centre(tmp_path / name, name, 16))
+
+
+def test_auto_recognises_the_layouts(tmp_path: Path) -> None:
+    write_ffhq(tmp_path / "ffhq", [5, 60_001, 60_000])
+    write_imagenet(tmp_path / "imagenet")
+    write_pictures(tmp_path / "folder", ["a.png"])
+    write_shard(tmp_path / "shards" / "a.tar", 0, 2)
+    write_shard(tmp_path / "shards" / "b.tar", 2, 1)
+    expected = {
+        "ffhq": ("ffhq", ["60000/60000.png", "60000/60001.png"]),
+        "imagenet": ("imagenet", ["n01/0.JPEG", "n01/1.JPEG", "n02/0.JPEG", "n02/1.JPEG"]),
+        "folder": ("folder", ["a.png"]),
+        "folder/a.png": ("picture", ["a.png"]),
+        "shards": ("shards", ["a/0000.png", "a/0001.png", "b/0002.png"]),
+        "shards/{a,b}.tar": ("shards", ["a/0000.png", "a/0001.png", "b/0002.png"]),
+    }
+    for path, (layout, pictures) in expected.items():
+        stream = PictureStream(tmp_path / path)
+        assert (stream.describe()["layout"], names(stream)) == (layout, pictures), path
+        assert stream.length == len(pictures)
+    assert names(PictureStream(tmp_path / "ffhq", split="train")) == ["00000/00005.png"]
+    assert len(names(PictureStream(tmp_path / "ffhq", layout="folder"))) == 3
+    pipe = PictureStream(f"pipe:cat {tmp_path}/shards/a.tar", resize=8)
+    assert pipe.length is None
+    assert [(name, picture.shape) for name, picture in pipe] == [
+        ("shard-00000/0000.png", (3, 8, 8)),
+        ("shard-00000/0001.png", (3, 8, 8)),
+    ]
+
+
+def test_names_stay_in_their_folder_and_apart(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        write_shard(tmp_path / folder / "a.tar", 0, 1)
+    assert names(PictureStream(f"{tmp_path}/{{x,y}}/a.tar")) == ["shard-00000/0000.png", "shard-00001/0000.png"]
+
+
+def test_broken_files_are_skipped_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pictures(tmp_path, [f"{i}.png" for i in range(9)])
+    for i in (0, 4, 8):
+        (tmp_path / f"{i}.png").write_text("no picture")
+    stream = PictureStream(tmp_path, most_broken=3)
+    for _ in range(2):
+        assert names(stream) == [f"{i}.png" for i in (1, 2, 3, 5, 6, 7)]
+        assert stream.skipped == [f"{tmp_path / f'{i}.png'}: not a picture of a known format" for i in (0, 4, 8)]
+        assert capsys.readouterr().err.splitlines() == [f"skipped: {message}" for message in stream.skipped]
+    with pytest.raises(UsageError, match=r"more files can't be read than most_broken = 2 allows.*8\.png"):
+        names(PictureStream(tmp_path, most_broken=2))
+
+
+def test_damaged_shards_are_named(tmp_path: Path) -> None:
+    shard = write_shard(tmp_path / "a.tar", 0, 4, broken=[1])
+    with tarfile.open(shard) as tar:
+        begin = tar.getmember("0003.png").offset_data
+    shard.write_bytes(shard.read_bytes()[: begin + 100])
+    stream = PictureStream(shard)
+    assert names(stream) == ["a/0000.png", "a/0002.png"]
+    cut, damaged = sorted(stream.skipped, reverse=True, key=lambda message: message.startswith(str(shard)))
+    assert cut == f"{shard}: this shard can't be read to its end: unexpected end of data"
+    assert damaged.startswith(f"0001.png in {shard}: can't be read: ")
+
+
+def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path, [f"{i:02}.png" for i in range(40)])
+    lock, decoded = threading.Lock(), []
+    decode = stream_module.decode_picture
+
+    def note(*args: object) -> torch.Tensor:
+        with lock:
+            decoded.append(1)
+        return decode(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stream_module, "decode_picture", note)
+    running = threading.active_count()
+    for taken, _ in enumerate(PictureStream(tmp_path, threads=2)):
+        with lock:
+            assert len(decoded) <= taken + 1 + 2 * 2 + 1
+    assert len(decoded) == 40
+    list(islice(PictureStream(tmp_path, threads=2), 3))
+    assert threading.active_count() == running, "left in the midst, it ends its threads"
+
+
+def test_what_is_not_there_is_an_error_at_once(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write_shard(tmp_path / "empty.tar", 0, 0)
+    write_ffhq(tmp_path / "ffhq", [1])
+    with pytest.raises(UsageError, match="missing: no such file or folder"):
+        PictureStream(tmp_path / "missing")
+    with pytest.raises(UsageError, match="no pictures in this folder"):
+        PictureStream(tmp_path / "empty")
+    with pytest.raises(UsageError, match="no pictures in these shards"):
+        PictureStream(tmp_path / "empty.tar")
+    with pytest.raises(UsageError, match="number from 60000 on"):
+        PictureStream(tmp_path / "ffhq", layout="ffhq")
+    with pytest.raises(UsageError, match="no folder val/ here"):
+        PictureStream(tmp_path / "ffhq", layout="imagenet")
+    with pytest.raises(ValueError, match="layout must be one of auto, photographs"):
+        PictureStream(tmp_path / "ffhq", layout="flat")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="resize must be at least 1"):
+        PictureStream(tmp_path / "ffhq", resize=0)
