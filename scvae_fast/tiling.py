@@ -122,7 +122,7 @@ def decode_tiled(
             f"got {(codes.h, codes.w, codes.n_atoms)}"
         )
     grid = _Grid.of("decode_tiled", model, tile, margin, size)
-    latents = _combine_atoms(model, codes)
+    latents = latents_of(model, codes)
     if grid is None:
         return model.decode(latents[None])[0].to(latents.dtype).clamp(-1, 1)  # under autocast it is of 16 bits
     x_hat = latents.new_empty(3, *(config.stride * side for side in latents.shape[1:]))
@@ -130,6 +130,23 @@ def decode_tiled(
         for place, decoded in zip(places, model.decode(tiles), strict=True):
             x_hat[place.outer(config.stride)] = decoded[place.inner(config.stride)]
     return x_hat[:, : size[0], : size[1]].clamp(-1, 1)
+
+
+@torch.no_grad()
+def latents_of(model: SCVAE, codes: SparseCodes) -> Tensor:  # -> (n, h, w)
+    """D z of every cell, on the model's device; codes are made dense a few rows at a time.
+
+    Raises:
+        ValueError: codes are not over the model's atoms.
+    """
+    like = model.bottleneck.dictionary
+    latents = like.new_empty(model.config.n_features, codes.h, codes.w)
+    rows = max(1, _CELLS_AT_ONCE // codes.w)
+    for first in range(0, codes.h, rows):
+        part = slice(first, first + rows)
+        dense = codes.dense(part, dtype=like.dtype, device=like.device)
+        latents[:, part] = model.combine_atoms(dense[None])[0]
+    return latents
 
 
 def _coded_bands(model: SCVAE, picture: Tensor, grid: "_Grid | None") -> Iterator[Tensor]:  # of (rows, w, K)
@@ -150,18 +167,6 @@ def _coded_tiles(
     for places, tiles in grid.tiles(picture, model.config.stride, size):
         for place, codes in zip(places, model.encode(tiles.to(like)).codes, strict=True):
             yield place, codes.permute(2, 0, 1)[place.inner(1)].permute(1, 2, 0)
-
-
-def _combine_atoms(model: SCVAE, codes: SparseCodes) -> Tensor:  # -> (n, h, w)
-    """D z of every cell."""
-    like = model.bottleneck.dictionary
-    latents = like.new_empty(model.config.n_features, codes.h, codes.w)
-    rows = max(1, _CELLS_AT_ONCE // codes.w)
-    for first in range(0, codes.h, rows):
-        part = slice(first, first + rows)
-        dense = codes.dense(part, dtype=like.dtype, device=like.device)
-        latents[:, part] = model.combine_atoms(dense[None])[0]
-    return latents
 
 
 class _Place(NamedTuple):

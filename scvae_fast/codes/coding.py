@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from scvae_fast.codes.sparse import CodedPicture, SparseCodes
@@ -11,7 +12,7 @@ from scvae_fast.data.stream import NamedPicture
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
 from scvae_fast.speed import Speed
-from scvae_fast.tiling import decode_tiled, encode_tiled, goes_whole
+from scvae_fast.tiling import decode_tiled, encode_tiled, goes_whole, latents_of
 
 BATCH_SIZE = 16
 
@@ -59,16 +60,18 @@ def decode_pictures(
         Pictures (3, H, W), float32, clipped to −1 … 1, on the model's device.
 
     Raises:
-        ValueError: codes are not over the model's atoms, or not one for each cell of their picture.
+        ValueError: codes are not over the model's atoms, or not one for each cell of their picture; the message names
+            it.
     """
-    speed, like = speed or Speed(), model.bottleneck.dictionary
-    for (height, width), same in groupby(coded, key=lambda picture: picture.size):
+    speed, device = speed or Speed(), model.bottleneck.dictionary.device.type
+    checked = (picture.check(model.config) for picture in coded)
+    for (height, width), same in groupby(checked, key=lambda picture: picture.size):
         whole = goes_whole(model.config, height, width)
         for batch in _batches(same, batch_size if whole else 1):
-            with torch.no_grad(), speed.autocast(like.device.type):
+            with torch.no_grad(), speed.autocast(device):
                 if whole:
-                    dense = [each.codes.dense(dtype=like.dtype, device=like.device) for each in batch]
-                    pictures = model.decode_codes(torch.stack(dense), (height, width)).float().clamp(-1, 1)
+                    latents = torch.stack([latents_of(model, each.codes) for each in batch])
+                    pictures = model.decode(latents).float().clamp(-1, 1)
                 else:
                     pictures = decode_tiled(model, batch[0].codes, (height, width)).float()[None]
             yield from map(NamedPicture, [each.name for each in batch], pictures)
@@ -80,7 +83,7 @@ def _batches(items: Iterator[_T], size: int) -> Iterator[list[_T]]:
 
 
 def _check_finite(name: str, codes: SparseCodes) -> None:
-    if not torch.from_numpy(codes.values).isfinite().all():
+    if not np.isfinite(codes.values).all():
         raise UsageError(
             f"the codes of {name} have NaN or infinity in them: the weights of the model are broken, or the precision "
             "is too low for them"

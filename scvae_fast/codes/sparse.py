@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scvae_fast.models.config import SCVAEConfig
+
 
 @dataclass(frozen=True, eq=False)
 class SparseCodes:
@@ -104,7 +106,7 @@ class SparseCodes:
         cells = slice(first * self.w, (first + height) * self.w)
         before, count = (int(self.counts[each].sum(dtype=np.int64)) for each in (slice(cells.start), cells))
         entries = slice(before, before + count)
-        values = torch.from_numpy(self.values[entries]).to(device, dtype)
+        values = torch.from_numpy(self.values[entries].copy()).to(device, dtype)  # a file's arrays are read-only
         cell = np.repeat(np.arange(height * self.w), self.counts[cells])
         index = (torch.from_numpy(each.astype(np.int64)).to(device) for each in (cell, self.atoms[entries]))
         codes = torch.zeros(height * self.w, self.n_atoms, dtype=values.dtype, device=device)
@@ -149,3 +151,17 @@ class CodedPicture(NamedTuple):
     name: str
     size: tuple[int, int]  # height and width in pixels
     codes: SparseCodes
+
+    def check(self, config: SCVAEConfig) -> "CodedPicture":
+        """The picture itself, if its codes are such as a model of that configuration makes of it.
+
+        Raises:
+            ValueError: they are not.
+        """
+        expected = (*config.grid(*self.size), config.n_atoms)
+        if (self.codes.h, self.codes.w, self.codes.n_atoms) != expected:
+            raise ValueError(
+                f"codes of {self.name!r}, {self.size[0]} x {self.size[1]} pixels, must be {expected}, "
+                f"got {(self.codes.h, self.codes.w, self.codes.n_atoms)}"
+            )
+        return self

@@ -21,7 +21,6 @@ from scvae_fast._files import write_atomically
 from scvae_fast.codes.sparse import CodedPicture, SparseCodes, index_type
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
-from scvae_fast.models.fingerprint import fingerprint
 
 try:
     import pyarrow as pa
@@ -51,7 +50,7 @@ class CodeFileInfo:
     Args:
         schema: version of the format.
         scvae_fast: version of the package that wrote it.
-        fingerprint: of the model that made the codes, see `scvae_fast.models.fingerprint`.
+        fingerprint: of the model that made the codes, see `SCVAE.fingerprint`.
         config: of that model.
         n_atoms: K.
         stride: pixels per cell, in each direction.
@@ -107,7 +106,7 @@ def write_codes(
     info = CodeFileInfo(
         schema=SCHEMA,
         scvae_fast=version("scvae-fast"),
-        fingerprint=fingerprint(model),
+        fingerprint=model.fingerprint(),
         config=config.to_dict(),
         n_atoms=config.n_atoms,
         stride=config.stride,
@@ -164,7 +163,7 @@ class CodeFile:
         Raises:
             CodeFileError: it was another one.
         """
-        found = fingerprint(model)
+        found = model.fingerprint()
         if found != self.info.fingerprint:
             raise CodeFileError(
                 f"the codes in {self.path} were made by another model: its fingerprint is "
@@ -191,13 +190,7 @@ class _Totals:
         self.pictures = self.pixels = self.cells = self.entries = 0
 
     def count(self, picture: CodedPicture) -> CodedPicture:
-        codes = picture.codes
-        expected = (*self._config.grid(*picture.size), self._config.n_atoms)
-        if (codes.h, codes.w, codes.n_atoms) != expected:
-            raise ValueError(
-                f"write_codes: codes of {picture.name!r}, {picture.size[0]} x {picture.size[1]} pixels, must be "
-                f"{expected}, got {(codes.h, codes.w, codes.n_atoms)}"
-            )
+        codes = picture.check(self._config).codes
         self.pictures += 1
         self.pixels += picture.size[0] * picture.size[1]
         self.cells += codes.h * codes.w

@@ -38,13 +38,7 @@ class SCVAEOutput(NamedTuple):
 _register_namedtuple(SCVAEOutput, serialized_type_name="scvae_fast.models.SCVAEOutput")
 
 
-class SCVAE(
-    PretrainedModel,
-    library_name="scvae_fast",
-    license="mit",
-    tags=["image-reconstruction", "sparse-coding"],
-    paper_url="https://arxiv.org/abs/2303.16666",
-):
+class SCVAE(PretrainedModel):
     """x̂ = G(D z), z = LISTA(E(x)): encoder E, dictionary D (n, K), codes z of every position, decoder G.
 
     Source: Xiao et al., "SC-VAE: Sparse Coding-based Variational Autoencoder with Learned ISTA", arXiv
