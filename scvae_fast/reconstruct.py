@@ -11,12 +11,8 @@ from torch import Tensor
 from scvae_fast.data.pictures import PictureError, load_picture, save_picture
 from scvae_fast.errors import UsageError
 from scvae_fast.metrics import CodeStatistics, PictureQuality
-from scvae_fast.models import SCVAE
+from scvae_fast.models.loading import load_model
 from scvae_fast.tiling import TiledReconstruction, reconstruct_tiled
-
-
-class ReconstructError(UsageError):
-    """Nothing can be rebuilt at all; the message says why."""
 
 
 def reconstruct_files(checkpoint: str | os.PathLike[str], pictures: Sequence[Path], out: Path) -> list[Path]:
@@ -33,12 +29,9 @@ def reconstruct_files(checkpoint: str | os.PathLike[str], pictures: Sequence[Pat
         The files that could not be read.
 
     Raises:
-        ReconstructError: the checkpoint can't be loaded, or a result can't be written.
+        UsageError: the checkpoint can't be loaded, or a result can't be written.
     """
-    try:
-        model = SCVAE.from_pretrained(checkpoint)
-    except (FileNotFoundError, ValueError) as error:
-        raise ReconstructError(f"the checkpoint {checkpoint} can't be loaded: {error}") from error
+    model = load_model(checkpoint)
     unread = []
     for path, target in zip(pictures, result_paths(pictures, out), strict=True):
         try:
@@ -51,7 +44,7 @@ def reconstruct_files(checkpoint: str | os.PathLike[str], pictures: Sequence[Pat
         try:
             save_picture(target, result.x_hat)
         except OSError as error:
-            raise ReconstructError(f"{target} can't be written: {error}") from error
+            raise UsageError(f"{target} can't be written: {error}") from error
         print(f"{path} -> {target}: {_rating(picture, result)}")
     return unread
 

@@ -1,6 +1,7 @@
 """Pictures of any size through a model that was trained on small ones."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import groupby
 from types import EllipsisType
 from typing import NamedTuple
 
@@ -8,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scvae_fast.models import SCVAE
+from scvae_fast.codes import SparseCodes
+from scvae_fast.models import SCVAE, SCVAEConfig
 
 _TILES_AT_ONCE = 16
+# So many codes are made dense at a time; with K = 512 that is 8 MiB.
+_CELLS_AT_ONCE = 4096
 
 _Index = tuple[EllipsisType, slice, slice]
 
@@ -23,62 +27,146 @@ class TiledReconstruction(NamedTuple):
     usage: Tensor  # (K,) int64, how many of the codes use an atom
 
 
-@torch.no_grad()
-def reconstruct_tiled(
-    model: SCVAE, picture: Tensor, *, tile: int | None = None, margin: int | None = None
-) -> TiledReconstruction:
-    """Code a picture of any size and rebuild it, tile by tile.
+def goes_whole(config: SCVAEConfig, height: int, width: int) -> bool:
+    """Whether a picture goes through the model as it is: no tile is smaller, and the stride divides its sides."""
+    return all(side % config.stride == 0 and side <= config.resolution for side in (height, width))
 
-    The encoder and then the decoder see overlapping tiles of the size that the model was trained on, so that group
-    statistics are as in training, and the inner part of each tile is kept. The overlap gives context, not more codes:
-    there is one code for each cell. Beyond its edges a picture goes on with its edge pixels.
+
+def reconstruct_tiled(
+    model: SCVAE,
+    picture: Tensor,
+    *,
+    tile: int | None = None,
+    margin: int | None = None,
+    on_codes: Callable[[Tensor], object] | None = None,
+) -> TiledReconstruction:
+    """Code a picture of any size and rebuild it: `decode_tiled` of `encode_tiled`, with the same arguments.
+
+    Results are on the model's device.
+
+    Raises:
+        ValueError: as `encode_tiled` raises it.
+    """
+    codes = encode_tiled(model, picture, tile=tile, margin=margin, on_codes=on_codes)
+    x_hat = decode_tiled(model, codes, (picture.shape[1], picture.shape[2]), tile=tile, margin=margin)
+    active = torch.from_numpy(codes.counts.astype("int64")).view(codes.h, codes.w)
+    usage = torch.bincount(torch.from_numpy(codes.atoms.astype("int64")), minlength=codes.n_atoms)
+    return TiledReconstruction(x_hat, active.to(x_hat.device), usage.to(x_hat.device))
+
+
+@torch.no_grad()
+def encode_tiled(
+    model: SCVAE,
+    picture: Tensor,
+    *,
+    tile: int | None = None,
+    margin: int | None = None,
+    on_codes: Callable[[Tensor], object] | None = None,
+) -> SparseCodes:
+    """Code a picture of any size, tile by tile.
+
+    The encoder sees overlapping tiles of the size that the model was trained on, so that group statistics are as in
+    training, and the inner part of each tile is kept. The overlap gives context, not more codes: there is one code for
+    each cell. Beyond its edges a picture goes on with its edge pixels. Without a tile or a margin given, a picture that
+    `goes_whole` is coded as `SCVAE.encode` does it.
 
     Args:
         model: in evaluation mode.
-        picture: (3, H, W) in −1 … 1.
+        picture: (3, H, W) in −1 … 1, on any device: tiles go to the model's.
         tile: a tile's side in pixels, `model.config.resolution` by default.
         margin: pixels of context on each side of a tile; two cells by default, or as many as leave an inner part. With
             one cell, the padding of the convolutions shows as a faint grid.
+        on_codes: called with codes (rows, columns, K) while they are dense, with those of each cell once.
 
     Raises:
         ValueError: picture is not (3, H, W), or tile and margin are no multiples of the model's stride that leave
             an inner part.
     """
-    stride = model.config.stride
-    tile = model.config.resolution if tile is None else tile
-    margin = stride * max(0, min(2, (tile // stride - 1) // 2)) if margin is None else margin
     if picture.dim() != 3 or picture.shape[0] != 3 or 0 in picture.shape:
-        raise ValueError(f"reconstruct_tiled: picture must be (3, H, W), got {tuple(picture.shape)}")
-    if tile % stride or margin % stride or margin < 0 or tile <= 2 * margin:
+        raise ValueError(f"encode_tiled: picture must be (3, H, W), got {tuple(picture.shape)}")
+    parts = []
+    for band in _coded_bands(model, picture, _Grid.of("encode_tiled", model, tile, margin, picture.shape[1:])):
+        if on_codes is not None:
+            on_codes(band)
+        parts.append(SparseCodes.of(band))
+    return SparseCodes.stack(parts)
+
+
+@torch.no_grad()
+def decode_tiled(
+    model: SCVAE, codes: SparseCodes, size: tuple[int, int], *, tile: int | None = None, margin: int | None = None
+) -> Tensor:  # -> (3, H, W)
+    """The picture that codes stand for, tile by tile, as `encode_tiled` looks at pictures.
+
+    Args:
+        model: in evaluation mode.
+        codes: one for each cell of stride x stride pixels, over the model's atoms.
+        size: (H, W) of the picture.
+        tile: see `encode_tiled`.
+        margin: see `encode_tiled`.
+
+    Returns:
+        On the model's device, clipped to −1 … 1.
+
+    Raises:
+        ValueError: a picture of that size has another number of cells, or the model another number of atoms; or
+            tile and margin don't fit, see `encode_tiled`.
+    """
+    config = model.config
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"decode_tiled: size must be a height and a width of 1 or more, got {size}")
+    expected = (*config.grid(*size), config.n_atoms)
+    if (codes.h, codes.w, codes.n_atoms) != expected:
         raise ValueError(
-            f"reconstruct_tiled: tile and margin must be multiples of {stride}, with tile > 2 · margin ≥ 0, "
-            f"got tile {tile}, margin {margin}"
+            f"decode_tiled: codes of a picture of {size[0]} x {size[1]} must be {expected}, "
+            f"got {(codes.h, codes.w, codes.n_atoms)}"
         )
-    cells = _Grid(tile // stride, margin // stride)
-    latents, active, usage = _encode(model, picture, cells)
-    x_hat = torch.empty(3, *(stride * side for side in active.shape))
-    for places, tiles in cells.tiles(latents, 1, active.shape):
+    grid = _Grid.of("decode_tiled", model, tile, margin, size)
+    latents = latents_of(model, codes)
+    if grid is None:
+        return model.decode(latents[None])[0].to(latents.dtype).clamp(-1, 1)  # under autocast it is of 16 bits
+    x_hat = latents.new_empty(3, *(config.stride * side for side in latents.shape[1:]))
+    for places, tiles in grid.tiles(latents, 1, latents.shape[1:]):
         for place, decoded in zip(places, model.decode(tiles), strict=True):
-            x_hat[place.outer(stride)] = decoded[place.inner(stride)]
-    height, width = picture.shape[1:]
-    return TiledReconstruction(x_hat[:, :height, :width].clamp(-1, 1), active, usage)
+            x_hat[place.outer(config.stride)] = decoded[place.inner(config.stride)]
+    return x_hat[:, : size[0], : size[1]].clamp(-1, 1)
 
 
-def _encode(model: SCVAE, picture: Tensor, cells: "_Grid") -> tuple[Tensor, Tensor, Tensor]:
-    """D z of every cell (n, h, w), and the `active` and `usage` of a `TiledReconstruction`."""
-    stride = model.config.stride
-    size = torch.Size(-(-side // stride) for side in picture.shape[1:])  # (h, w)
-    latents = torch.empty(model.config.n_features, *size)
-    active = torch.empty(size, dtype=torch.int64)
-    usage = torch.zeros(model.config.n_atoms, dtype=torch.int64)
-    for places, tiles in cells.tiles(picture, stride, size):
-        encoding = model.encode(tiles)
-        for place, codes, rebuilt in zip(places, encoding.codes, encoding.latents_hat, strict=True):
-            latents[place.outer(1)] = rebuilt[place.inner(1)]
-            support = codes.permute(2, 0, 1)[place.inner(1)] != 0  # (K, rows, columns)
-            active[place.outer(1)] = support.sum(0)
-            usage += support.sum((1, 2))
-    return latents, active, usage
+@torch.no_grad()
+def latents_of(model: SCVAE, codes: SparseCodes) -> Tensor:  # -> (n, h, w)
+    """D z of every cell, on the model's device; codes are made dense a few rows at a time.
+
+    Raises:
+        ValueError: codes are not over the model's atoms.
+    """
+    like = model.bottleneck.dictionary
+    latents = like.new_empty(model.config.n_features, codes.h, codes.w)
+    rows = max(1, _CELLS_AT_ONCE // codes.w)
+    for first in range(0, codes.h, rows):
+        part = slice(first, first + rows)
+        dense = codes.dense(part, dtype=like.dtype, device=like.device)
+        latents[:, part] = model.combine_atoms(dense[None])[0]
+    return latents
+
+
+def _coded_bands(model: SCVAE, picture: Tensor, grid: "_Grid | None") -> Iterator[Tensor]:  # of (rows, w, K)
+    """The codes of each row of tiles, so that only those of one are dense."""
+    if grid is None:
+        yield model.encode(picture[None].to(model.bottleneck.dictionary)).codes[0]
+        return
+    tiles = _coded_tiles(model, picture, grid, model.config.grid(*picture.shape[1:]))
+    for _, band in groupby(tiles, key=lambda coded: coded[0].top):
+        yield torch.cat([codes for _, codes in band], dim=1)
+
+
+def _coded_tiles(
+    model: SCVAE, picture: Tensor, grid: "_Grid", size: tuple[int, int]
+) -> Iterator[tuple["_Place", Tensor]]:
+    """The inner part of each tile and its codes (rows, columns, K), row by row."""
+    like = model.bottleneck.dictionary
+    for places, tiles in grid.tiles(picture, model.config.stride, size):
+        for place, codes in zip(places, model.encode(tiles.to(like)).codes, strict=True):
+            yield place, codes.permute(2, 0, 1)[place.inner(1)].permute(1, 2, 0)
 
 
 class _Place(NamedTuple):
@@ -109,8 +197,25 @@ class _Grid(NamedTuple):
     side: int
     margin: int
 
+    @classmethod
+    def of(
+        cls, function: str, model: SCVAE, tile: int | None, margin: int | None, size: tuple[int, ...]
+    ) -> "_Grid | None":
+        """That of a side and a margin in pixels, or of their defaults; None for a picture that goes whole."""
+        stride = model.config.stride
+        if tile is None and margin is None and goes_whole(model.config, *size):
+            return None
+        tile = model.config.resolution if tile is None else tile
+        margin = stride * max(0, min(2, (tile // stride - 1) // 2)) if margin is None else margin
+        if tile % stride or margin % stride or margin < 0 or tile <= 2 * margin:
+            raise ValueError(
+                f"{function}: tile and margin must be multiples of {stride}, with tile > 2 · margin ≥ 0, "
+                f"got tile {tile}, margin {margin}"
+            )
+        return cls(tile // stride, margin // stride)
+
     def tiles(
-        self, source: Tensor, scale: int, size: torch.Size
+        self, source: Tensor, scale: int, size: tuple[int, ...]
     ) -> Iterator[tuple[list[_Place], Tensor]]:  # source: (C, H, W)
         """Batches of tiles (B, C, scale · side, scale · side) that cover size = (h, w) cells, and their places."""
         step = self.side - 2 * self.margin

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,15 @@ from scvae_fast.training import demo
 def test_help_and_doctor_need_no_extra() -> None:
     program = """
 import sys
-absent = "lightning torchmetrics torchvision PIL matplotlib skimage sklearn safetensors huggingface_hub tqdm"
+absent = "lightning torchmetrics torchvision PIL matplotlib skimage sklearn safetensors huggingface_hub tqdm pyarrow"
 sys.modules.update(dict.fromkeys(absent.split()))  # importing them fails now
 from scvae_fast import cli
 status = cli.main(["doctor"])
 assert cli.main(["demo", "--out", sys.argv[1]]) == 1
 assert cli.main(["reconstruct", "--checkpoint", "x", "--out", "y", "z.png"]) == 1
+assert cli.main(["encode", "--checkpoint", "x", "--data", "y", "--out", "z"]) == 1
+assert cli.main(["decode", "--checkpoint", "x", "y", "--out", "z"]) == 1
+assert cli.main(["convert", "folder", "x.pt"]) == 1
 try:
     cli.main(["--help"])
 except SystemExit as stop:
@@ -29,7 +33,7 @@ except SystemExit as stop:
     assert run.returncode == 0, run.stderr
     assert "backends:" in run.stdout
     assert "reconstruct" in run.stdout
-    assert run.stderr.count('pip install "scvae_fast[train]"') == 2
+    assert run.stderr.count('pip install "scvae_fast[train]"') == 5
     assert "Traceback" not in run.stderr
 
 
@@ -62,7 +66,17 @@ def test_doctor_decides_the_exit_status(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["paint"], ["demo", "--minutes", "0"], ["demo", "--minutes", "soon"], ["reconstruct", "x.png", "--out", "y"]],
+    [
+        [],
+        ["paint"],
+        ["demo", "--minutes", "0"],
+        ["demo", "--minutes", "soon"],
+        ["reconstruct", "x.png", "--out", "y"],
+        ["encode", "--checkpoint", "x", "--data", "y", "--out", "z", "--limit", "0"],
+        ["encode", "--checkpoint", "x", "--data", "y", "--out", "z", "--dtype", "int8"],
+        ["decode", "--checkpoint", "x", "--out", "y"],
+        ["convert", "x.pt", "y", "--attention", "some"],
+    ],
 )
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -108,3 +122,29 @@ def test_reconstruct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "missing.png" in capsys.readouterr().err
     assert cli.main(["reconstruct", "--checkpoint", str(tmp_path), "--out", "y", str(tmp_path / "x.png")]) == 1
     assert "can't be loaded" in capsys.readouterr().err
+
+
+def test_encode_and_decode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    SCVAE(TINY).save_pretrained(tmp_path / "model")
+    save_picture(tmp_path / "pictures" / "x.png", scene(20, 30))
+    common = ["--checkpoint", str(tmp_path / "model"), "--batch-size", "2", "--device", "cpu", "--precision", "float32"]
+    codes, data = str(tmp_path / "codes.parquet"), str(tmp_path / "pictures")
+    assert cli.main(["encode", *common, "--data", data, "--dtype", "float32", "--limit", "3", "--out", codes]) == 0
+    assert "bits per pixel, values in float32" in capsys.readouterr().out
+    assert cli.main(["decode", *common, codes, "--out", str(tmp_path / "out"), "--format", "jpg"]) == 0
+    assert (tmp_path / "out" / "x.jpg").exists()
+    assert cli.main(["decode", *common, codes, "--out", str(tmp_path / "out")]) == cli.FAILED
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = replace(TINY, compat="official", ch=32, mid_attention=True, norm_groups=32, norm_out=True)
+    SCVAE(config).save_pretrained(tmp_path / "model")
+    assert cli.main(["convert", str(tmp_path / "model"), str(tmp_path / "official.pt")]) == 0
+    options = ["--n-iter", "3", "--beta", "0.05", "--attention", "constant"]
+    assert " ".join(options) in capsys.readouterr().out
+    back = ["convert", str(tmp_path / "official.pt"), str(tmp_path / "back")]
+    assert cli.main(back) == cli.FAILED
+    assert "give --n-iter, --beta, --attention too" in capsys.readouterr().err
+    assert cli.main([*back, *options]) == 0
+    assert SCVAE.from_pretrained(tmp_path / "back").config.n_iter == 3

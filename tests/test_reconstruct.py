@@ -5,8 +5,9 @@ import torch
 from pictures import TINY, scene
 
 from scvae_fast.data import load_picture, save_picture
+from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
-from scvae_fast.reconstruct import ReconstructError, reconstruct_files, result_paths
+from scvae_fast.reconstruct import reconstruct_files, result_paths
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_an_original_is_not_overwritten(checkpoint: Path, tmp_path: Path) -> Non
 def test_errors_that_leave_nothing_to_do(checkpoint: Path, tmp_path: Path) -> None:
     save_picture(tmp_path / "x.png", scene(20, 20))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ReconstructError, match=r"checkpoint .*empty can't be loaded"):
+    with pytest.raises(UsageError, match=r"checkpoint .*empty can't be loaded"):
         reconstruct_files(tmp_path / "empty", [tmp_path / "x.png"], tmp_path / "out")
-    with pytest.raises(ReconstructError, match="can't be written"):
+    with pytest.raises(UsageError, match="can't be written"):
         reconstruct_files(checkpoint, [tmp_path / "x.png"], tmp_path / "x.png" / "out")

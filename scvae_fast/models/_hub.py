@@ -1,8 +1,10 @@
 """Saving and loading a model as `config.json` and `model.safetensors`, locally or on the Hugging Face hub."""
 
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -10,31 +12,27 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from scvae_fast._files import write_json
+from scvae_fast.models.card import model_card
 from scvae_fast.models.config import SCVAEConfig
 
 try:
     import huggingface_hub
     from huggingface_hub import PyTorchModelHubMixin as _HubMixin
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 except ImportError as error:
     _missing: ImportError | None = error
 
     class _HubMixin:  # type: ignore[no-redef]
-        """Takes the class keywords of huggingface_hub's mixin where that can't be imported."""
-
-        def __init_subclass__(cls, **card: Any) -> None:
-            super().__init_subclass__()
-
-        def push_to_hub(self, *args: Any, **options: Any) -> None:
-            """Say what is missing."""
-            _require_hub(type(self), "push_to_hub")
+        """Stands for huggingface_hub's mixin where that can't be imported."""
 else:
     _missing = None
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+RECORD_FILE = "training.json"
 
 ModelT = TypeVar("ModelT", bound="PretrainedModel")
 
@@ -43,21 +41,45 @@ class PretrainedModel(nn.Module, _HubMixin):
     """A module with huggingface_hub's `save_pretrained`, `from_pretrained` and `push_to_hub`.
 
     A subclass's `__init__` takes the configuration, an initial `dictionary`, and options that are not saved.
+
+    Attributes:
+        record: what is known of the model's training, see `scvae_fast.models.card.model_card`; None if nothing is.
+            `from_pretrained` finds it beside the weights.
     """
 
     def __init__(self, config: SCVAEConfig, **options: Any) -> None:
         super().__init__()
         self.config = config
+        self.record: Mapping[str, Any] | None = None
+
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of configuration and weights.
+
+        Device, memory format, compilation and mode of the model don't change it; its dtype does.
+        """
+        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike[str], *, repo_id: str | None = None, **options: Any
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        record: Mapping[str, Any] | None = None,
+        repo_id: str | None = None,
+        **options: Any,
     ) -> str | None:
-        """Write `config.json`, `model.safetensors` and, if there is none, a model card into a folder.
+        """Write `config.json`, `model.safetensors`, `training.json` and, if there is none, a model card into a folder.
 
         Each file appears whole: it is written elsewhere and then moved into its place.
 
         Args:
             save_directory: the folder; made if it doesn't exist.
+            record: of the training, for `training.json` and the card; see `scvae_fast.models.card.model_card`. The
+                default is the one with which the model was loaded, if its weights are still the same. Without a record
+                no `training.json` is left in the folder.
             repo_id: name on the hub for `push_to_hub=True`, the folder's name by default.
             options: more arguments of `huggingface_hub.ModelHubMixin.save_pretrained`, such as `push_to_hub`.
 
@@ -70,14 +92,55 @@ class PretrainedModel(nn.Module, _HubMixin):
         _require_hub(type(self), "save_pretrained")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
+        repo_id = repo_id or folder.resolve().name
+        card = self._card_arguments(repo_id, record, options)
         with TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-            commit = super().save_pretrained(temporary, repo_id=repo_id or folder.resolve().name, **options)
+            commit = super().save_pretrained(temporary, repo_id=repo_id, model_card_kwargs=card, **options)
             # safetensors lets only the owner read; the other files have the permissions that the user wants.
             shutil.copymode(Path(temporary, CONFIG_FILE), Path(temporary, WEIGHTS_FILE))
+            if card["record"]:
+                write_json(Path(temporary, RECORD_FILE), {**card["record"], "weights": self.fingerprint()})
+            else:
+                Path(folder, RECORD_FILE).unlink(missing_ok=True)  # it is of other weights
             for written in Path(temporary).iterdir():
                 if written.name != "README.md" or not (folder / "README.md").exists():
                     os.replace(written, folder / written.name)
         return commit
+
+    def push_to_hub(self, repo_id: str, *, record: Mapping[str, Any] | None = None, **options: Any) -> str:
+        """Upload what `save_pretrained` writes to a repository of the hub, in one commit.
+
+        The card there is replaced: `ignore_patterns="README.md"` keeps it.
+
+        Args:
+            repo_id: such as "user/name"; the repository is made if it doesn't exist.
+            record: see `save_pretrained`.
+            options: more arguments of `huggingface_hub.ModelHubMixin.push_to_hub`, such as `private`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ImportError: huggingface_hub or safetensors is not installed.
+            huggingface_hub.errors.HfHubHTTPError: the hub refuses it.
+        """
+        _require_hub(type(self), "push_to_hub")
+        card = self._card_arguments(repo_id, record, options)
+        return super().push_to_hub(repo_id, model_card_kwargs=card, **options)
+
+    def generate_model_card(
+        self, record: Mapping[str, Any] | None = None, name: str | None = None
+    ) -> "huggingface_hub.ModelCard":
+        """The card that `save_pretrained` writes; see `scvae_fast.models.card.model_card`."""
+        return huggingface_hub.ModelCard(model_card(self, record, name=name))
+
+    def _card_arguments(self, name: str, record: Mapping[str, Any] | None, options: dict[str, Any]) -> dict[str, Any]:
+        # huggingface_hub's two methods call each other, and pass on what they were given.
+        if passed_on := options.pop("model_card_kwargs", None):
+            return dict(passed_on)
+        if record is None and self.record is not None and self.record.get("weights") == self.fingerprint():
+            record = self.record
+        return {"record": record, "name": name}
 
     @classmethod
     def from_pretrained(
@@ -108,15 +171,20 @@ class PretrainedModel(nn.Module, _HubMixin):
             ImportError: huggingface_hub or safetensors is not installed.
             FileNotFoundError: there is no such folder or repository, or it lacks one of the two files.
             ValueError: a file is damaged, or the weights don't fit the configuration.
+
+        `training.json` is read as well, if there is one: `model.record`.
         """
         _require_hub(cls, "from_pretrained")
         source = str(pretrained_model_name_or_path)
+        record: Path | None
         if os.path.isdir(source):
             files = [_in_folder(cls, Path(source), name) for name in (CONFIG_FILE, WEIGHTS_FILE)]
+            record = Path(source, RECORD_FILE) if Path(source, RECORD_FILE).is_file() else None
         else:
             hub: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
             hub |= {"force_download": force_download, "local_files_only": local_files_only}
             files = [_download(cls, source, name, hub) for name in (CONFIG_FILE, WEIGHTS_FILE)]
+            record = _download_record(source, hub)
         weights = _read_weights(cls, files[1])
         dictionary = weights.get("bottleneck.dictionary")  # saves the class from making one of its own
         model = cls(_read_config(cls, files[0]), dictionary=dictionary, **options)
@@ -124,6 +192,7 @@ class PretrainedModel(nn.Module, _HubMixin):
             model.load_state_dict(weights, assign=True)  # keeps the dtype in which they were saved
         except RuntimeError as error:
             raise ValueError(f"{cls.__name__}.from_pretrained: {files[1]} doesn't fit {files[0]}: {error}") from error
+        model.record = None if record is None else _read_record(cls, record)
         return model.to(device).eval()
 
 
@@ -148,6 +217,21 @@ def _download(cls: type, repository: str, name: str, hub: dict[str, Any]) -> Pat
             f"{cls.__name__}.from_pretrained: {repository} is not a folder here, "
             f"and {name} can't be had from the hub's repository of that name: {error}"
         ) from error
+
+
+def _download_record(repository: str, hub: dict[str, Any]) -> Path | None:
+    """None for a repository without one; what else can go wrong did so at the files before."""
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, RECORD_FILE, **hub))
+    except EntryNotFoundError:
+        return None
+
+
+def _read_record(cls: type, path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{cls.__name__}.from_pretrained: {path} is no record of a training: {error}") from error
 
 
 def _read_config(cls: type, path: Path) -> SCVAEConfig:

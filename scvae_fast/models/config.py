@@ -100,6 +100,10 @@ class SCVAEConfig:
         """Pixels per position of the latent grid, in each direction."""
         return 2 ** (len(self.ch_mult) - 1)
 
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the cells of stride x stride pixels that cover a picture."""
+        return -(-height // self.stride), -(-width // self.stride)
+
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "SCVAEConfig":
         """A named configuration, with `changes` to single fields.

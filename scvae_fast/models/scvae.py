@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import _register_namedtuple
 
@@ -37,13 +38,7 @@ class SCVAEOutput(NamedTuple):
 _register_namedtuple(SCVAEOutput, serialized_type_name="scvae_fast.models.SCVAEOutput")
 
 
-class SCVAE(
-    PretrainedModel,
-    library_name="scvae_fast",
-    license="mit",
-    tags=["image-reconstruction", "sparse-coding"],
-    paper_url="https://arxiv.org/abs/2303.16666",
-):
+class SCVAE(PretrainedModel):
     """x̂ = G(D z), z = LISTA(E(x)): encoder E, dictionary D (n, K), codes z of every position, decoder G.
 
     Source: Xiao et al., "SC-VAE: Sparse Coding-based Variational Autoencoder with Learned ISTA", arXiv
@@ -104,13 +99,31 @@ class SCVAE(
         Raises:
             ValueError: x is of another shape or dtype.
         """
-        latents, codes, latents_hat = self.encode(x)
+        latents, codes, latents_hat = self._encode(x)
         sq_err = (latents - latents_hat).square().permute(0, 2, 3, 1)  # (B, h, w, n)
         alpha = self.attention(sq_err, codes)
         return SCVAEOutput(self.decode(latents_hat), codes, latents, latents_hat, alpha)
 
     def encode(self, x: Tensor) -> SCVAEEncoding:
-        """Latents E(x), their sparse codes z, and D z, for pictures as `forward` takes them."""
+        """Latents E(x), their sparse codes z, and D z, of pictures of any height and width.
+
+        Beyond its right and lower edge a picture goes on with its edge pixels to the next multiple of `config.stride`,
+        so that there are ⌈H / stride⌉ x ⌈W / stride⌉ cells. All of it is coded at once: for pictures larger than
+        `config.resolution`, for which the statistics of the normalisation would not be as in training and memory grows,
+        see `scvae_fast.tiling.encode_tiled`.
+
+        Args:
+            x: (B, in_channels, H, W), floating point, in -1 … 1.
+
+        Raises:
+            ValueError: x is of another shape or dtype, or empty in height or width.
+        """
+        missing = [-side % self.config.stride for side in x.shape[2:]]
+        if x.dim() == 4 and any(missing):
+            x = F.pad(x, (0, missing[1], 0, missing[0]), mode="replicate")
+        return self._encode(x)
+
+    def _encode(self, x: Tensor) -> SCVAEEncoding:
         latents = self.encoder(x)
         codes, rows_hat = self.bottleneck(latents.permute(0, 2, 3, 1))
         return SCVAEEncoding(latents, codes, rows_hat.permute(0, 3, 1, 2))
@@ -123,18 +136,45 @@ class SCVAE(
         """
         return self.decoder(latents_hat)
 
-    def decode_codes(self, codes: Tensor) -> Tensor:  # (B, h, w, K) -> (B, in_channels, stride·h, stride·w)
+    def decode_codes(self, codes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Pictures of codes: `decode` of D z.
+
+        Args:
+            codes: (B, h, w, K), as `encode` gives them.
+            size: height and width of the pictures that were coded; what lies beyond is cut off. The default is the size
+                of the whole grid, (stride·h, stride·w).
+
+        Returns:
+            (B, in_channels, height, width), about in -1 … 1.
+
+        Raises:
+            ValueError: codes are not (B, h, w, K), or pictures of that size have another number of cells.
+        """
+        self._check_codes("decode_codes", codes)
+        if size is None:
+            return self.decode(self.combine_atoms(codes))
+        if self.config.grid(*size) != tuple(codes.shape[1:3]):
+            raise ValueError(
+                f"SCVAE.decode_codes: pictures of {size[0]} x {size[1]} have {self.config.grid(*size)} cells of "
+                f"{self.config.stride} x {self.config.stride} pixels, codes are of {tuple(codes.shape[1:3])}"
+            )
+        return self.decode(self.combine_atoms(codes))[..., : size[0], : size[1]]
+
+    def combine_atoms(self, codes: Tensor) -> Tensor:  # (B, h, w, K) -> (B, n, h, w)
+        """The latents D z that codes stand for.
 
         Raises:
             ValueError: codes are not (B, h, w, K).
         """
+        self._check_codes("combine_atoms", codes)
+        rows_hat = decode(codes, self.bottleneck.dictionary, backend=self.bottleneck.backend)
+        return rows_hat.permute(0, 3, 1, 2)
+
+    def _check_codes(self, method: str, codes: Tensor) -> None:
         if codes.dim() != 4 or codes.shape[-1] != self.config.n_atoms:
             raise ValueError(
-                f"SCVAE.decode_codes: codes must be (B, h, w, {self.config.n_atoms}), got {tuple(codes.shape)}"
+                f"SCVAE.{method}: codes must be (B, h, w, {self.config.n_atoms}), got {tuple(codes.shape)}"
             )
-        latents_hat = decode(codes, self.bottleneck.dictionary, backend=self.bottleneck.backend)
-        return self.decode(latents_hat.permute(0, 3, 1, 2))
 
     def to_official(self) -> dict[str, Tensor]:
         """A state dict for the authors' `Model_VAEf16`; see `scvae_fast.models.official`."""

@@ -1,11 +1,15 @@
 """`save_pretrained` and `from_pretrained`: what they write and refuse, and an install without them."""
 
+import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from scvae_fast.models import SCVAE
 
@@ -128,3 +132,127 @@ def test_a_base_install_names_the_extra(tmp_path):
     ]
     assert all('pip install "scvae_fast[train]"' in line for line in lines)
     assert not list(tmp_path.iterdir())
+
+
+RECORD = {"steps": 7, "settings": {"seed": 3}}
+
+
+def test_the_record_of_the_training_stays_with_the_model(small_model, tmp_path):
+    small_model.save_pretrained(tmp_path / "model", record=RECORD)
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "training.json",
+    }
+    assert "| steps | 7 |" in (tmp_path / "model" / "README.md").read_text()
+    loaded = SCVAE.from_pretrained(tmp_path / "model")
+    assert loaded.record == {**RECORD, "weights": small_model.fingerprint()}
+    loaded.save_pretrained(tmp_path / "copy")
+    assert "| steps | 7 |" in (tmp_path / "copy" / "README.md").read_text()
+    assert SCVAE.from_pretrained(tmp_path / "copy").record == loaded.record
+
+
+def test_a_record_of_other_weights_is_not_kept(small_model, tmp_path):
+    small_model.save_pretrained(tmp_path, record=RECORD)
+    loaded = SCVAE.from_pretrained(tmp_path)
+    torch.nn.init.zeros_(loaded.encoder.conv_in.weight)
+    (tmp_path / "README.md").unlink()
+    loaded.save_pretrained(tmp_path)
+    assert not (tmp_path / "training.json").exists()
+    assert "No record of the training" in (tmp_path / "README.md").read_text()
+    loaded.save_pretrained(tmp_path, record={"steps": 8})
+    assert SCVAE.from_pretrained(tmp_path).record["steps"] == 8
+
+
+def test_a_damaged_record(small_model, tmp_path):
+    small_model.save_pretrained(tmp_path, record=RECORD)
+    for text in ("{", "3"):
+        (tmp_path / "training.json").write_text(text)
+        with pytest.raises(ValueError, match=r"training.json is no record of a training"):
+            SCVAE.from_pretrained(tmp_path)
+
+
+def test_fingerprint(small_model, small_config, tmp_path):
+    before = small_model.fingerprint()
+    assert before == small_model.eval().to(memory_format=torch.channels_last).fingerprint()
+    small_model.save_pretrained(tmp_path)
+    assert SCVAE.from_pretrained(tmp_path).fingerprint() == before
+    others = {before}
+    other = SCVAE(dataclasses.replace(small_config, n_iter=4))
+    other.load_state_dict(small_model.state_dict())
+    others.add(other.fingerprint())
+    with torch.no_grad():
+        small_model.bottleneck.step.add_(1e-6)
+    others.add(small_model.fingerprint())
+    others.add(small_model.bfloat16().fingerprint())
+    assert len(others) == 4
+
+
+class Hub:
+    """A hub with one repository, user/name."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder, self.created, self.commits = folder, [], []
+
+        def create_repo(api, repo_id, **options):
+            self.created.append((repo_id, api.token, options))
+            return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
+
+        def upload_folder(api, *, folder_path, **options):
+            shutil.copytree(folder_path, folder, dirs_exist_ok=True)
+            self.commits.append(options)
+            return "https://huggingface.co/user/name/commit/1"
+
+        def download(repository, name, **options):
+            assert repository == "user/name"
+            if not (folder / name).exists():
+                raise LocalEntryNotFoundError(f"no {name}")
+            return str(folder / name)
+
+        monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
+        monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    return Hub(tmp_path / "hub", monkeypatch)
+
+
+def test_there_and_back_over_the_hub(hub, small_model, pictures):
+    address = small_model.push_to_hub("user/name", record=RECORD, private=True, token="hf_x", commit_message="first")
+    assert address == "https://huggingface.co/user/name/commit/1"
+    assert hub.created == [("user/name", "hf_x", {"private": True, "exist_ok": True})]
+    (commit,) = hub.commits
+    assert (commit["repo_id"], commit["commit_message"]) == ("user/name", "first")
+    files = {"README.md", "config.json", "model.safetensors", "training.json"}
+    assert {path.name for path in hub.folder.iterdir()} == files
+    card = (hub.folder / "README.md").read_text()
+    assert 'SCVAE.from_pretrained("user/name")' in card
+    assert "| steps | 7 |" in card
+    loaded = SCVAE.from_pretrained("user/name")
+    assert torch.equal(loaded(pictures).x_hat, small_model.eval()(pictures).x_hat)
+    assert loaded.record["steps"] == 7
+
+
+def test_a_model_from_a_folder_goes_to_the_hub_with_its_record(hub, small_model, tmp_path):
+    small_model.save_pretrained(tmp_path / "model", record=RECORD)
+    SCVAE.from_pretrained(tmp_path / "model").push_to_hub("user/name")
+    assert "| steps | 7 |" in (hub.folder / "README.md").read_text()
+    assert json.loads((hub.folder / "training.json").read_text())["steps"] == 7
+
+
+def test_saving_and_pushing_at_once(hub, small_model, tmp_path):
+    commit = small_model.save_pretrained(tmp_path / "model", record=RECORD, repo_id="user/name", push_to_hub=True)
+    assert commit == "https://huggingface.co/user/name/commit/1"
+    for name in ("config.json", "training.json", "README.md"):
+        assert (hub.folder / name).read_text() == (tmp_path / "model" / name).read_text()
+
+
+def test_a_repository_without_a_record(hub, small_model):
+    small_model.push_to_hub("user/name")
+    assert SCVAE.from_pretrained("user/name").record is None
+    (hub.folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"user/name is not a folder here, and config.json can't be had"):
+        SCVAE.from_pretrained("user/name")

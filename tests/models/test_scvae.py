@@ -156,7 +156,33 @@ def test_wrong_codes(small_model):
         small_model.decode_codes(torch.zeros(1, 2, 2, 16))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (5, 6), (7, 9), (8, 4)])
+def test_codes_of_pictures_of_any_size(size, small_model):
+    picture = torch.rand(2, 3, *size) * 2 - 1
+    encoding = small_model.encode(picture)
+    rows, columns = (torch.arange(side + side % 2).clamp_max(side - 1) for side in size)
+    extended = picture[:, :, rows][..., columns]  # with its last row and column once more
+    expected = small_model(extended)
+    assert torch.equal(encoding.codes, expected.codes)
+    assert encoding.codes.shape[1:3] == small_model.config.grid(*size)
+    x_hat = small_model.decode_codes(encoding.codes, size)
+    torch.testing.assert_close(x_hat, expected.x_hat[..., : size[0], : size[1]])
+
+
+def test_codes_of_another_size(small_model):
+    codes = torch.zeros(1, 3, 4, 24)
+    assert small_model.decode_codes(codes).shape == (1, 3, 6, 8)
+    with pytest.raises(ValueError, match=r"7 x 8 have \(4, 4\) cells of 2 x 2 pixels, codes are of \(3, 4\)"):
+        small_model.decode_codes(codes, (7, 8))
+    with pytest.raises(ValueError, match=r"SCVAE.combine_atoms: codes must be \(B, h, w, 24\), got \(3, 4, 24\)"):
+        small_model.combine_atoms(codes[0])
+
+
 def test_wrong_pictures(small_model):
+    with pytest.raises(ValueError, match=r"Encoder: x must be \(B, 3, H, W\), got \(3, 5, 6\)"):
+        small_model.encode(torch.zeros(3, 5, 6))
+    with pytest.raises(ValueError, match="positive multiples of 2, got 0 x 6"):
+        small_model.encode(torch.zeros(1, 3, 0, 6))
     with pytest.raises(ValueError, match="multiples of 2, got 5 x 6"):
         small_model(torch.zeros(1, 3, 5, 6))
 

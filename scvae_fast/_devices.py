@@ -1,0 +1,24 @@
+"""Where models run."""
+
+import torch
+
+from scvae_fast.errors import UsageError
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of that name; without one, a GPU where there is one and else the CPU.
+
+    Raises:
+        UsageError: this machine has no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"{name!r} is no device: cpu, cuda, cuda:1 …") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"there is no device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"the device must be cpu or cuda, got {name!r}")
+    return device

@@ -1,0 +1,45 @@
+"""`scvae-fast convert`."""
+
+import argparse
+from pathlib import Path
+
+from scvae_fast.cli._types import Commands, count, positive
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "convert",
+        help="bring a checkpoint of the authors' released code here, or one of ours there",
+        description="Convert a checkpoint of the authors' released code (a file) into a folder for from_pretrained, or "
+        "such a folder into a file that the authors' code loads; which of the two follows from what SOURCE is.",
+        epilog="A checkpoint of the authors' code holds neither the number of iterations, nor β, nor the name of the "
+        "attention network: --n-iter, --beta and --attention give them, or --config and --preset some of them.",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="a file such as best.pt; or a folder, or a name on the hub")
+    parser.add_argument("out", type=Path, metavar="OUT", help="a folder; or a file such as official.pt")
+    parser.add_argument("--n-iter", type=count, metavar="T", help="iterations of LISTA (the authors' num_soft_thresh)")
+    parser.add_argument("--beta", type=positive, help="β, the weight of sparsity")
+    parser.add_argument("--attention", choices=("constant", "eq", "GAT", "SSGC"), help="the authors' --attention")
+    parser.add_argument("--preset", metavar="NAME", help="iterations and architecture of ffhq256-16x16, for instance")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="the authors' configuration (YAML), or its ddconfig alone (YAML or JSON): architecture and iterations",
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from scvae_fast.models.convert import OfficialOptions, convert
+
+    given = OfficialOptions(
+        n_iter=options.n_iter,
+        beta=options.beta,
+        attention=options.attention,
+        preset=options.preset,
+        config=options.config,
+    )
+    print(convert(options.source, options.out, given))
+    return 0

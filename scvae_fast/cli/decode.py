@@ -1,0 +1,42 @@
+"""`scvae-fast decode`."""
+
+import argparse
+from pathlib import Path
+
+from scvae_fast.cli._types import Commands
+from scvae_fast.cli.encode import add_running
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "decode",
+        help="bring pictures back from a file of codes",
+        description="Write the pictures that a file of codes holds, under their names, into a folder of their own.",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="DIR",
+        help="the model that made the codes: folder, or name on the hub",
+    )
+    parser.add_argument("codes", type=Path, metavar="CODES", help="file that scvae-fast encode wrote")
+    parser.add_argument("--format", choices=("png", "jpg"), default="png", help="default: %(default)s")
+    parser.add_argument("--force", action="store_true", help="take codes that another model made")
+    add_running(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder for the pictures")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from scvae_fast.codes.commands import Running, decode_codes
+
+    decode_codes(
+        options.checkpoint,
+        options.codes,
+        options.out,
+        suffix=options.format,
+        force=options.force,
+        running=Running(device=options.device, precision=options.precision, batch_size=options.batch_size),
+    )
+    return 0

@@ -1,0 +1,72 @@
+"""`scvae-fast encode`."""
+
+import argparse
+from pathlib import Path
+
+from scvae_fast.cli._types import Commands, count
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "encode",
+        help="code pictures with a trained model into one compact file",
+        description="Code pictures of any size with a trained model into one Parquet file, and print its size in bits "
+        "per pixel. Pictures pass through one after the other: memory does not grow with their number.",
+    )
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="folder written by save_pretrained, or a name on the hub"
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help='folder, picture, tar shards, or "photographs" (embedded ones)',
+    )
+    parser.add_argument("--layout", default="auto", help="how the data is arranged (default: found out)")
+    parser.add_argument("--split", default="val", help="train or val, where the data has both (default: %(default)s)")
+    parser.add_argument(
+        "--resize",
+        type=count,
+        metavar="PIXELS",
+        help="bring the shorter side to so many pixels and crop the centre (default: pictures stay whole)",
+    )
+    parser.add_argument("--limit", type=count, metavar="N", help="take the first N pictures (default: all)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float16", "float32"),
+        default="float16",
+        help="of the values of codes; float32 keeps them exactly (default: %(default)s)",
+    )
+    add_running(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="such as codes.parquet")
+    parser.set_defaults(run=_run)
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how a model is run."""
+    parser.add_argument("--batch-size", type=count, default=16, metavar="N", help="default: %(default)s")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of encoder and decoder (default: %(default)s)",
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from scvae_fast.codes.commands import Running, encode_data
+
+    encode_data(
+        options.checkpoint,
+        options.data,
+        options.out,
+        layout=options.layout,
+        split=options.split,
+        resize=options.resize,
+        limit=options.limit,
+        values=options.dtype,
+        running=Running(device=options.device, precision=options.precision, batch_size=options.batch_size),
+    )
+    return 0

@@ -1,0 +1,90 @@
+"""Pictures to codes and back, as they come: in memory is a batch, or one picture that goes tile by tile."""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from scvae_fast.codes.sparse import CodedPicture, SparseCodes
+from scvae_fast.data.stream import NamedPicture
+from scvae_fast.errors import UsageError
+from scvae_fast.models import SCVAE
+from scvae_fast.speed import Speed
+from scvae_fast.tiling import decode_tiled, encode_tiled, goes_whole, latents_of
+
+BATCH_SIZE = 16
+
+_T = TypeVar("_T")
+
+
+def encode_pictures(
+    model: SCVAE, pictures: Iterable[NamedPicture], *, batch_size: int = BATCH_SIZE, speed: Speed | None = None
+) -> Iterator[CodedPicture]:
+    """Code pictures of any sizes, in their order.
+
+    A picture that `goes_whole` goes through the model as it is, together with neighbours of its size; any other
+    one tile by tile, see `encode_tiled`.
+
+    Args:
+        model: in evaluation mode, on any device.
+        pictures: (3, H, W) each.
+        batch_size: most pictures that go together.
+        speed: how the model runs; float32 by default.
+
+    Raises:
+        UsageError: codes have NaN or infinity in them; the message names the picture.
+    """
+    speed, like = speed or Speed(), model.bottleneck.dictionary
+    for (height, width), same in groupby(pictures, key=lambda named: tuple(named.picture.shape[1:])):
+        whole = goes_whole(model.config, height, width)
+        for batch in _batches(same, batch_size if whole else 1):
+            with torch.no_grad(), speed.autocast(like.device.type):
+                if whole:
+                    dense = model.encode(torch.stack([named.picture for named in batch]).to(like)).codes
+                    codes = [SparseCodes.of(each) for each in dense]
+                else:
+                    codes = [encode_tiled(model, batch[0].picture)]
+            for named, own in zip(batch, codes, strict=True):
+                _check_finite(named.name, own)
+                yield CodedPicture(named.name, (height, width), own)
+
+
+def decode_pictures(
+    model: SCVAE, coded: Iterable[CodedPicture], *, batch_size: int = BATCH_SIZE, speed: Speed | None = None
+) -> Iterator[NamedPicture]:
+    """Bring pictures back from their codes, in their order; as `encode_pictures`, with the same arguments.
+
+    Returns:
+        Pictures (3, H, W), float32, clipped to −1 … 1, on the model's device.
+
+    Raises:
+        ValueError: codes are not over the model's atoms, or not one for each cell of their picture; the message names
+            it.
+    """
+    speed, device = speed or Speed(), model.bottleneck.dictionary.device.type
+    checked = (picture.check(model.config) for picture in coded)
+    for (height, width), same in groupby(checked, key=lambda picture: picture.size):
+        whole = goes_whole(model.config, height, width)
+        for batch in _batches(same, batch_size if whole else 1):
+            with torch.no_grad(), speed.autocast(device):
+                if whole:
+                    latents = torch.stack([latents_of(model, each.codes) for each in batch])
+                    pictures = model.decode(latents).float().clamp(-1, 1)
+                else:
+                    pictures = decode_tiled(model, batch[0].codes, (height, width)).float()[None]
+            yield from map(NamedPicture, [each.name for each in batch], pictures)
+
+
+def _batches(items: Iterator[_T], size: int) -> Iterator[list[_T]]:
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def _check_finite(name: str, codes: SparseCodes) -> None:
+    if not np.isfinite(codes.values).all():
+        raise UsageError(
+            f"the codes of {name} have NaN or infinity in them: the weights of the model are broken, or the precision "
+            "is too low for them"
+        )

@@ -1,0 +1,231 @@
+"""The model card: what a model is, how it was trained and how good it is, as the hub shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
+    from scvae_fast.models._hub import PretrainedModel
+
+_INTRODUCTION = """\
+SC-VAE, a sparse-coding autoencoder for pictures: an encoder makes a vector of {n} features of every {s} x {s} pixels,
+LISTA (a learned iterative soft-thresholding, {T} iterations) writes it as a sparse combination of {K} learned atoms,
+and a decoder makes the picture of these combinations. The files are those of the Python package scvae_fast.
+
+The model is that of P. Xiao et al., *SC-VAE: Sparse Coding-based Variational Autoencoder with Learned ISTA*
+([arXiv 2303.16666](https://arxiv.org/abs/2303.16666)){variant}."""
+
+_VARIANTS = {
+    "paper": ", in the form of the paper",
+    "official": ", in the form that the authors' released code computes",
+}
+
+_USE = """\
+    pip install "scvae_fast[train]"
+
+```python
+from scvae_fast.data import load_picture, save_picture
+from scvae_fast.models import SCVAE
+from scvae_fast.tiling import reconstruct_tiled
+
+model = SCVAE.from_pretrained("{name}")
+picture = load_picture("picture.jpg")  # (3, H, W) in -1 ... 1, of any size
+result = reconstruct_tiled(model, picture)
+save_picture("rebuilt.png", result.x_hat)
+print(f"{{result.active.float().mean():.0f}} of {{model.config.n_atoms}} atoms in the code of a cell")
+```
+
+Codes of many pictures, in a Parquet file, and back:
+
+    scvae-fast encode --checkpoint {name} --data PICTURES/ --out codes.parquet
+    scvae-fast decode --checkpoint {name} codes.parquet --out rebuilt/"""
+
+_LIMITS = """\
+It rebuilds pictures that are like those it was trained on; of others, and of fine detail and writing above all, it may
+make something else than was there. The encoder and the decoder normalise over the whole of their input: pictures larger
+than {resolution} x {resolution} are therefore coded in overlapping tiles. It is no generative model by itself: codes
+drawn at random are no pictures. Biases of the training data have not been studied."""
+
+_CITATION = """\
+```bibtex
+@article{xiao2023scvae,
+  title   = {SC-VAE: Sparse Coding-based Variational Autoencoder with Learned ISTA},
+  author  = {Xiao, Pan and Qiu, Peijie and Ha, Sung Min and Bani, Abdalla and Zhou, Shuang and Sotiras, Aristeidis},
+  journal = {arXiv preprint arXiv:2303.16666},
+  year    = {2023}
+}
+```"""
+
+# Figures of an evaluation that the hub lists: their place in it, the hub's name, and ours.
+_LISTED = {
+    "psnr": ("psnr", "PSNR (dB)"),
+    "psnr.pooled": ("psnr", "PSNR, pooled (dB)"),
+    "ssim": ("ssim", "SSIM"),
+    "ssim.mean": ("ssim", "SSIM"),
+    "lpips-alex.mean": ("lpips", "LPIPS (AlexNet)"),
+    "lpips-vgg.mean": ("lpips", "LPIPS (VGG-16)"),
+    "fid.value": ("fid", "rFID"),
+    "kid.mean": ("kid", "rKID"),
+}
+
+
+def model_card(model: PretrainedModel, record: Mapping[str, Any] | None = None, *, name: str | None = None) -> str:
+    """A model card, Markdown with the hub's YAML before it.
+
+    Args:
+        model: to be described.
+        record: what is known of its training, as JSON can hold it; every key may be missing. `data`: what it was
+            trained on, `steps`, `epochs`, `seconds`, `settings`: of optimiser, precision and so on, `versions`: of
+            packages, `origin`: a sentence on where the weights come from otherwise, `datasets`: names on the hub,
+            `license` ("mit" by default), and `evaluation`: what `scvae-fast evaluate` writes into metrics.json. Of
+            paths only the last part is shown.
+        name: that of the repository or folder, for the example.
+
+    Raises:
+        ImportError: huggingface_hub is not installed.
+    """
+    record, config, name = record or {}, model.config, name or "user/name"
+    introduction = _INTRODUCTION.format(
+        n=config.n_features, s=config.stride, T=config.n_iter, K=config.n_atoms, variant=_VARIANTS[config.compat]
+    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    evaluation = record.get("evaluation")
+    sections = {
+        "Configuration": _table({**config.to_dict(), "parameters": f"{parameters:,}"}),
+        "Training": _training(record),
+        "Evaluation": _evaluation(evaluation) if evaluation else "No evaluation came with this model.",
+        "How to use it": _USE.format(name=name),
+        "Limits": _LIMITS.format(resolution=config.resolution),
+        "Citation": _CITATION,
+    }
+    title = PurePath(name).name
+    body = "\n\n".join([f"# {title}", introduction, *(f"## {head}\n\n{text}" for head, text in sections.items())])
+    return f"---\n{_front_matter(record, title).to_yaml()}\n---\n\n{body}\n"
+
+
+def _front_matter(record: Mapping[str, Any], title: str) -> ModelCardData:
+    try:
+        from huggingface_hub import EvalResult, ModelCardData
+    except ImportError as error:
+        raise ImportError('a model card needs huggingface_hub: pip install "scvae_fast[train]"') from error
+    evaluation = record.get("evaluation") or {}
+    figures = dict(_flat(_figures(evaluation)))
+    about: dict[str, Any] = {
+        "task_type": "image-to-image",
+        "task_name": "image reconstruction",
+        "dataset_type": str(_data(evaluation).get("layout", "pictures")),
+        "dataset_name": _last_part(_data(evaluation).get("data", "pictures")),
+        "dataset_split": _data(evaluation).get("split"),
+    }
+    results = [
+        EvalResult(metric_type=kind, metric_name=called, metric_value=figures[place], **about)
+        for place, (kind, called) in _LISTED.items()
+        if isinstance(figures.get(place), (int, float))
+    ]
+    return ModelCardData(
+        license=record.get("license", "mit"),
+        library_name="scvae_fast",
+        pipeline_tag="image-to-image",
+        tags=["autoencoder", "image-reconstruction", "sparse-coding", "arxiv:2303.16666"],
+        datasets=record.get("datasets"),
+        model_name=title,
+        eval_results=results or None,
+    )
+
+
+def _training(record: Mapping[str, Any]) -> str:
+    parts = [str(record["origin"])] if record.get("origin") else []
+    facts = {key: record[key] for key in ("steps", "epochs") if record.get(key) is not None}
+    if record.get("seconds") is not None:
+        facts["time"] = _duration(float(record["seconds"]))
+    facts |= {f"data: {key}": _last_part(value) for key, value in _flat(record.get("data") or {})}
+    parts += [_table(facts)] if facts else []
+    for head, key in (("Settings", "settings"), ("Versions", "versions")):
+        if record.get(key):
+            parts.append(f"### {head}\n\n{_table({name: _shown(value) for name, value in _flat(record[key])})}")
+    return "\n\n".join(parts) or "No record of the training came with this model."
+
+
+def _evaluation(evaluation: Mapping[str, Any]) -> str:
+    data = _data(evaluation)
+    facts = {
+        "pictures": evaluation.get("n_pictures"),
+        "data": _last_part(data["data"]) if "data" in data else None,
+        "split": data.get("split"),
+        "resize": evaluation.get("resize", data.get("resize")),
+        "precision": evaluation.get("precision"),
+    }
+    weights = {f"weights of {metric}": _weights(files) for metric, files in (evaluation.get("weights") or {}).items()}
+    missing = [f"- {metric} is missing: {why}" for metric, why in (evaluation.get("unavailable") or {}).items()]
+    figures = {place: value for place, value in _flat(_figures(evaluation)) if _is_figure(value)}
+    known = {key: value for key, value in (facts | weights).items() if value is not None}
+    return "\n\n".join(filter(None, [_table(figures), _table(known) if known else "", "\n".join(missing)]))
+
+
+def _figures(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
+    figures = evaluation.get("figures", evaluation)
+    return figures if isinstance(figures, Mapping) else {}
+
+
+def _data(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
+    data = evaluation.get("data", {})
+    return data if isinstance(data, Mapping) else {"data": data}
+
+
+def _weights(files: Any) -> str:
+    """Names and check sums of weight files, as an evaluation lists them."""
+    shown = []
+    for file in files if isinstance(files, list) else [files]:
+        found = file if isinstance(file, Mapping) else {"path": file}
+        checksum = f" (SHA-256 {str(found['sha256'])[:12]}…)" if found.get("sha256") else ""
+        shown.append(f"{_last_part(found.get('path', ''))}{checksum}")
+    return ", ".join(shown)
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Pairs such as optimiser.betas and their values."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
+
+
+def _is_figure(value: Any) -> bool:
+    return value is None or value == "inf" or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def _last_part(value: Any) -> Any:
+    """A path's name without its folders, which are nobody else's business; other values as they are."""
+    return (PureWindowsPath(value).name or value) if isinstance(value, str) else value
+
+
+def _shown(value: Any) -> Any:
+    """A value that may be a path and may be any other text."""
+    is_path = isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute())
+    return _last_part(value) if is_path else value
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    rows = [f"| {_cell(str(key))} | {_cell(_text(value))} |" for key, value in values.items()]
+    return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())

@@ -1,0 +1,25 @@
+import pytest
+import torch
+
+from scvae_fast._devices import find_device
+from scvae_fast.errors import UsageError
+
+
+def test_the_best_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert find_device(None) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert find_device(None) == torch.device("cuda")
+
+
+def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device("cuda:1") == torch.device("cuda:1")
+    for name, message in (
+        ("cuda:2", "torch finds 2 CUDA devices"),
+        ("meta", "must be cpu or cuda"),
+        ("toaster", "'toaster' is no device"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            find_device(name)
