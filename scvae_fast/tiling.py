@@ -1,6 +1,6 @@
 """Pictures of any size through a model that was trained on small ones."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import EllipsisType
 from typing import NamedTuple
 
@@ -25,7 +25,12 @@ class TiledReconstruction(NamedTuple):
 
 @torch.no_grad()
 def reconstruct_tiled(
-    model: SCVAE, picture: Tensor, *, tile: int | None = None, margin: int | None = None
+    model: SCVAE,
+    picture: Tensor,
+    *,
+    tile: int | None = None,
+    margin: int | None = None,
+    on_codes: Callable[[Tensor], object] | None = None,
 ) -> TiledReconstruction:
     """Code a picture of any size and rebuild it, tile by tile.
 
@@ -35,10 +40,11 @@ def reconstruct_tiled(
 
     Args:
         model: in evaluation mode.
-        picture: (3, H, W) in −1 … 1.
+        picture: (3, H, W) in −1 … 1, on the model's device; there the results will be as well.
         tile: a tile's side in pixels, `model.config.resolution` by default.
         margin: pixels of context on each side of a tile; two cells by default, or as many as leave an inner part. With
             one cell, the padding of the convolutions shows as a faint grid.
+        on_codes: called with the codes (rows, columns, K) of the inner part of each tile; of each cell, that is, once.
 
     Raises:
         ValueError: picture is not (3, H, W), or tile and margin are no multiples of the model's stride that leave
@@ -55,8 +61,8 @@ def reconstruct_tiled(
             f"got tile {tile}, margin {margin}"
         )
     cells = _Grid(tile // stride, margin // stride)
-    latents, active, usage = _encode(model, picture, cells)
-    x_hat = torch.empty(3, *(stride * side for side in active.shape))
+    latents, active, usage = _encode(model, picture, cells, on_codes)
+    x_hat = torch.empty(3, *(stride * side for side in active.shape), device=picture.device)
     for places, tiles in cells.tiles(latents, 1, active.shape):
         for place, decoded in zip(places, model.decode(tiles), strict=True):
             x_hat[place.outer(stride)] = decoded[place.inner(stride)]
@@ -64,20 +70,24 @@ def reconstruct_tiled(
     return TiledReconstruction(x_hat[:, :height, :width].clamp(-1, 1), active, usage)
 
 
-def _encode(model: SCVAE, picture: Tensor, cells: "_Grid") -> tuple[Tensor, Tensor, Tensor]:
+def _encode(
+    model: SCVAE, picture: Tensor, cells: "_Grid", on_codes: Callable[[Tensor], object] | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """D z of every cell (n, h, w), and the `active` and `usage` of a `TiledReconstruction`."""
     stride = model.config.stride
     size = torch.Size(-(-side // stride) for side in picture.shape[1:])  # (h, w)
-    latents = torch.empty(model.config.n_features, *size)
-    active = torch.empty(size, dtype=torch.int64)
-    usage = torch.zeros(model.config.n_atoms, dtype=torch.int64)
+    latents = torch.empty(model.config.n_features, *size, device=picture.device)
+    active = torch.empty(size, dtype=torch.int64, device=picture.device)
+    usage = torch.zeros(model.config.n_atoms, dtype=torch.int64, device=picture.device)
     for places, tiles in cells.tiles(picture, stride, size):
         encoding = model.encode(tiles)
         for place, codes, rebuilt in zip(places, encoding.codes, encoding.latents_hat, strict=True):
             latents[place.outer(1)] = rebuilt[place.inner(1)]
-            support = codes.permute(2, 0, 1)[place.inner(1)] != 0  # (K, rows, columns)
-            active[place.outer(1)] = support.sum(0)
-            usage += support.sum((1, 2))
+            kept = codes.permute(2, 0, 1)[place.inner(1)]  # (K, rows, columns)
+            active[place.outer(1)] = (kept != 0).sum(0)
+            usage += (kept != 0).sum((1, 2))
+            if on_codes is not None:
+                on_codes(kept.permute(1, 2, 0))
     return latents, active, usage
 
 

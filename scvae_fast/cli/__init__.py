@@ -4,14 +4,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from scvae_fast.cli import bench, demo, doctor, reconstruct
+from scvae_fast.cli import bench, demo, doctor, evaluate, reconstruct
 from scvae_fast.errors import UsageError
 
 # Exit statuses beside 0 and 2, which is argparse's for wrong usage.
 FAILED = 1
 STOPPED = 130  # by Ctrl-C, as a shell counts it
 
-_COMMANDS = (demo, reconstruct, bench, doctor)
+_COMMANDS = (demo, evaluate, reconstruct, bench, doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
