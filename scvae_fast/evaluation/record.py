@@ -28,7 +28,7 @@ METHODS = {
     "psnr": "dB; torchmetrics, float64, data range 2: pictures in −1 … 1, reconstructions clipped, not rounded; "
     "pooled: of the squared error of all pixels together, mean: over the pictures' own",
     "ssim": "torchmetrics, Gaussian window of 11 x 11, σ = 1.5, data range 2: pictures in −1 … 1, reconstructions "
-    "clipped; mean over colours and pictures",
+    "clipped; mean over all pixels, reflected beyond the edges, then over pictures",
     "lpips-alex": _LPIPS.format("AlexNet"),
     "lpips-vgg": _LPIPS.format("VGG-16"),
     "fid": _INCEPTION + "torchmetrics, float64",

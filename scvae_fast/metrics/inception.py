@@ -51,7 +51,9 @@ class InceptionFeatures(nn.Module):
                 "inception-v3-compat", [str(N_FEATURES)], feature_extractor_weights_path=str(path)
             )
         except RuntimeError as error:
-            raise weights.UnavailableError(f"{path} holds no weights of Inception v3: {error}") from error
+            raise weights.UnavailableError(
+                f"{path} holds no weights of Inception v3: {weights.brief(error)}"
+            ) from error
 
     @torch.no_grad()
     def forward(self, pictures: Tensor) -> Tensor:  # (B, 3, H, W) in −1 … 1 -> (B, 2048)

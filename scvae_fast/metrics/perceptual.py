@@ -86,11 +86,15 @@ def _network(net: Net, backbone: Path) -> Any:
     wanted = {name: f"features.{name.split('.', 1)[1]}" for name in network.net.state_dict()}
     state = weights.load(backbone)
     if missing := sorted(set(wanted.values()) - state.keys()):
-        raise weights.UnavailableError(f"{backbone} lacks {', '.join(missing)}: it holds no weights for LPIPS ({net})")
+        raise weights.UnavailableError(
+            f"{backbone} lacks {missing[0]} and {len(missing) - 1} more: it holds no weights for LPIPS ({net})"
+        )
     try:
         network.net.load_state_dict({name: state[key] for name, key in wanted.items()})
     except RuntimeError as error:
-        raise weights.UnavailableError(f"{backbone} holds no weights for LPIPS ({net}): {error}") from error
+        raise weights.UnavailableError(
+            f"{backbone} holds no weights for LPIPS ({net}): {weights.brief(error)}"
+        ) from error
     return network.eval()
 
 

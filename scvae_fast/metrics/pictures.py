@@ -10,7 +10,7 @@ from scvae_fast.metrics._pieces import pieces
 
 _torchvision.make_importable()
 try:
-    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+    from torchmetrics.functional.image import structural_similarity_index_measure
     from torchmetrics.image import PeakSignalNoiseRatio
 except ImportError as error:
     raise ImportError('scvae_fast.metrics needs torchmetrics: pip install "scvae_fast[train]"') from error
@@ -23,7 +23,9 @@ class PictureQuality:
     """PSNR of the squared error pooled over all pictures, and the means of their own PSNRs and SSIMs.
 
     Pooled: squared errors are added up over all pixels of all pictures before the logarithm, so a large picture counts
-    for more than a small one. Values are clipped to −1 … 1 first, as a screen or a file would, and not rounded.
+    for more than a small one. Values are clipped to −1 … 1 first, as a screen or a file would, and not rounded. SSIM
+    has a Gaussian window of 11 x 11 with σ = 1.5 and takes the mean over all pixels; beyond its edges a picture is
+    reflected, as torchmetrics does it (others leave out the five pixels along the edges).
 
     Args:
         rate_structure: whether to compute SSIM as well; it takes some fifty times the memory of a picture.
@@ -31,7 +33,9 @@ class PictureQuality:
 
     def __init__(self, *, rate_structure: bool = True) -> None:
         self._rate_structure = rate_structure
-        self._psnr = PeakSignalNoiseRatio(data_range=2.0)
+        # torchmetrics adds errors up in float32 unless it is told otherwise.
+        self._psnr = PeakSignalNoiseRatio(data_range=2.0).set_dtype(torch.float64)
+        self._own = PeakSignalNoiseRatio(data_range=2.0, reduction="none", dim=(1, 2, 3)).set_dtype(torch.float64)
         self._sum_of_psnr = self._sum_of_ssim = 0.0
         self.n_pictures = self.n_structures = 0  # pictures counted in, and those of them with an SSIM
 
@@ -72,11 +76,10 @@ class PictureQuality:
                 f"PictureQuality: x and x_hat must both be (B, 3, H, W), got {tuple(x.shape)}, {tuple(x_hat.shape)}"
             )
         x_hat = x_hat.clamp(-1, 1)
-        self._psnr = self._psnr.to(x.device)
-        self._psnr.update(x_hat.double(), x.double())
-        psnr = peak_signal_noise_ratio(
-            x_hat.double(), x.double(), data_range=2.0, reduction="none", dim=(1, 2, 3)
-        )  # (B,)
+        for metric in (self._psnr, self._own):
+            metric.to(x.device).update(x_hat.double(), x.double())
+        psnr = torch.as_tensor(self._own.compute()).reshape(-1)  # (B,), also where torchmetrics makes one a scalar
+        self._own.reset()
         self._sum_of_psnr += float(psnr.sum())
         self.n_pictures += len(x)
         ssim = torch.full_like(psnr, math.nan)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,11 @@ def inspect(path: Path, digest: str) -> WeightsFile:
     return WeightsFile(path, sha256.hexdigest(), sha256.hexdigest().startswith(digest))
 
 
+def brief(error: Exception) -> str:
+    """What an error says, in one line: torch lists all the weights of a network."""
+    return textwrap.shorten(str(error), 200, placeholder=" …")
+
+
 def load(path: Path) -> dict[str, Any]:
     """The state dict in a file of weights; nothing in the file is executed.
 
@@ -123,7 +129,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise UnavailableError(f"{path} can't be read as weights: {error}") from error
+        raise UnavailableError(f"{path} can't be read as weights: {brief(error)}") from error
     if not isinstance(state, dict):
         raise UnavailableError(f"{path} holds no state dict but a {type(state).__name__}")
     return state
