@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import networks
+import numpy as np
 import pytest
 import torch
 from pictures import TINY, scene
+from PIL import Image
 
 from scvae_fast import cli
 from scvae_fast.cli.evaluate import UNAVAILABLE
@@ -158,12 +160,17 @@ def test_figures_that_are_not_finite_are_still_json(arguments: list[str], tmp_pa
         if convolution.bias is not None:
             torch.nn.init.zeros_(convolution.bias)
     silent.save_pretrained(tmp_path / "silent")
-    arguments[2] = str(tmp_path / "silent")
+    (tmp_path / "grey").mkdir()
+    Image.fromarray(np.full((16, 16), 0.5, dtype=np.float32)).save(tmp_path / "grey" / "exactly.tiff")
+    arguments[2], arguments[4] = str(tmp_path / "silent"), str(tmp_path / "grey")
     assert cli.main([*arguments, "--metrics", *LIGHT]) == 0
-    codes = result(tmp_path)["figures"]["codes"]
-    assert codes["hoyer"] is None
-    assert codes["usage_entropy"] is None
-    assert "undefined" in (tmp_path / "out" / "metrics.md").read_text(encoding="utf-8")
+    figures = result(tmp_path)["figures"]
+    assert figures["psnr"] == {"pooled": "inf", "mean": "inf", "n": 1}
+    assert figures["codes"]["hoyer"] is None
+    assert figures["codes"]["usage_entropy"] is None
+    text = (tmp_path / "out" / "metrics.md").read_text(encoding="utf-8")
+    assert "undefined" in text
+    assert "inf dB" in text
 
 
 def test_an_evaluation_that_fails_leaves_the_older_result(

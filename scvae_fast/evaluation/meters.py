@@ -213,7 +213,7 @@ def _mean(mean: float, rated: int, seen: int, least_side: int) -> dict[str, Any]
         raise UnavailableError(f"needs pictures of at least {least_side} x {least_side} pixels, there is none")
     figures = {"mean": mean, "n": rated}
     if rated < seen:
-        _warn(figures, f"{seen - rated} pictures under {least_side} x {least_side} pixels are left out")
+        _warn(figures, f"left out, for sides under {least_side} pixels: {seen - rated} of {seen} pictures")
     return figures
 
 

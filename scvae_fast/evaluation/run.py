@@ -57,7 +57,7 @@ def evaluate(
         for metric, reason in meters.unavailable.items():
             warn(f"{metric} is unavailable: {reason}")
     n_pictures = n_tiled = 0
-    with _progress(settings.limit) as bar:
+    with _progress(pictures, settings.limit) as bar:
         chosen = itertools.islice(pictures, settings.limit)
         for rebuilt in rebuild(
             model, chosen, on_codes=meters.codes.take, batch_size=settings.batch_size, speed=settings.speed
@@ -72,7 +72,8 @@ def evaluate(
     return Evaluation(n_pictures, n_tiled, meters.figures(), meters.unavailable, meters.weights, extremes)
 
 
-def _progress(total: int | None) -> Any:
+def _progress(pictures: Iterable[NamedPicture], limit: int | None) -> Any:
+    known = [count for count in (limit, getattr(pictures, "length", None)) if count is not None]  # shards may not know
     # A log file gets a line every half minute, a terminal a bar that moves.
     interval = 0.5 if sys.stderr.isatty() else 30.0
-    return tqdm(total=total, desc="evaluating", unit=" pictures", mininterval=interval)
+    return tqdm(total=min(known, default=None), desc="evaluating", unit=" pictures", mininterval=interval)

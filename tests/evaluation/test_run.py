@@ -67,7 +67,7 @@ def test_figures_are_those_of_the_pictures_one_by_one(pictures: list[NamedPictur
     }
     assert figures["ssim"]["mean"] == pytest.approx(quality.ssim(), abs=1e-5)
     assert figures["ssim"]["n"] == 7
-    assert figures["ssim"]["warnings"] == ["1 pictures under 11 x 11 pixels are left out"]
+    assert figures["ssim"]["warnings"] == ["left out, for sides under 11 pixels: 1 of 8 pictures"]
     assert figures["block-means"].keys() == {"4x4", "2x2", "n"}
     assert figures["block-means"]["4x4"]["psnr"] == pytest.approx(means.psnr())
     assert figures["codes"] == {
@@ -99,7 +99,7 @@ def test_lpips_of_the_pictures_that_are_large_enough(pictures: list[NamedPicture
     figures = found.figures["lpips-alex"]
     assert figures["mean"] == pytest.approx(alone.mean)
     assert figures["n"] == 1
-    assert figures["warnings"][0] == "7 pictures under 31 x 31 pixels are left out"
+    assert figures["warnings"][0] == "left out, for sides under 31 pixels: 7 of 8 pictures"
     assert figures["warnings"][1].startswith(f"{backbone} is not the published file")
     assert [file.path.name for file in found.weights["lpips-alex"]] == [backbone.name, "alex.pth"]
     assert found.figures.keys() == {"lpips-alex"}
