@@ -163,9 +163,30 @@ def check(dictionary: torch.Tensor, name: str = "dictionary") -> torch.Tensor:
     norms = torch.linalg.vector_norm(D, dim=0)  # (K,)
     _raise_for(name, "zero", norms == 0)
     _raise_for(name, "no unit vectors", ~((norms - 1).abs() <= _UNIT_TOLERANCE))
-    coherence = ((D.T @ D) / torch.outer(norms, norms)).abs().fill_diagonal_(0)  # (K, K)
-    _raise_for(name, "duplicates of another", coherence.amax(0) > _DUPLICATE_COHERENCE)
+    coherences = ((D.T @ D) / torch.outer(norms, norms)).abs().fill_diagonal_(0)  # (K, K)
+    _raise_for(name, "duplicates of another", coherences.amax(0) > _DUPLICATE_COHERENCE)
     return dictionary
+
+
+def coherence(dictionary: torch.Tensor) -> float:
+    """Mutual coherence max |⟨dᵢ, dⱼ⟩| / (‖dᵢ‖ ‖dⱼ‖) over i ≠ j (Donoho & Elad 2003); that of `dct(256)` is 0.861.
+
+    Computed in float64. Atoms that are zero are left out; with fewer than two others it is 0.
+
+    Args:
+        dictionary: (n, K).
+
+    Raises:
+        ValueError: dictionary is not a matrix.
+    """
+    if dictionary.dim() != 2:
+        raise ValueError(f"coherence: dictionary must be (n, K), got {tuple(dictionary.shape)}")
+    D = dictionary.detach().double()
+    norms = torch.linalg.vector_norm(D, dim=0)
+    D = D[:, norms != 0] / norms[norms != 0]
+    if D.shape[1] < 2:
+        return 0.0
+    return float((D.T @ D).abs().fill_diagonal_(0).max())
 
 
 def _raise_for(name: str, what: str, bad: torch.Tensor) -> None:

@@ -107,3 +107,13 @@ def test_check_needs_a_matrix():
 def test_sizes_must_be_positive(make):
     with pytest.raises(ValueError, match="n_features and n_atoms must be at least 1"):
         make(4, 0)
+
+
+def test_coherence() -> None:
+    assert dictionaries.coherence(dictionaries.orthogonal_dct(16)) == pytest.approx(0, abs=1e-6)
+    D = torch.tensor([[1.0, 0.0, 3.0, 0.0], [0.0, -2.0, 4.0, 0.0]])  # a zero atom beside three others
+    assert dictionaries.coherence(D) == pytest.approx(0.8)
+    assert dictionaries.coherence(D[:, :1]) == 0
+    assert dictionaries.coherence(dictionaries.dct(256)) == pytest.approx(0.861, abs=1e-3)
+    with pytest.raises(ValueError, match=r"coherence: dictionary must be \(n, K\), got \(3,\)"):
+        dictionaries.coherence(torch.ones(3))

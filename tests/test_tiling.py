@@ -52,6 +52,16 @@ def test_with_a_margin_each_cell_is_coded_within_its_own_surroundings(model: SCV
     assert torch.equal(result.active[6:12, 6:12], (codes[1:7, 1:7] != 0).sum(-1))
 
 
+@pytest.mark.parametrize("size", [(7, 30), (28, 28), (16, 16)])
+def test_every_code_is_shown_once(model: SCVAE, size: tuple[int, int]) -> None:
+    shown: list[torch.Tensor] = []
+    result = reconstruct_tiled(model, scene(*size), on_codes=shown.append)
+    rows = torch.cat([codes.reshape(-1, TINY.n_atoms) for codes in shown])
+    assert len(rows) == result.active.numel()
+    assert torch.equal((rows != 0).sum(0), result.usage)
+    assert sorted((rows != 0).sum(1).tolist()) == sorted(result.active.flatten().tolist())
+
+
 @pytest.mark.parametrize(("tile", "margin"), [(15, 2), (16, 3), (16, 8), (16, -2)])
 def test_tiles_that_do_not_fit(model: SCVAE, tile: int, margin: int) -> None:
     with pytest.raises(ValueError, match="multiples of 2"):

@@ -1,7 +1,7 @@
 """Figures for reconstructions and for codes."""
 
 from scvae_fast.metrics.baseline import block_means
-from scvae_fast.metrics.codes import CodeStatistics
+from scvae_fast.metrics.codes import CodeSparsity, CodeStatistics
 from scvae_fast.metrics.pictures import PictureQuality
 
-__all__ = ["CodeStatistics", "PictureQuality", "block_means"]
+__all__ = ["CodeSparsity", "CodeStatistics", "PictureQuality", "block_means"]

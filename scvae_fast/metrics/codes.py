@@ -1,4 +1,6 @@
-"""How sparse codes are, and which atoms they use."""
+"""How sparse codes are, which atoms they use, and how many bits they would take."""
+
+import math
 
 import torch
 from torch import Tensor
@@ -21,10 +23,8 @@ class CodeStatistics:
         Raises:
             ValueError: the last dimension of codes is not K.
         """
-        if codes.dim() == 0 or codes.shape[-1] != len(self.usage):
-            raise ValueError(f"CodeStatistics: codes must be (..., {len(self.usage)}), got {tuple(codes.shape)}")
-        support = (codes != 0).reshape(-1, len(self.usage))
-        self.add(support.sum(0), len(support))
+        rows = _rows("CodeStatistics", codes, len(self.usage))
+        self.add((rows != 0).sum(0), len(rows))
 
     def add(self, usage: Tensor, n_codes: int) -> None:
         """Count in `n_codes` codes, of which usage[k] use atom k.
@@ -40,9 +40,120 @@ class CodeStatistics:
     @property
     def density(self) -> float:
         """Share of all entries that are not zero, 0 … 1; NaN before anything was counted."""
-        return float(self.usage.sum()) / (self.n_codes * len(self.usage)) if self.n_codes else float("nan")
+        return float(self.usage.sum()) / (self.n_codes * len(self.usage)) if self.n_codes else math.nan
 
     @property
     def atoms_in_use(self) -> int:
         """Number of atoms that at least one code uses."""
         return int((self.usage > 0).sum())
+
+    @property
+    def dead_atoms(self) -> int:
+        """Number of atoms that no code uses."""
+        return len(self.usage) - self.atoms_in_use
+
+    @property
+    def usage_entropy(self) -> float:
+        """Entropy −Σ p_k log₂ p_k in bits, p_k the share of atom k in all uses; NaN before any atom was used.
+
+        log₂ K where all atoms are used alike, 0 where one alone is used.
+        """
+        used = self.usage[self.usage > 0].double()
+        if not len(used):
+            return math.nan
+        shares = used / used.sum()
+        return float(torch.special.entr(shares).sum()) / math.log(2)
+
+    @property
+    def usage_perplexity(self) -> float:
+        """2 to the power of `usage_entropy`: so many atoms, used alike, have the same entropy."""
+        return 2.0**self.usage_entropy
+
+
+class CodeSparsity:
+    """How sparse single codes are, and what a plain way of writing them down costs; gathered piece by piece.
+
+    Hoyer's sparsity of a vector of K entries is (√K − ‖z‖₁ / ‖z‖₂) / (√K − 1): 1 where one entry is not zero, 0 where
+    all have the same absolute value. Source: P. O. Hoyer, "Non-negative Matrix Factorization with Sparseness
+    Constraints", Journal of Machine Learning Research 5 (2004), section 3.1.
+
+    A code with s entries that are not zero is charged with
+
+        log₂(K + 1) + log₂ binomial(K, s) + s · value_bits
+
+    bits: for s, for which of the K entries those are if all choices are equally likely, and for their values. No
+    entropy coding is assumed, so this is what a simple coder reaches, not the least that is possible.
+
+    Args:
+        n_atoms: K.
+        value_bits: bits for a value that is not zero.
+
+    Raises:
+        ValueError: value_bits is negative.
+    """
+
+    def __init__(self, n_atoms: int, value_bits: float = 16) -> None:
+        if not value_bits >= 0:
+            raise ValueError(f"CodeSparsity: value_bits must not be negative, got {value_bits}")
+        self.value_bits = value_bits
+        self.sizes = torch.zeros(n_atoms + 1, dtype=torch.int64)  # how many codes have 0, 1, … K entries not zero
+        self._n_atoms = n_atoms
+        self._sum_of_hoyer = self._absolute = self._squares = 0.0
+
+    def update(self, codes: Tensor) -> None:  # (..., K)
+        """Count codes in.
+
+        Raises:
+            ValueError: the last dimension of codes is not K.
+        """
+        rows = _rows("CodeSparsity", codes, self._n_atoms)
+        sizes = (rows != 0).sum(1)
+        self.sizes += torch.bincount(sizes.cpu(), minlength=len(self.sizes))
+        l1, l2 = (torch.linalg.vector_norm(rows, order, dim=1, dtype=torch.float64) for order in (1, 2))
+        self._absolute += float(l1.sum())
+        self._squares += float(l2.square().sum())
+        active = sizes > 0
+        self._sum_of_hoyer += float(_hoyer(l1[active], l2[active], self._n_atoms).sum())
+
+    @property
+    def n_codes(self) -> int:
+        """Number of codes."""
+        return int(self.sizes.sum())
+
+    @property
+    def zero_codes(self) -> int:
+        """Number of codes without an entry; Hoyer's sparsity is not defined for them."""
+        return int(self.sizes[0])
+
+    @property
+    def hoyer(self) -> float:
+        """Mean of Hoyer's sparsity over the codes that have an entry; NaN if there is none, or K is 1."""
+        count = self.n_codes - self.zero_codes
+        return self._sum_of_hoyer / count if count else math.nan
+
+    @property
+    def hoyer_of_all(self) -> float:
+        """Hoyer's sparsity of all codes as one long vector, as the authors' released code computes it for a batch."""
+        if not self._squares:
+            return math.nan
+        l1, l2 = (torch.tensor(value, dtype=torch.float64) for value in (self._absolute, math.sqrt(self._squares)))
+        return float(_hoyer(l1, l2, self.n_codes * self._n_atoms))
+
+    @property
+    def bits(self) -> float:
+        """Of all codes together, see above."""
+        K, s = self._n_atoms, torch.arange(len(self.sizes), dtype=torch.float64)
+        choices = math.lgamma(K + 1) - torch.lgamma(s + 1) - torch.lgamma(K - s + 1)  # log binomial(K, s)
+        cost = math.log2(K + 1) + choices / math.log(2) + s * self.value_bits
+        return float((self.sizes * cost).sum())
+
+
+def _rows(name: str, codes: Tensor, n_atoms: int) -> Tensor:  # (..., K) -> (M, K)
+    if codes.dim() == 0 or codes.shape[-1] != n_atoms:
+        raise ValueError(f"{name}: codes must be (..., {n_atoms}), got {tuple(codes.shape)}")
+    return codes.reshape(-1, n_atoms)
+
+
+def _hoyer(l1: Tensor, l2: Tensor, count: int) -> Tensor:
+    root = math.sqrt(count)
+    return (root - l1 / l2) / (root - 1) if count > 1 else torch.full_like(l1, math.nan)

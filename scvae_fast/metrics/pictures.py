@@ -1,13 +1,17 @@
 """How close reconstructions are to their originals: PSNR and SSIM, through torchmetrics."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from scvae_fast import _torchvision
+from scvae_fast.metrics._pieces import pieces
 
 _torchvision.make_importable()
 try:
-    from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+    from torchmetrics.functional.image import structural_similarity_index_measure
+    from torchmetrics.image import PeakSignalNoiseRatio
 except ImportError as error:
     raise ImportError('scvae_fast.metrics needs torchmetrics: pip install "scvae_fast[train]"') from error
 
@@ -16,10 +20,12 @@ _LEAST_SIDE_FOR_SSIM = 11
 
 
 class PictureQuality:
-    """PSNR of the squared error pooled over all pictures, and the mean of their SSIMs.
+    """PSNR of the squared error pooled over all pictures, and the means of their own PSNRs and SSIMs.
 
     Pooled: squared errors are added up over all pixels of all pictures before the logarithm, so a large picture counts
-    for more than a small one. Values are clipped to −1 … 1 first, as a screen or a file would.
+    for more than a small one. Values are clipped to −1 … 1 first, as a screen or a file would, and not rounded. SSIM
+    has a Gaussian window of 11 x 11 with σ = 1.5 and takes the mean over all pixels; beyond its edges a picture is
+    reflected, as torchmetrics does it (others leave out the five pixels along the edges).
 
     Args:
         rate_structure: whether to compute SSIM as well; it takes some fifty times the memory of a picture.
@@ -27,9 +33,11 @@ class PictureQuality:
 
     def __init__(self, *, rate_structure: bool = True) -> None:
         self._rate_structure = rate_structure
-        self._psnr = PeakSignalNoiseRatio(data_range=2.0)
-        self._ssim = StructuralSimilarityIndexMeasure(data_range=2.0)
-        self._rated = 0
+        # torchmetrics adds errors up in float32 unless it is told otherwise.
+        self._psnr = PeakSignalNoiseRatio(data_range=2.0).set_dtype(torch.float64)
+        self._own = PeakSignalNoiseRatio(data_range=2.0, reduction="none", dim=(1, 2, 3)).set_dtype(torch.float64)
+        self._sum_of_psnr = self._sum_of_ssim = 0.0
+        self.n_pictures = self.n_structures = 0  # pictures counted in, and those of them with an SSIM
 
     def update(self, x_hat: Tensor, x: Tensor) -> dict[str, float]:
         """Count a picture in.
@@ -48,18 +56,52 @@ class PictureQuality:
             raise ValueError(
                 f"PictureQuality: x and x_hat must both be (3, H, W), got {tuple(x.shape)}, {tuple(x_hat.shape)}"
             )
+        return {name: float(values) for name, values in self.update_batch(x_hat[None], x[None]).items()}
+
+    def update_batch(self, x_hat: Tensor, x: Tensor) -> dict[str, Tensor]:
+        """Count several pictures of one size in.
+
+        Args:
+            x_hat: (B, 3, H, W), reconstructions.
+            x: (B, 3, H, W), the originals, in −1 … 1.
+
+        Returns:
+            `psnr` (B,) and `ssim` (B,) of each, the latter NaN where it is not computed.
+
+        Raises:
+            ValueError: they are not (B, 3, H, W), or differ in shape.
+        """
+        if x.dim() != 4 or x.shape != x_hat.shape:
+            raise ValueError(
+                f"PictureQuality: x and x_hat must both be (B, 3, H, W), got {tuple(x.shape)}, {tuple(x_hat.shape)}"
+            )
         x_hat = x_hat.clamp(-1, 1)
-        psnr = float(self._psnr(x_hat.double(), x.double()))
-        ssim = float("nan")
-        if self._rate_structure and min(x.shape[1:]) >= _LEAST_SIDE_FOR_SSIM:
-            ssim = float(self._ssim(x_hat[None], x[None]))
-            self._rated += 1
+        for metric in (self._psnr, self._own):
+            metric.to(x.device).update(x_hat.double(), x.double())
+        psnr = torch.as_tensor(self._own.compute()).reshape(-1)  # (B,), also where torchmetrics makes one a scalar
+        self._own.reset()
+        self._sum_of_psnr += float(psnr.sum())
+        self.n_pictures += len(x)
+        ssim = torch.full_like(psnr, math.nan)
+        if self._rate_structure and min(x.shape[2:]) >= _LEAST_SIDE_FOR_SSIM:
+            ssim = torch.cat([_structure(*piece) for piece in pieces(x_hat, x)])
+            self._sum_of_ssim += float(ssim.sum())
+            self.n_structures += len(x)
         return {"psnr": psnr, "ssim": ssim}
 
     def psnr(self) -> float:
-        """Peak signal-to-noise ratio in dB; infinite where nothing differs."""
+        """Peak signal-to-noise ratio of the pooled squared error in dB; infinite where nothing differs."""
         return float(self._psnr.compute())
+
+    def mean_psnr(self) -> float:
+        """Mean of the pictures' own PSNRs in dB, NaN if there is none; infinite where one is rebuilt exactly."""
+        return self._sum_of_psnr / self.n_pictures if self.n_pictures else math.nan
 
     def ssim(self) -> float:
         """Mean structural similarity, −1 … 1, of the pictures of at least 11 x 11 pixels; NaN if there is none."""
-        return float(torch.as_tensor(self._ssim.compute())) if self._rated else float("nan")
+        return self._sum_of_ssim / self.n_structures if self.n_structures else math.nan
+
+
+def _structure(x_hat: Tensor, x: Tensor) -> Tensor:  # (B, 3, H, W) -> (B,) float64
+    ssim = structural_similarity_index_measure(x_hat, x, data_range=2.0, reduction="none")
+    return torch.as_tensor(ssim).reshape(-1).double()

@@ -1,0 +1,110 @@
+"""`scvae-fast evaluate`."""
+
+import argparse
+from pathlib import Path
+from typing import Literal
+
+from scvae_fast.cli._types import Commands
+from scvae_fast.errors import UsageError
+
+# Exit status: what could be computed was, but not every metric that was asked for.
+UNAVAILABLE = 3
+
+_METRICS = "psnr, ssim, lpips-alex, lpips-vgg, fid, kid, codes, block-means"
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="rate a trained model on pictures: PSNR, SSIM, LPIPS, rFID, KID, and what its codes are like",
+        description="Rate a trained model on pictures in one pass and write metrics.json, a table (metrics.md), and "
+        "the best and worst reconstructions.",
+        epilog="Exit status: 0 if every metric was computed; 3 if one could not be, for instance for lack of its "
+        "weights: the others are, and the result says what is missing and how to provide it; 1 after an error.",
+    )
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="folder written by save_pretrained, or a name on the hub"
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help='folder, picture, tar shards, or "photographs" (the embedded ones)',
+    )
+    parser.add_argument("--layout", default="auto", help="how the data is arranged (default: found out)")
+    parser.add_argument("--split", default="val", help="train or val, where the data has both (default: %(default)s)")
+    parser.add_argument(
+        "--resize",
+        type=_side,
+        default="model",
+        metavar="PIXELS",
+        help='bring the shorter side to so many pixels and crop the centre; "none" takes pictures whole '
+        "(default: the model's resolution)",
+    )
+    parser.add_argument("--limit", type=_count, metavar="N", help="take the first N pictures (default: all)")
+    parser.add_argument("--batch-size", type=_count, default=16, metavar="N", help="default: %(default)s")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    parser.add_argument(
+        "--precision", default="float32", help="float32, bfloat16 or float16, of the model (default: %(default)s)"
+    )
+    parser.add_argument("--metrics", nargs="+", metavar="METRIC", help=f"some of {_METRICS} (default: all)")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="DIR",
+        help="folder with weights of the metrics' networks; torch hub's folder is searched after it",
+    )
+    parser.add_argument("--download", action="store_true", help="fetch weights that are missing")
+    parser.add_argument(
+        "--value-bits", type=int, default=16, metavar="N", help="charged for a value of a code (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("out/evaluate"), metavar="DIR", help="default: %(default)s")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    # The base installation has neither torchmetrics nor Pillow.
+    import torch
+
+    from scvae_fast.evaluation.command import evaluate_checkpoint
+    from scvae_fast.evaluation.settings import METRICS, EvaluationSettings
+    from scvae_fast.speed import Speed
+
+    try:
+        settings = EvaluationSettings(
+            metrics=tuple(dict.fromkeys(options.metrics or METRICS)),
+            limit=options.limit,
+            batch_size=options.batch_size,
+            device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            speed=Speed(precision=options.precision),
+            weights=options.weights,
+            download=options.download,
+            value_bits=options.value_bits,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    content = evaluate_checkpoint(
+        options.checkpoint,
+        options.data,
+        options.out,
+        settings,
+        layout=options.layout,
+        split=options.split,
+        resize=options.resize,
+    )
+    return UNAVAILABLE if content["unavailable"] else 0
+
+
+def _count(text: str) -> int:
+    """A number of things, 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text!r}")
+    return int(text)
+
+
+def _side(text: str) -> int | Literal["model"] | None:
+    """Pixels; None for pictures as they are."""
+    if text in ("none", "0"):
+        return None
+    return "model" if text == "model" else _count(text)

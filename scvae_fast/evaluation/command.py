@@ -1,0 +1,112 @@
+"""`scvae-fast evaluate`: a checkpoint, pictures, and a folder for the result."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from scvae_fast._files import write_atomically, write_json
+from scvae_fast.analysis import figures
+from scvae_fast.data.stream import Layout, PictureStream, Split
+from scvae_fast.errors import UsageError
+from scvae_fast.evaluation.extremes import Shown
+from scvae_fast.evaluation.record import record, table, warnings_of
+from scvae_fast.evaluation.run import Evaluation, evaluate
+from scvae_fast.evaluation.settings import EvaluationSettings
+from scvae_fast.models.loading import load_model
+
+
+def evaluate_checkpoint(
+    checkpoint: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    out: Path,
+    settings: EvaluationSettings,
+    *,
+    layout: str = "auto",
+    split: str = "val",
+    resize: int | Literal["model"] | None = "model",
+) -> dict[str, Any]:
+    """Rate a checkpoint on pictures, print the figures, and write them to a folder.
+
+    The folder gets `metrics.json` (see `record`), `metrics.md` (the table) and `pictures/best.png` and `worst.png`:
+    originals above reconstructions. They are written when all is computed; until then an older result stays.
+
+    Args:
+        checkpoint: see `load_model`.
+        data: see `PictureStream`; this goes for layout and split as well.
+        out: the folder; made if it doesn't exist.
+        settings: what to compute, and how.
+        layout: how the data is arranged.
+        split: of a layout that has splits.
+        resize: side of the squares that pictures are made into, "model" for the model's resolution; None leaves them
+            whole.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        UsageError: something that was given can't be used; or as `evaluate`.
+    """
+    for name, value, allowed in (("layout", layout, get_args(Layout)), ("split", split, get_args(Split))):
+        if value not in allowed:
+            raise UsageError(f"--{name} must be one of {', '.join(allowed)}, got {value!r}")
+    _claim(out)
+    model = load_model(checkpoint, settings.device)
+    stream = PictureStream(
+        data,
+        layout=layout,  # type: ignore[arg-type]
+        split=split,  # type: ignore[arg-type]
+        resize=model.config.resolution if resize == "model" else resize,
+    )
+    evaluation = evaluate(model, stream, settings, warn=_warn)
+    content = record(checkpoint, model.config, stream, settings, evaluation)
+    for metric, warning in warnings_of(content):
+        _warn(f"{metric}: {warning}")
+    try:
+        written = _write(out, content, evaluation)
+    except OSError as error:
+        raise UsageError(f"{out} can't be written to: {error}") from error
+    print(f"{table(content)}\n\n{', '.join(map(str, written))}")
+    return content
+
+
+def _claim(out: Path) -> None:
+    """Find out whether the folder can be written to before hours of work."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UsageError(f"--out {out} can't be written to: {error}") from error
+
+
+def _write(out: Path, content: dict[str, Any], evaluation: Evaluation) -> list[Path]:
+    drawn = {"best": evaluation.extremes.best, "worst": evaluation.extremes.worst}
+    paths = []
+    for name, shown in drawn.items():
+        if shown:
+            paths.append(out / "pictures" / f"{name}.png")
+            figure = _sheet(f"The {name} of {evaluation.n_pictures} reconstructions, by PSNR", shown)
+            write_atomically(paths[-1], partial(figure.savefig, bbox_inches="tight", pad_inches=0.1))
+    paths.append(out / "metrics.md")
+    write_atomically(paths[-1], lambda path: path.write_text(table(content) + "\n", encoding="utf-8"))
+    paths.append(out / "metrics.json")
+    write_json(paths[-1], content)
+    return paths
+
+
+def _sheet(title: str, shown: Sequence[Shown]) -> figures.Figure:
+    return figures.reconstructions(
+        title,
+        [Path(each.name).name for each in shown],
+        [each.x for each in shown],
+        [each.x_hat for each in shown],
+        [f"{each.psnr:.2f} dB" for each in shown],
+    )
+
+
+def _warn(message: str) -> None:
+    print(f"scvae-fast evaluate: warning: {message}", file=sys.stderr)

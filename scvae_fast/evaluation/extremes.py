@@ -1,0 +1,45 @@
+"""The best and the worst reconstructions of all, to be looked at."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from scvae_fast.evaluation.rebuilding import Rebuilt
+
+
+class Shown(NamedTuple):
+    """A picture, its reconstruction, and the PSNR in dB."""
+
+    name: str
+    psnr: float
+    x: Tensor  # (3, H, W)
+    x_hat: Tensor  # (3, H, W)
+
+
+class Extremes:
+    """Keeps so many reconstructions of the highest and of the lowest PSNR, and no others.
+
+    Args:
+        count: how many of each.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.best: list[Shown] = []  # the highest PSNR first
+        self.worst: list[Shown] = []  # the lowest first
+
+    def update(self, rebuilt: Rebuilt, psnr: list[float]) -> None:
+        """Look at a batch, and at the PSNR of each of its pictures."""
+        for i, name in enumerate(rebuilt.names):
+            shown = Shown(name, psnr[i], rebuilt.x[i], rebuilt.x_hat[i])
+            self.best = self._insert(self.best, shown, -1)
+            self.worst = self._insert(self.worst, shown, 1)
+
+    def _insert(self, kept: list[Shown], shown: Shown, sign: int) -> list[Shown]:
+        ordered = sorted([*kept, shown], key=lambda each: sign * each.psnr)[: self._count]
+        # Copies, for a view would keep its whole batch.
+        return [_copied(each) if each is shown else each for each in ordered]
+
+
+def _copied(shown: Shown) -> Shown:
+    return shown._replace(x=shown.x.cpu().clone(), x_hat=shown.x_hat.cpu().clone())

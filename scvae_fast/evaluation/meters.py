@@ -1,0 +1,221 @@
+"""The metrics of an evaluation, each fed with the same batches."""
+
+from collections.abc import Collection
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from scvae_fast.dictionaries import coherence
+from scvae_fast.evaluation.rebuilding import Rebuilt
+from scvae_fast.evaluation.settings import EvaluationSettings
+from scvae_fast.metrics import CodeSparsity, CodeStatistics, PictureQuality, block_means, weights
+from scvae_fast.metrics.inception import FEWEST_FOR_FID, FeatureDistances, InceptionFeatures
+from scvae_fast.metrics.perceptual import BACKBONES, Net, PerceptualDistance, heads
+from scvae_fast.metrics.weights import UnavailableError, WeightsFile
+from scvae_fast.models import SCVAE
+
+
+class Meter(Protocol):
+    """Something that gathers the figures of one metric or of several."""
+
+    def update(self, rebuilt: Rebuilt) -> None:
+        """Count a batch in."""
+
+    def figures(self, metric: str) -> dict[str, Any]:
+        """The figures of a metric; `n`, the number of pictures in them; `warnings`, if there are any.
+
+        Raises:
+            UnavailableError: they can't be computed; the message says why.
+        """
+
+
+class Meters:
+    """All the metrics that were asked for. Those that lack something are known at once, with the reason.
+
+    `unavailable` has the reason by the name of the metric, `weights` the files of those that need some.
+    """
+
+    def __init__(self, model: SCVAE, settings: EvaluationSettings) -> None:
+        self.unavailable: dict[str, str] = {}
+        self.weights: dict[str, list[WeightsFile]] = {}
+        self.quality = QualityMeter("ssim" in settings.metrics)
+        self.codes = CodesMeter(model, settings.value_bits)
+        self._settings = settings
+        # PSNR also decides which pictures are shown, and codes come from the model anyway.
+        self._by_metric: dict[str, Meter] = {"psnr": self.quality, "ssim": self.quality, "codes": self.codes}
+        for metric in settings.metrics:
+            if metric not in self._by_metric:
+                try:
+                    self._add(metric, model)
+                except UnavailableError as reason:
+                    self.unavailable[metric] = str(reason)
+        self._meters = list({id(meter): meter for meter in self._by_metric.values()}.values())
+
+    def _add(self, metric: str, model: SCVAE) -> None:
+        settings = self._settings
+        if metric in ("lpips-alex", "lpips-vgg"):
+            net: Net = "alex" if metric == "lpips-alex" else "vgg"
+            backbone = weights.locate(BACKBONES[net], settings.weights, download=settings.download)
+            self._by_metric[metric] = PerceptualMeter(PerceptualDistance(net, backbone.path, settings.device))
+            self.weights[metric] = [backbone, heads(net)]
+        elif metric in ("fid", "kid"):
+            inception = weights.locate(weights.INCEPTION, settings.weights, download=settings.download)
+            which = [name for name in settings.metrics if name in ("fid", "kid")]
+            meter = SetsMeter(InceptionFeatures(inception.path).to(settings.device), which)
+            self._by_metric |= dict.fromkeys(which, meter)
+            self.weights |= {name: [inception] for name in which}
+        else:
+            self._by_metric[metric] = BlockMeansMeter(model.config.stride)
+
+    def update(self, rebuilt: Rebuilt) -> None:
+        """Count a batch in, whose codes have gone to `codes.take` before."""
+        for meter in self._meters:
+            meter.update(rebuilt)
+
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """The figures of each metric that has some; `unavailable` has the others now."""
+        figures = {}
+        for metric in self._settings.metrics:
+            if metric in self.unavailable:
+                continue
+            try:
+                figures[metric] = self._by_metric[metric].figures(metric)
+            except UnavailableError as reason:
+                self.unavailable[metric] = str(reason)
+                continue
+            for file in self.weights.get(metric, []):
+                if not file.published:
+                    _warn(figures[metric], f"{file.path} is not the published file: the figure is comparable with none")
+        return figures
+
+
+class QualityMeter:
+    """PSNR and SSIM; `psnr` is that of each picture of the last batch."""
+
+    def __init__(self, structure: bool) -> None:
+        self.psnr: list[float] = []
+        self._quality = PictureQuality(rate_structure=structure)
+
+    def update(self, rebuilt: Rebuilt) -> None:
+        """Count a batch in."""
+        self.psnr = self._quality.update_batch(rebuilt.x_hat, rebuilt.x)["psnr"].tolist()
+
+    def figures(self, metric: str) -> dict[str, Any]:
+        """As a `Meter`."""
+        quality = self._quality
+        if metric == "psnr":
+            return {"pooled": quality.psnr(), "mean": quality.mean_psnr(), "n": quality.n_pictures}
+        return _mean(quality.ssim(), quality.n_structures, quality.n_pictures, 11)
+
+
+class PerceptualMeter:
+    """LPIPS by one network."""
+
+    def __init__(self, distance: PerceptualDistance) -> None:
+        self._distance = distance
+        self._seen = 0
+
+    def update(self, rebuilt: Rebuilt) -> None:
+        """Count a batch in."""
+        self._seen += len(rebuilt.x)
+        self._distance.update(rebuilt.x_hat, rebuilt.x)
+
+    def figures(self, metric: str) -> dict[str, Any]:
+        """As a `Meter`."""
+        return _mean(self._distance.mean, self._distance.rated, self._seen, self._distance.least_side)
+
+
+class SetsMeter:
+    """FID and KID; both see features that are computed once."""
+
+    def __init__(self, network: InceptionFeatures, which: Collection[str]) -> None:
+        self._network = network
+        self._distances = FeatureDistances(network.num_features, which)
+
+    def update(self, rebuilt: Rebuilt) -> None:
+        """Count a batch in."""
+        self._distances.update(self._network(rebuilt.x), self._network(rebuilt.x_hat))
+
+    def figures(self, metric: str) -> dict[str, Any]:
+        """As a `Meter`."""
+        n = self._distances.n_pictures
+        if metric == "kid":
+            return {**self._distances.kid()._asdict(), "n": n}
+        figures = {"value": self._distances.fid(), "n": n}
+        if n < FEWEST_FOR_FID:
+            _warn(figures, f"{n} pictures are fewer than {FEWEST_FOR_FID}: the bias is large, compare it with no other")
+        return figures
+
+
+class BlockMeansMeter:
+    """PSNR and SSIM of block means: as many blocks as there are codes, and four times as many."""
+
+    def __init__(self, stride: int) -> None:
+        sizes = [size for size in (stride, stride // 2) if size > 1]
+        if not sizes:
+            raise UnavailableError(f"the model has a code for every {stride} x {stride} pixels, there are no blocks")
+        self._quality = {size: PictureQuality() for size in sizes}
+
+    def update(self, rebuilt: Rebuilt) -> None:
+        """Count a batch in."""
+        for size, quality in self._quality.items():
+            quality.update_batch(block_means(rebuilt.x, size), rebuilt.x)
+
+    def figures(self, metric: str) -> dict[str, Any]:
+        """As a `Meter`."""
+        rated = {f"{size}x{size}": {"psnr": q.psnr(), "ssim": q.ssim()} for size, q in self._quality.items()}
+        return {**rated, "n": next(iter(self._quality.values())).n_pictures}
+
+
+class CodesMeter:
+    """Everything about codes, and the coherence of the dictionary."""
+
+    def __init__(self, model: SCVAE, value_bits: float) -> None:
+        self._dictionary = model.bottleneck.dictionary
+        self._usage = CodeStatistics(model.config.n_atoms)
+        self._sparsity = CodeSparsity(model.config.n_atoms, value_bits)
+        self._pictures = self._pixels = 0
+
+    def take(self, codes: Tensor) -> None:  # (..., K)
+        """Count codes in."""
+        self._usage.update(codes)
+        self._sparsity.update(codes)
+
+    def update(self, rebuilt: Rebuilt) -> None:
+        """Count the pictures in that the codes belong to."""
+        self._pictures += len(rebuilt.x)
+        self._pixels += len(rebuilt.x) * rebuilt.x[0, 0].numel()
+
+    def figures(self, metric: str) -> dict[str, Any]:
+        """As a `Meter`."""
+        usage, sparsity = self._usage, self._sparsity
+        return {
+            "density": usage.density,
+            "hoyer": sparsity.hoyer,
+            "hoyer_of_all": sparsity.hoyer_of_all,
+            "atoms": len(usage.usage),
+            "atoms_in_use": usage.atoms_in_use,
+            "dead_atoms": usage.dead_atoms,
+            "usage_entropy": usage.usage_entropy,
+            "usage_perplexity": usage.usage_perplexity,
+            "coherence": coherence(self._dictionary),
+            "bits_per_picture": sparsity.bits / self._pictures,
+            "bits_per_pixel": sparsity.bits / self._pixels,
+            "value_bits": sparsity.value_bits,
+            "codes": usage.n_codes,
+            "zero_codes": sparsity.zero_codes,
+            "n": self._pictures,
+        }
+
+
+def _mean(mean: float, rated: int, seen: int, least_side: int) -> dict[str, Any]:
+    if not rated:
+        raise UnavailableError(f"needs pictures of at least {least_side} x {least_side} pixels, there is none")
+    figures = {"mean": mean, "n": rated}
+    if rated < seen:
+        _warn(figures, f"left out, for sides under {least_side} pixels: {seen - rated} of {seen} pictures")
+    return figures
+
+
+def _warn(figures: dict[str, Any], warning: str) -> None:
+    figures.setdefault("warnings", []).append(warning)

@@ -1,0 +1,84 @@
+"""Pictures through a model, in batches where they allow it."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby, islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from scvae_fast.data.stream import NamedPicture
+from scvae_fast.errors import UsageError
+from scvae_fast.models import SCVAE
+from scvae_fast.speed import Speed
+from scvae_fast.tiling import reconstruct_tiled
+
+
+class Rebuilt(NamedTuple):
+    """Pictures of one size and what a model made of them."""
+
+    names: list[str]
+    x: Tensor  # (B, 3, H, W), in −1 … 1
+    x_hat: Tensor  # (B, 3, H, W), clipped to −1 … 1
+    tiled: bool
+
+
+def rebuild(
+    model: SCVAE,
+    pictures: Iterable[NamedPicture],
+    *,
+    on_codes: Callable[[Tensor], object],
+    batch_size: int = 16,
+    speed: Speed | None = None,
+) -> Iterator[Rebuilt]:
+    """Reconstruct pictures, in their order.
+
+    A picture goes through the model as a whole if its sides are multiples of the model's stride and neither is longer
+    than `model.config.resolution`; neighbours of one size then go together. Any other is rebuilt tile by tile, see
+    `reconstruct_tiled`. So what becomes of a picture depends on its own size alone, and memory on no picture.
+
+    Args:
+        model: in evaluation mode, in float32.
+        pictures: (3, H, W) each.
+        on_codes: called with all codes (..., K), each once.
+        batch_size: most pictures that go together.
+        speed: how the model runs.
+
+    Raises:
+        UsageError: a reconstruction has NaN or infinity in it; the message names the picture.
+    """
+    device, speed = next(model.parameters()).device, speed or Speed()
+    for shape, same in groupby(pictures, key=lambda named: named.picture.shape):
+        whole = _goes_whole(model, shape)
+        while batch := list(islice(same, batch_size if whole else 1)):
+            x = torch.stack([named.picture for named in batch]).to(device)
+            with torch.no_grad(), speed.autocast(device.type):
+                x_hat = _at_once(model, x, on_codes) if whole else _in_tiles(model, x, on_codes)
+            rebuilt = Rebuilt([named.name for named in batch], x, x_hat.float(), not whole)
+            _check_finite(rebuilt)
+            yield rebuilt._replace(x_hat=rebuilt.x_hat.clamp(-1, 1))
+
+
+def _goes_whole(model: SCVAE, shape: torch.Size) -> bool:
+    config = model.config
+    return all(side % config.stride == 0 and side <= config.resolution for side in shape[1:])
+
+
+def _at_once(model: SCVAE, x: Tensor, on_codes: Callable[[Tensor], object]) -> Tensor:
+    # Not model(x), which would also compute the weights of the loss.
+    encoding = model.encode(x)
+    on_codes(encoding.codes)
+    return model.decode(encoding.latents_hat)
+
+
+def _in_tiles(model: SCVAE, x: Tensor, on_codes: Callable[[Tensor], object]) -> Tensor:
+    return reconstruct_tiled(model, x[0], on_codes=on_codes).x_hat[None]
+
+
+def _check_finite(rebuilt: Rebuilt) -> None:
+    finite = rebuilt.x_hat.isfinite().flatten(1).all(1).tolist()
+    if not all(finite):
+        raise UsageError(
+            f"the reconstruction of {rebuilt.names[finite.index(False)]} has NaN or infinity in it: "
+            "the weights of the model are broken, or the precision is too low for them"
+        )

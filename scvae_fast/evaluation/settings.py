@@ -1,0 +1,64 @@
+"""What to compute, and how."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from scvae_fast.speed import Speed
+
+METRICS = ("psnr", "ssim", "lpips-alex", "lpips-vgg", "fid", "kid", "codes", "block-means")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """All that decides what an evaluation computes, but for the model and the pictures.
+
+    Args:
+        metrics: names of `METRICS`.
+        limit: so many pictures at most; None takes all.
+        batch_size: pictures of one size that go through the model together.
+        device: where the model and the networks of the metrics run.
+        speed: how the model runs; the default is float32 and changes nothing.
+        weights: a folder with weights of the metrics' networks, searched before torch hub's.
+        download: whether to fetch weights that are missing.
+        value_bits: bits that a value of a code is charged with, see `CodeSparsity`.
+        extremes: so many of the best and of the worst reconstructions are kept.
+
+    Raises:
+        ValueError: an argument is out of its range; the message names it.
+    """
+
+    metrics: tuple[str, ...] = METRICS
+    limit: int | None = None
+    batch_size: int = 16
+    device: str = "cpu"
+    speed: Speed = field(default_factory=Speed)
+    weights: Path | None = None
+    download: bool = False
+    value_bits: float = 16
+    extremes: int = 4
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.metrics if name not in METRICS]
+        _require(bool(self.metrics) and not unknown, "metrics", f"names out of {', '.join(METRICS)}", self.metrics)
+        _require(self.limit is None or self.limit > 0, "limit", "positive", self.limit)
+        _require(self.batch_size > 0, "batch_size", "positive", self.batch_size)
+        _require(0 <= self.value_bits < float("inf"), "value_bits", "a number, 0 or more", self.value_bits)
+        _require(self.extremes >= 0, "extremes", "0 or more", self.extremes)
+        _require(_usable(self.device), "device", "cpu, or a cuda device of this machine", self.device)
+
+
+def _usable(device: str) -> bool:
+    try:
+        named = torch.device(device)
+    except RuntimeError:
+        return False
+    if named.type == "cuda":
+        return (named.index or 0) < torch.cuda.device_count()
+    return named.type == "cpu"
+
+
+def _require(condition: bool, name: str, expected: str, value: object) -> None:
+    if not condition:
+        raise ValueError(f"EvaluationSettings: {name} must be {expected}, got {value!r}")

@@ -1,0 +1,148 @@
+"""FID and KID: how far apart originals and reconstructions are as sets, seen through Inception v3."""
+
+import warnings
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from scvae_fast import _torchvision
+from scvae_fast.metrics import weights
+
+_torchvision.make_importable()
+try:
+    from torchmetrics.image import FrechetInceptionDistance, KernelInceptionDistance
+except ImportError as error:
+    raise ImportError('scvae_fast.metrics needs torchmetrics: pip install "scvae_fast[train]"') from error
+
+N_FEATURES = 2048
+# Of fewer pictures than features no covariance has full rank, and the bias of FID is large.
+FEWEST_FOR_FID = N_FEATURES
+KID_SUBSETS = 100
+KID_SUBSET_SIZE = 1000
+
+
+class InceptionFeatures(nn.Module):
+    """The 2048 features of the last pooling of Inception v3, as torch-fidelity computes them.
+
+    Pictures are rounded to 8 bits and stretched to 299 x 299 bilinearly as TensorFlow 1 did, without antialiasing:
+    that is what published FIDs are computed with. The network runs in float32.
+
+    Args:
+        path: the weights, see `weights.INCEPTION`.
+
+    Raises:
+        UnavailableError: torch-fidelity is not installed, or the file does not hold such weights.
+    """
+
+    num_features = N_FEATURES
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        except ImportError as error:
+            raise weights.UnavailableError('needs torch-fidelity: pip install "scvae_fast[train]"') from error
+        weights.load(path)  # torch-fidelity would run code that a file contains; this refuses such a file
+        try:
+            self.network = FeatureExtractorInceptionV3(
+                "inception-v3-compat", [str(N_FEATURES)], feature_extractor_weights_path=str(path)
+            )
+        except RuntimeError as error:
+            raise weights.UnavailableError(
+                f"{path} holds no weights of Inception v3: {weights.brief(error)}"
+            ) from error
+
+    @torch.no_grad()
+    def forward(self, pictures: Tensor) -> Tensor:  # (B, 3, H, W) in −1 … 1 -> (B, 2048)
+        """Features of pictures; values beyond −1 … 1 are clipped."""
+        levels = ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        features: Tensor = self.network(levels)[0]
+        return features
+
+
+class KernelDistance(NamedTuple):
+    """KID, and what it was averaged over."""
+
+    mean: float
+    std: float  # standard deviation between the subsets
+    subsets: int
+    subset_size: int
+
+
+class FeatureDistances:
+    """FID and KID of features, gathered piece by piece; both see the same features.
+
+    FID keeps sums in float64. KID needs every feature: 16 KiB per picture and its reconstruction.
+
+    Sources: M. Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium",
+    NeurIPS 2017; M. Bińkowski et al., "Demystifying MMD GANs", ICLR 2018.
+
+    Args:
+        n_features: length of a feature vector.
+        which: what to compute, "fid", "kid" or both.
+    """
+
+    def __init__(self, n_features: int = N_FEATURES, which: Collection[str] = ("fid", "kid")) -> None:
+        self.n_pictures = 0
+        given = _Given(n_features)
+        self._metrics: dict[str, Any] = {}
+        if "fid" in which:
+            self._metrics["fid"] = FrechetInceptionDistance(feature=given).set_dtype(torch.float64)
+        if "kid" in which:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all")
+                self._metrics["kid"] = KernelInceptionDistance(feature=given, subsets=KID_SUBSETS)
+
+    def update(self, originals: Tensor, rebuilt: Tensor) -> None:  # (B, n_features) each
+        """Count the features of pictures and of their reconstructions in."""
+        self.n_pictures += len(originals)
+        for name, metric in self._metrics.items():
+            for features, real in ((originals, True), (rebuilt, False)):
+                metric.update(features.double().cpu() if name == "fid" else features.float().cpu(), real=real)
+
+    def fid(self) -> float:
+        """Fréchet distance ‖μ − μ'‖² + tr(Σ + Σ' − 2 (Σ Σ')^½) of the two sets, in float64.
+
+        Raises:
+            UnavailableError: there are fewer than two pictures.
+        """
+        self._require_two()
+        return float(self._metrics["fid"].compute())
+
+    def kid(self, seed: int = 0) -> KernelDistance:
+        """Squared maximum mean discrepancy of the kernel (⟨a, b⟩ / d + 1)³, unbiased, in float64.
+
+        Its mean over 100 random subsets of 1000 pictures, or of all, in which case nothing is random about it.
+
+        Args:
+            seed: of the subsets; the state of the global generator is left as it was.
+
+        Raises:
+            UnavailableError: there are fewer than two pictures.
+        """
+        self._require_two()
+        metric = self._metrics["kid"].set_dtype(torch.float64)
+        metric.subset_size = min(KID_SUBSET_SIZE, self.n_pictures)
+        metric.subsets = 1 if metric.subset_size == self.n_pictures else KID_SUBSETS
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # that of the CPU alone, from which torchmetrics draws
+            mean, std = metric.compute()
+        return KernelDistance(float(mean), float(std), metric.subsets, metric.subset_size)
+
+    def _require_two(self) -> None:
+        if self.n_pictures < 2:
+            raise weights.UnavailableError(f"needs two pictures at least, there are {self.n_pictures}")
+
+
+class _Given(nn.Module):
+    """Stands where torchmetrics wants a network: features are computed once, for both metrics."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features

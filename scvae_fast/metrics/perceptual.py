@@ -1,0 +1,107 @@
+"""LPIPS: distances between the features that a network trained on ImageNet sees in two pictures."""
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from scvae_fast import _torchvision
+from scvae_fast.metrics import weights
+from scvae_fast.metrics._pieces import pieces
+
+Net = Literal["alex", "vgg"]
+
+BACKBONES = {"alex": weights.ALEXNET, "vgg": weights.VGG16}
+# The strides and poolings of the networks leave nothing of smaller pictures.
+LEAST_SIDE = {"alex": 31, "vgg": 16}
+
+
+class PerceptualDistance:
+    """Mean LPIPS of pictures of one size or several, with the linear heads of version 0.1 that lpips ships.
+
+    Source: R. Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018.
+    Pictures smaller than the network can take, see `LEAST_SIDE`, are left out.
+
+    Args:
+        net: "alex" or "vgg".
+        backbone: file with torchvision's weights of AlexNet or VGG-16.
+        device: where the network is to be.
+
+    Raises:
+        UnavailableError: lpips or torchvision is not installed, or the file does not hold such weights.
+    """
+
+    def __init__(self, net: Net, backbone: Path, device: str | torch.device = "cpu") -> None:
+        self.least_side = LEAST_SIDE[net]
+        self.rated = 0  # pictures counted in
+        self._sum = 0.0
+        self._network = _network(net, backbone).to(device)
+
+    @torch.no_grad()
+    def update(self, x_hat: Tensor, x: Tensor) -> Tensor | None:
+        """Count pictures in.
+
+        Args:
+            x_hat: (B, 3, H, W), reconstructions; clipped to −1 … 1.
+            x: (B, 3, H, W), originals in −1 … 1.
+
+        Returns:
+            (B,) float64, the distances; None where H or W is too small.
+        """
+        if min(x.shape[2:]) < self.least_side:
+            return None
+        distances = [self._network(a.clamp(-1, 1), b).reshape(-1).double() for a, b in pieces(x_hat, x)]
+        total = torch.cat(distances)
+        self._sum += float(total.sum())
+        self.rated += len(total)
+        return total
+
+    @property
+    def mean(self) -> float:
+        """Mean over the pictures counted in; NaN if there is none."""
+        return self._sum / self.rated if self.rated else math.nan
+
+
+def heads(net: Net) -> weights.WeightsFile:
+    """The linear heads inside the installed lpips.
+
+    Raises:
+        UnavailableError: lpips is not installed.
+    """
+    package = Path(_lpips().__file__).parent
+    return weights.inspect(package / "weights" / "v0.1" / f"{net}.pth", "")  # whatever its digest: it came with lpips
+
+
+def _network(net: Net, backbone: Path) -> Any:
+    """What `lpips.LPIPS(net=net)` makes where it may use the network, with weights from a file instead."""
+    lpips = _lpips()
+    with warnings.catch_warnings():
+        # lpips asks torchvision for its models in a way that torchvision calls deprecated.
+        warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
+        network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False).requires_grad_(False)
+    # The slices of lpips number the layers as torchvision's `features` does: "slice2.3.bias" is "features.3.bias".
+    wanted = {name: f"features.{name.split('.', 1)[1]}" for name in network.net.state_dict()}
+    state = weights.load(backbone)
+    if missing := sorted(set(wanted.values()) - state.keys()):
+        raise weights.UnavailableError(
+            f"{backbone} lacks {missing[0]} and {len(missing) - 1} more: it holds no weights for LPIPS ({net})"
+        )
+    try:
+        network.net.load_state_dict({name: state[key] for name, key in wanted.items()})
+    except RuntimeError as error:
+        raise weights.UnavailableError(
+            f"{backbone} holds no weights for LPIPS ({net}): {weights.brief(error)}"
+        ) from error
+    return network.eval()
+
+
+def _lpips() -> Any:
+    _torchvision.make_importable()
+    try:
+        import lpips
+    except ImportError as error:
+        raise weights.UnavailableError('needs lpips and torchvision: pip install "scvae_fast[lpips]"') from error
+    return lpips
