@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from pictures import TINY, photographs
 
-from scvae_fast.data import CropSettings, RandomCrops
+from scvae_fast.data import RandomCrops
 from scvae_fast.training import data
 from scvae_fast.training.callbacks import AtomicCheckpointIO, History, KeepCheckpoint, LossGuard, StopOnSignal
 from scvae_fast.training.module import SCVAEModule
@@ -22,10 +22,11 @@ class Toy(data.Photographs):
     """Crops of made-up photographs."""
 
     def __init__(self, batch_size: int = 2) -> None:
-        super().__init__(crops=CropSettings(size=16), batch_size=batch_size)
+        super().__init__(resolution=16, batch_size=batch_size)
 
-    def samples(self) -> RandomCrops:
-        return RandomCrops(photographs(), self.crops, seed=self.seed)
+    def find(self) -> data.Found:
+        crops = RandomCrops(photographs(), self.crops, seed=self.seed)
+        return data.Found(lambda workers: crops, self.samples, None)
 
 
 class Run:

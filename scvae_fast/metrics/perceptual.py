@@ -65,6 +65,21 @@ class PerceptualDistance:
         return self._sum / self.rated if self.rated else math.nan
 
 
+def load_lpips(net: Net, folder: Path | None = None) -> torch.nn.Module:
+    """The network of LPIPS, as a module that takes two batches (B, 3, H, W) in −1 … 1 and returns (B, 1, 1, 1).
+
+    Args:
+        net: "alex" or "vgg".
+        folder: where the weights of the backbone are; None looks where torch.hub keeps its downloads.
+
+    Raises:
+        UnavailableError: lpips is not installed, or the weights are not there; the message says where they were looked
+            for.
+    """
+    network: torch.nn.Module = _network(net, weights.locate(BACKBONES[net], folder).path)
+    return network
+
+
 def heads(net: Net) -> weights.WeightsFile:
     """The linear heads inside the installed lpips.
 

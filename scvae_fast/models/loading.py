@@ -1,10 +1,14 @@
 """A trained model, from whatever a command was given as its checkpoint."""
 
 import os
+import pickle
+from pathlib import Path
 
 import torch
 
 from scvae_fast.errors import UsageError
+from scvae_fast.models._hub import CONFIG_FILE
+from scvae_fast.models.config import SCVAEConfig
 from scvae_fast.models.scvae import SCVAE
 
 
@@ -12,14 +16,37 @@ def load_model(checkpoint: str | os.PathLike[str], device: str | torch.device = 
     """The model of a checkpoint, in evaluation mode.
 
     Args:
-        checkpoint: a folder that `SCVAE.save_pretrained` wrote, or a repository on the hub.
+        checkpoint: a folder that `SCVAE.save_pretrained` wrote, the folder of a training (its model, or the state that
+            it has come to), the state of a training (`last.ckpt`; averaged weights, if it has them), or a repository on
+            the hub.
         device: where the model is to be.
 
     Raises:
         UsageError: it can't be loaded.
         ImportError: huggingface_hub or safetensors is not installed.
     """
+    path = Path(checkpoint)
+    if path.is_dir() and not (path / CONFIG_FILE).exists() and (path / "last.ckpt").exists():
+        path = path / "model" if (path / "model").exists() else path / "last.ckpt"
     try:
-        return SCVAE.from_pretrained(checkpoint, device=device)
+        if path.is_file():
+            return _from_training(path).to(device).eval()
+        return SCVAE.from_pretrained(path if path.exists() else checkpoint, device=device)
     except (OSError, ValueError) as error:
         raise UsageError(f"the checkpoint {os.fspath(checkpoint)} can't be loaded: {error}") from error
+
+
+def _from_training(path: Path) -> SCVAE:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        config, tensors = state["network"], state["state_dict"]
+    # torch reports files that are no checkpoints in many ways.
+    except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is not the state of a training") from error
+    weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    model = SCVAE(SCVAEConfig.from_dict(config), dictionary=weights.get("bottleneck.dictionary"))
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not hold its network's weights: {error}") from error
+    return model

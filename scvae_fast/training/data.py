@@ -8,6 +8,7 @@ samples out by themselves.
 """
 
 import hashlib
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -118,6 +120,14 @@ class PictureData(LightningDataModule):
             processes = self._process()["world_size"]
             raise UsageError(f"{count} pictures to validate on are too few for {processes} processes")
         return picture_loader(pictures, batches, num_workers=self._workers())
+
+    def first_samples(self, count: int) -> Tensor:  # -> (count, 3, resolution, resolution)
+        """The samples that a training begins with, in every process the same; of shards, those of this process."""
+        pictures = self._pictures().training(0)
+        if isinstance(pictures, RandomCrops | TrainingPictures):
+            return torch.stack([pictures[number] for number in range(count)])
+        batches = itertools.islice(self.train_dataloader(), -(-count // self.batch_size))
+        return torch.cat(list(batches))[:count]
 
     def state_dict(self) -> dict[str, Any]:
         """How many samples all processes have seen, and Lightning's count of batches at that moment."""

@@ -152,7 +152,9 @@ def _train(folder: _Folder, minutes: float, settings: DemoSettings) -> _Trained 
     resume = folder.state.exists()
     if not resume:
         print("fitting the first weights to crops of the photographs …", flush=True)
-    data = Photographs(crops=settings.crops, batch_size=settings.batch_size, seed=settings.seed)
+    data = Photographs(
+        crops=settings.crops, resolution=settings.crops.size, batch_size=settings.batch_size, seed=settings.seed
+    )
     trainer.fit(module, datamodule=data, ckpt_path=folder.state if resume else None)
     if stop.stopped:
         return None
@@ -208,9 +210,10 @@ def _summary(result: dict[str, Any], out: Path) -> str:
 
 
 def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Names such as training.seed of the settings that differ."""
-    flat = [
-        {f"{part}.{name}": value for part, values in settings.items() for name, value in values.items()}
-        for settings in (wanted, found)
-    ]
+    """Names such as optimiser.betas of the settings that differ."""
+    flat: list[dict[str, Any]] = [{}, {}]
+    for names, settings in zip(flat, (wanted, found), strict=True):
+        for part, values in settings.items():
+            within = values.items() if isinstance(values, dict) else [("", values)]
+            names |= {f"{part}.{name}".rstrip("."): value for name, value in within}
     return sorted(name for name in flat[0].keys() | flat[1].keys() if flat[0].get(name) != flat[1].get(name))

@@ -1,6 +1,7 @@
 """The training of an `SCVAE` as a Lightning module."""
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -9,10 +10,11 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.utils.data import IterableDataset
 
+from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE, SCVAEConfig
 from scvae_fast.speed import Speed
+from scvae_fast.training.data import PictureData
 from scvae_fast.training.progress import batches_seen, progress_of
 from scvae_fast.training.second_stage import SecondStage, SecondStageSettings
 from scvae_fast.training.settings import LossSettings, OptimiserSettings
@@ -51,6 +53,7 @@ class SCVAEModule(LightningModule):
 
     Raises:
         ValueError: start is none of these two, or does not suit the network.
+        UsageError: the weights of the perceptual term are not to be found.
     """
 
     def __init__(
@@ -188,26 +191,24 @@ class SCVAEModule(LightningModule):
 
     def _first_pictures(self) -> Tensor:  # -> (B, C, H, W)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data is None:
-            raise ValueError('SCVAEModule: start="linear" needs a data module in Trainer.fit')
-        loader = data.train_dataloader()
-        if not isinstance(loader.dataset, IterableDataset):
-            # The same ones in every process.
-            return torch.stack([loader.dataset[number] for number in range(_START_PICTURES)])
-        found: list[Tensor] = []
-        for batch in loader:
-            found.extend(batch)
-            if len(found) >= _START_PICTURES:
-                break
-        return torch.stack(found[:_START_PICTURES])
+        if not isinstance(data, PictureData):
+            raise ValueError('SCVAEModule: start="linear" needs a PictureData module in Trainer.fit')
+        return data.first_samples(_START_PICTURES)
 
 
 def _second_stage(settings: SecondStageSettings, in_channels: int) -> SecondStage:
     perceptual = None
     if settings.perceptual_weight > 0:
         from scvae_fast.metrics.perceptual import load_lpips
+        from scvae_fast.metrics.weights import UnavailableError
 
-        perceptual = load_lpips("vgg", settings.perceptual_weights)
+        folder = settings.perceptual_weights
+        try:
+            perceptual = load_lpips("vgg", None if folder is None else Path(folder))
+        except UnavailableError as error:
+            raise UsageError(
+                f"second_stage: LPIPS (perceptual_weight {settings.perceptual_weight:g}, 0 leaves it out): {error}"
+            ) from error
     return SecondStage(settings, in_channels, perceptual)
 
 

@@ -157,6 +157,7 @@ def train(arguments: Sequence[str]) -> int:
             raise UsageError(
                 f"resolution {resolution} of the data must be a multiple of the network's stride, {stride}"
             )
+        cli.datamodule.setup("fit")  # says what is wrong with the data before anything is written
         resume = cli.config.resume and folder.state.exists()
         if first:
             folder.check(cli.model, resume=cli.config.resume, averaged=averaged)
@@ -233,7 +234,7 @@ def _finish(cli: _TrainCLI, folder: RunFolder) -> None:
     }
     write_json(folder.record, record)
     model = cli.model.model.cpu().eval()
-    model.save_pretrained(folder.model)
+    model.save_pretrained(folder.model, record={key: value for key, value in record.items() if key != "history"})
     print(
         f"{trainer.global_step} steps in {clock(record['seconds'])}: {figures_line(trainer.callback_metrics)}\n"
         f"{folder.model} holds the model; rate it with\n"

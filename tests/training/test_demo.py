@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from pictures import TINY, photographs, scene
 
-from scvae_fast.data import CropSettings, Photograph
+from scvae_fast.data import CropSettings, Photograph, RandomCrops
 from scvae_fast.models import SCVAE
-from scvae_fast.training import demo
+from scvae_fast.training import data, demo
 from scvae_fast.training.demo import DemoError, DemoSettings, run_demo
 
 SETTINGS = DemoSettings(model=TINY, batch_size=2, crops=CropSettings(size=16))
@@ -16,8 +16,9 @@ SHORT, LONG = 0.01, 0.05  # minutes
 
 @pytest.fixture(autouse=True)
 def small_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "training_photographs", photographs)
-    monkeypatch.setattr(demo, "held_out_photographs", lambda: [Photograph("unseen", scene(30, 50, seed=9), True)])
+    for module in (demo, data):
+        monkeypatch.setattr(module, "training_photographs", photographs)
+        monkeypatch.setattr(module, "held_out_photographs", lambda: [Photograph("unseen", scene(30, 50, seed=9), True)])
 
 
 def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,15 +71,15 @@ def test_stopped_before_the_evaluation_it_goes_on_with_that(tmp_path: Path, monk
 def test_a_signal_stops_it_and_the_next_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    draw = demo.RandomCrops.__getitem__
+    draw = RandomCrops.__getitem__
 
-    def press_ctrl_c(crops: demo.RandomCrops, index: int) -> object:
+    def press_ctrl_c(crops: RandomCrops, index: int) -> object:
         if index == 200:
             signal.raise_signal(signal.SIGINT)
         return draw(crops, index)
 
     with monkeypatch.context() as patch:
-        patch.setattr(demo.RandomCrops, "__getitem__", press_ctrl_c)
+        patch.setattr(RandomCrops, "__getitem__", press_ctrl_c)
         assert run_demo(tmp_path, 1, SETTINGS) == 130
     assert "the same command goes on" in capsys.readouterr().out
     assert (tmp_path / "training.ckpt").exists()

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from scvae_fast import cli
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE, SCVAEConfig
+from scvae_fast.models.loading import load_model
 from scvae_fast.training import run
 from scvae_fast.training.run import train
 
@@ -33,13 +34,12 @@ CONFIG = {
         "optimiser": {"learning_rate": 1e-3, "warm_up": 0.1, "last_learning_rate": 0.1},
         "start": "linear",
     },
-    "data": {"class_path": "Photographs", "init_args": {"crops": {"size": 16}, "batch_size": 4}},
+    "data": {"class_path": "Photographs", "init_args": {"resolution": 16, "samples": 60, "batch_size": 4}},
     "trainer": {
         "max_steps": 40,
         "accelerator": "cpu",
         "precision": "32-true",
         "limit_val_batches": 2,
-        "val_check_interval": 15,
         "log_every_n_steps": 1,
         "gradient_clip_val": 1.0,
     },
@@ -155,7 +155,12 @@ def test_what_a_training_leaves(config: Path, tmp_path: Path) -> None:
     printed = run_to_the_end(config, out, "--trainer.max_steps", "16")
     assert "16 steps in 0:" in printed
     assert "scvae-fast evaluate" in printed
-    assert SCVAE.from_pretrained(out / "model").config == TINY
+    model = SCVAE.from_pretrained(out / "model")
+    assert model.config == TINY
+    for checkpoint in (out, out / "last.ckpt"):
+        weights = load_model(checkpoint).state_dict()
+        assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items()), checkpoint
+    assert "## Training" in (out / "model" / "README.md").read_text(encoding="utf-8")
     saved = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
     assert saved["trainer"]["max_steps"] == 16
     assert saved["model"]["loss"]["code_weight"] == 6000.0
@@ -191,11 +196,23 @@ class TestArguments:
             (["--model.network.n_atoms", "0"], "SCVAEConfig: n_atoms must be a positive integer"),
             (["--model.optimiser.learning_rate", "-1"], "OptimiserSettings: learning_rate must be a positive number"),
             (["--model.network.norm_out", "true"], "needs a network with norm_out=False"),
-            (["--data.crops.size", "17"], "resolution 17 of the data must be a multiple of the network's stride, 2"),
+            (["--data.resolution", "17"], "resolution 17 of the data must be a multiple of the network's stride, 2"),
         ],
     )
     def test_values_out_of_range(self, config: Path, tmp_path: Path, options: list[str], message: str) -> None:
         with pytest.raises(UsageError, match=message):
+            train(["--config", str(config), "--out", str(tmp_path / "out"), *options])
+        assert not (tmp_path / "out").exists()
+
+    def test_data_that_are_not_there(self, config: Path, tmp_path: Path) -> None:
+        folder = ["--data", "PictureFolder", "--data.root", str(tmp_path / "nothing"), "--data.resolution", "16"]
+        with pytest.raises(UsageError, match="nothing"):
+            train(["--config", str(config), "--out", str(tmp_path / "out"), *folder])
+        assert not (tmp_path / "out").exists()
+
+    def test_second_stage_without_its_weights(self, config: Path, tmp_path: Path) -> None:
+        options = ["--model.second_stage.perceptual_weights", str(tmp_path)]
+        with pytest.raises(UsageError, match=r"(?s)second_stage: LPIPS .*vgg16"):
             train(["--config", str(config), "--out", str(tmp_path / "out"), *options])
         assert not (tmp_path / "out").exists()
 
