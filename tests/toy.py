@@ -32,7 +32,7 @@ class Toy(data.Photographs):
 class Run:
     """A trainer over `Toy` that keeps its state in a folder."""
 
-    def __init__(self, folder: Path, steps: int, *others: Callback, **module: Any) -> None:
+    def __init__(self, folder: Path, steps: int, *others: Callback, accumulate: int = 1, **module: Any) -> None:
         torch.manual_seed(0)
         self.module = SCVAEModule(TINY, LOSS, OPTIMISER, **module)
         self.history, self.stop, self.state = History(every=1), StopOnSignal(), folder / "training.ckpt"
@@ -44,16 +44,17 @@ class Run:
             callbacks=[LossGuard(), self.history, self.stop, *others, KeepCheckpoint(self.state)],
             plugins=[AtomicCheckpointIO()],
             gradient_clip_val=1.0,
+            accumulate_grad_batches=accumulate,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
 
-    def fit(self, *, resume: bool = False) -> "Run":
+    def fit(self, *, resume: bool = False, batch_size: int = 2) -> "Run":
         """Train; returns itself."""
         with lightning_noise_silenced():
-            self.trainer.fit(self.module, datamodule=Toy(), ckpt_path=self.state if resume else None)
+            self.trainer.fit(self.module, datamodule=Toy(batch_size), ckpt_path=self.state if resume else None)
         return self
 
     @property

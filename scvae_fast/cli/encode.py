@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from scvae_fast.cli._types import Commands, count
+from scvae_fast.cli._types import Commands, add_checkpoint, count
 
 
 def add(commands: Commands) -> None:
@@ -14,9 +14,7 @@ def add(commands: Commands) -> None:
         description="Code pictures of any size with a trained model into one Parquet file, and print its size in bits "
         "per pixel. Pictures pass through one after the other: memory does not grow with their number.",
     )
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="DIR", help="folder written by save_pretrained, or a name on the hub"
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "--data",
         required=True,

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Literal
 
-from scvae_fast.cli._types import Commands
+from scvae_fast.cli._types import Commands, add_checkpoint, count
 from scvae_fast.errors import UsageError
 
 # Exit status: what could be computed was, but not every metric that was asked for.
@@ -23,9 +23,7 @@ def add(commands: Commands) -> None:
         epilog="Exit status: 0 if every metric was computed; 3 if one could not be, for instance for lack of its "
         "weights: the others are, and the result says what is missing and how to provide it; 1 after an error.",
     )
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="DIR", help="folder written by save_pretrained, or a name on the hub"
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "--data",
         required=True,
@@ -42,8 +40,8 @@ def add(commands: Commands) -> None:
         help='bring the shorter side to so many pixels and crop the centre; "none" takes pictures whole '
         "(default: the model's resolution)",
     )
-    parser.add_argument("--limit", type=_count, metavar="N", help="take the first N pictures (default: all)")
-    parser.add_argument("--batch-size", type=_count, default=16, metavar="N", help="default: %(default)s")
+    parser.add_argument("--limit", type=count, metavar="N", help="take the first N pictures (default: all)")
+    parser.add_argument("--batch-size", type=count, default=16, metavar="N", help="default: %(default)s")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
     parser.add_argument(
         "--precision", default="float32", help="float32, bfloat16 or float16, of the model (default: %(default)s)"
@@ -96,15 +94,8 @@ def _run(options: argparse.Namespace) -> int:
     return UNAVAILABLE if content["unavailable"] else 0
 
 
-def _count(text: str) -> int:
-    """A number of things, 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text!r}")
-    return int(text)
-
-
 def _side(text: str) -> int | Literal["model"] | None:
     """Pixels; None for pictures as they are."""
     if text in ("none", "0"):
         return None
-    return "model" if text == "model" else _count(text)
+    return "model" if text == "model" else count(text)

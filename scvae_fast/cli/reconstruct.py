@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from scvae_fast.cli._types import Commands
+from scvae_fast.cli._types import Commands, add_checkpoint
 
 
 def add(commands: Commands) -> None:
@@ -13,9 +13,7 @@ def add(commands: Commands) -> None:
         help="code pictures with a trained model and rebuild them from their codes",
         description="Code pictures of any size with a trained model and write what it rebuilds from the codes as PNG.",
     )
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="DIR", help="folder written by save_pretrained, or a name on the hub"
-    )
+    add_checkpoint(parser)
     parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="PNG, JPEG … file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.set_defaults(run=_run)

@@ -11,7 +11,7 @@ from scvae_fast.data.stream import NamedPicture
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
 from scvae_fast.speed import Speed
-from scvae_fast.tiling import reconstruct_tiled
+from scvae_fast.tiling import goes_whole, reconstruct_tiled
 
 
 class Rebuilt(NamedTuple):
@@ -49,7 +49,7 @@ def rebuild(
     """
     device, speed = next(model.parameters()).device, speed or Speed()
     for shape, same in groupby(pictures, key=lambda named: named.picture.shape):
-        whole = _goes_whole(model, shape)
+        whole = goes_whole(model.config, shape[1], shape[2])
         while batch := list(islice(same, batch_size if whole else 1)):
             x = torch.stack([named.picture for named in batch]).to(device)
             with torch.no_grad(), speed.autocast(device.type):
@@ -57,11 +57,6 @@ def rebuild(
             rebuilt = Rebuilt([named.name for named in batch], x, x_hat.float(), not whole)
             _check_finite(rebuilt)
             yield rebuilt._replace(x_hat=rebuilt.x_hat.clamp(-1, 1))
-
-
-def _goes_whole(model: SCVAE, shape: torch.Size) -> bool:
-    config = model.config
-    return all(side % config.stride == 0 and side <= config.resolution for side in shape[1:])
 
 
 def _at_once(model: SCVAE, x: Tensor, on_codes: Callable[[Tensor], object]) -> Tensor:

@@ -188,6 +188,17 @@ def test_processes_share_the_samples_of_a_batch(ffhq: Path) -> None:
         in_process(FFHQ(str(ffhq), **SMALL), 0, 4).val_dataloader()
 
 
+def test_first_samples_are_those_that_a_training_begins_with(ffhq: Path, shards: str) -> None:
+    modules: list[Callable[[], PictureData]] = [
+        lambda: FFHQ(str(ffhq), **SMALL),
+        lambda: Shards(shards, **SMALL),
+        lambda: Photographs(**SMALL),
+    ]
+    for make in modules:
+        first = make().first_samples(5)
+        assert torch.equal(first, torch.cat(taken(make(), 3))[:5])
+
+
 def test_imagenet(tmp_path: Path) -> None:
     root = write_imagenet(tmp_path, training=3, validation=2)
     data = ImageNet(str(root), **SMALL)

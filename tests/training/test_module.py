@@ -56,6 +56,15 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path, par
         assert torch.equal(second.module.state_dict()[name], value), name
 
 
+def test_accumulated_gradients_are_those_of_a_larger_batch(tmp_path: Path) -> None:
+    whole = Run(tmp_path / "whole", 4).fit(batch_size=4)
+    parts = Run(tmp_path / "parts", 4, accumulate=2).fit(batch_size=2)
+    assert len(whole.losses) == 4
+    assert len(parts.losses) == 8
+    for name, value in whole.module.state_dict().items():
+        torch.testing.assert_close(parts.module.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+
+
 def test_averaged_weights_are_what_remains(tmp_path: Path) -> None:
     class Weights(Callback):
         def __init__(self) -> None:

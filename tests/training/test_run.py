@@ -16,6 +16,7 @@ import torch
 import yaml
 from pictures import TINY
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scvae_fast import cli
 from scvae_fast.errors import UsageError
@@ -168,6 +169,10 @@ def test_what_a_training_leaves(config: Path, tmp_path: Path) -> None:
     assert record["steps"] == 16
     assert record["settings"]["model"]["network"]["n_atoms"] == TINY.n_atoms
     assert {path.stem for path in (out / "pictures").iterdir()} == {"reconstructions", "alpha", "atoms", "supports"}
+    events = EventAccumulator(str(out / "logs" / "version_0")).Reload().Tags()
+    assert {f"pictures/{name}" for name in ("reconstructions", "alpha", "atoms", "supports")} <= set(events["images"])
+    assert {"codes/support", "codes/usage_of_atoms"} <= set(events["histograms"])
+    assert {"loss/total", "val/psnr"} <= set(events["scalars"])
     header, *rows = (out / "logs" / "csv" / "version_0" / "metrics.csv").read_text(encoding="utf-8").splitlines()
     assert {"loss/total", "loss/image", "density", "psnr", "val/psnr"} <= set(header.split(","))
     assert len(rows) >= 16
