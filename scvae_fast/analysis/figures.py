@@ -102,14 +102,14 @@ def density_overlay(
 
 
 def alpha_maps(originals: Sequence[Tensor], alpha: Tensor) -> Figure:
-    """Pictures (3, H, W) above the weights α (B, h, w) of their positions, each map to its own scale."""
+    """Pictures (3, H, W) above the weights α (B, h, w) of their positions, from 0 to the largest of each."""
     widths = [picture.shape[2] / picture.shape[1] for picture in originals]
     figure = Figure(figsize=(max(3.1 * sum(widths), 6), 7.0), layout="constrained", dpi=150)
     figure.suptitle("Weights α of the positions in the loss", color=INK, fontsize=13, fontweight="bold")
     axes = figure.subplots(2, len(originals), squeeze=False, width_ratios=widths)
     for i, picture in enumerate(originals):
         _show(axes[0, i], picture, "")
-        axes[1, i].imshow(alpha[i].numpy(), cmap="magma", interpolation="nearest")
+        axes[1, i].imshow(alpha[i].numpy(), cmap="magma", interpolation="nearest", vmin=0)
         axes[1, i].set_axis_off()
         least, most = float(alpha[i].min()), float(alpha[i].max())
         axes[1, i].set_title(f"{least:.2g} … {most:.2g}", color=INK, fontsize=10)
