@@ -29,6 +29,17 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
         os.replace(temporary, path)
 
 
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Make the folder, if it doesn't exist, and a file in it that is gone again.
+
+    Raises:
+        OSError: the folder can't be written to.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
     """Write content as JSON that people can read too, whole or not at all.
 

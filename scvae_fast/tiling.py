@@ -1,9 +1,9 @@
 """Pictures of any size through a model that was trained on small ones."""
 
-from collections.abc import Callable, Iterator
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby, islice
 from types import EllipsisType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,14 @@ _CELLS_AT_ONCE = 4096
 _Index = tuple[EllipsisType, slice, slice]
 
 
+class _Sized(Protocol):
+    @property
+    def size(self) -> tuple[int, int]: ...  # (H, W)
+
+
+_T = TypeVar("_T", bound=_Sized)
+
+
 class TiledReconstruction(NamedTuple):
     """A picture rebuilt from one code per cell of stride x stride pixels; K atoms, h x w cells."""
 
@@ -30,6 +38,17 @@ class TiledReconstruction(NamedTuple):
 def goes_whole(config: SCVAEConfig, height: int, width: int) -> bool:
     """Whether a picture goes through the model as it is: no tile is smaller, and the stride divides its sides."""
     return all(side % config.stride == 0 and side <= config.resolution for side in (height, width))
+
+
+def batches_of_one_size(config: SCVAEConfig, items: Iterable[_T], batch_size: int) -> Iterator[tuple[list[_T], bool]]:
+    """Neighbours of one size that go through the model together, at most batch_size; and whether they do.
+
+    Items whose size (H, W) does not `goes_whole` come one by one.
+    """
+    for (height, width), same in groupby(items, key=lambda item: item.size):
+        whole = goes_whole(config, height, width)
+        while batch := list(islice(same, batch_size if whole else 1)):
+            yield batch, whole
 
 
 def reconstruct_tiled(

@@ -1,4 +1,4 @@
-"""Types of options, and of what `add` gets."""
+"""Options that commands share, their types, and the type of what `add` gets."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -35,3 +35,22 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of a training, or written by save_pretrained; a last.ckpt; or a name on the hub",
     )
+
+
+def add_pictures(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which pictures, what `PictureStream` takes but for `--resize`."""
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help='folder, picture, tar shards, or "photographs" (the embedded ones)',
+    )
+    parser.add_argument("--layout", default="auto", help="how the data is arranged (default: found out)")
+    parser.add_argument("--split", default="val", help="train or val, where the data has both (default: %(default)s)")
+    parser.add_argument("--limit", type=count, metavar="N", help="take the first N pictures (default: all)")
+
+
+def add_batching(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how many pictures go together, and where."""
+    parser.add_argument("--batch-size", type=count, default=16, metavar="N", help="default: %(default)s")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from scvae_fast.cli._types import Commands, add_checkpoint, count
+from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, add_pictures, count
 
 
 def add(commands: Commands) -> None:
@@ -15,21 +15,13 @@ def add(commands: Commands) -> None:
         "per pixel. Pictures pass through one after the other: memory does not grow with their number.",
     )
     add_checkpoint(parser)
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="DATA",
-        help='folder, picture, tar shards, or "photographs" (embedded ones)',
-    )
-    parser.add_argument("--layout", default="auto", help="how the data is arranged (default: found out)")
-    parser.add_argument("--split", default="val", help="train or val, where the data has both (default: %(default)s)")
+    add_pictures(parser)
     parser.add_argument(
         "--resize",
         type=count,
         metavar="PIXELS",
         help="bring the shorter side to so many pixels and crop the centre (default: pictures stay whole)",
     )
-    parser.add_argument("--limit", type=count, metavar="N", help="take the first N pictures (default: all)")
     parser.add_argument(
         "--dtype",
         choices=("float16", "float32"),
@@ -43,8 +35,7 @@ def add(commands: Commands) -> None:
 
 def add_running(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a model is run."""
-    parser.add_argument("--batch-size", type=count, default=16, metavar="N", help="default: %(default)s")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    add_batching(parser)
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16", "float16"),

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Literal
 
-from scvae_fast.cli._types import Commands, add_checkpoint, count
+from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, add_pictures, count
 from scvae_fast.errors import UsageError
 
 # Exit status: what could be computed was, but not every metric that was asked for.
@@ -24,14 +24,7 @@ def add(commands: Commands) -> None:
         "weights: the others are, and the result says what is missing and how to provide it; 1 after an error.",
     )
     add_checkpoint(parser)
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="DATA",
-        help='folder, picture, tar shards, or "photographs" (the embedded ones)',
-    )
-    parser.add_argument("--layout", default="auto", help="how the data is arranged (default: found out)")
-    parser.add_argument("--split", default="val", help="train or val, where the data has both (default: %(default)s)")
+    add_pictures(parser)
     parser.add_argument(
         "--resize",
         type=_side,
@@ -40,9 +33,7 @@ def add(commands: Commands) -> None:
         help='bring the shorter side to so many pixels and crop the centre; "none" takes pictures whole '
         "(default: the model's resolution)",
     )
-    parser.add_argument("--limit", type=count, metavar="N", help="take the first N pictures (default: all)")
-    parser.add_argument("--batch-size", type=count, default=16, metavar="N", help="default: %(default)s")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    add_batching(parser)
     parser.add_argument(
         "--precision", default="float32", help="float32, bfloat16 or float16, of the model (default: %(default)s)"
     )

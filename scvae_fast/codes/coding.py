@@ -1,8 +1,6 @@
 """Pictures to codes and back, as they come: in memory is a batch, or one picture that goes tile by tile."""
 
 from collections.abc import Iterable, Iterator
-from itertools import groupby, islice
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,11 +10,9 @@ from scvae_fast.data.stream import NamedPicture
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
 from scvae_fast.speed import Speed
-from scvae_fast.tiling import decode_tiled, encode_tiled, goes_whole, latents_of
+from scvae_fast.tiling import batches_of_one_size, decode_tiled, encode_tiled, latents_of
 
 BATCH_SIZE = 16
-
-_T = TypeVar("_T")
 
 
 def encode_pictures(
@@ -24,7 +20,7 @@ def encode_pictures(
 ) -> Iterator[CodedPicture]:
     """Code pictures of any sizes, in their order.
 
-    A picture that `goes_whole` goes through the model as it is, together with neighbours of its size; any other
+    A picture that `tiling.goes_whole` goes through the model as it is, together with neighbours of its size; any other
     one tile by tile, see `encode_tiled`.
 
     Args:
@@ -37,18 +33,16 @@ def encode_pictures(
         UsageError: codes have NaN or infinity in them; the message names the picture.
     """
     speed, like = speed or Speed(), model.bottleneck.dictionary
-    for (height, width), same in groupby(pictures, key=lambda named: tuple(named.picture.shape[1:])):
-        whole = goes_whole(model.config, height, width)
-        for batch in _batches(same, batch_size if whole else 1):
-            with torch.no_grad(), speed.autocast(like.device.type):
-                if whole:
-                    dense = model.encode(torch.stack([named.picture for named in batch]).to(like)).codes
-                    codes = [SparseCodes.of(each) for each in dense]
-                else:
-                    codes = [encode_tiled(model, batch[0].picture)]
-            for named, own in zip(batch, codes, strict=True):
-                _check_finite(named.name, own)
-                yield CodedPicture(named.name, (height, width), own)
+    for batch, whole in batches_of_one_size(model.config, pictures, batch_size):
+        with torch.no_grad(), speed.autocast(like.device.type):
+            if whole:
+                dense = model.encode(torch.stack([named.picture for named in batch]).to(like)).codes
+                codes = [SparseCodes.of(each) for each in dense]
+            else:
+                codes = [encode_tiled(model, batch[0].picture)]
+        for named, own in zip(batch, codes, strict=True):
+            _check_finite(named.name, own)
+            yield CodedPicture(named.name, named.size, own)
 
 
 def decode_pictures(
@@ -65,21 +59,14 @@ def decode_pictures(
     """
     speed, device = speed or Speed(), model.bottleneck.dictionary.device.type
     checked = (picture.check(model.config) for picture in coded)
-    for (height, width), same in groupby(checked, key=lambda picture: picture.size):
-        whole = goes_whole(model.config, height, width)
-        for batch in _batches(same, batch_size if whole else 1):
-            with torch.no_grad(), speed.autocast(device):
-                if whole:
-                    latents = torch.stack([latents_of(model, each.codes) for each in batch])
-                    pictures = model.decode(latents).float().clamp(-1, 1)
-                else:
-                    pictures = decode_tiled(model, batch[0].codes, (height, width)).float()[None]
-            yield from map(NamedPicture, [each.name for each in batch], pictures)
-
-
-def _batches(items: Iterator[_T], size: int) -> Iterator[list[_T]]:
-    while batch := list(islice(items, size)):
-        yield batch
+    for batch, whole in batches_of_one_size(model.config, checked, batch_size):
+        with torch.no_grad(), speed.autocast(device):
+            if whole:
+                latents = torch.stack([latents_of(model, each.codes) for each in batch])
+                pictures = model.decode(latents).float().clamp(-1, 1)
+            else:
+                pictures = decode_tiled(model, batch[0].codes, batch[0].size).float()[None]
+        yield from map(NamedPicture, [each.name for each in batch], pictures)
 
 
 def _check_finite(name: str, codes: SparseCodes) -> None:

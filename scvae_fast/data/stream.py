@@ -38,6 +38,11 @@ class NamedPicture(NamedTuple):
     name: str
     picture: Tensor
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.picture.shape[1], self.picture.shape[2]
+
 
 # A picture that is still to be decoded.
 _Task = Callable[[], NamedPicture]

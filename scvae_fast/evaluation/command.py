@@ -2,13 +2,12 @@
 
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from scvae_fast._files import write_atomically, write_json
+from scvae_fast._files import check_writable, write_atomically, write_json
 from scvae_fast.analysis import figures
 from scvae_fast.data.stream import Layout, PictureStream, Split
 from scvae_fast.errors import UsageError
@@ -76,9 +75,7 @@ def evaluate_checkpoint(
 def _claim(out: Path) -> None:
     """Find out whether the folder can be written to before hours of work."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
+        check_writable(out)
     except OSError as error:
         raise UsageError(f"--out {out} can't be written to: {error}") from error
 

@@ -1,7 +1,6 @@
 """Pictures through a model, in batches where they allow it."""
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby, islice
 from typing import NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from scvae_fast.data.stream import NamedPicture
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
 from scvae_fast.speed import Speed
-from scvae_fast.tiling import goes_whole, reconstruct_tiled
+from scvae_fast.tiling import batches_of_one_size, reconstruct_tiled
 
 
 class Rebuilt(NamedTuple):
@@ -48,15 +47,13 @@ def rebuild(
         UsageError: a reconstruction has NaN or infinity in it; the message names the picture.
     """
     device, speed = next(model.parameters()).device, speed or Speed()
-    for shape, same in groupby(pictures, key=lambda named: named.picture.shape):
-        whole = goes_whole(model.config, shape[1], shape[2])
-        while batch := list(islice(same, batch_size if whole else 1)):
-            x = torch.stack([named.picture for named in batch]).to(device)
-            with torch.no_grad(), speed.autocast(device.type):
-                x_hat = _at_once(model, x, on_codes) if whole else _in_tiles(model, x, on_codes)
-            rebuilt = Rebuilt([named.name for named in batch], x, x_hat.float(), not whole)
-            _check_finite(rebuilt)
-            yield rebuilt._replace(x_hat=rebuilt.x_hat.clamp(-1, 1))
+    for batch, whole in batches_of_one_size(model.config, pictures, batch_size):
+        x = torch.stack([named.picture for named in batch]).to(device)
+        with torch.no_grad(), speed.autocast(device.type):
+            x_hat = _at_once(model, x, on_codes) if whole else _in_tiles(model, x, on_codes)
+        rebuilt = Rebuilt([named.name for named in batch], x, x_hat.float(), not whole)
+        _check_finite(rebuilt)
+        yield rebuilt._replace(x_hat=rebuilt.x_hat.clamp(-1, 1))
 
 
 def _at_once(model: SCVAE, x: Tensor, on_codes: Callable[[Tensor], object]) -> Tensor:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
+from scvae_fast._devices import find_device
+from scvae_fast.errors import UsageError
 from scvae_fast.speed import Speed
 
 METRICS = ("psnr", "ssim", "lpips-alex", "lpips-vgg", "fid", "kid", "codes", "block-means")
@@ -51,12 +51,10 @@ class EvaluationSettings:
 
 def _usable(device: str) -> bool:
     try:
-        named = torch.device(device)
-    except RuntimeError:
+        find_device(device)
+    except UsageError:
         return False
-    if named.type == "cuda":
-        return (named.index or 0) < torch.cuda.device_count()
-    return named.type == "cpu"
+    return True
 
 
 def _require(condition: bool, name: str, expected: str, value: object) -> None:

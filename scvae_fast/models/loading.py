@@ -3,6 +3,7 @@
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,6 +11,10 @@ from scvae_fast.errors import UsageError
 from scvae_fast.models._hub import CONFIG_FILE
 from scvae_fast.models.config import SCVAEConfig
 from scvae_fast.models.scvae import SCVAE
+
+# What a training keeps in its folder.
+STATE_FILE = "last.ckpt"
+MODEL_FOLDER = "model"
 
 
 def load_model(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> SCVAE:
@@ -26,8 +31,8 @@ def load_model(checkpoint: str | os.PathLike[str], device: str | torch.device = 
         ImportError: huggingface_hub or safetensors is not installed.
     """
     path = Path(checkpoint)
-    if path.is_dir() and not (path / CONFIG_FILE).exists() and (path / "last.ckpt").exists():
-        path = path / "model" if (path / "model").exists() else path / "last.ckpt"
+    if path.is_dir() and not (path / CONFIG_FILE).exists() and (path / STATE_FILE).exists():
+        path = path / MODEL_FOLDER if (path / MODEL_FOLDER).exists() else path / STATE_FILE
     try:
         if path.is_file():
             return _from_training(path).to(device).eval()
@@ -36,15 +41,30 @@ def load_model(checkpoint: str | os.PathLike[str], device: str | torch.device = 
         raise UsageError(f"the checkpoint {os.fspath(checkpoint)} can't be loaded: {error}") from error
 
 
-def _from_training(path: Path) -> SCVAE:
+def read_training_state(path: Path) -> dict[str, Any]:
+    """What `scvae-fast train` keeps in its `last.ckpt`: `network`, `state_dict` and more. Tensors stay on disk.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: it is no such file.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        config, tensors = state["network"], state["state_dict"]
+        missing = {"network", "state_dict"} - state.keys()
     # torch reports files that are no checkpoints in many ways.
-    except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+    except (RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is not the state of a training") from error
-    weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-    model = SCVAE(SCVAEConfig.from_dict(config), dictionary=weights.get("bottleneck.dictionary"))
+    if missing:
+        raise ValueError(f"{path} is not the state of a training: it has no {', '.join(sorted(missing))}")
+    return dict(state)
+
+
+def _from_training(path: Path) -> SCVAE:
+    state = read_training_state(path)
+    weights = {
+        name.removeprefix("model."): value for name, value in state["state_dict"].items() if name.startswith("model.")
+    }
+    model = SCVAE(SCVAEConfig.from_dict(state["network"]), dictionary=weights.get("bottleneck.dictionary"))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

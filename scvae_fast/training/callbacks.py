@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
@@ -17,11 +18,6 @@ from torch import Tensor
 from scvae_fast._files import write_atomically
 from scvae_fast.errors import UsageError
 from scvae_fast.training.progress import batches_seen, time_spent
-
-try:
-    from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-except ImportError as error:
-    raise ImportError('scvae_fast.training needs lightning>=2.6: pip install "scvae_fast[train]"') from error
 
 
 class TrainingDivergedError(UsageError):

@@ -10,6 +10,7 @@ samples out by themselves.
 import hashlib
 import itertools
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -29,6 +30,7 @@ from scvae_fast.data.numbered import FixedPictures, TrainingPictures
 from scvae_fast.data.photographs import held_out_photographs, training_photographs
 from scvae_fast.data.squares import Crop, PlacedCrop, ZoomedCrop, centre_square
 from scvae_fast.errors import UsageError
+from scvae_fast.training.progress import batches_seen
 
 # "zoomed": a random square of 75 … 100 % of the largest, resized, as the released code trains on FFHQ; "placed": the
 # shorter side resized and a random square taken, as it trains on ImageNet.
@@ -49,7 +51,7 @@ class Found(NamedTuple):
     validation: Dataset[Tensor] | None
 
 
-class PictureData(LightningDataModule):
+class PictureData(LightningDataModule, ABC):
     """What the data modules have in common; each yields batches (B, 3, resolution, resolution) in −1 … 1.
 
     Training has no end and validation a fixed order. A file that can't be read is named on stderr and replaced by the
@@ -95,13 +97,13 @@ class PictureData(LightningDataModule):
         if stage == "fit":
             self._before = {"samples": 0, "batches": 0}  # Lightning loads a checkpoint after this
 
+    @abstractmethod
     def find(self) -> Found:
         """Look for the pictures; each module has its own way.
 
         Raises:
             UsageError: there are none.
         """
-        raise NotImplementedError
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Batches without end, from the first sample that no step has seen; `len` is the batches of an epoch."""
@@ -147,10 +149,7 @@ class PictureData(LightningDataModule):
         return self._before["samples"] + since * self.batch_size * self._process()["world_size"]
 
     def _batches_done(self) -> int:
-        if self.trainer is None:
-            return 0
-        # Lightning counts a batch as processed before on_train_batch_end, where checkpoints are written.
-        return int(self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)  # type: ignore[attr-defined]
+        return 0 if self.trainer is None else batches_seen(self.trainer)
 
     def _process(self) -> dict[str, int]:
         if self.trainer is None:

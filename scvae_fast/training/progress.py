@@ -14,6 +14,7 @@ def time_spent(trainer: Trainer) -> float:
 
 def batches_seen(trainer: Trainer) -> int:
     """Batches that this process has trained on so far, those before a resumption included."""
+    # Lightning counts a batch as processed before on_train_batch_end, where checkpoints are written.
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
     return int(progress.processed)
 

@@ -1,7 +1,6 @@
 """`scvae-fast train`: one YAML file holds everything, every key can be overridden, Lightning does the rest."""
 
 import shutil
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.resources import files
@@ -16,8 +15,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
-from scvae_fast._files import write_atomically, write_json
+from scvae_fast._files import check_writable, write_atomically, write_json
 from scvae_fast.errors import UsageError
+from scvae_fast.models.loading import MODEL_FOLDER, STATE_FILE, read_training_state
 from scvae_fast.speed import Speed
 from scvae_fast.training.bar import TrainingBar, clock, figures_line
 from scvae_fast.training.callbacks import (
@@ -48,10 +48,10 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
-        self.state = path / "last.ckpt"  # all that a resumption needs
+        self.state = path / STATE_FILE  # all that a resumption needs
         self.logs = path / "logs"
         self.pictures = path / "pictures"
-        self.model = path / "model"  # for SCVAE.from_pretrained
+        self.model = path / MODEL_FOLDER  # for SCVAE.from_pretrained
         self.record = path / "training.json"
 
     def check(self, model: SCVAEModule, *, resume: bool, averaged: bool) -> None:
@@ -66,8 +66,7 @@ class RunFolder:
         if self.state.exists():
             self._check_network(model)
         try:
-            write_atomically(self.path / ".writable", lambda temporary: temporary.write_bytes(b""))
-            (self.path / ".writable").unlink()
+            check_writable(self.path)
             free = shutil.disk_usage(self.path).free
         except OSError as error:
             raise UsageError(f"{self.path} can't be written to: {error}") from error
@@ -82,8 +81,8 @@ class RunFolder:
 
     def _check_network(self, model: SCVAEModule) -> None:
         try:
-            found = torch.load(self.state, map_location="cpu", weights_only=False, mmap=True)["network"]
-        except Exception as error:
+            found = read_training_state(self.state)["network"]
+        except (OSError, ValueError) as error:
             raise UsageError(f"{self.state} can't be read as the state of a training: {error}") from error
         wanted = model.model.config.to_dict()
         if different := sorted(name for name in wanted if wanted[name] != found.get(name)):
@@ -161,7 +160,8 @@ def train(arguments: Sequence[str]) -> int:
         resume = cli.config.resume and folder.state.exists()
         if first:
             folder.check(cli.model, resume=cli.config.resume, averaged=averaged)
-            cli.parser.save(cli.config, str(folder.config), overwrite=True)
+            text = cli.parser.dump(cli.config)
+            write_atomically(folder.config, lambda temporary: temporary.write_text(text, encoding="utf-8"))
             print(f"going on with {folder.state}" if resume else f"training into {folder.path}", flush=True)
         try:
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=folder.state if resume else None)
@@ -212,7 +212,7 @@ def _with_packaged_configs(arguments: list[str]) -> list[str]:
 def _kept(folder: RunFolder) -> str:
     if not folder.state.exists():
         return "there is no checkpoint yet"
-    step = torch.load(folder.state, map_location="cpu", weights_only=False, mmap=True)["global_step"]
+    step = read_training_state(folder.state)["global_step"]
     return f"{folder.state} keeps the state after step {step}"
 
 
@@ -238,6 +238,5 @@ def _finish(cli: _TrainCLI, folder: RunFolder) -> None:
     print(
         f"{trainer.global_step} steps in {clock(record['seconds'])}: {figures_line(trainer.callback_metrics)}\n"
         f"{folder.model} holds the model; rate it with\n"
-        f"  scvae-fast evaluate --checkpoint {folder.model} --data …",
-        file=sys.stdout,
+        f"  scvae-fast evaluate --checkpoint {folder.model} --data …"
     )

@@ -233,7 +233,7 @@ class TestArguments:
     def test_a_training_is_not_overwritten(self, config: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         out.mkdir()
-        torch.save({"network": {**TINY.to_dict(), "n_atoms": 99}}, out / "last.ckpt")
+        torch.save({"network": {**TINY.to_dict(), "n_atoms": 99}, "state_dict": {}}, out / "last.ckpt")
         with pytest.raises(UsageError, match="holds a training already: --resume"):
             train(["--config", str(config), "--out", str(out)])
         with pytest.raises(UsageError, match="a training of another network: n_atoms differ"):
