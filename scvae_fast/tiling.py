@@ -101,14 +101,37 @@ def encode_tiled(
         ValueError: picture is not (3, H, W), or tile and margin are no multiples of the model's stride that leave
             an inner part.
     """
-    if picture.dim() != 3 or picture.shape[0] != 3 or 0 in picture.shape:
-        raise ValueError(f"encode_tiled: picture must be (3, H, W), got {tuple(picture.shape)}")
+    _check_picture("encode_tiled", picture)
     parts = []
     for band in _coded_bands(model, picture, _Grid.of("encode_tiled", model, tile, margin, picture.shape[1:])):
         if on_codes is not None:
             on_codes(band)
         parts.append(SparseCodes.of(band))
     return SparseCodes.stack(parts)
+
+
+@torch.no_grad()
+def encode_latents_tiled(
+    model: SCVAE, picture: Tensor, *, tile: int | None = None, margin: int | None = None
+) -> Tensor:  # (3, H, W) -> (n, h, w)
+    """The latents E(x) of a picture of any size, as the encoder gives them before they are coded.
+
+    Tile by tile, with the arguments of `encode_tiled`; the result is on the model's device.
+
+    Raises:
+        ValueError: as `encode_tiled`.
+    """
+    _check_picture("encode_latents_tiled", picture)
+    grid = _Grid.of("encode_latents_tiled", model, tile, margin, picture.shape[1:])
+    like, config = model.bottleneck.dictionary, model.config
+    if grid is None:
+        return model.encoder(picture[None].to(like))[0]
+    size = config.grid(*picture.shape[1:])
+    latents = like.new_empty(config.n_features, *size)
+    for places, tiles in grid.tiles(picture, config.stride, size):
+        for place, part in zip(places, model.encoder(tiles.to(like)), strict=True):
+            latents[place.outer(1)] = part[place.inner(1)]
+    return latents
 
 
 @torch.no_grad()
@@ -166,6 +189,11 @@ def latents_of(model: SCVAE, codes: SparseCodes) -> Tensor:  # -> (n, h, w)
         dense = codes.dense(part, dtype=like.dtype, device=like.device)
         latents[:, part] = model.combine_atoms(dense[None])[0]
     return latents
+
+
+def _check_picture(function: str, picture: Tensor) -> None:
+    if picture.dim() != 3 or picture.shape[0] != 3 or 0 in picture.shape:
+        raise ValueError(f"{function}: picture must be (3, H, W), got {tuple(picture.shape)}")
 
 
 def _coded_bands(model: SCVAE, picture: Tensor, grid: "_Grid | None") -> Iterator[Tensor]:  # of (rows, w, K)
