@@ -24,6 +24,7 @@ assert cli.main(["reconstruct", "--checkpoint", "x", "--out", "y", "z.png"]) == 
 assert cli.main(["encode", "--checkpoint", "x", "--data", "y", "--out", "z"]) == 1
 assert cli.main(["decode", "--checkpoint", "x", "y", "--out", "z"]) == 1
 assert cli.main(["convert", "folder", "x.pt"]) == 1
+assert cli.main(["app", "--checkpoint", "x"]) == 1
 try:
     cli.main(["--help"])
 except SystemExit as stop:
@@ -33,7 +34,7 @@ except SystemExit as stop:
     assert run.returncode == 0, run.stderr
     assert "backends:" in run.stdout
     assert "reconstruct" in run.stdout
-    assert run.stderr.count('pip install "scvae_fast[train]"') == 5
+    assert run.stderr.count('pip install "scvae_fast[train]"') == 6
     assert "Traceback" not in run.stderr
 
 

@@ -1,18 +1,22 @@
-"""Every Python block of the README runs, in order, as one session would."""
+"""Every Python block of the README and of pages with examples runs, in order, as one session would."""
 
 import re
 from pathlib import Path
 
+import pytest
+
 README = Path(__file__).resolve().parent.parent / "README.md"
+ESTIMATORS = README.parent / "docs" / "estimators.md"
 
 
-def test_snippets_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("page", "least"), [(README, 4), (ESTIMATORS, 1)], ids=lambda each: getattr(each, "stem", ""))
+def test_snippets_run(tmp_path, monkeypatch, page, least):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(blocks) >= 4
-    names: dict[str, object] = {"__name__": "readme"}
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= least
+    names: dict[str, object] = {"__name__": page.stem}
     for block in blocks:
-        exec(compile(block, str(README), "exec"), names)
+        exec(compile(block, str(page), "exec"), names)
 
 
 def test_links_to_files_lead_somewhere():

@@ -9,24 +9,25 @@ _AT_ONCE = 64
 
 
 @torch.no_grad()
-def decode_atoms(model: SCVAE, *, amplitude: float = 1.0, cells: int = 5) -> Tensor:
+def decode_atoms(model: SCVAE, atoms: Tensor | None = None, *, amplitude: float = 1.0, cells: int = 5) -> Tensor:
     """The change in a grey picture that a single atom in its middle cell makes.
 
     Args:
         model: in evaluation mode.
+        atoms: (N,) int64, which ones; all K if None.
         amplitude: the entry of that one code.
         cells: side of the grid, an odd number; what an atom paints reaches over its own cell into its neighbours.
 
     Returns:
-        (K, C, side, side), side = 3 cells' pixels: half the difference between the decoded pictures for +amplitude and
+        (N, C, side, side), side = 3 cells' pixels: half the difference between the decoded pictures for +amplitude and
         for −amplitude.
     """
     K, stride, middle = model.config.n_atoms, model.config.stride, cells // 2
     like = model.bottleneck.dictionary
     patches = []
-    for atoms in torch.arange(K).split(_AT_ONCE):
-        codes = like.new_zeros(len(atoms), cells, cells, K)
-        codes[torch.arange(len(atoms)), middle, middle, atoms] = amplitude
+    for some in (torch.arange(K) if atoms is None else atoms.cpu()).split(_AT_ONCE):
+        codes = like.new_zeros(len(some), cells, cells, K)
+        codes[torch.arange(len(some)), middle, middle, some] = amplitude
         change = (model.decode_codes(codes) - model.decode_codes(-codes)) / 2
         inner = slice((middle - 1) * stride, (middle + 2) * stride)
         patches.append(change[:, :, inner, inner])

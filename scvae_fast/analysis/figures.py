@@ -17,7 +17,7 @@ except ImportError as error:
 
 INK, QUIET, BLUE, ORANGE = "#1b1f24", "#6b7280", "#2563a8", "#d9822b"
 # Transparent where codes are sparse, bright where they are dense.
-_HEAT = LinearSegmentedColormap.from_list(
+HEAT = LinearSegmentedColormap.from_list(
     "heat", [(0.10, 0.02, 0.30, 0.0), (0.75, 0.15, 0.40, 0.55), (1.0, 0.85, 0.30, 0.9)]
 )
 
@@ -92,7 +92,7 @@ def density_overlay(
         _show(axis, picture.mean(0, keepdim=True).expand(3, -1, -1) * 0.6 - 0.2, name)
         height, width = picture.shape[1:]
         extent = (-0.5, count.shape[1] * stride - 0.5, count.shape[0] * stride - 0.5, -0.5)
-        heat = axis.imshow(count.numpy(), cmap=_HEAT, vmin=0, vmax=most, extent=extent, interpolation="nearest")
+        heat = axis.imshow(count.numpy(), cmap=HEAT, vmin=0, vmax=most, extent=extent, interpolation="nearest")
         axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     bar = figure.colorbar(heat, ax=list(axes), shrink=0.85, pad=0.01)
     bar.set_label(f"entries of a code that are not zero, of {n_atoms}", color=INK)

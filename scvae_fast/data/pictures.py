@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,18 +87,21 @@ class OpenPicture:
     Args:
         source: a file, or the bytes of one.
         name: what an error calls it.
+        most_pixels: pictures of more are refused before anything is decoded; Pillow's own limit holds as well.
 
     Raises:
-        PictureError: as `load_picture`.
+        PictureError: as `load_picture`, or there are more pixels.
     """
 
-    def __init__(self, source: Path | bytes, name: str) -> None:
+    def __init__(self, source: Path | bytes, name: str, *, most_pixels: float = math.inf) -> None:
         if isinstance(source, Path) and not source.is_file():
             raise PictureError(name, "no such file" if not source.exists() else "not a file")
         self.name = name
         with self._errors():
             self._image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
         try:
+            # First: for PNG, Pillow decodes the whole picture to find the orientation.
+            self._check_size(most_pixels)
             with self._errors():
                 sideways = self._image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
         except PictureError:
@@ -105,6 +109,14 @@ class OpenPicture:
             raise
         width, height = self._image.size
         self.size = (height, width) if sideways else (width, height)
+
+    def _check_size(self, most_pixels: float) -> None:
+        width, height = self._image.size
+        if width * height > most_pixels:
+            raise PictureError(
+                self.name,
+                f"{width} x {height} = {width * height:,} pixels are too many, at most {most_pixels:,.0f} are taken",
+            )
 
     def decode(self, shrink: float = 1.0) -> Image.Image:
         """The picture as `load_picture` describes it, in mode RGB, or in mode F with levels 0 … 1.

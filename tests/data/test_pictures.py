@@ -7,6 +7,7 @@ from pictures import scene
 from PIL import Image
 
 from scvae_fast.data import PictureError, load_picture, save_picture
+from scvae_fast.data.pictures import OpenPicture
 
 
 def test_png_round_trip_is_exact_in_8_bits(tmp_path: Path) -> None:
@@ -88,3 +89,17 @@ def test_only_pictures_are_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"picture must be \(3, H, W\), got \(1, 3, 8, 8\)"):
         save_picture(tmp_path / "x.png", torch.zeros(1, 3, 8, 8))
     assert not list(tmp_path.iterdir())
+
+
+def test_too_many_pixels_are_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_picture(tmp_path / "a.png", torch.zeros(3, 20, 30))
+
+    def decoded(*arguments: object) -> None:
+        raise AssertionError("was decoded")
+
+    with OpenPicture(tmp_path / "a.png", "a", most_pixels=600) as opened:
+        assert opened.size == (30, 20)
+    monkeypatch.setattr(Image.Image, "load", decoded)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
+    with pytest.raises(PictureError, match=r"^a: 30 x 20 = 600 pixels are too many, at most 599 are taken$"):
+        OpenPicture(tmp_path / "a.png", "a", most_pixels=599)

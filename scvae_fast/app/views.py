@@ -1,0 +1,140 @@
+"""From a picture to what the page shows of it; knows nothing of pages."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scvae_fast.analysis.atoms import decode_atoms
+from scvae_fast.analysis.figures import HEAT
+from scvae_fast.codes import SparseCodes
+from scvae_fast.data.pictures import OpenPicture, PictureError, to_bytes, to_tensor
+from scvae_fast.metrics import CodeSparsity, PictureQuality
+from scvae_fast.models import SCVAE
+from scvae_fast.tiling import decode_tiled, encode_tiled
+
+MEBI, MEGA = 2**20, 10**6
+MOST_CLUSTERS = 12
+VALUE_BITS = 16
+# Colours that stay apart for most eyes, after P. Tol's "muted" scheme.
+PALETTE = (
+    "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377",
+    "#ee7733", "#009988", "#332288", "#ddaa33", "#882255", "#777777",
+)  # fmt: skip
+_CELLS_FOR_MEANS = 8192  # K-means moves its centres by so many cells at most; the others go to the nearest centre
+_ATOM_SIDE = 96  # pixels of an atom's picture on the page
+
+
+class Limits(NamedTuple):
+    """The largest picture that is taken."""
+
+    mebibytes: float = 16
+    megapixels: float = 4
+
+
+class View(NamedTuple):
+    """A picture, its codes over K atoms (one for each of h x w cells), and what is rebuilt from them."""
+
+    picture: Tensor  # (3, H, W), in −1 … 1
+    x_hat: Tensor  # (3, H, W)
+    codes: SparseCodes
+    psnr: float  # dB
+    bits: float  # of all codes, see `CodeSparsity`
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Bits of the codes for each pixel of the picture."""
+        return self.bits / (self.picture.shape[1] * self.picture.shape[2])
+
+    @property
+    def usage(self) -> Tensor:
+        """(K,) int64, how many of the codes use an atom."""
+        return torch.bincount(torch.from_numpy(self.codes.atoms.astype(np.int64)), minlength=self.codes.n_atoms)
+
+
+def read_picture(path: Path, limits: Limits) -> Tensor:  # -> (3, H, W)
+    """The picture of a file, if it keeps the limits; larger ones are refused before they are decoded.
+
+    Raises:
+        PictureError: the file is too large, or can't be read as a picture.
+    """
+    size = path.stat().st_size
+    if size > limits.mebibytes * MEBI:
+        raise PictureError(path.name, f"has {size / MEBI:.1f} MiB; at most {limits.mebibytes:g} MiB are taken")
+    with OpenPicture(path, path.name, most_pixels=limits.megapixels * MEGA) as opened:
+        return to_tensor(opened.decode())
+
+
+def look(model: SCVAE, picture: Tensor) -> View:
+    """Code a picture (3, H, W) of any size and rebuild it, on the model's device; the view is on the CPU."""
+    sparsity = CodeSparsity(model.config.n_atoms, VALUE_BITS)
+    codes = encode_tiled(model, picture, on_codes=sparsity.update)
+    x_hat = decode_tiled(model, codes, (picture.shape[1], picture.shape[2])).float().cpu()
+    quality = PictureQuality(rate_structure=False)
+    return View(picture, x_hat, codes, quality.update(x_hat, picture)["psnr"], sparsity.bits)
+
+
+def density_map(view: View, stride: int) -> np.ndarray:  # -> (H, W, 3) uint8
+    """The picture in grey, and over it how many entries each code has: dark red for some, yellow for many."""
+    counts = view.codes.counts.reshape(view.codes.h, view.codes.w).astype(float)
+    colours = torch.from_numpy(HEAT(counts / max(np.quantile(counts, 0.995), 1))).float()  # (h, w, 4)
+    return _painted(view, stride, colours[..., :3], colours[..., 3:], dim=0.6)
+
+
+def cluster(codes: SparseCodes, n_clusters: int) -> np.ndarray:  # -> (h, w)
+    """K-means over the codes of a picture's cells; clusters are numbered by size, the largest is 0.
+
+    There are fewer clusters where fewer codes differ. The same codes give the same clusters.
+
+    Raises:
+        ValueError: n_clusters is not 1 … `MOST_CLUSTERS`.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    if not 1 <= n_clusters <= MOST_CLUSTERS:
+        raise ValueError(f"cluster: n_clusters must be 1 … {MOST_CLUSTERS}, got {n_clusters}")
+    rows = codes.csr()
+    seen = rows
+    if rows.shape[0] > _CELLS_FOR_MEANS:
+        seen = rows[np.sort(np.random.default_rng(0).choice(rows.shape[0], _CELLS_FOR_MEANS, replace=False))]
+    means = KMeans(min(n_clusters, rows.shape[0]), n_init=2, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of fewer different codes than clusters
+        labels = means.fit(seen).predict(rows)
+    order = np.bincount(labels, minlength=MOST_CLUSTERS).argsort(kind="stable")[::-1]
+    return order.argsort()[labels].reshape(codes.h, codes.w)
+
+
+def cluster_map(view: View, stride: int, labels: np.ndarray) -> np.ndarray:  # -> (H, W, 3) uint8
+    """The picture in grey, each cell in the colour that `PALETTE` has for its label (h, w)."""
+    palette = torch.tensor([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in PALETTE])
+    return _painted(view, stride, palette[torch.from_numpy(labels)], torch.tensor(0.6), dim=1.0)
+
+
+def atom_pictures(model: SCVAE, atoms: Tensor) -> list[np.ndarray]:
+    """What each of these atoms (N,) paints into grey, each to its own scale; (side, side, 3) uint8."""
+    patches = decode_atoms(model, atoms).float().cpu()
+    patches = patches / patches.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-9)
+    enlarged = F.interpolate(patches, scale_factor=max(1, _ATOM_SIDE // patches.shape[-1]), mode="nearest")
+    return [to_bytes(patch) for patch in enlarged]
+
+
+def _painted(view: View, stride: int, colours: Tensor, opacity: Tensor, *, dim: float) -> np.ndarray:
+    """Colours (h, w, 3) and their opacity (h, w, 1), 0 … 1, over the picture in grey, of which `dim` is left."""
+    height, width = view.picture.shape[1:]
+    grey = (view.picture.mean(0, keepdim=True) + 1) / 2 * dim  # (1, H, W)
+    colours, opacity = (
+        each.expand(view.codes.h, view.codes.w, -1)
+        .permute(2, 0, 1)
+        .repeat_interleave(stride, 1)
+        .repeat_interleave(stride, 2)[:, :height, :width]
+        for each in (colours.float(), opacity.reshape(-1, 1, 1) if opacity.dim() == 0 else opacity)
+    )
+    return to_bytes(2 * (grey * (1 - opacity) + colours * opacity) - 1)

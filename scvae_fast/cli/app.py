@@ -1,0 +1,64 @@
+"""`scvae-fast app`."""
+
+import argparse
+from importlib.util import find_spec
+
+from scvae_fast.cli._types import Commands, add_checkpoint, positive
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "app",
+        help="a page in the browser to try a trained model on pictures",
+        description="Serve a page to drop pictures into: what the model makes of them, how close it comes, where codes "
+        "are dense, which atoms are used, and K-means clusters of the cells. It listens on this machine alone unless "
+        "--host says otherwise, and nothing is sent to another machine.",
+    )
+    add_checkpoint(parser)
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on; 0.0.0.0 lets everyone in who reaches this machine (default: %(default)s)",
+    )
+    parser.add_argument("--port", type=_port, default=7860, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--max-mebibytes",
+        type=positive,
+        default=16.0,
+        metavar="MIB",
+        help="refuse larger files (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--max-megapixels",
+        type=positive,
+        default=4.0,
+        metavar="N",
+        help="refuse larger pictures, before they are decoded (default: %(default)g)",
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    parser.set_defaults(run=_run)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"must be 1 … 65535, got {text!r}")
+    return int(text)
+
+
+def _run(options: argparse.Namespace) -> int:
+    # It is imported later, and the extra brings all the rest.
+    if find_spec("gradio") is None:
+        raise ImportError('scvae-fast app needs gradio: pip install "scvae_fast[app]"')
+    from scvae_fast.app.server import serve
+    from scvae_fast.app.views import Limits
+
+    serve(
+        options.checkpoint,
+        host=options.host,
+        port=options.port,
+        limits=Limits(options.max_mebibytes, options.max_megapixels),
+        device=options.device,
+    )
+    return 0

@@ -1,0 +1,103 @@
+"""The lasso over a dictionary, ½‖x − Dz‖² + α‖z‖₁ for each row x, solved by iterations of `lista`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from scvae_fast.ops import lista, soft_threshold
+
+ALGORITHMS = ("fista", "ista")
+_LOOK_EVERY = 16  # iterations between two looks at the duality gap, which costs about as much as one of them
+
+
+class Lasso(NamedTuple):
+    """Problems over one dictionary: α is the field's λ, c = ‖D‖₂²."""
+
+    D: Tensor  # (n, K)
+    alpha: float
+    c: float
+
+    @classmethod
+    def over(cls, D: Tensor, alpha: float) -> Lasso:
+        """That of D (n, K), which is not zero."""
+        return cls(D, alpha, float(torch.linalg.matrix_norm(D.double(), ord=2) ** 2))
+
+    def objective(self, x: Tensor, z: Tensor) -> Tensor:  # (M, n), (M, K) -> (M,)
+        """½‖x − Dz‖² + α‖z‖₁ of each row."""
+        return 0.5 * (x - z @ self.D.T).square().sum(1) + self.alpha * z.abs().sum(1)
+
+    def duality_gap(self, x: Tensor, z: Tensor) -> Tensor:  # (M, n), (M, K) -> (M,)
+        """What the objective of each row can be above its minimum, at most.
+
+        The dual point is the residual r, scaled so that ‖Dᵀr‖_∞ ≤ α.
+        """
+        r = x - z @ self.D.T
+        largest = (r @ self.D).abs().amax(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+        dual = 0.5 * (x.square() - (x - (self.alpha / largest).clamp_max(1) * r).square()).sum(1)
+        return 0.5 * r.square().sum(1) + self.alpha * z.abs().sum(1) - dual
+
+
+class _Iterate(NamedTuple):
+    z: Tensor  # (M, K)
+    y: Tensor  # (M, K), where the momentum leads
+    t: Tensor  # (M, 1), the momentum's counter
+
+    def at(self, rows: Tensor) -> _Iterate:
+        return _Iterate(*(each[rows] for each in self))
+
+
+# Takes b, S, θ, where it is, and a number of iterations.
+_Advance = Callable[[Tensor, Tensor, float, _Iterate, int], _Iterate]
+
+
+def solve(problem: Lasso, x: Tensor, *, algorithm: str, max_iter: int, tol: float) -> tuple[Tensor, int]:
+    """Codes z (M, K) of x (M, n), and the number of rows that did not get there.
+
+    From z_0 = h_θ(b), each row goes on until its duality gap is at most tol · ½‖x‖², its objective at z = 0: what
+    becomes of it does not depend on the other rows. "ista" is `lista` with W_e = Dᵀ/c, S = I − DᵀD/c and θ = α/c;
+    "fista" is FISTA (Beck & Teboulle 2009) with the momentum's restart of O'Donoghue & Candès (2015).
+
+    Args:
+        problem: in the dtype and on the device of x.
+        x: float32 or float64.
+        algorithm: one of `ALGORITHMS`.
+        max_iter: T ≥ 0, the iterations of a row at most.
+        tol: 0 makes exactly max_iter iterations, and then no row is counted.
+    """
+    advance: _Advance = _ista if algorithm == "ista" else _fista
+    D, c = problem.D, problem.c
+    S = torch.eye(D.shape[1], dtype=D.dtype, device=D.device) - D.T @ D / c
+    b, theta = x @ D / c, problem.alpha / c
+    start = soft_threshold(b, theta)
+    iterate = _Iterate(start, start, torch.ones_like(b[:, :1]))
+    if tol == 0:
+        return advance(b, S, theta, iterate, max_iter).z, 0
+    codes, rows, done = torch.empty_like(b), torch.arange(len(x), device=x.device), 0
+    while True:
+        going = problem.duality_gap(x, iterate.z) > tol * 0.5 * x.square().sum(1)
+        codes[rows] = iterate.z
+        rows, x, b, iterate = rows[going], x[going], b[going], iterate.at(going)
+        if done == max_iter or not len(rows):
+            return codes, len(rows)
+        steps = min(_LOOK_EVERY, max_iter - done)
+        iterate = advance(b, S, theta, iterate, steps)
+        done += steps
+
+
+def _ista(b: Tensor, S: Tensor, theta: float, at: _Iterate, n_iter: int) -> _Iterate:
+    return at._replace(z=lista(b, S, theta, n_iter, z0=at.z))
+
+
+def _fista(b: Tensor, S: Tensor, theta: float, at: _Iterate, n_iter: int) -> _Iterate:
+    z, y, t = at
+    for _ in range(n_iter):
+        new = lista(b, S, theta, 1, z0=y)
+        uphill = ((y - new) * (new - z)).sum(1, keepdim=True) > 0
+        t = torch.where(uphill, 1.0, t)
+        following = (1 + (1 + 4 * t * t).sqrt()) / 2
+        z, y, t = new, new + (t - 1) / following * (new - z), following
+    return _Iterate(z, y, t)

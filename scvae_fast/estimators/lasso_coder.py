@@ -1,0 +1,67 @@
+"""Codes over a dictionary that is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.utils.validation import validate_data
+
+from scvae_fast._devices import find_device
+from scvae_fast.estimators._base import FLOATS, LassoTransformer
+
+
+class LassoCoder(LassoTransformer):
+    """Sparse codes over a fixed dictionary: z minimises ½‖x − Dz‖² + α‖z‖₁, as `sparse_encode(algorithm="lasso_cd")`.
+
+    Iterations of `scvae_fast.lista` with W_e = Dᵀ/c, S = I − DᵀD/c, θ = α/c and c = ‖D‖₂², until the duality gap
+    of a row, which bounds how far its objective is from the minimum, is small enough. Unlike scikit-learn's
+    `SparseCoder` it has to be fitted: that checks the dictionary and the number of features.
+
+    Args:
+        dictionary: (n_components, n_features), an atom a row, of any norm: the transpose of this package's D (n, K), so
+            `dictionaries.dct(64, 128).T`. None is the orthonormal DCT.
+        alpha: α > 0, this package's λ, in the units of X.
+        transform_algorithm: "fista" (Beck & Teboulle 2009, with restarts), or plain "ista".
+        transform_max_iter: iterations of a row at most.
+        transform_tol: the gap to reach, as a share of ½‖x‖²; 0 makes exactly `transform_max_iter` iterations, as a
+            LISTA network does. In float32 rounding keeps it from going much below 1e-6.
+        sparse_output: whether `transform` returns a csr_array.
+        device: where to compute, "cpu" or "cuda".
+
+    Attributes:
+        components_: (n_components, n_features), the dictionary.
+        n_features_in_: n.
+        feature_names_in_: names of the features, where X has them.
+
+    Raises:
+        ValueError: from `fit`, for a parameter out of range, or a dictionary of another number of features than X.
+        UsageError: from `fit`, where this machine has no such device.
+        sklearn.exceptions.ConvergenceWarning: from `transform`, when rows did not reach the gap.
+    """
+
+    def __init__(
+        self,
+        dictionary: Any = None,
+        *,
+        alpha: float = 1.0,
+        transform_algorithm: str = "fista",
+        transform_max_iter: int = 1000,
+        transform_tol: float = 1e-4,
+        sparse_output: bool = False,
+        device: str = "cpu",
+    ) -> None:
+        self.dictionary = dictionary
+        self.alpha = alpha
+        self.transform_algorithm = transform_algorithm
+        self.transform_max_iter = transform_max_iter
+        self.transform_tol = transform_tol
+        self.sparse_output = sparse_output
+        self.device = device
+
+    def fit(self, X: Any, y: object = None) -> LassoCoder:
+        """Check the parameters against X (n_samples, n_features); nothing is learned."""
+        self._check_lasso()
+        find_device(self.device)
+        X = validate_data(self, X, dtype=FLOATS)
+        self.components_ = self._given_dictionary("dictionary", X)
+        return self

@@ -1,0 +1,130 @@
+"""A network that learns to code in a few iterations."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils.validation import validate_data
+
+from scvae_fast._devices import find_device
+from scvae_fast.estimators._base import FLOATS, SparseTransformer
+from scvae_fast.estimators._lasso import Lasso
+from scvae_fast.nn import LISTA
+
+
+class LISTACoder(SparseTransformer):
+    """Sparse codes in a fixed, small number of iterations, by a network that is trained for the data.
+
+    `scvae_fast.nn.LISTA` (Gregor & LeCun, "Learning fast approximations of sparse coding", ICML 2010) starts as T
+    iterations of ISTA and learns its W_e, S and θ by Adam on the mean of ½‖x − Dz‖² + α‖z‖₁ over the rows itself
+    (as Ablin et al., "Learning step sizes for unfolded sparse coding", NeurIPS 2019), so no exact codes are needed. D
+    stays as it is. `transform` is one call of `scvae_fast.lista`.
+
+    Args:
+        dictionary: (n_components, n_features), an atom a row: `OnlineDictionaryLearning.components_`, or the transpose
+            of this package's D (n, K). None is the orthonormal DCT.
+        alpha: α > 0, this package's λ, in the units of X.
+        n_iter: T ≥ 0, iterations of the network.
+        epochs: passes over the rows in training; 0 leaves ISTA as it is.
+        batch_size: rows of a batch.
+        learning_rate: Adam's; it falls to 0 along a cosine.
+        random_state: of the order of the rows.
+        sparse_output: whether `transform` returns a csr_array.
+        device: where to compute, "cpu" or "cuda".
+
+    Attributes:
+        components_: (n_components, n_features), the dictionary.
+        network_: the `scvae_fast.nn.LISTA` with the weights of the best epoch, to use in PyTorch; on the CPU.
+        error_: (epochs + 1,), mean objective of the rows: of ISTA, then after each epoch.
+        n_features_in_: n.
+        feature_names_in_: names of the features, where X has them.
+
+    Raises:
+        ValueError: from `fit`, for a parameter out of range, or a dictionary of another number of features than X.
+        UsageError: from `fit`, where this machine has no such device.
+    """
+
+    def __init__(
+        self,
+        dictionary: Any = None,
+        *,
+        alpha: float = 1.0,
+        n_iter: int = 5,
+        epochs: int = 50,
+        batch_size: int = 256,
+        learning_rate: float = 1e-3,
+        random_state: Any = None,
+        sparse_output: bool = False,
+        device: str = "cpu",
+    ) -> None:
+        self.dictionary = dictionary
+        self.alpha = alpha
+        self.n_iter = n_iter
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.random_state = random_state
+        self.sparse_output = sparse_output
+        self.device = device
+
+    def fit(self, X: Any, y: object = None) -> LISTACoder:
+        """Train the network on X (n_samples, n_features)."""
+        self._check_numbers("alpha", "learning_rate")
+        self._check_counts(0, "n_iter", "epochs")
+        self._check_counts(1, "batch_size")
+        find_device(self.device)
+        X = validate_data(self, X, dtype=FLOATS)
+        atoms = self._given_dictionary("dictionary", X)
+        # Codes scale with x and α: trained at rows of norm 1, θ gets steps that fit it.
+        scale = float(np.sqrt(np.square(X, dtype=np.float64).sum(1).mean())) or 1.0
+        problem = Lasso(self._tensor(atoms.T), self.alpha / scale, float("nan"))
+        network = LISTA(
+            X.shape[1],
+            len(atoms),
+            int(self.n_iter),
+            dictionary=problem.D,
+            sparsity=problem.alpha,
+            device=problem.D.device,
+            dtype=problem.D.dtype,
+        )
+        errors = self._train(network, problem, (X / scale).astype(X.dtype, copy=False))
+        with torch.no_grad():
+            network.theta.mul_(scale)
+        self.components_, self.network_, self.error_ = atoms, network.cpu().eval(), np.array(errors) * scale**2
+        return self
+
+    def _train(self, network: LISTA, problem: Lasso, X: np.ndarray) -> list[float]:
+        """Train to the best epoch's weights; returns the mean objective before, and after each epoch."""
+        random = check_random_state(self.random_state)
+        optimiser = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
+        steps = -(-len(X) // self.batch_size) * self.epochs
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
+        errors = [self._error(network, problem, X)]
+        best = copy.deepcopy(network.state_dict())
+        for _ in range(self.epochs):
+            order = random.permutation(len(X))
+            for batch in gen_batches(len(X), self.batch_size):
+                x = self._tensor(X[order[batch]])
+                optimiser.zero_grad()
+                problem.objective(x, network(x)).mean().backward()
+                optimiser.step()
+                schedule.step()
+            errors.append(self._error(network, problem, X))
+            if errors[-1] == min(errors):
+                best = copy.deepcopy(network.state_dict())
+        network.load_state_dict(best)
+        return errors
+
+    @torch.no_grad()
+    def _error(self, network: LISTA, problem: Lasso, X: np.ndarray) -> float:
+        return sum(float(problem.objective(x, network(x)).double().sum()) for x in self._pieces(X)) / len(X)
+
+    def _code(self, x: torch.Tensor) -> torch.Tensor:
+        # A network of its own for each call: others may be using the estimator, and it stays as it was.
+        network = copy.deepcopy(self.network_).to(x)
+        with torch.no_grad():
+            return network(x)

@@ -1,0 +1,335 @@
+"""scikit-learn's interface: its own checks, the lasso against its solvers, and life in pipelines and searches."""
+
+import os
+import pickle
+import sys
+
+import numpy as np
+import processes
+import pytest
+import torch
+from scipy.sparse import issparse
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.decomposition import MiniBatchDictionaryLearning, sparse_encode
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from scvae_fast import dictionaries, sparse_code
+from scvae_fast.errors import UsageError
+from scvae_fast.estimators import LassoCoder, LISTACoder, OnlineDictionaryLearning
+from scvae_fast.estimators._lasso import Lasso, solve
+
+CHECKED = [
+    LassoCoder(),
+    LassoCoder(transform_algorithm="ista"),
+    LISTACoder(epochs=2),
+    OnlineDictionaryLearning(max_iter=3),
+]
+
+
+@parametrize_with_checks(CHECKED)
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+def test_the_check_that_scikit_learn_skips_without_the_array_api():
+    script = (
+        "from sklearn.utils.estimator_checks import check_array_api_input\n"
+        "from scvae_fast.estimators import *\n"
+        "for each in LassoCoder(), LISTACoder(epochs=2), OnlineDictionaryLearning(max_iter=3):\n"
+        "    check_array_api_input(type(each).__name__, each, 'numpy')\n"
+        "print('passed')"
+    )
+    assert processes.run(sys.executable, "-c", script, env={**os.environ, "SCIPY_ARRAY_API": "1"}) == "passed\n"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X = load_digits().data / 16
+    X -= X.mean(0)
+    return X[:600], X[600:800]
+
+
+def atoms(n_components, dtype=np.float64, seed=0):
+    D = dictionaries.random_unit(64, n_components, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return D.T.numpy().astype(dtype)
+
+
+def objectives(X, atoms, codes, alpha):
+    """½‖x − Dz‖² + α‖z‖₁ of each row."""
+    return 0.5 * np.square(X - codes @ atoms).sum(1) + alpha * np.abs(codes).sum(1)
+
+
+# The lasso
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.4])
+@pytest.mark.parametrize("norms", [1.0, 3.0])
+def test_codes_have_the_objective_of_coordinate_descent(digits, alpha, norms):
+    X, D = digits[1], norms * atoms(96)
+    coder = LassoCoder(D, alpha=alpha, transform_tol=1e-7, transform_max_iter=5000)
+    ours = objectives(X, D, coder.fit(X).transform(X), alpha)
+    codes = sparse_encode(X, D, algorithm="lasso_cd", alpha=alpha, max_iter=50_000)
+    np.testing.assert_allclose(ours, objectives(X, D, codes, alpha), rtol=1e-6)
+    assert coder.score(X) == pytest.approx(-ours.mean())
+
+
+@pytest.mark.parametrize("algorithm", ["fista", "ista"])
+def test_codes_are_within_the_stated_gap_and_satisfy_the_optimality_conditions(digits, algorithm):
+    X, D, alpha = digits[1], atoms(96), 0.2
+    coder = LassoCoder(D, alpha=alpha, transform_algorithm=algorithm, transform_max_iter=20_000)
+    best = objectives(X, D, sparse_encode(X, D, algorithm="lasso_cd", alpha=alpha, max_iter=50_000), alpha)
+    energy = 0.5 * np.square(X).sum(1)
+    loose = coder.set_params(transform_tol=1e-2).fit(X).transform(X)
+    assert (objectives(X, D, loose, alpha) - best <= 1e-2 * energy).all()
+    assert (objectives(X, D, loose, alpha) - best).max() > 1e-6
+    z = coder.set_params(transform_tol=1e-12).fit(X).transform(X)
+    correlations = (X - z @ D) @ D.T
+    np.testing.assert_allclose(correlations[z != 0], alpha * np.sign(z[z != 0]), atol=1e-5)
+    assert np.abs(correlations).max() <= alpha + 1e-5
+
+
+def test_duality_gap_bounds_what_is_missing(digits):
+    X, D = torch.from_numpy(digits[1]), torch.from_numpy(atoms(96)).T
+    problem = Lasso.over(D, 0.2)
+    best = problem.objective(X, solve(problem, X, algorithm="fista", max_iter=5000, tol=1e-12)[0])
+    for n_iter in (0, 3, 30):
+        z, unfinished = solve(problem, X, algorithm="ista", max_iter=n_iter, tol=0)
+        assert unfinished == 0
+        missing = problem.objective(X, z) - best
+        assert (problem.duality_gap(X, z) >= missing - 1e-10).all()
+        assert (missing > 1e-4).any()
+
+
+@pytest.mark.parametrize("n_iter", [0, 7])
+def test_without_a_tolerance_it_is_so_many_iterations_of_ista(digits, n_iter):
+    X, D, alpha = torch.from_numpy(digits[1]), torch.from_numpy(atoms(96)).T, 0.1
+    c = torch.linalg.matrix_norm(D, ord=2) ** 2
+    z, x_hat = sparse_code(X, D.T / c, torch.eye(96, dtype=D.dtype) - D.T @ D / c, alpha / c, D, n_iter)
+    coder = LassoCoder(
+        D.T, alpha=alpha, transform_algorithm="ista", transform_max_iter=n_iter, transform_tol=0, sparse_output=True
+    )
+    codes = coder.fit(X).transform(X)
+    assert issparse(codes)
+    np.testing.assert_allclose(codes.toarray(), z, atol=1e-12)
+    np.testing.assert_allclose(coder.inverse_transform(codes), x_hat, atol=1e-12)
+
+
+def test_rows_do_not_depend_on_each_other_or_on_the_pieces(digits, monkeypatch):
+    X = digits[1].copy()
+    X[::2] *= 1e-3  # these end at 0, at once
+    coder = LassoCoder(atoms(96), alpha=0.1).fit(X)
+    whole = coder.transform(X)
+    assert not whole[::2].any()
+    monkeypatch.setattr("scvae_fast.estimators._base._ROWS_AT_ONCE", 7)
+    np.testing.assert_allclose(coder.transform(X), whole, atol=1e-9)
+    assert coder.score(X) == pytest.approx(-objectives(X, atoms(96), whole, 0.1).mean())
+
+
+def test_rows_that_were_not_finished_are_told_of(digits):
+    coder = LassoCoder(atoms(96), alpha=0.1, transform_max_iter=2, transform_tol=1e-9).fit(digits[1])
+    with pytest.warns(ConvergenceWarning, match=r"LassoCoder: 200 of 200 rows did not reach a duality gap of 1e-09"):
+        codes = coder.transform(digits[1])
+    assert np.isfinite(codes).all()
+
+
+# Learning dictionaries
+
+
+def test_learned_dictionary_is_as_good_as_scikit_learns(digits):
+    (train, held_out), alpha = digits, 0.3
+    ours = OnlineDictionaryLearning(48, alpha=alpha, random_state=0).fit(train)
+    theirs = MiniBatchDictionaryLearning(
+        48, alpha=alpha, fit_algorithm="cd", transform_algorithm="lasso_cd", random_state=0
+    ).fit(train)
+    np.testing.assert_allclose(np.linalg.norm(ours.components_, axis=1), 1)
+    their_atoms = theirs.components_ / np.linalg.norm(theirs.components_, axis=1, keepdims=True)
+    found = [
+        objectives(held_out, D, sparse_encode(held_out, D, algorithm="lasso_cd", alpha=alpha, max_iter=20_000), alpha)
+        for D in (ours.components_, their_atoms)
+    ]
+    assert found[0].mean() <= 1.01 * found[1].mean()
+    assert ours.n_iter_ == len(ours.error_) > 1
+    assert ours.error_[-1] < ours.error_[0]
+    assert ours.n_steps_ == 3 * ours.n_iter_
+    assert ours.score(held_out) == pytest.approx(-found[0].mean(), rel=1e-3)
+
+
+def test_planted_atoms_are_found_again():
+    random = np.random.RandomState(0)
+    planted = random.standard_normal((12, 20))
+    planted /= np.linalg.norm(planted, axis=1, keepdims=True)
+    codes = random.standard_normal((1000, 12)) * (random.uniform(size=(1000, 12)) < 0.1)
+    learner = OnlineDictionaryLearning(12, alpha=0.2, batch_size=64, tol=0, max_iter=20, random_state=0)
+    learner.fit(codes @ planted)
+    assert (np.abs(learner.components_ @ planted.T).max(0) > 0.99).all()
+
+
+def test_batches_one_by_one_learn_as_well(digits):
+    train, held_out = digits
+    learner = OnlineDictionaryLearning(48, alpha=0.3, random_state=0)
+    scores = []
+    for start in [*range(0, 600, 100)] * 3:
+        learner.partial_fit(train[start : start + 100])
+        scores.append(learner.score(held_out))
+    assert learner.n_steps_ == 18
+    assert scores[-1] > scores[0]
+    again = pickle.loads(pickle.dumps(learner)).partial_fit(train[:100])
+    np.testing.assert_array_equal(again.components_, learner.partial_fit(train[:100]).components_)
+
+
+def test_one_round_over_the_atoms_minimises_each_in_turn():
+    from scvae_fast.estimators.online_learning import _update_atoms
+
+    x, z = torch.randn(50, 5, dtype=torch.float64), torch.randn(50, 3, dtype=torch.float64)
+    D = dictionaries.random_unit(5, 3, dtype=torch.float64)
+    expected = D.clone()
+    for atom in range(3):
+        z_atom = z[:, atom]
+        others = x - z @ expected.T + torch.outer(z_atom, expected[:, atom])
+        # ‖others − z d‖² over ‖d‖ = 1 is least where d is along othersᵀ z.
+        best = others.T @ z_atom
+        expected[:, atom] = best / best.norm()
+    _update_atoms(D, z.T @ z, x.T @ z)
+    torch.testing.assert_close(D, expected)
+
+
+def test_unused_atoms_are_replaced(digits):
+    start = atoms(40)
+    start[9] = np.eye(64)[0]  # the first pixel is 0 in all digits
+    unused = LassoCoder(start, alpha=0.3).fit(digits[0]).transform(digits[0]).any(0) == 0
+    assert unused[9]
+    learner = OnlineDictionaryLearning(40, alpha=0.3, dict_init=start, random_state=0, max_iter=1).fit(digits[0])
+    assert learner.transform(digits[0]).any(0).all()
+    kept = OnlineDictionaryLearning(40, alpha=0.3, dict_init=start, random_state=0).partial_fit(digits[0])
+    # What takes its place are rows of the batch.
+    rows = digits[0] / np.linalg.norm(digits[0], axis=1, keepdims=True)
+    assert (kept.components_[unused] @ rows.T).max(1) == pytest.approx(1)
+
+
+def test_more_atoms_than_rows_and_rows_of_zeros():
+    X = np.zeros((4, 3), np.float32)
+    learner = OnlineDictionaryLearning(6, random_state=0).fit(X)
+    assert learner.components_.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(learner.components_, axis=1), 1, rtol=1e-6)
+    assert not learner.transform(X).any()
+
+
+# The network
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_network_beats_ista_of_as_many_iterations(digits, dtype):
+    train, held_out = (X.astype(dtype) for X in digits)
+    D, alpha, n_iter = atoms(96, dtype), 0.1, 4
+    network = LISTACoder(D, alpha=alpha, n_iter=n_iter, epochs=15, random_state=0).fit(train)
+    ista = LassoCoder(D, alpha=alpha, transform_algorithm="ista", transform_max_iter=n_iter, transform_tol=0).fit(train)
+    exact = LassoCoder(D, alpha=alpha).fit(train)
+    assert network.error_[0] == pytest.approx(-ista.score(train), rel=1e-4)
+    assert -network.score(train) == pytest.approx(network.error_.min(), rel=1e-4)
+    assert exact.score(held_out) > network.score(held_out)
+    # It closes a good part of the gap that is left to ISTA.
+    left = [exact.score(held_out) - each.score(held_out) for each in (network, ista)]
+    assert left[0] < 0.7 * left[1]
+    assert network.transform(held_out).dtype == dtype
+
+
+def test_training_follows_the_units_of_the_data(digits):
+    D = atoms(96)
+    first, second = (
+        LISTACoder(D, alpha=0.1 * unit, n_iter=3, epochs=2, random_state=0).fit(unit * digits[0]).transform(unit * X)
+        for unit, X in ((1, digits[1]), (1024, digits[1]))
+    )
+    np.testing.assert_allclose(second, 1024 * first, rtol=1e-6, atol=1e-6)
+
+
+def test_a_wild_learning_rate_leaves_ista(digits):
+    wild = LISTACoder(atoms(96), alpha=0.1, n_iter=3, epochs=1, learning_rate=10.0, random_state=0).fit(digits[0])
+    ista = LISTACoder(atoms(96), alpha=0.1, n_iter=3, epochs=0).fit(digits[0])
+    assert not wild.error_[1] < wild.error_[0]
+    np.testing.assert_array_equal(wild.transform(digits[1]), ista.transform(digits[1]))
+
+
+# In scikit-learn's company
+
+
+@pytest.mark.parametrize("estimator", CHECKED, ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("sparse_output", [False, True])
+def test_float32_stays_float32(digits, estimator, sparse_output):
+    X = digits[1].astype(np.float32)
+    fitted = clone(estimator).set_params(alpha=0.2, sparse_output=sparse_output).fit(X)
+    codes = fitted.transform(X)
+    assert issparse(codes) is sparse_output
+    assert codes.dtype == fitted.inverse_transform(codes).dtype == np.float32
+    assert fitted.transform(digits[1]).dtype == np.float64
+
+
+@pytest.mark.parametrize("estimator", CHECKED, ids=lambda each: type(each).__name__)
+def test_pickles_and_names(digits, estimator):
+    fitted = clone(estimator).set_params(alpha=0.2).fit(digits[1])
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.transform(digits[1]), fitted.transform(digits[1]))
+    names = fitted.get_feature_names_out()
+    assert list(names[:2]) == [f"{type(estimator).__name__.lower()}{i}" for i in range(2)]
+    assert len(names) == 64
+    table = fitted.set_output(transform="pandas").transform(digits[1])
+    assert list(table.columns) == list(names)
+
+
+def test_pipeline_classifies_digits_and_a_search_runs_over_it():
+    X, y = load_digits(return_X_y=True)
+    X, y = X[:500], y[:500]
+    pipeline = make_pipeline(
+        StandardScaler(with_std=False),
+        OnlineDictionaryLearning(64, alpha=2.0, random_state=0, max_iter=2),
+        LogisticRegression(max_iter=500),
+    )
+    search = GridSearchCV(pipeline, {"onlinedictionarylearning__alpha": [2.0, 1e5]}, cv=2).fit(X, y)
+    assert search.best_params_ == {"onlinedictionarylearning__alpha": 2.0}  # α = 1e5 makes all codes 0
+    assert search.best_score_ > 0.85
+    assert pickle.loads(pickle.dumps(search)).predict(X[:5]).shape == (5,)
+
+
+def test_search_by_the_objective(digits):
+    coder = LassoCoder(alpha=0.2)
+    search = GridSearchCV(coder, {"dictionary": [atoms(64), atoms(64, seed=1) * 2]}, cv=2).fit(digits[1])
+    np.testing.assert_array_equal(search.best_params_["dictionary"], atoms(64, seed=1) * 2)  # longer atoms cost less
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (LassoCoder(alpha=0), "LassoCoder: alpha must be a number > 0, got 0"),
+        (LISTACoder(alpha=float("nan")), "LISTACoder: alpha must be a number > 0, got nan"),
+        (LassoCoder(transform_algorithm="lars"), r"LassoCoder: transform_algorithm must be one of .*, got 'lars'"),
+        (LassoCoder(transform_tol=-1), "LassoCoder: transform_tol must be a number >= 0, got -1"),
+        (LassoCoder(transform_max_iter=1.5), "LassoCoder: transform_max_iter must be a whole number >= 0, got 1.5"),
+        (LISTACoder(n_iter=True), "LISTACoder: n_iter must be a whole number >= 0, got True"),
+        (LISTACoder(learning_rate="fast"), "LISTACoder: learning_rate must be a number > 0, got 'fast'"),
+        (OnlineDictionaryLearning(0), "OnlineDictionaryLearning: n_components must be a whole number >= 1, got 0"),
+        (OnlineDictionaryLearning(batch_size=0), "batch_size must be a whole number >= 1, got 0"),
+        (OnlineDictionaryLearning(5, dict_init=np.eye(4, 64)), "dict_init must have 5 atoms, none of them zero, got 4"),
+        (LassoCoder(np.zeros((9, 64))), r"dictionary must be .* = \(K, 64\), an atom a row, and not zero, got \(9, 64"),
+        (LISTACoder(np.ones((9, 65))), r"dictionary must be .* = \(K, 64\), .*, got \(9, 65\)"),
+    ],
+)
+def test_bad_parameters(digits, estimator, message):
+    with pytest.raises(ValueError, match=message):
+        estimator.fit(digits[1])
+    with pytest.raises(NotFittedError):
+        estimator.transform(digits[1])
+
+
+def test_bad_device_and_bad_codes(digits):
+    with pytest.raises(UsageError, match="'sofa' is no device"):
+        LassoCoder(device="sofa").fit(digits[1])
+    with pytest.raises(ValueError, match="LassoCoder: X must have a column for each of the 64 atoms, got 3"):
+        LassoCoder().fit(digits[1]).inverse_transform(np.ones((2, 3)))
