@@ -31,8 +31,8 @@ def load_model(checkpoint: str | os.PathLike[str], device: str | torch.device = 
         ImportError: huggingface_hub or safetensors is not installed.
     """
     path = Path(checkpoint)
-    if path.is_dir() and not (path / CONFIG_FILE).exists() and (path / STATE_FILE).exists():
-        path = path / MODEL_FOLDER if (path / MODEL_FOLDER).exists() else path / STATE_FILE
+    if path.is_dir() and not (path / CONFIG_FILE).exists():
+        path = next((kept for name in (MODEL_FOLDER, STATE_FILE) if (kept := path / name).exists()), path)
     try:
         if path.is_file():
             return _from_training(path).to(device).eval()
