@@ -118,6 +118,13 @@ class AutoencoderModule(LightningModule, ABC):
         self._log({name: value.detach() for name, value in figures.items()})
         return {"loss": total, **outputs}
 
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Log the mean over pictures of what training logs, and of the PSNR of each."""
+        _, terms, x_hat, _ = self.objective(batch)
+        sq_err = (batch - x_hat.clamp(-1, 1)).square().flatten(1).mean(1)
+        figures = {f"val/{name}": value for name, value in terms.items()} | {"val/psnr": psnr_of(sq_err).mean()}
+        self.log_dict(figures, on_epoch=True, sync_dist=True, batch_size=len(batch))
+
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         """Seed this step."""
         batches = batches_seen(self.trainer)
@@ -160,7 +167,8 @@ class AutoencoderModule(LightningModule, ABC):
             torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         else:
             for part in self.children():
-                torch.nn.utils.clip_grad_norm_(part.parameters(), gradient_clip_val)
+                if parameters := list(part.parameters()):
+                    torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def sharded(self) -> FullyShardedDataParallel | None:
         """What holds the weights where they are spread over processes."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from scvae_fast.models import SCVAE, SCVAEConfig
-from scvae_fast.training.base import AutoencoderModule, Objective, Start, psnr_of
+from scvae_fast.training.base import AutoencoderModule, Objective, Start
 from scvae_fast.training.progress import batches_seen
 from scvae_fast.training.second_stage import SecondStageSettings
 from scvae_fast.training.settings import LossSettings, OptimiserSettings
@@ -83,16 +83,6 @@ class SCVAEModule(AutoencoderModule):
         figures = {f"loss/{name}": term for name, term in loss._asdict().items()}
         figures["density"] = usage.sum() / output.codes.numel()
         return Objective(loss.total, figures, output.x_hat, {"usage": usage})
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """Log the mean over pictures of the terms of the loss, of the PSNR of each and of the density of its codes."""
-        output = self.model(batch)
-        loss = self.loss.of(batch, output, self.model.config.sparsity)
-        sq_err = (batch - output.x_hat.clamp(-1, 1)).square().flatten(1).mean(1)
-        figures = {f"val/loss/{name}": term for name, term in loss._asdict().items()}
-        figures["val/psnr"] = psnr_of(sq_err).mean()
-        figures["val/density"] = (output.codes != 0).float().mean()
-        self.log_dict(figures, on_epoch=True, sync_dist=True, batch_size=len(batch))
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         """Seed this step; keep c at ‖D‖₂² or above."""
