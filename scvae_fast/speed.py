@@ -2,12 +2,12 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
+from torch import nn
 
-from scvae_fast.models.scvae import SCVAE
-
+Model = TypeVar("Model", bound=nn.Module)
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -46,13 +46,13 @@ class Speed:
             return cls(precision="bfloat16" if bfloat16 else "float32", channels_last=True, compile=True)
         return cls(precision="bfloat16" if multiplies_bfloat16() else "float32")
 
-    def prepare(self, model: SCVAE) -> SCVAE:
-        """Gives a model's convolutions the memory format, and compiles its encoder and decoder in place."""
+    def prepare(self, model: Model) -> Model:
+        """Gives a model's convolutions the memory format, and compiles its `encoder` and `decoder` in place."""
         if self.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compile:
-            model.encoder.compile()
-            model.decoder.compile()
+            for part in (model.encoder, model.decoder):
+                cast(nn.Module, part).compile()
         return model
 
     def autocast(self, device_type: str) -> AbstractContextManager[Any]:

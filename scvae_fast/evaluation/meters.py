@@ -1,6 +1,6 @@
 """The metrics of an evaluation, each fed with the same batches."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -33,25 +33,28 @@ class Meters:
     """All the metrics that were asked for. Those that lack something are known at once, with the reason.
 
     `unavailable` has the reason by the name of the metric, `weights` the files of those that need some.
+
+    Args:
+        settings: which metrics, and how.
+        others: makes meters of metrics that are not of pictures and their reconstructions alone, by their names.
     """
 
-    def __init__(self, model: SCVAE, settings: EvaluationSettings) -> None:
+    def __init__(self, settings: EvaluationSettings, others: Mapping[str, Callable[[], Meter]] | None = None) -> None:
         self.unavailable: dict[str, str] = {}
         self.weights: dict[str, list[WeightsFile]] = {}
         self.quality = QualityMeter("ssim" in settings.metrics)
-        self.codes = CodesMeter(model, settings.value_bits)
-        self._settings = settings
-        # PSNR also decides which pictures are shown, and codes come from the model anyway.
-        self._by_metric: dict[str, Meter] = {"psnr": self.quality, "ssim": self.quality, "codes": self.codes}
+        self._settings, self._others = settings, others or {}
+        # PSNR also decides which pictures are shown.
+        self._by_metric: dict[str, Meter] = {"psnr": self.quality, "ssim": self.quality}
         for metric in settings.metrics:
             if metric not in self._by_metric:
                 try:
-                    self._add(metric, model)
+                    self._add(metric)
                 except UnavailableError as reason:
                     self.unavailable[metric] = str(reason)
         self._meters = list({id(meter): meter for meter in self._by_metric.values()}.values())
 
-    def _add(self, metric: str, model: SCVAE) -> None:
+    def _add(self, metric: str) -> None:
         settings = self._settings
         if metric in ("lpips-alex", "lpips-vgg"):
             net: Net = "alex" if metric == "lpips-alex" else "vgg"
@@ -65,10 +68,10 @@ class Meters:
             self._by_metric |= dict.fromkeys(which, meter)
             self.weights |= {name: [inception] for name in which}
         else:
-            self._by_metric[metric] = BlockMeansMeter(model.config.stride)
+            self._by_metric[metric] = self._others[metric]()
 
     def update(self, rebuilt: Rebuilt) -> None:
-        """Count a batch in, whose codes have gone to `codes.take` before."""
+        """Count a batch in; a `CodesMeter` has taken its codes before."""
         for meter in self._meters:
             meter.update(rebuilt)
 

@@ -11,7 +11,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.errors import UsageError
 from scvae_fast.evaluation.extremes import Extremes
-from scvae_fast.evaluation.meters import Meters
+from scvae_fast.evaluation.meters import BlockMeansMeter, CodesMeter, Meters
 from scvae_fast.evaluation.rebuilding import rebuild
 from scvae_fast.evaluation.settings import EvaluationSettings
 from scvae_fast.metrics.weights import WeightsFile
@@ -52,7 +52,8 @@ def evaluate(
     if model.config.in_channels != 3:
         raise UsageError(f"the model must code pictures of 3 channels, it has {model.config.in_channels}")
     model = settings.speed.prepare(model.float().to(settings.device).eval())
-    meters, extremes = Meters(model, settings), Extremes(settings.extremes)
+    codes, extremes = CodesMeter(model, settings.value_bits), Extremes(settings.extremes)
+    meters = Meters(settings, {"codes": lambda: codes, "block-means": lambda: BlockMeansMeter(model.config.stride)})
     if warn is not None:
         for metric, reason in meters.unavailable.items():
             warn(f"{metric} is unavailable: {reason}")
@@ -60,7 +61,7 @@ def evaluate(
     with _progress(pictures, settings.limit) as bar:
         chosen = itertools.islice(pictures, settings.limit)
         for rebuilt in rebuild(
-            model, chosen, on_codes=meters.codes.take, batch_size=settings.batch_size, speed=settings.speed
+            model, chosen, on_codes=codes.take, batch_size=settings.batch_size, speed=settings.speed
         ):
             meters.update(rebuilt)
             extremes.update(rebuilt, meters.quality.psnr)

@@ -20,8 +20,10 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(groups, channels), channels, eps=1e-6)
 
 
-def norm_swish(norm: nn.GroupNorm, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
-    """swish(norm(x)), swish being SiLU, in one operation."""
+def norm_swish(norm: nn.Module, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
+    """swish(norm(x)), swish being SiLU; in one operation if norm is a group normalisation."""
+    if not isinstance(norm, nn.GroupNorm):
+        return F.silu(norm(x))
     return group_norm_silu(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
 
 

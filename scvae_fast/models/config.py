@@ -100,6 +100,20 @@ class SCVAEConfig:
         """Pixels per position of the latent grid, in each direction."""
         return 2 ** (len(self.ch_mult) - 1)
 
+    @property
+    def levels(self) -> dict[str, Any]:
+        """What `Encoder` and `Decoder` are told alike."""
+        return {
+            "ch": self.ch,
+            "ch_mult": self.ch_mult,
+            "num_res_blocks": self.num_res_blocks,
+            "attn_levels": self.attn_levels,
+            "mid_attention": self.mid_attention,
+            "dropout": self.dropout,
+            "norm_groups": self.norm_groups,
+            "norm_out": self.norm_out,
+        }
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the cells of stride x stride pixels that cover a picture."""
         return -(-height // self.stride), -(-width // self.stride)

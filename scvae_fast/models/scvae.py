@@ -1,6 +1,6 @@
 """SC-VAE: an autoencoder whose latent vectors are sparse combinations of learned atoms."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -64,17 +64,7 @@ class SCVAE(PretrainedModel):
                 f"SCVAE: dictionary must be (n_features, n_atoms) = ({config.n_features}, {config.n_atoms}), "
                 f"got {tuple(dictionary.shape)}"
             )
-        levels: dict[str, Any] = {
-            "ch": config.ch,
-            "ch_mult": config.ch_mult,
-            "num_res_blocks": config.num_res_blocks,
-            "attn_levels": config.attn_levels,
-            "mid_attention": config.mid_attention,
-            "dropout": config.dropout,
-            "norm_groups": config.norm_groups,
-            "norm_out": config.norm_out,
-        }
-        self.encoder = Encoder(config.in_channels, config.n_features, **levels)
+        self.encoder = Encoder(config.in_channels, config.n_features, **config.levels)
         self.bottleneck = DictionaryLISTA(
             dictionary,
             config.n_iter,
@@ -87,8 +77,8 @@ class SCVAE(PretrainedModel):
         self.attention = alpha_network(
             config.attention, config.n_features, config.n_atoms, hidden=config.attention_hidden
         )
-        self.decoder = Decoder(config.n_features, config.in_channels, **levels)
-        self.apply(_initialise_convolution)
+        self.decoder = Decoder(config.n_features, config.in_channels, **config.levels)
+        self.apply(initialise_convolution)
 
     def forward(self, x: Tensor) -> SCVAEOutput:
         """Reconstruct pictures, with all that the loss needs.
@@ -183,7 +173,8 @@ class SCVAE(PretrainedModel):
         return official.to_official(self)
 
 
-def _initialise_convolution(module: nn.Module) -> None:
+def initialise_convolution(module: nn.Module) -> None:
+    """Glorot-uniform weights and no bias, where module is a convolution."""
     if isinstance(module, nn.Conv2d):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:

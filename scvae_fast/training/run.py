@@ -187,7 +187,7 @@ def _cli(arguments: list[str]) -> _TrainCLI:
             trainer_defaults={"enable_model_summary": False, "enable_checkpointing": False},
             seed_everything_default=0,
             parser_kwargs={"prog": "scvae-fast train", "description": _DESCRIPTION},
-            args=_with_packaged_configs(arguments),
+            args=with_packaged_configs(arguments),
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -196,7 +196,7 @@ def _cli(arguments: list[str]) -> _TrainCLI:
         raise UsageError(str(error)) from error
 
 
-def _with_packaged_configs(arguments: list[str]) -> list[str]:
+def with_packaged_configs(arguments: list[str]) -> list[str]:
     """Names of configurations that come with the package become their paths, where there is no file of that name."""
     packaged = {Path(str(path)).stem: str(path) for path in files("scvae_fast.configs").iterdir()}
     result = list(arguments)

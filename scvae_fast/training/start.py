@@ -7,7 +7,7 @@ From there all weights are trained as usual. Compare Krähenbühl et al., "Data-
 Convolutional Neural Networks" (ICLR 2016).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from scvae_fast.models import SCVAE
 from scvae_fast.models.blocks import AttnBlock, Level, ResnetBlock
-from scvae_fast.models.decoder import DecoderLevel
-from scvae_fast.models.encoder import EncoderLevel
+from scvae_fast.models.decoder import Decoder, DecoderLevel
+from scvae_fast.models.encoder import Encoder, EncoderLevel
 
 # Of the mean eigenvalue, added to all of them in a regression; up-sampled neighbours are nearly equal.
 _RIDGE = 1e-4
@@ -37,22 +37,47 @@ def start_as_linear_coder(model: SCVAE, x: Tensor) -> None:
     Raises:
         ValueError: model normalises its outputs, or a level has fewer channels than the pictures.
     """
-    config = model.config
-    if config.norm_out:
-        raise ValueError("start_as_linear_coder: model must have norm_out=False")
-    if config.ch * min(1, *config.ch_mult) < config.in_channels:
-        raise ValueError(f"start_as_linear_coder: model must have at least {config.in_channels} channels everywhere")
-    for module in model.modules():
+
+    def code(latents: Tensor) -> Tensor:  # (B, n, h, w) -> (B, n, h, w)
+        _, rows_hat = model.bottleneck(latents.permute(0, 2, 3, 1))
+        return rows_hat.permute(0, 3, 1, 2)
+
+    start_linearly(model.encoder, model.decoder, x, dictionary=model.bottleneck.dictionary, bottleneck=code)
+
+
+@torch.no_grad()
+def start_linearly(
+    encoder: Encoder, decoder: Decoder, x: Tensor, *, dictionary: Tensor, bottleneck: Callable[[Tensor], Tensor]
+) -> None:
+    """Initialise an encoder and a decoder, in place, with any bottleneck between them.
+
+    Args:
+        encoder: one with `norm_out=False`, as the decoder.
+        decoder: what undoes it.
+        x: (B, C, H, W) pictures in −1 … 1 to fit to.
+        dictionary: (n, K), of whose columns every component takes one as its direction among the latents.
+        bottleneck: latents (B, n, h, w) to what the decoder gets of them, to which it is fitted.
+
+    Raises:
+        ValueError: they normalise their outputs, or a level has fewer channels than the pictures.
+    """
+    if encoder.norm_out is not None or decoder.norm_out is not None:
+        raise ValueError("start_linearly: the networks must have norm_out=False")
+    blocks = [module for module in encoder.down.modules() if isinstance(module, ResnetBlock)]
+    if min(encoder.conv_in.out_channels, *(block.conv2.out_channels for block in blocks)) < encoder.in_channels:
+        raise ValueError(f"start_linearly: the networks must have at least {encoder.in_channels} channels everywhere")
+    for module in (*encoder.modules(), *decoder.modules()):
         if isinstance(module, ResnetBlock):
             nn.init.zeros_(module.conv2.weight)
         elif isinstance(module, AttnBlock):
             nn.init.zeros_(module.proj_out.weight)
-    _fit_decoder(model, x, *_fit_encoder(model, x))
+    stages, components = _fit_encoder(encoder, x, dictionary)
+    _fit_decoder(decoder, bottleneck(encoder(x)), stages, components)
 
 
-def _fit_encoder(model: SCVAE, x: Tensor) -> tuple[list[Tensor], Tensor]:
+def _fit_encoder(encoder: Encoder, x: Tensor, dictionary: Tensor) -> tuple[list[Tensor], Tensor]:
     """Returns the components that enter each down-sampling, and those (B, F, h, w) that the latents are made of."""
-    encoder, count = model.encoder, x.shape[1]
+    count = x.shape[1]
     _pass_through(encoder.conv_in, count)
     h = encoder.conv_in(x)
     stages = []
@@ -67,15 +92,15 @@ def _fit_encoder(model: SCVAE, x: Tensor) -> tuple[list[Tensor], Tensor]:
             _write(conv, F.pad(components, (0, 1, 0, 1)))
             count = len(components)
             h = level.downsample(h)
-    h = encoder.mid(h)[:, : min(count, model.config.n_atoms, model.config.n_features)]
-    atoms = _incoherent_atoms(model.bottleneck.dictionary, h.shape[1])  # (n, F)
+    h = encoder.mid(h)[:, : min(count, *dictionary.shape)]
+    atoms = _incoherent_atoms(dictionary, h.shape[1])  # (n, F)
     nn.init.zeros_(encoder.conv_out.weight)
     _write(encoder.conv_out, F.pad(atoms[:, :, None, None], (1, 1, 1, 1)))
     return stages, h
 
 
-def _fit_decoder(model: SCVAE, x: Tensor, stages: list[Tensor], components: Tensor) -> None:
-    decoder, latents, count = model.decoder, model.encode(x).latents_hat, components.shape[1]
+def _fit_decoder(decoder: Decoder, latents: Tensor, stages: list[Tensor], components: Tensor) -> None:
+    count = components.shape[1]
     _regress(decoder.conv_in, latents, components)
     h = decoder.mid(decoder.conv_in(latents))
     for level in reversed(cast("Sequence[DecoderLevel]", decoder.up)):
