@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from scvae_fast.baselines.settings import GaussianSettings, QuantiserSettings
 
 try:
-    from vector_quantize_pytorch import ResidualVQ, VectorQuantize  # type: ignore[import-untyped]
+    from vector_quantize_pytorch import ResidualVQ, VectorQuantize
 except ImportError as error:
     raise ImportError(
         'scvae_fast.baselines needs vector-quantize-pytorch: pip install "scvae_fast[compare]"'

@@ -122,7 +122,7 @@ class SparseCodes:
             ImportError: SciPy is not installed.
         """
         try:
-            from scipy.sparse import csr_array  # type: ignore[import-untyped]
+            from scipy.sparse import csr_array
         except ImportError as error:
             raise ImportError('SparseCodes.csr needs SciPy: pip install "scvae_fast[train]"') from error
         index = np.int32 if self.n_entries <= np.iinfo(np.int32).max else np.int64

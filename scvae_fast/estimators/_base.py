@@ -44,7 +44,7 @@ class SparseTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         codes = [piece.cpu().numpy() for piece in self._codes(X)]
         if not self.sparse_output:
             return np.concatenate(codes)
-        from scipy.sparse import csr_array, vstack  # type: ignore[import-untyped]
+        from scipy.sparse import csr_array, vstack
 
         return vstack([csr_array(piece) for piece in codes], format="csr")
 
