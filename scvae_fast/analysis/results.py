@@ -5,8 +5,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from scvae_fast._files import check_writable, write_atomically, write_json
 from scvae_fast.analysis.figures import Figure
+from scvae_fast.data.pictures import save_picture
 from scvae_fast.errors import UsageError
 
 
@@ -22,8 +25,21 @@ def claim_folder(out: Path) -> None:
         raise UsageError(f"--out {out} can't be written to: {error}") from error
 
 
-def write_results(out: Path, content: dict[str, Any], table: str, figures: Mapping[str, Figure]) -> list[Path]:
-    """Write NAME.png of each figure, metrics.md (the table) and metrics.json (content), each whole.
+def write_results(
+    out: Path,
+    content: dict[str, Any],
+    table: str,
+    figures: Mapping[str, Figure],
+    pictures: Mapping[str, Tensor] | None = None,
+) -> list[Path]:
+    """Write NAME.png of each picture and figure, metrics.md (the table) and metrics.json (content), each whole.
+
+    Args:
+        out: the folder; made if it doesn't exist.
+        content: what JSON can hold.
+        table: Markdown.
+        figures: by their names.
+        pictures: (3, H, W) in −1 … 1, by their names.
 
     Returns:
         The files.
@@ -31,10 +47,14 @@ def write_results(out: Path, content: dict[str, Any], table: str, figures: Mappi
     Raises:
         UsageError: the folder can't be written to.
     """
-    paths = [out / f"{name}.png" for name in figures]
+    paths = []
     try:
-        for path, figure in zip(paths, figures.values(), strict=True):
-            write_atomically(path, partial(figure.savefig, bbox_inches="tight", pad_inches=0.1))
+        for name, picture in (pictures or {}).items():
+            paths.append(out / f"{name}.png")
+            save_picture(paths[-1], picture)
+        for name, figure in figures.items():
+            paths.append(out / f"{name}.png")
+            write_atomically(paths[-1], partial(figure.savefig, bbox_inches="tight", pad_inches=0.1))
         paths += [out / "metrics.md", out / "metrics.json"]
         write_atomically(paths[-2], lambda path: path.write_text(table + "\n", encoding="utf-8"))
         write_json(paths[-1], content)
