@@ -25,6 +25,9 @@ assert cli.main(["encode", "--checkpoint", "x", "--data", "y", "--out", "z"]) ==
 assert cli.main(["decode", "--checkpoint", "x", "y", "--out", "z"]) == 1
 assert cli.main(["convert", "folder", "x.pt"]) == 1
 assert cli.main(["app", "--checkpoint", "x"]) == 1
+assert cli.main(["probe", "--checkpoint", "x", "--data", "y"]) == 1
+assert cli.main(["retrieve", "--checkpoint", "x", "--data", "y"]) == 1
+assert cli.main(["edit", "denoise", "--checkpoint", "x", "y.png"]) == 1
 try:
     cli.main(["--help"])
 except SystemExit as stop:
@@ -34,7 +37,7 @@ except SystemExit as stop:
     assert run.returncode == 0, run.stderr
     assert "backends:" in run.stdout
     assert "reconstruct" in run.stdout
-    assert run.stderr.count('pip install "scvae_fast[train]"') == 6
+    assert run.stderr.count('pip install "scvae_fast[train]"') == 9
     assert "Traceback" not in run.stderr
 
 
@@ -77,6 +80,10 @@ def test_doctor_decides_the_exit_status(monkeypatch: pytest.MonkeyPatch) -> None
         ["encode", "--checkpoint", "x", "--data", "y", "--out", "z", "--dtype", "int8"],
         ["decode", "--checkpoint", "x", "--out", "y"],
         ["convert", "x.pt", "y", "--attention", "some"],
+        ["probe", "--checkpoint", "x", "--data", "y", "--folds", "0"],
+        ["retrieve", "--checkpoint", "x", "--data", "y", "--k", "0"],
+        ["edit", "--checkpoint", "x"],
+        ["edit", "interpolate", "--checkpoint", "x", "y.png"],
     ],
 )
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

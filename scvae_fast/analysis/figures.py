@@ -31,8 +31,8 @@ def reconstructions(
     figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
     axes = figure.subplots(2, len(names), squeeze=False, width_ratios=widths)
     for i, name in enumerate(names):
-        _show(axes[0, i], originals[i], f"{name}, original")
-        _show(axes[1, i], rebuilt[i], captions[i])
+        show(axes[0, i], originals[i], f"{name}, original")
+        show(axes[1, i], rebuilt[i], captions[i])
     return figure
 
 
@@ -48,7 +48,7 @@ def atom_patches(patches: Tensor, usage: Tensor, *, columns: int = 32) -> Figure
         top, left = (i // columns) * (side + gap), (i % columns) * (side + gap)
         sheet[:, top : top + side, left : left + side] = patch
     figure = Figure(figsize=(12, 12 * rows / columns + 0.7), layout="constrained", dpi=150)
-    _show(figure.subplots(), sheet, "")
+    show(figure.subplots(), sheet, "")
     figure.suptitle(
         f"What each of the {len(patches)} atoms paints, the most used first (grey: no change; each to its own scale)",
         color=INK,
@@ -89,7 +89,7 @@ def density_overlay(
     axes = figure.subplots(1, len(names), squeeze=False, width_ratios=widths)[0]
     most = max(float(torch.quantile(count.double(), 0.995)) for count in active)
     for axis, name, picture, count in zip(axes, names, originals, active, strict=True):
-        _show(axis, picture.mean(0, keepdim=True).expand(3, -1, -1) * 0.6 - 0.2, name)
+        show(axis, picture.mean(0, keepdim=True).expand(3, -1, -1) * 0.6 - 0.2, name)
         height, width = picture.shape[1:]
         extent = (-0.5, count.shape[1] * stride - 0.5, count.shape[0] * stride - 0.5, -0.5)
         heat = axis.imshow(count.numpy(), cmap=HEAT, vmin=0, vmax=most, extent=extent, interpolation="nearest")
@@ -108,7 +108,7 @@ def alpha_maps(originals: Sequence[Tensor], alpha: Tensor) -> Figure:
     figure.suptitle("Weights α of the positions in the loss", color=INK, fontsize=13, fontweight="bold")
     axes = figure.subplots(2, len(originals), squeeze=False, width_ratios=widths)
     for i, picture in enumerate(originals):
-        _show(axes[0, i], picture, "")
+        show(axes[0, i], picture, "")
         axes[1, i].imshow(alpha[i].numpy(), cmap="magma", interpolation="nearest", vmin=0)
         axes[1, i].set_axis_off()
         least, most = float(alpha[i].min()), float(alpha[i].max())
@@ -146,7 +146,8 @@ def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _show(axes: Axes, picture: Tensor, title: str) -> None:
+def show(axes: Axes, picture: Tensor, title: str) -> None:
+    """Draws a picture (3, H, W) in −1 … 1, without a frame."""
     axes.imshow(to_bytes(picture), interpolation="antialiased")
     axes.set_axis_off()
     axes.set_title(title, color=INK, fontsize=10)

@@ -4,14 +4,44 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from scvae_fast.cli import app, bench, compare, convert, decode, demo, doctor, encode, evaluate, reconstruct, train
+from scvae_fast.cli import (
+    app,
+    bench,
+    compare,
+    convert,
+    decode,
+    demo,
+    doctor,
+    edit,
+    encode,
+    evaluate,
+    probe,
+    reconstruct,
+    retrieve,
+    train,
+)
 from scvae_fast.errors import UsageError
 
 # Exit statuses beside 0 and 2, which is argparse's for wrong usage.
 FAILED = 1
 STOPPED = 130  # by Ctrl-C, as a shell counts it
 
-_COMMANDS = (demo, train, evaluate, compare, encode, decode, reconstruct, convert, app, bench, doctor)
+_COMMANDS = (
+    demo,
+    train,
+    evaluate,
+    compare,
+    encode,
+    decode,
+    reconstruct,
+    edit,
+    retrieve,
+    probe,
+    convert,
+    app,
+    bench,
+    doctor,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """Options that commands share, their types, and the type of what `add` gets."""
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -25,6 +25,13 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {text!r}")
     return int(text)
+
+
+def square_side(text: str) -> int | Literal["model"] | None:
+    """Side in pixels of the squares that pictures are made into; "model" is the model's, None leaves pictures whole."""
+    if text in ("none", "0"):
+        return None
+    return "model" if text == "model" else count(text)
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:

@@ -2,9 +2,8 @@
 
 import argparse
 from pathlib import Path
-from typing import Literal
 
-from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, add_pictures, count
+from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, add_pictures, square_side
 from scvae_fast.errors import UsageError
 
 # Exit status: what could be computed was, but not every metric that was asked for.
@@ -27,7 +26,7 @@ def add(commands: Commands) -> None:
     add_pictures(parser)
     parser.add_argument(
         "--resize",
-        type=_side,
+        type=square_side,
         default="model",
         metavar="PIXELS",
         help='bring the shorter side to so many pixels and crop the centre; "none" takes pictures whole '
@@ -83,10 +82,3 @@ def _run(options: argparse.Namespace) -> int:
         resize=options.resize,
     )
     return UNAVAILABLE if content["unavailable"] else 0
-
-
-def _side(text: str) -> int | Literal["model"] | None:
-    """Pixels; None for pictures as they are."""
-    if text in ("none", "0"):
-        return None
-    return "model" if text == "model" else count(text)

@@ -81,6 +81,26 @@ class SparseCodes:
         arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in ("counts", "atoms", "values"))
         return cls(sum(part.h for part in parts), parts[0].w, parts[0].n_atoms, *arrays)
 
+    @classmethod
+    def from_csr(cls, matrix: Any, grid: tuple[int, int]) -> "SparseCodes":
+        """The codes of SciPy's (h·w, K) matrix, as `csr` gives it; entries that are zero are left out.
+
+        Args:
+            matrix: a scipy.sparse array or matrix, a row for each cell.
+            grid: (h, w).
+
+        Raises:
+            ValueError: the matrix has another number of rows than h·w, or is not of floating-point numbers.
+        """
+        if len(grid) != 2 or matrix.shape[0] != grid[0] * grid[1]:
+            raise ValueError(f"SparseCodes.from_csr: matrix must have h·w rows, got {matrix.shape} for {grid}")
+        matrix = matrix.tocsr(copy=True)
+        matrix.sum_duplicates()
+        matrix.eliminate_zeros()
+        index = index_type(matrix.shape[1])
+        counts, atoms = (each.astype(index) for each in (np.diff(matrix.indptr), matrix.indices))
+        return cls(*grid, matrix.shape[1], counts, atoms, matrix.data)
+
     @property
     def n_entries(self) -> int:
         """N, number of entries that are not zero."""

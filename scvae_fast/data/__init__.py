@@ -5,7 +5,7 @@ Tar shards are in `scvae_fast.data.shards`, which needs webdataset.
 
 from scvae_fast.data.broken import BrokenFiles
 from scvae_fast.data.crops import CropSettings, RandomCrops
-from scvae_fast.data.files import Files, list_ffhq, list_folder, list_imagenet
+from scvae_fast.data.files import Files, list_classes, list_ffhq, list_folder, list_imagenet
 from scvae_fast.data.loading import FixedBatches, StreamBatches, picture_loader
 from scvae_fast.data.numbered import FixedPictures, TrainingPictures
 from scvae_fast.data.photographs import Photograph, held_out_photographs, training_photographs
@@ -29,6 +29,7 @@ __all__ = [
     "TrainingPictures",
     "ZoomedCrop",
     "held_out_photographs",
+    "list_classes",
     "list_ffhq",
     "list_folder",
     "list_imagenet",

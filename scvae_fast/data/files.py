@@ -1,4 +1,4 @@
-"""Picture files of the layouts that data sets come in: a folder of anything, FFHQ, ImageNet."""
+"""Picture files of the layouts that data sets come in: a folder of anything, folders of classes, FFHQ, ImageNet."""
 
 import os
 import re
@@ -76,6 +76,15 @@ def list_file(path: str | os.PathLike[str]) -> Files:
     return _files(Path(path).parent, [Path(path).name])
 
 
+def list_classes(root: str | os.PathLike[str]) -> Files:
+    """CLASS/…: a folder for each class; classes are counted in the order of their folders' names.
+
+    Raises:
+        UsageError: there is no such folder, no picture in it, or a picture outside of the classes.
+    """
+    return _labelled(Path(root), list_folder(root), _subfolders(Path(root)))
+
+
 def list_ffhq(root: str | os.PathLike[str], split: Split) -> Files:
     """FFHQ: files 00000 … 69999, in folders of a thousand or not; those from 60000 on are for validation.
 
@@ -118,15 +127,7 @@ def list_imagenet(root: str | os.PathLike[str], split: Split) -> Files:
     if not folder.is_dir():
         _check_folder(root)
         raise UsageError(f"{root}: no folder {split}/ here, as ImageNet has: {split}/CLASS/…")
-    names = _pictures_in(folder, recursive=True)
-    if not names:
-        raise UsageError(f"{folder}: no pictures in this folder")
-    if flat := [name for name in names if os.sep not in name]:
-        raise UsageError(f"{folder}: must have a folder for each class, but {flat[0]} lies in none")
-    classes = _subfolders(root / "train") | _subfolders(root / "val")
-    order = {name: index for index, name in enumerate(sorted(classes))}
-    labels = np.array([order[name.split(os.sep, 1)[0]] for name in names])
-    return replace(_files(folder, names), labels=labels, classes=tuple(order))
+    return _labelled(folder, list_folder(folder), _subfolders(root / "train") | _subfolders(root / "val"))
 
 
 def looks_like_ffhq(root: Path) -> bool:
@@ -140,6 +141,15 @@ def looks_like_ffhq(root: Path) -> bool:
 def looks_like_imagenet(root: Path) -> bool:
     """Whether a folder has train/ or val/ with folders in it."""
     return any(_subfolders(root / split) for split in ("train", "val"))
+
+
+def _labelled(folder: Path, files: Files, classes: set[str]) -> Files:
+    """The same files with the classes that their folders are."""
+    first = [files.name(index).split("/", 1) for index in range(len(files))]
+    if flat := [name[0] for name in first if len(name) == 1]:
+        raise UsageError(f"{folder}: must have a folder for each class, but {flat[0]} lies in none")
+    order = {name: index for index, name in enumerate(sorted(classes))}
+    return replace(files, labels=np.array([order[name[0]] for name in first]), classes=tuple(order))
 
 
 def _files(root: str | os.PathLike[str], names: Sequence[str]) -> Files:

@@ -55,8 +55,8 @@ class PictureStream:
     skipped and named on stderr.
 
     Args:
-        data: a folder, a picture, tar shards (a pattern "train-{000..127}.tar", a folder of them, or "pipe:…"), or
-            "photographs" for those embedded in scikit-image and scikit-learn.
+        data: a folder, a picture, tar shards (a pattern "train-{000..127}.tar", a folder of them, or "pipe:…"),
+            "photographs" for those embedded in scikit-image and scikit-learn, or files that are listed already.
         layout: how `data` is arranged; "auto" looks at it, and `describe` says what it took.
         split: of a layout that has splits; folders and shards have none.
         resize: shorter side in pixels, after which the centre is cropped to a square; None leaves pictures whole.
@@ -69,7 +69,7 @@ class PictureStream:
 
     def __init__(
         self,
-        data: str | os.PathLike[str],
+        data: str | os.PathLike[str] | Files,
         *,
         layout: Layout = "auto",
         split: Split = "val",
@@ -79,11 +79,16 @@ class PictureStream:
     ) -> None:
         if resize is not None and resize < 1:
             raise ValueError(f"PictureStream: resize must be at least 1, got {resize}")
-        self.data, self.layout, self.split, self.resize, self.most_broken = data, layout, split, resize, most_broken
+        self.layout, self.split, self.resize, self.most_broken = layout, split, resize, most_broken
+        self.data = data.root if isinstance(data, Files) else data
         self.threads = threads or min(4, os.cpu_count() or 1)
         self.skipped: list[str] = []  # messages about the files that the last iteration could not read
-        self._taken = _layout_of(os.fspath(data)) if layout == "auto" else layout
-        self._source = _source(self._taken, os.fspath(data), split)
+        if isinstance(data, Files):
+            self._taken: str = "files"
+            self._source: _Source = _FromFiles(data)
+        else:
+            self._taken = _layout_of(os.fspath(data)) if layout == "auto" else layout
+            self._source = _source(self._taken, os.fspath(data), split)
 
     @property
     def length(self) -> int | None:

@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from scvae_fast._files import check_writable, write_atomically, write_json
+from scvae_fast._files import write_atomically, write_json
 from scvae_fast.analysis import figures
+from scvae_fast.analysis.results import claim_folder
 from scvae_fast.data.stream import Layout, PictureStream, Split
 from scvae_fast.errors import UsageError
 from scvae_fast.evaluation.extremes import Shown
@@ -52,7 +53,7 @@ def evaluate_checkpoint(
     for name, value, allowed in (("layout", layout, get_args(Layout)), ("split", split, get_args(Split))):
         if value not in allowed:
             raise UsageError(f"--{name} must be one of {', '.join(allowed)}, got {value!r}")
-    _claim(out)
+    claim_folder(out)
     model = load_model(checkpoint, settings.device)
     stream = PictureStream(
         data,
@@ -70,14 +71,6 @@ def evaluate_checkpoint(
         raise UsageError(f"{out} can't be written to: {error}") from error
     print(f"{table(content)}\n\n{', '.join(map(str, written))}")
     return content
-
-
-def _claim(out: Path) -> None:
-    """Find out whether the folder can be written to before hours of work."""
-    try:
-        check_writable(out)
-    except OSError as error:
-        raise UsageError(f"--out {out} can't be written to: {error}") from error
 
 
 def _write(out: Path, content: dict[str, Any], evaluation: Evaluation) -> list[Path]:

@@ -59,7 +59,7 @@ def record(
     content = {
         "schema": SCHEMA,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "checkpoint": _identity(checkpoint),
+        "checkpoint": identity(checkpoint),
         "model": config.to_dict(),
         "data": stream.describe(),
         "limit": settings.limit,
@@ -78,9 +78,9 @@ def record(
         "device": _device(settings.device),
         "precision": settings.speed.precision,
         "threads": torch.get_num_threads(),
-        "versions": _versions("scvae-fast", "torch", "torchmetrics", "lpips", "torch-fidelity"),
+        "versions": versions("scvae-fast", "torch", "torchmetrics", "lpips", "torch-fidelity"),
     }
-    return {key: _plain(value) for key, value in content.items()}
+    return {key: plain(value) for key, value in content.items()}
 
 
 def table(content: dict[str, Any]) -> str:
@@ -152,8 +152,8 @@ def _number(value: float | str | None, form: str, unit: str = "") -> str:
     return value + unit if isinstance(value, str) else f"{value:{form}}{unit}"
 
 
-def _identity(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
-    """What was evaluated: the path or name, and for files their SHA-256."""
+def identity(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
+    """What model it was, for a record: the path or name, and for files their SHA-256."""
     path = Path(checkpoint)
     file = path / WEIGHTS_FILE if path.is_dir() else path
     return {"path": os.fspath(checkpoint), "sha256": inspect(file, "").sha256 if file.is_file() else None}
@@ -163,7 +163,8 @@ def _device(device: str) -> str:
     return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
 
 
-def _versions(*names: str) -> dict[str, str]:
+def versions(*names: str) -> dict[str, str]:
+    """The versions of those of these distributions that are installed."""
     found = {}
     for name in names:
         try:
@@ -173,11 +174,12 @@ def _versions(*names: str) -> dict[str, str]:
     return found
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The same for JSON, which knows no tuples, no NaN (null) and no infinity (the text "inf")."""
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value

@@ -43,6 +43,23 @@ def test_matrix_of_scipy() -> None:
     assert np.allclose((halved @ np.ones(10)), dense.reshape(12, 10).half().float().sum(1), atol=1e-5)
 
 
+def test_back_from_the_matrix_of_scipy() -> None:
+    dense = dense_codes(3, 5, 24)
+    codes = SparseCodes.of(dense)
+    matrix = codes.csr()
+    assert torch.equal(SparseCodes.from_csr(matrix, (3, 5)).dense(), dense)
+    difference = SparseCodes.from_csr(matrix - 0.5 * matrix.tocoo(), (5, 3))
+    assert torch.equal(difference.dense(), 0.5 * dense.reshape(5, 3, 24))
+    nothing = SparseCodes.from_csr(matrix - matrix, (3, 5))
+    assert (nothing.n_entries, nothing.counts.tolist()) == (0, [0] * 15)
+    matrix.data[:] = 0
+    assert codes.n_entries > 0, "a matrix may share its memory"
+    assert SparseCodes.from_csr(matrix, (3, 5)).n_entries == 0
+    assert matrix.nnz == codes.n_entries, "what was given stays as it is"
+    with pytest.raises(ValueError, match=r"matrix must have h·w rows, got \(15, 24\) for \(3, 4\)"):
+        SparseCodes.from_csr(matrix, (3, 4))
+
+
 def test_what_counts_as_an_entry() -> None:
     dense = torch.tensor([[[0.0, -0.0, float("nan"), float("inf"), 1e-30]]])
     codes = SparseCodes.of(dense)

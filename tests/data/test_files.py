@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from trees import write_ffhq, write_imagenet, write_pictures
 
-from scvae_fast.data import list_ffhq, list_folder, list_imagenet, load_picture
+from scvae_fast.data import list_classes, list_ffhq, list_folder, list_imagenet, load_picture
 from scvae_fast.data.files import Files, looks_like_ffhq, looks_like_imagenet
 from scvae_fast.errors import UsageError
 
@@ -98,3 +98,16 @@ def test_layouts_are_recognised(tmp_path: Path) -> None:
     assert looks_like_ffhq(write_pictures(tmp_path / "released", ["thumbnails128x128/00000.png"]))
     assert looks_like_imagenet(write_imagenet(tmp_path / "imagenet"))
     assert not looks_like_imagenet(tmp_path / "ffhq")
+
+
+def test_a_folder_for_each_class(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["b/x.png", "a/y.png", "a/deep/er.png", ".hidden/x.png"])
+    (tmp_path / "c").mkdir()
+    files = list_classes(tmp_path)
+    assert names(files) == ["a/deep/er.png", "a/y.png", "b/x.png"]
+    assert files.classes == ("a", "b", "c")
+    assert files.labels is not None
+    assert files.labels.tolist() == [0, 0, 1]
+    write_pictures(tmp_path, ["x.png"])
+    with pytest.raises(UsageError, match=r"a folder for each class, but x\.png lies in none"):
+        list_classes(tmp_path)

@@ -1,0 +1,74 @@
+"""`scvae-fast probe`."""
+
+import argparse
+from pathlib import Path
+
+from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, count, square_side
+
+DESCRIPTORS = (
+    "of KIND[:POOLING[:GRID]]: codes, latents, pixels (of the cells), colour (their means), pooled by mean, max (of "
+    "absolute values), signs (means of positive and of negative entries; the default) or use (share of cells that use "
+    "an atom), over the whole picture (1, the default) or over its quarters as well (2); or thumbnail, the picture "
+    "made 8 x 8 pixels (default: a selection)"
+)
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "probe",
+        help="tell classes of pictures apart by their codes, with a linear classifier",
+        description="Train a logistic regression on pooled codes of labelled pictures, and on latents and pixels for "
+        "comparison; its regularisation is chosen by cross-validation on the training pictures alone. Writes "
+        "metrics.json and a table (metrics.md).",
+    )
+    add_checkpoint(parser)
+    add_labelled(parser)
+    parser.add_argument("--repeats", type=count, default=5, metavar="N", help="splits (default: %(default)s)")
+    parser.add_argument(
+        "--folds", type=count, default=3, metavar="N", help="of the cross-validation (default: %(default)s)"
+    )
+    add_batching(parser)
+    parser.add_argument("--out", type=Path, default=Path("out/probe"), metavar="DIR", help="default: %(default)s")
+    parser.set_defaults(run=_run)
+
+
+def add_labelled(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which labelled pictures, and how they are described."""
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="folder with CLASS/… or with train/CLASS/… and val/CLASS/…; patches (of the embedded photographs; a class "
+        "is a photograph, and its two ends are learned from and tested on) or digits (scikit-learn's, enlarged)",
+    )
+    parser.add_argument(
+        "--resize",
+        type=square_side,
+        default="model",
+        metavar="PIXELS",
+        help='side of the squares that pictures are made into; "none" takes those of folders whole (default: the '
+        "model's resolution)",
+    )
+    parser.add_argument(
+        "--per-class", type=count, metavar="N", help="draw N pictures of a class at most (default: all; of patches 24)"
+    )
+    parser.add_argument("--descriptors", nargs="+", metavar="DESCRIPTOR", help=DESCRIPTORS)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from scvae_fast.analysis.probe_command import probe_checkpoint
+    from scvae_fast.analysis.recognition import LabelledData
+    from scvae_fast.codes.commands import Running
+
+    probe_checkpoint(
+        options.checkpoint,
+        LabelledData(options.data, options.resize, options.per_class, options.seed),
+        options.out,
+        descriptors=options.descriptors,
+        repeats=options.repeats,
+        folds=options.folds,
+        running=Running(device=options.device, batch_size=options.batch_size),
+    )
+    return 0

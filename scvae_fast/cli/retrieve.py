@@ -1,0 +1,51 @@
+"""`scvae-fast retrieve`."""
+
+import argparse
+from pathlib import Path
+
+from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, count
+from scvae_fast.cli.probe import add_labelled
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "retrieve",
+        help="find the pictures whose codes are most similar",
+        description="Find the nearest neighbours of pictures by their pooled codes. Where the pictures have classes, "
+        "precision@k and mAP say how often neighbours are of the same one, beside latents and pixels. Writes "
+        "metrics.json, a table (metrics.md) and a sheet of queries and their neighbours (neighbours.png).",
+    )
+    add_checkpoint(parser)
+    add_labelled(parser)
+    parser.add_argument(
+        "--query",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PICTURE",
+        help="find neighbours of these files; DATA may then be any folder, or photographs (default: some of DATA)",
+    )
+    parser.add_argument(
+        "--k", type=count, default=5, metavar="N", help="neighbours of a picture (default: %(default)s)"
+    )
+    add_batching(parser)
+    parser.add_argument("--out", type=Path, default=Path("out/retrieve"), metavar="DIR", help="default: %(default)s")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from scvae_fast.analysis.recognition import LabelledData
+    from scvae_fast.analysis.retrieve_command import retrieve_checkpoint
+    from scvae_fast.codes.commands import Running
+
+    retrieve_checkpoint(
+        options.checkpoint,
+        LabelledData(options.data, options.resize, options.per_class, options.seed),
+        options.out,
+        queries=options.query,
+        descriptors=options.descriptors,
+        k=options.k,
+        running=Running(device=options.device, batch_size=options.batch_size),
+    )
+    return 0

@@ -1,0 +1,45 @@
+"""Single atoms of a picture's codes: how much they matter, and the codes without them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scvae_fast.codes import SparseCodes
+
+
+def atom_energies(codes: SparseCodes, dictionary: Tensor) -> Tensor:  # dictionary: (n, K) -> (K,) float64
+    """Σ z_k² ‖d_k‖² over the cells: the energy that each atom brings into the latents D z.
+
+    Atoms are not orthogonal: these are not shares of ‖D z‖².
+
+    Raises:
+        ValueError: the dictionary has another number of atoms than the codes.
+    """
+    if dictionary.dim() != 2 or dictionary.shape[1] != codes.n_atoms:
+        raise ValueError(f"atom_energies: dictionary must be (n, {codes.n_atoms}), got {tuple(dictionary.shape)}")
+    squares = np.bincount(codes.atoms, np.square(codes.values, dtype=np.float64), minlength=codes.n_atoms)
+    return torch.from_numpy(squares) * dictionary.detach().cpu().double().square().sum(0)
+
+
+def scale_atoms(codes: SparseCodes, factors: Mapping[int, float], *, others: float = 1.0) -> SparseCodes:
+    """The codes with the entries of atoms multiplied: by 0 to remove them.
+
+    Args:
+        codes: of a picture.
+        factors: of single atoms, by their index.
+        others: of all other atoms; 0 keeps none but those of `factors`.
+
+    Raises:
+        ValueError: there is no such atom, or a factor is not finite.
+    """
+    if unknown := [atom for atom in factors if not 0 <= atom < codes.n_atoms]:
+        raise ValueError(f"scale_atoms: atoms must be 0 … {codes.n_atoms - 1}, got {unknown[0]}")
+    if not np.isfinite([*factors.values(), others]).all():
+        raise ValueError("scale_atoms: factors must be finite numbers")
+    scale = np.full(codes.n_atoms, others, dtype=np.float64)
+    scale[list(factors)] = list(factors.values())
+    matrix = codes.csr()
+    matrix.data = (matrix.data * scale[matrix.indices]).astype(matrix.data.dtype)
+    return SparseCodes.from_csr(matrix, (codes.h, codes.w))

@@ -1,0 +1,43 @@
+"""Coding latents that no picture had, and coding more sparsely than a model was trained to."""
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from scvae_fast.codes import SparseCodes
+from scvae_fast.models import SCVAE
+
+# So many codes are dense at a time; with K = 512 that is 8 MiB.
+_CELLS_AT_ONCE = 4096
+
+
+@torch.no_grad()
+def code_latents(model: SCVAE, latents: Tensor) -> SparseCodes:  # (n, h, w)
+    """The sparse codes of latents, as the model's bottleneck finds them.
+
+    Raises:
+        ValueError: latents are not (n, h, w).
+    """
+    if latents.dim() != 3 or latents.shape[0] != model.config.n_features or 0 in latents.shape:
+        raise ValueError(f"code_latents: latents must be ({model.config.n_features}, h, w), got {tuple(latents.shape)}")
+    rows = max(1, _CELLS_AT_ONCE // latents.shape[2])
+    bands = latents.to(model.bottleneck.dictionary).permute(1, 2, 0).split(rows)
+    return SparseCodes.stack([SparseCodes.of(model.bottleneck(band)[0]) for band in bands])
+
+
+def with_threshold(model: SCVAE, scale: float) -> SCVAE:
+    """The same model, its weights shared, with `scale` times the λ of its sparse coding, and so times the threshold θ.
+
+    Raises:
+        ValueError: scale is negative or not finite.
+    """
+    if not 0 <= scale < float("inf"):
+        raise ValueError(f"with_threshold: scale must be a finite number, 0 or more, got {scale}")
+    bottleneck = copy.copy(model.bottleneck)
+    bottleneck.sparsity = scale * model.bottleneck.sparsity
+    other = copy.copy(model)
+    other._modules = {**model._modules, "bottleneck": bottleneck}
+    other.config = replace(model.config, sparsity=bottleneck.sparsity)
+    return other
