@@ -23,6 +23,8 @@ assert cli.main(["demo", "--out", sys.argv[1]]) == 1
 assert cli.main(["reconstruct", "--checkpoint", "x", "--out", "y", "z.png"]) == 1
 assert cli.main(["encode", "--checkpoint", "x", "--data", "y", "--out", "z"]) == 1
 assert cli.main(["decode", "--checkpoint", "x", "y", "--out", "z"]) == 1
+assert cli.main(["cluster", "--checkpoint", "x", "--data", "y", "--clusters", "2"]) == 1
+assert cli.main(["segment", "--checkpoint", "x", "--data", "y"]) == 1
 assert cli.main(["convert", "folder", "x.pt"]) == 1
 assert cli.main(["app", "--checkpoint", "x"]) == 1
 assert cli.main(["probe", "--checkpoint", "x", "--data", "y"]) == 1
@@ -37,7 +39,7 @@ except SystemExit as stop:
     assert run.returncode == 0, run.stderr
     assert "backends:" in run.stdout
     assert "reconstruct" in run.stdout
-    assert run.stderr.count('pip install "scvae_fast[train]"') == 9
+    assert run.stderr.count('pip install "scvae_fast[train]"') == 11
     assert "Traceback" not in run.stderr
 
 

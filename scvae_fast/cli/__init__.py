@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from scvae_fast.cli import (
     app,
     bench,
+    cluster,
     compare,
     convert,
     decode,
@@ -18,6 +19,7 @@ from scvae_fast.cli import (
     probe,
     reconstruct,
     retrieve,
+    segment,
     train,
 )
 from scvae_fast.errors import UsageError
@@ -37,6 +39,8 @@ _COMMANDS = (
     edit,
     retrieve,
     probe,
+    cluster,
+    segment,
     convert,
     app,
     bench,

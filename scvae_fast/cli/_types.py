@@ -34,6 +34,18 @@ def square_side(text: str) -> int | Literal["model"] | None:
     return "model" if text == "model" else count(text)
 
 
+def counts(text: str) -> list[int]:
+    """Numbers of things, with commas between them."""
+    return [count(part.strip()) for part in text.split(",")]
+
+
+def natural(text: str) -> int:
+    """A number, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text!r}")
+    return int(text)
+
+
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Add `--checkpoint`, what `load_model` takes."""
     parser.add_argument(
@@ -44,11 +56,11 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_pictures(parser: argparse.ArgumentParser) -> None:
+def add_pictures(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add the options that say which pictures, what `PictureStream` takes but for `--resize`."""
     parser.add_argument(
         "--data",
-        required=True,
+        required=required,
         metavar="DATA",
         help='folder, picture, tar shards, or "photographs" (the embedded ones)',
     )

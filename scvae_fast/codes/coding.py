@@ -41,7 +41,7 @@ def encode_pictures(
             else:
                 codes = [encode_tiled(model, batch[0].picture)]
         for named, own in zip(batch, codes, strict=True):
-            _check_finite(named.name, own)
+            check_finite(named.name, own)
             yield CodedPicture(named.name, named.size, own)
 
 
@@ -69,7 +69,12 @@ def decode_pictures(
         yield from map(NamedPicture, [each.name for each in batch], pictures)
 
 
-def _check_finite(name: str, codes: SparseCodes) -> None:
+def check_finite(name: str, codes: SparseCodes) -> None:
+    """Make sure that the codes of a picture are numbers.
+
+    Raises:
+        UsageError: they have NaN or infinity in them; the message names the picture.
+    """
     if not np.isfinite(codes.values).all():
         raise UsageError(
             f"the codes of {name} have NaN or infinity in them: the weights of the model are broken, or the precision "

@@ -65,6 +65,20 @@ def held_out_photographs() -> list[Photograph]:
     return [_load(*which, colour=True) for which in _HELD_OUT]
 
 
+def load_photograph(name: str) -> Photograph:
+    """One of them by its name, such as "brick".
+
+    Raises:
+        ValueError: none is called so.
+        ImportError: as `training_photographs`.
+    """
+    for kind in (_COLOUR, _GREY, _HELD_OUT):
+        for folder, file in kind:
+            if file.rsplit(".", 1)[0] == name:
+                return _load(folder, file, colour=kind is not _GREY)
+    raise ValueError(f"load_photograph: name must be one of the embedded photographs, got {name!r}")
+
+
 def _load(folder: tuple[str, ...], name: str, *, colour: bool) -> Photograph:
     package, *inside = folder
     try:

@@ -1,0 +1,67 @@
+"""`scvae-fast cluster`."""
+
+import argparse
+from pathlib import Path
+
+from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, add_pictures, count, counts, natural
+from scvae_fast.errors import UsageError
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "cluster",
+        help="cluster the patches of pictures by their codes",
+        description="K-means over the codes of all patches: clustering.safetensors, metrics.json and a table "
+        "(metrics.md), the patches of each cluster, and maps over the first pictures. Memory does not grow with the "
+        "number of patches.",
+    )
+    add_checkpoint(parser)
+    add_pictures(parser, required=False)
+    parser.add_argument(
+        "--codes", type=Path, metavar="FILE", help="of scvae-fast encode, instead of --data: nothing is encoded again"
+    )
+    parser.add_argument(
+        "--resize",
+        type=count,
+        metavar="PIXELS",
+        help="bring the shorter side to so many pixels and crop the centre (default: pictures stay whole)",
+    )
+    parser.add_argument(
+        "--clusters",
+        type=counts,
+        required=True,
+        metavar="K[,K…]",
+        help="how many; of several, such as 4,8,16, the one with the largest silhouette is kept",
+    )
+    parser.add_argument(
+        "--scale",
+        choices=("none", "unit", "magnitude"),
+        default="unit",
+        help="what is compared of a code z: z, z / ‖z‖ or |z| / ‖z‖ (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="default: %(default)s")
+    add_batching(parser)
+    parser.add_argument("--out", type=Path, default=Path("out/cluster"), metavar="DIR", help="default: %(default)s")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if (options.data is None) == (options.codes is None):
+        raise UsageError("give --data or --codes, one of the two")
+    from scvae_fast.analysis.clustering import KMeansSettings
+    from scvae_fast.analysis.clustering.command import Pictures, cluster_codes
+    from scvae_fast.codes.commands import Running
+
+    source = options.codes or Pictures(
+        data=options.data, layout=options.layout, split=options.split, resize=options.resize, limit=options.limit
+    )
+    cluster_codes(
+        options.checkpoint,
+        source,
+        options.out,
+        clusters=options.clusters,
+        settings=KMeansSettings(scale=options.scale, seed=options.seed),
+        running=Running(device=options.device, batch_size=options.batch_size),
+    )
+    return 0

@@ -1,0 +1,149 @@
+"""`scvae-fast segment`."""
+
+import argparse
+from pathlib import Path
+
+from scvae_fast.cli._types import Commands, add_checkpoint, count, natural
+from scvae_fast.errors import UsageError
+
+_FEATURES = ("codes", "latents", "pixels", "centred", "colour")
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "segment",
+        help="segment pictures by the codes of their cells, without labels or with a few",
+        description="Segment pictures and rate that by their masks: masks as PNG, overlays, mIoU, Dice and pixel "
+        "accuracy (metrics.json, metrics.md). Without --labels cells are clustered, and clusters named by the masks "
+        "(Hungarian method); with --labels a classifier learns from that many pictures.",
+    )
+    add_checkpoint(parser)
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help='"mosaics" of embedded textures, or a folder: images/ and masks/, Oxford flowers, CUB, ISIC',
+    )
+    parser.add_argument(
+        "--layout",
+        choices=("auto", "folder", "flowers17", "flowers102", "cub", "isic"),
+        default="auto",
+        help="how the folder is arranged (default: found out)",
+    )
+    parser.add_argument("--classes", type=count, default=2, metavar="N", help="of images/ and masks/ (default: 2)")
+    parser.add_argument(
+        "--limit", type=count, metavar="N", help="segment N pictures at most (default: all; 16 mosaics)"
+    )
+    parser.add_argument(
+        "--labels",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="learn from N pictures with masks, which are not segmented (default: none)",
+    )
+    parser.add_argument(
+        "--classifier",
+        choices=("logistic", "centres"),
+        default="logistic",
+        help="what learns: logistic regression, or the nearest mean of a class (default: %(default)s)",
+    )
+    parser.add_argument("--clusters", type=count, metavar="K", help="without labels (default: as many as classes)")
+    parser.add_argument(
+        "--features",
+        type=_features,
+        default=["codes"],
+        metavar="F[,F…]",
+        help=f"what stands for a cell: {', '.join(_FEATURES)}; several are compared (default: codes)",
+    )
+    parser.add_argument(
+        "--compare", action="store_true", help="all features, and each also by single cells: no words, no window"
+    )
+    _add_method(parser)
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="default: %(default)s")
+    parser.add_argument("--repeats", type=count, default=1, metavar="N", help="run N seeds (default: %(default)s)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    parser.add_argument("--out", type=Path, default=Path("out/segment"), metavar="DIR", help="default: %(default)s")
+    parser.set_defaults(run=_run)
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--words",
+        type=natural,
+        default=256,
+        metavar="N",
+        help="clusters of cells whose histograms describe a cell's surroundings; 0: none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--pool",
+        type=_not_negative,
+        default=1.5,
+        metavar="CELLS",
+        help="how far that looks: standard deviation of a Gaussian window (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shifts",
+        type=count,
+        default=2,
+        metavar="N",
+        help="average the maps of N x N shifts of the cells (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--smooth",
+        type=_not_negative,
+        default=0.0,
+        metavar="WEIGHT",
+        help="of the total variation that smooths maps; 0: none (default: %(default)s)",
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from scvae_fast.analysis.segmentation import FEATURES, FeatureSettings, MapSettings
+    from scvae_fast.analysis.segmentation.command import Labels, segment_pictures
+    from scvae_fast.analysis.segmentation.experiment import Method
+    from scvae_fast.codes.commands import Running
+
+    if options.labels and options.clusters:
+        raise UsageError("--clusters goes without --labels: a classifier has the classes of the masks")
+    labels = Labels(
+        data=options.data,
+        layout=options.layout,
+        classes=options.classes,
+        labelled=options.labels,
+        limit=options.limit,
+    )
+    method = Method(
+        features=FeatureSettings(words=options.words, pool=options.pool, seed=options.seed),
+        maps=MapSettings(shifts=options.shifts, smooth=options.smooth),
+        clusters=options.clusters,
+        classifier=options.classifier,
+    )
+    segment_pictures(
+        options.checkpoint,
+        labels,
+        options.out,
+        method,
+        features=FEATURES if options.compare else options.features,
+        plain=options.compare,
+        repeats=options.repeats,
+        running=Running(device=options.device),
+    )
+    return 0
+
+
+def _features(text: str) -> list[str]:
+    chosen = [part.strip() for part in text.split(",")]
+    if unknown := [part for part in chosen if part not in _FEATURES]:
+        raise argparse.ArgumentTypeError(f"must be some of {', '.join(_FEATURES)}, got {unknown[0]!r}")
+    return list(dict.fromkeys(chosen))
+
+
+def _not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text!r}")
+    return value

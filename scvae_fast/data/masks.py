@@ -1,0 +1,252 @@
+"""Pictures with masks, one class for each pixel: the layouts that data sets come in, and plain folders."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, get_args
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from scvae_fast.data.files import list_folder
+from scvae_fast.data.pictures import OpenPicture, PictureError, load_picture
+from scvae_fast.errors import UsageError
+
+MaskLayout = Literal["auto", "folder", "flowers17", "flowers102", "cub", "isic"]
+
+IGNORED = 255  # in a mask: of no class, and not counted
+
+
+class LabelledPicture(NamedTuple):
+    """A picture and the class of each of its pixels."""
+
+    name: str
+    picture: Tensor  # (3, H, W) in −1 … 1
+    mask: np.ndarray  # (H, W) uint8: 0 … C − 1, or IGNORED
+
+
+class LabelledPictures(Protocol):
+    """Pictures with masks, read when they are needed."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the C classes."""
+
+    def __len__(self) -> int:
+        """How many pictures there are."""
+
+    def __getitem__(self, index: int) -> LabelledPicture:
+        """One of them, 0 … len − 1."""
+
+
+class _Pair(NamedTuple):
+    name: str
+    picture: Path
+    mask: Path
+
+
+class LabelledFiles:
+    """Pictures and masks in files.
+
+    | layout | pictures | masks |
+    |---|---|---|
+    | folder | images/NAME.any | masks/NAME.any: 0 and 255; or classes 0 … C − 1 and 255 for none, grey or palette |
+    | flowers17 | jpg/image_0001.jpg | trimaps/image_0001.png, of some: red and grey are the flower, black no class |
+    | flowers102 | jpg/image_00001.jpg | segmim/segmim_00001.jpg: blue is the background |
+    | cub | images/CLASS/NAME.jpg | segmentations/CLASS/NAME.png: the bird where most annotators say so, above 127 |
+    | isic | ISIC_0000000.jpg in any folder | ISIC_0000000_segmentation.png or _Segmentation.png: 0 and 255 |
+
+    Args:
+        root: the folder with these in it.
+        layout: "auto" looks at it.
+        classes: C, of the layout "folder"; others have two.
+
+    Raises:
+        UsageError: it is no such folder, a picture has no mask, or a mask is of another size; reading a mask with a
+            value that is no class raises it too. The message names the file.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, layout: MaskLayout = "auto", classes: int = 2) -> None:
+        root = Path(root)
+        if layout not in get_args(MaskLayout):
+            raise UsageError(f"the layout of masks must be one of {', '.join(get_args(MaskLayout))}, got {layout!r}")
+        self.layout = _layout_of(root) if layout == "auto" else layout
+        if self.layout != "folder" and classes != 2:
+            raise UsageError(f"{root}: masks of the layout {self.layout} have 2 classes, not {classes}")
+        self.classes = {"flowers17": _FLOWER, "flowers102": _FLOWER, "cub": _BIRD, "isic": _LESION}.get(
+            self.layout, tuple(map(str, range(classes)))
+        )
+        self._read = _READERS.get(self.layout, partial(_indices, classes=classes))
+        self._pairs = list(_PAIRS[self.layout](root))
+        if not self._pairs:
+            raise UsageError(f"{root}: no pictures with masks here (layout {self.layout})")
+        _check(self._pairs)
+
+    def __len__(self) -> int:
+        """How many pictures have masks."""
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> LabelledPicture:
+        """Read a picture and its mask."""
+        pair = self._pairs[index]
+        try:
+            picture = load_picture(pair.picture)
+            with Image.open(pair.mask) as image:
+                mask = self._read(image)
+        except (PictureError, OSError) as error:
+            raise UsageError(f"{pair.mask if isinstance(error, OSError) else ''} can't be read: {error}") from error
+        except ValueError as error:
+            raise UsageError(f"the mask {pair.mask} has {error}") from error
+        return LabelledPicture(pair.name, picture, mask)
+
+
+_FLOWER, _BIRD, _LESION = ("background", "flower"), ("background", "bird"), ("background", "lesion")
+
+
+def _layout_of(root: Path) -> str:
+    if not root.is_dir():
+        raise UsageError(f"{root}: no such folder")
+    for layout, folders in (
+        ("flowers17", ("jpg", "trimaps")),
+        ("flowers102", ("jpg", "segmim")),
+        ("cub", ("images", "segmentations")),
+        ("folder", ("images", "masks")),
+    ):
+        if all((root / folder).is_dir() for folder in folders):
+            return layout
+    if any(_ISIC.fullmatch(path.name) for path in root.rglob("ISIC_*")):
+        return "isic"
+    raise UsageError(
+        f"{root}: no masks are known here; expected are the folders images/ and masks/, jpg/ and trimaps/ or segmim/ "
+        "(Oxford flowers), images/ and segmentations/ (CUB), or files ISIC_0000000_segmentation.png"
+    )
+
+
+def _same_names(pictures: str, masks: str, root: Path) -> Iterator[_Pair]:
+    """Files of the same path below two folders, but for their suffixes."""
+    by_stem = {os.path.splitext(name)[0]: path for name, path in _listed(root / masks)}
+    for name, path in _listed(root / pictures):
+        stem = os.path.splitext(name)[0]
+        yield _Pair(name, path, by_stem.get(stem, root / masks / f"{stem}.png"))
+
+
+def _flowers17(root: Path) -> Iterator[_Pair]:
+    for name, path in _listed(root / "trimaps"):
+        picture = Path(name).with_suffix(".jpg")
+        yield _Pair(picture.as_posix(), root / "jpg" / picture, path)
+
+
+def _flowers102(root: Path) -> Iterator[_Pair]:
+    for name, path in _listed(root / "jpg"):
+        yield _Pair(name, path, root / "segmim" / Path(name).name.replace("image_", "segmim_", 1))
+
+
+_ISIC = re.compile(r"(ISIC_\d+)_[sS]egmentation\.png")
+
+
+def _isic(root: Path) -> Iterator[_Pair]:
+    files = _listed(root)
+    masks = {found[1]: path for _, path in files if (found := _ISIC.fullmatch(path.name))}
+    for name, path in files:
+        if re.fullmatch(r"ISIC_\d+", path.stem) and path.suffix.lower() in (".jpg", ".jpeg"):
+            yield _Pair(name, path, masks.get(path.stem, path.with_name(f"{path.stem}_segmentation.png")))
+
+
+def _listed(root: Path) -> list[tuple[str, Path]]:
+    files = list_folder(root)
+    return [(files.name(index), files.source(index)) for index in range(len(files))]
+
+
+_PAIRS: dict[str, Callable[[Path], Iterator[_Pair]]] = {
+    "folder": partial(_same_names, "images", "masks"),
+    "cub": partial(_same_names, "images", "segmentations"),
+    "flowers17": _flowers17,
+    "flowers102": _flowers102,
+    "isic": _isic,
+}
+
+
+def _check(pairs: list[_Pair]) -> None:
+    """That all files are there, and masks as large as their pictures; of files only headers are read."""
+    missing = [path for pair in pairs for path in (pair.picture, pair.mask) if not path.is_file()]
+    if missing:
+        raise UsageError(f"{missing[0]} is missing{_and_more(len(missing))}: each picture needs a mask")
+    wrong = []
+    for pair in pairs:
+        try:
+            with (
+                OpenPicture(pair.picture, str(pair.picture)) as picture,
+                OpenPicture(pair.mask, str(pair.mask)) as mask,
+            ):
+                if picture.size != mask.size:
+                    wrong.append((pair.mask, mask.size, picture.size))
+        except PictureError as error:
+            raise UsageError(str(error)) from error
+    if wrong:
+        path, found, expected = wrong[0]
+        raise UsageError(
+            f"the mask {path} is of {found[0]} x {found[1]} pixels, its picture of {expected[0]} x {expected[1]}"
+            f"{_and_more(len(wrong))}"
+        )
+
+
+def _and_more(count: int) -> str:
+    return f", and {count - 1} more" if count > 1 else ""
+
+
+# Readers of masks: an image -> (H, W) uint8; a ValueError says what it has in it that is no class.
+
+
+def _indices(image: Image.Image, classes: int) -> np.ndarray:
+    values = np.asarray(image)
+    if values.ndim == 3:
+        raise ValueError(f"colours (mode {image.mode}); it must have one value for each pixel")
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    found = np.unique(values)
+    if set(found) <= {0, 255} and classes == 2 and image.mode != "P":
+        return (values > 0).astype(np.uint8)
+    unknown = [int(value) for value in found if not 0 <= value < classes and value != IGNORED]
+    if unknown:
+        raise ValueError(f"the value {unknown[0]}, which is none of the {classes} classes 0 … {classes - 1}")
+    return values.astype(np.uint8)
+
+
+def _two_greys(image: Image.Image) -> np.ndarray:
+    values = np.asarray(image.convert("L"))
+    unknown = np.setdiff1d(values, (0, 255))
+    if len(unknown):
+        raise ValueError(f"the value {unknown[0]}, which is neither 0 nor 255")
+    return (values > 0).astype(np.uint8)
+
+
+def _majority(image: Image.Image) -> np.ndarray:
+    return (np.asarray(image.convert("L")) > 127).astype(np.uint8)
+
+
+def _not_blue(image: Image.Image) -> np.ndarray:
+    red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")), 2, 0)
+    return (~((red < 64) & (green < 64) & (blue > 192))).astype(np.uint8)  # JPEG: 0, 0, 254, but not exactly
+
+
+_TRIMAP = {(0, 0, 0): IGNORED, (128, 0, 0): 1, (128, 128, 128): 1, (128, 128, 0): 0, (0, 128, 0): 0}
+
+
+def _trimap(image: Image.Image) -> np.ndarray:
+    colours, place = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0, return_inverse=True)
+    named = [(int(red), int(green), int(blue)) for red, green, blue in colours]
+    if unknown := [colour for colour in named if colour not in _TRIMAP]:
+        raise ValueError(f"the colour {unknown[0]}, which trimaps don't have")
+    classes = np.array([_TRIMAP[colour] for colour in named], dtype=np.uint8)
+    return classes[place].reshape(image.height, image.width)
+
+
+_READERS: dict[str, Callable[[Image.Image], np.ndarray]] = {
+    "cub": _majority,
+    "isic": _two_greys,
+    "flowers17": _trimap,
+    "flowers102": _not_blue,
+}
