@@ -3,7 +3,7 @@
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any, get_args
 
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from scvae_fast._files import check_writable, write_atomically, write_json
 from scvae_fast.analysis.clustering import drawing
 from scvae_fast.analysis.clustering.kmeans import KMeansSettings, fit_kmeans
-from scvae_fast.analysis.clustering.patches import Place, Places, cut_patch, numbered, paint_means
+from scvae_fast.analysis.clustering.patches import Places, paint_means
 from scvae_fast.analysis.clustering.quality import best_of, examples, rate
 from scvae_fast.analysis.clustering.rows import CodePieces
 from scvae_fast.analysis.clustering.saved import Clustering
+from scvae_fast.analysis.clustering.sources import FromCodes, FromPictures, Source
 from scvae_fast.codes import CodedPicture
-from scvae_fast.codes.coding import decode_pictures, encode_pictures
+from scvae_fast.codes.coding import encode_pictures
 from scvae_fast.codes.commands import Running
 from scvae_fast.codes.storage import CodeFile, write_codes
-from scvae_fast.data.stream import Layout, NamedPicture, PictureStream, Split
+from scvae_fast.data.stream import Layout, PictureStream, Split
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
 
@@ -72,10 +72,6 @@ class Pictures:
             UsageError: there are none.
         """
         return PictureStream(self.data, layout=self.layout, split=self.split, resize=self.resize)
-
-
-# Starts over each time that it is called; in the order of the codes.
-_Source = Callable[[], Iterable[NamedPicture]]
 
 
 def cluster_codes(
@@ -144,14 +140,14 @@ def claim_folder(out: Path) -> None:
 @contextmanager
 def _codes(
     model: SCVAE, source: Pictures | Path, encode: Callable[..., Iterator[CodedPicture]]
-) -> Iterator[tuple[CodeFile, _Source]]:
+) -> Iterator[tuple[CodeFile, Source]]:
     """The codes in a file, and the pictures: those given, or what the decoder makes of the codes."""
     if isinstance(source, Path):
         file = CodeFile(source)
         file.check_model(model)
         if not len(file):
             raise UsageError(f"{source}: there are no pictures in it")
-        yield file, partial(decode_pictures, model, file)
+        yield file, FromCodes(model, file)
         return
     stream = source.stream()
     with tempfile.TemporaryDirectory(prefix="scvae-fast-") as folder:
@@ -159,31 +155,24 @@ def _codes(
         coded = encode(model, itertools.islice(stream, source.limit))
         if not write_codes(path, model, coded, values="float32").pictures:
             raise UsageError(f"{source.data}: no picture could be read")
-        yield CodeFile(path), stream.__iter__
+        yield CodeFile(path), FromPictures(stream.__iter__, model.config.stride)
 
 
-def _draw(model: SCVAE, clustering: Clustering, file: CodeFile, pictures: _Source) -> dict[str, Figure]:
-    stride, places = clustering.stride, Places.of(file)
+def _draw(model: SCVAE, clustering: Clustering, file: CodeFile, pictures: Source) -> dict[str, Figure]:
+    places = Places.of(file)
     rows = examples(CodePieces(file), clustering.fit, clustering.settings, _EXAMPLES)
     shown = [[[places[row] for row in cluster if row >= 0] for cluster in kind] for kind in rows]
-    cells = {place for kind in shown for cluster in kind for place in cluster}
-    mapped = range(min(_MAPS, len(file)))
-    patches: dict[Place, Tensor] = {}
-    whole = []
-    for number, named in numbered(pictures(), {place.picture for place in cells} | set(mapped)):
-        picture = named.picture.cpu()
-        patches |= {place: cut_patch(picture, place, stride) for place in cells if place.picture == number}
-        if number in mapped:
-            whole.append(NamedPicture(Path(named.name).name, picture))
+    patches = pictures.patches({place for kind in shown for cluster in kind for place in cluster})
     nearest, drawn = ([[patches[place] for place in cluster] for cluster in kind] for kind in shown)
+    whole = pictures.first(min(_MAPS, len(file)))
     labels = [
-        drawing.pixels_of(clustering.assign_rows(each.codes.csr()).reshape(grid), stride, each.size)
-        for each, grid in zip(itertools.islice(file, len(mapped)), places.grids, strict=False)
+        drawing.pixels_of(clustering.assign_rows(each.codes.csr()).reshape(grid), clustering.stride, each.size)
+        for each, grid in zip(itertools.islice(file, len(whole)), places.grids, strict=False)
     ]
-    painted = paint_means(model, clustering.fit.means)
+    painted, names = paint_means(model, clustering.fit.means), [Path(each.name).name for each in whole]
     return {
         "patches": drawing.patch_sheet(painted, nearest, drawn, clustering.fit.counts),
-        "maps": drawing.maps([each.picture for each in whole], labels, [each.name for each in whole], clustering.k),
+        "maps": drawing.maps([each.picture for each in whole], labels, names, clustering.k),
     }
 
 

@@ -1,6 +1,6 @@
 """The patches behind rows of codes, and what a cluster's mean code paints."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scvae_fast.codes import CodedPicture
-from scvae_fast.data.stream import NamedPicture
 from scvae_fast.models import SCVAE
 
-_CELLS = 5  # side of the grid that a mean code fills
+CELLS = 5  # side of the grid of codes that is decoded for a patch
 
 
 class Place(NamedTuple):
@@ -52,17 +51,14 @@ def cut_patch(picture: Tensor, place: Place, stride: int) -> Tensor:  # (3, H, W
 @torch.no_grad()
 def paint_means(model: SCVAE, means: np.ndarray) -> Tensor:  # (k, K) -> (k, 3, 3·stride, 3·stride)
     """What the decoder makes of a grid of cells that all have a cluster's mean code; the middle of it."""
-    inner = slice(model.config.stride, 4 * model.config.stride)
     like = model.bottleneck.dictionary
     painted = []
     for mean in torch.from_numpy(means).to(like):
-        painted.append(model.decode_codes(mean.expand(1, _CELLS, _CELLS, -1))[0, :, inner, inner].float().clamp(-1, 1))
-    return torch.stack(painted).cpu()
+        painted.append(middle(model.decode_codes(mean.expand(1, CELLS, CELLS, -1)), model.config.stride)[0])
+    return torch.stack(painted)
 
 
-def numbered(pictures: Iterable[NamedPicture], wanted: set[int]) -> Iterator[tuple[int, NamedPicture]]:
-    """Those pictures whose numbers are wanted; it stops at the last of them."""
-    last = max(wanted, default=-1)
-    for number, named in zip(range(last + 1), pictures, strict=False):
-        if number in wanted:
-            yield number, named
+def middle(decoded: Tensor, stride: int) -> Tensor:  # (B, 3, 5·stride, 5·stride) -> (B, 3, 3·stride, 3·stride)
+    """The middle cells of decoded grids, clipped, on the CPU."""
+    inner = slice(stride, 4 * stride)
+    return decoded[:, :, inner, inner].float().clamp(-1, 1).cpu()

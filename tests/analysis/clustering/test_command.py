@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from pictures import TINY, scene
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -15,10 +16,11 @@ from scvae_fast import cli
 from scvae_fast.analysis.clustering import Clustering, KMeansSettings
 from scvae_fast.analysis.clustering.command import FILE, Pictures, cluster_codes
 from scvae_fast.analysis.clustering.patches import Place, Places, cut_patch, paint_means
+from scvae_fast.analysis.clustering.sources import FromCodes, FromPictures
 from scvae_fast.codes import CodedPicture, SparseCodes
 from scvae_fast.codes.commands import encode_data
-from scvae_fast.codes.storage import write_codes
-from scvae_fast.data import load_picture, save_picture
+from scvae_fast.codes.storage import CodeFile, write_codes
+from scvae_fast.data import PictureStream, load_picture, save_picture
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
 from scvae_fast.models.loading import load_model
@@ -212,3 +214,21 @@ def test_pictures_that_stop_being_readable(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("scvae_fast.data.stream.PictureStream.__iter__", none)
     with pytest.raises(UsageError, match="no picture could be read"):
         cluster_codes(folder / "model0", Pictures(data=folder / "data"), tmp_path, clusters=[2])
+
+
+@torch.no_grad()
+def test_patches_are_cut_or_decoded(folder: Path, tmp_path: Path) -> None:
+    model = load_model(folder / "model0")
+    encode_data(folder / "model0", folder / "data", tmp_path / "codes.parquet", values="float32")
+    file, stream = CodeFile(tmp_path / "codes.parquet"), PictureStream(folder / "data")
+    places = {Place(0, 3, 4), Place(2, 5, 6), Place(2, 0, 0)}
+    cut = FromPictures(stream.__iter__, 2).patches(places)
+    decoded = FromCodes(model, file).patches(places)
+    for place in places:
+        torch.testing.assert_close(cut[place], cut_patch(list(stream)[place.picture].picture, place, 2))
+        codes = list(file)[place.picture].codes.dense()
+        block = F.pad(codes.permute(2, 0, 1)[None], (2, 2, 2, 2), mode="replicate")[0].permute(1, 2, 0)
+        block = block[place.row : place.row + 5, place.column : place.column + 5]
+        torch.testing.assert_close(decoded[place], model.decode_codes(block[None])[0, :, 2:8, 2:8].clamp(-1, 1))
+    assert [named.name for named in FromCodes(model, file).first(2)] == ["a.png", "b.png"]
+    torch.testing.assert_close(FromPictures(stream.__iter__, 2).first(9)[2].picture, list(stream)[2].picture)
