@@ -56,14 +56,14 @@ def patch_sheet(painted: Tensor, nearest: list[list[Tensor]], drawn: list[list[T
     axis = figure.subplots()
     axis.imshow(to_bytes(sheet), interpolation="nearest")
     rows = [row * pitch + side / 2 for row in range(k)]
-    axis.set_yticks(rows, [f"{i}: {share:.1%}  ■" for i, share in enumerate(counts / counts.sum())])
-    for label, colour in zip(axis.get_yticklabels(), colours(k), strict=True):
-        label.set_color(colour)
+    axis.set_yticks(rows, [f"{i}: {share:.1%}" for i, share in enumerate(counts / counts.sum())])
+    for row, colour in zip(rows, colours(k), strict=True):  # as in the maps
+        axis.text(-2 * _GAP, row, "■", color=colour, ha="right", va="center", fontsize=10)
     for start, width, text in zip(starts, widths, ("mean", "nearest to the centre", "at random"), strict=False):
         if width:
             axis.text(start + (width * pitch - _GAP) / 2, -_GAP, text, ha="center", va="bottom", color=INK, fontsize=10)
     axis.set_xticks([])
-    axis.tick_params(length=0)
+    axis.tick_params(length=0, pad=18, labelcolor=INK)
     axis.spines[:].set_visible(False)
     title = f"Patches of {k} clusters, each with one cell around it"
     figure.suptitle(title, color=INK, fontweight="bold", fontsize=12)
