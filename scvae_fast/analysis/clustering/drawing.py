@@ -55,10 +55,10 @@ def patch_sheet(painted: Tensor, nearest: list[list[Tensor]], drawn: list[list[T
     figure = Figure(figsize=(0.6 * sum(widths) + 2.0, 0.6 * k + 1.0), layout="constrained", dpi=150)
     axis = figure.subplots()
     axis.imshow(to_bytes(sheet), interpolation="nearest")
-    rows = [row * pitch + side / 2 for row in range(k)]
-    axis.set_yticks(rows, [f"{i}: {share:.1%}" for i, share in enumerate(counts / counts.sum())])
-    for row, colour in zip(rows, colours(k), strict=True):  # as in the maps
-        axis.text(-2 * _GAP, row, "■", color=colour, ha="right", va="center", fontsize=10)
+    heights = [row * pitch + side / 2 for row in range(k)]
+    axis.set_yticks(heights, [f"{i}: {share:.1%}" for i, share in enumerate(counts / counts.sum())])
+    for height, colour in zip(heights, colours(k), strict=True):  # as in the maps
+        axis.text(-2 * _GAP, height, "■", color=colour, ha="right", va="center", fontsize=10)
     for start, width, text in zip(starts, widths, ("mean", "nearest to the centre", "at random"), strict=False):
         if width:
             axis.text(start + (width * pitch - _GAP) / 2, -_GAP, text, ha="center", va="bottom", color=INK, fontsize=10)
