@@ -130,7 +130,8 @@ def test_reconstruct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (tmp_path / "out" / "x.png").exists()
     assert cli.main([*command, str(tmp_path / "x.png"), str(tmp_path / "missing.png")]) == 1
     assert "missing.png" in capsys.readouterr().err
-    assert cli.main(["reconstruct", "--checkpoint", str(tmp_path), "--out", "y", str(tmp_path / "x.png")]) == 1
+    bad = ["reconstruct", "--checkpoint", str(tmp_path / "none"), "--out", str(tmp_path / "y")]
+    assert cli.main([*bad, str(tmp_path / "x.png")]) == 1
     assert "can't be loaded" in capsys.readouterr().err
 
 
