@@ -1,21 +1,11 @@
 from pathlib import Path
 
 import pytest
-import torch
-from pictures import TINY, scene
+from pictures import scene
 
 from scvae_fast.data import load_picture, save_picture
 from scvae_fast.errors import UsageError
-from scvae_fast.models import SCVAE
 from scvae_fast.reconstruct import reconstruct_files, result_paths
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("checkpoint")
-    SCVAE(TINY).save_pretrained(folder)
-    return folder
 
 
 def test_pictures_of_any_size_and_kind(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

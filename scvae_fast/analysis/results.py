@@ -1,6 +1,6 @@
 """What a command leaves in its folder: metrics.json, a table, figures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ def write_results(
     table: str,
     figures: Mapping[str, Figure],
     pictures: Mapping[str, Tensor] | None = None,
+    others: Mapping[str, Callable[[Path], object]] | None = None,
 ) -> list[Path]:
     """Write NAME.png of each picture and figure, metrics.md (the table) and metrics.json (content), each whole.
 
@@ -40,6 +41,7 @@ def write_results(
         table: Markdown.
         figures: by their names.
         pictures: (3, H, W) in −1 … 1, by their names.
+        others: what writes a file whole to the path that it is given, by the names of the files.
 
     Returns:
         The files.
@@ -55,6 +57,9 @@ def write_results(
         for name, figure in figures.items():
             paths.append(out / f"{name}.png")
             write_atomically(paths[-1], partial(figure.savefig, bbox_inches="tight", pad_inches=0.1))
+        for name, write in (others or {}).items():
+            paths.append(out / name)
+            write(paths[-1])
         paths += [out / "metrics.md", out / "metrics.json"]
         write_atomically(paths[-2], lambda path: path.write_text(table + "\n", encoding="utf-8"))
         write_json(paths[-1], content)

@@ -69,6 +69,16 @@ def add_pictures(parser: argparse.ArgumentParser, *, required: bool = True) -> N
     parser.add_argument("--limit", type=count, metavar="N", help="take the first N pictures (default: all)")
 
 
+def add_resize(parser: argparse.ArgumentParser) -> None:
+    """Add `--resize`, for commands that leave pictures whole without it."""
+    parser.add_argument(
+        "--resize",
+        type=count,
+        metavar="PIXELS",
+        help="bring the shorter side to so many pixels and crop the centre (default: pictures stay whole)",
+    )
+
+
 def add_batching(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how many pictures go together, and where."""
     parser.add_argument("--batch-size", type=count, default=16, metavar="N", help="default: %(default)s")

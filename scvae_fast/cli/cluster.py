@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, add_pictures, count, counts, natural
+from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, add_pictures, add_resize, counts, natural
 from scvae_fast.errors import UsageError
 
 
@@ -21,12 +21,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--codes", type=Path, metavar="FILE", help="of scvae-fast encode, instead of --data: nothing is encoded again"
     )
-    parser.add_argument(
-        "--resize",
-        type=count,
-        metavar="PIXELS",
-        help="bring the shorter side to so many pixels and crop the centre (default: pictures stay whole)",
-    )
+    add_resize(parser)
     parser.add_argument(
         "--clusters",
         type=counts,

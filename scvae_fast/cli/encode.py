@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, add_pictures, count
+from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, add_pictures, add_resize
 
 
 def add(commands: Commands) -> None:
@@ -16,12 +16,7 @@ def add(commands: Commands) -> None:
     )
     add_checkpoint(parser)
     add_pictures(parser)
-    parser.add_argument(
-        "--resize",
-        type=count,
-        metavar="PIXELS",
-        help="bring the shorter side to so many pixels and crop the centre (default: pictures stay whole)",
-    )
+    add_resize(parser)
     parser.add_argument(
         "--dtype",
         choices=("float16", "float32"),

@@ -6,14 +6,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import get_args
 
 from scvae_fast._devices import find_device
 from scvae_fast.codes.coding import BATCH_SIZE, decode_pictures, encode_pictures
 from scvae_fast.codes.sparse import CodedPicture
 from scvae_fast.codes.storage import CodeFile, CodeFileSize, ValueType, write_codes
 from scvae_fast.data.pictures import save_picture
-from scvae_fast.data.stream import Layout, NamedPicture, PictureStream, Split
+from scvae_fast.data.stream import Layout, NamedPicture, PictureStream, Split, check_arrangement
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
 from scvae_fast.models.loading import load_model
@@ -81,9 +80,7 @@ def encode_data(
     Raises:
         UsageError: something that was given can't be used, no picture could be read, or the file can't be written.
     """
-    for name, value, allowed in (("layout", layout, get_args(Layout)), ("split", split, get_args(Split))):
-        if value not in allowed:
-            raise UsageError(f"--{name} must be one of {', '.join(allowed)}, got {value!r}")
+    check_arrangement(layout, split)
     running = running or Running()
     model, speed = running.load(checkpoint)
     sources = _SourceFiles(Path(data), whole=resize is None)

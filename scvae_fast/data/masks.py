@@ -20,7 +20,7 @@ MaskLayout = Literal["auto", "folder", "flowers17", "flowers102", "cub", "isic"]
 IGNORED = 255  # in a mask: of no class, and not counted
 
 
-class LabelledPicture(NamedTuple):
+class MaskedPicture(NamedTuple):
     """A picture and the class of each of its pixels."""
 
     name: str
@@ -28,7 +28,7 @@ class LabelledPicture(NamedTuple):
     mask: np.ndarray  # (H, W) uint8: 0 … C − 1, or IGNORED
 
 
-class LabelledPictures(Protocol):
+class MaskedPictures(Protocol):
     """Pictures with masks, read when they are needed."""
 
     @property
@@ -38,7 +38,7 @@ class LabelledPictures(Protocol):
     def __len__(self) -> int:
         """How many pictures there are."""
 
-    def __getitem__(self, index: int) -> LabelledPicture:
+    def __getitem__(self, index: int) -> MaskedPicture:
         """One of them, 0 … len − 1."""
 
 
@@ -48,7 +48,7 @@ class _Pair(NamedTuple):
     mask: Path
 
 
-class LabelledFiles:
+class MaskedFiles:
     """Pictures and masks in files.
 
     | layout | pictures | masks |
@@ -89,18 +89,20 @@ class LabelledFiles:
         """How many pictures have masks."""
         return len(self._pairs)
 
-    def __getitem__(self, index: int) -> LabelledPicture:
+    def __getitem__(self, index: int) -> MaskedPicture:
         """Read a picture and its mask."""
         pair = self._pairs[index]
         try:
             picture = load_picture(pair.picture)
             with Image.open(pair.mask) as image:
                 mask = self._read(image)
-        except (PictureError, OSError) as error:
-            raise UsageError(f"{pair.mask if isinstance(error, OSError) else ''} can't be read: {error}") from error
+        except PictureError as error:
+            raise UsageError(str(error)) from error
+        except OSError as error:
+            raise UsageError(f"the mask {pair.mask} can't be read: {error}") from error
         except ValueError as error:
             raise UsageError(f"the mask {pair.mask} has {error}") from error
-        return LabelledPicture(pair.name, picture, mask)
+        return MaskedPicture(pair.name, picture, mask)
 
 
 _FLOWER, _BIRD, _LESION = ("background", "flower"), ("background", "bird"), ("background", "lesion")

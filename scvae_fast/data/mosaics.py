@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from scvae_fast.data.files import Split
-from scvae_fast.data.masks import LabelledPicture
+from scvae_fast.data.masks import MaskedPicture
 from scvae_fast.data.photographs import load_photograph
 
 try:
@@ -61,7 +61,7 @@ class Mosaics:
         """How many pictures there are."""
         return self.count
 
-    def __getitem__(self, index: int) -> LabelledPicture:
+    def __getitem__(self, index: int) -> MaskedPicture:
         """Mosaic `index`, 0 … count − 1."""
         if not 0 <= index < self.count:
             raise IndexError(f"Mosaics: there are {self.count}, got {index}")
@@ -75,7 +75,7 @@ class Mosaics:
             part = texture[top : top + self.side, left : left + self.side]
             grey[mask == number] = part[mask == number]
         picture = torch.from_numpy(grey).expand(3, -1, -1).contiguous()
-        return LabelledPicture(f"{self.split}-{index:04}.png", picture, mask)
+        return MaskedPicture(f"{self.split}-{index:04}.png", picture, mask)
 
     @cached_property
     def _textures(self) -> list[np.ndarray]:

@@ -32,6 +32,17 @@ Layout = Literal["auto", "photographs", "folder", "ffhq", "imagenet", "shards"]
 Resize = int | None
 
 
+def check_arrangement(layout: str, split: str) -> None:
+    """Make sure that what was asked for by `--layout` and `--split` is what `PictureStream` knows.
+
+    Raises:
+        UsageError: one of them is not.
+    """
+    for name, value, known in (("layout", layout, get_args(Layout)), ("split", split, get_args(Split))):
+        if value not in known:
+            raise UsageError(f"--{name} must be one of {', '.join(known)}, got {value!r}")
+
+
 class NamedPicture(NamedTuple):
     """A picture (3, H, W) in −1 … 1, and its name: for a file, its path below the folder of the data."""
 

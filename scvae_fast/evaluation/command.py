@@ -3,15 +3,12 @@
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from scvae_fast._files import write_atomically, write_json
 from scvae_fast.analysis import figures
-from scvae_fast.analysis.results import claim_folder
-from scvae_fast.data.stream import Layout, PictureStream, Split
-from scvae_fast.errors import UsageError
+from scvae_fast.analysis.results import claim_folder, write_results
+from scvae_fast.data.stream import PictureStream, check_arrangement
 from scvae_fast.evaluation.extremes import Shown
 from scvae_fast.evaluation.record import record, table, warnings_of
 from scvae_fast.evaluation.run import Evaluation, evaluate
@@ -50,9 +47,7 @@ def evaluate_checkpoint(
     Raises:
         UsageError: something that was given can't be used; or as `evaluate`.
     """
-    for name, value, allowed in (("layout", layout, get_args(Layout)), ("split", split, get_args(Split))):
-        if value not in allowed:
-            raise UsageError(f"--{name} must be one of {', '.join(allowed)}, got {value!r}")
+    check_arrangement(layout, split)
     claim_folder(out)
     model = load_model(checkpoint, settings.device)
     stream = PictureStream(
@@ -65,27 +60,18 @@ def evaluate_checkpoint(
     content = record(checkpoint, model.config, stream, settings, evaluation)
     for metric, warning in warnings_of(content):
         _warn(f"{metric}: {warning}")
-    try:
-        written = _write(out, content, evaluation)
-    except OSError as error:
-        raise UsageError(f"{out} can't be written to: {error}") from error
+    written = write_results(out, content, table(content), _sheets(evaluation))
     print(f"{table(content)}\n\n{', '.join(map(str, written))}")
     return content
 
 
-def _write(out: Path, content: dict[str, Any], evaluation: Evaluation) -> list[Path]:
+def _sheets(evaluation: Evaluation) -> dict[str, figures.Figure]:
     drawn = {"best": evaluation.extremes.best, "worst": evaluation.extremes.worst}
-    paths = []
-    for name, shown in drawn.items():
-        if shown:
-            paths.append(out / "pictures" / f"{name}.png")
-            figure = _sheet(f"The {name} of {evaluation.n_pictures} reconstructions, by PSNR", shown)
-            write_atomically(paths[-1], partial(figure.savefig, bbox_inches="tight", pad_inches=0.1))
-    paths.append(out / "metrics.md")
-    write_atomically(paths[-1], lambda path: path.write_text(table(content) + "\n", encoding="utf-8"))
-    paths.append(out / "metrics.json")
-    write_json(paths[-1], content)
-    return paths
+    return {
+        f"pictures/{name}": _sheet(f"The {name} of {evaluation.n_pictures} reconstructions, by PSNR", shown)
+        for name, shown in drawn.items()
+        if shown
+    }
 
 
 def _sheet(title: str, shown: Sequence[Shown]) -> figures.Figure:

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import TINY, scene
+from pictures import scene
 from trees import write_imagenet, write_pictures
 
 from scvae_fast import cli
@@ -13,17 +13,8 @@ from scvae_fast.analysis.recognition import LabelledData
 from scvae_fast.analysis.retrieve_command import retrieve_checkpoint
 from scvae_fast.data import load_picture, save_picture
 from scvae_fast.errors import UsageError
-from scvae_fast.models import SCVAE
 
 SOME = ["codes:signs:1", "latents:mean:2", "thumbnail"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("checkpoint")
-    SCVAE(TINY).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

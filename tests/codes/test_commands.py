@@ -18,13 +18,6 @@ FILES = {"a.png": (16, 16), "b.png": (16, 16), "deep/er/c.jpg": (33, 20), "deep/
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    SCVAE(TINY).save_pretrained(tmp_path_factory.mktemp("checkpoint"))
-    return tmp_path_factory.getbasetemp() / "checkpoint0"
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for seed, (name, size) in enumerate(FILES.items()):

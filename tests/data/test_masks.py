@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scvae_fast.data.masks import IGNORED, LabelledFiles, MaskLayout
+from scvae_fast.data.masks import IGNORED, MaskedFiles, MaskLayout
 from scvae_fast.errors import UsageError
 
 MASK = np.array([[0, 0, 1, 1, 1], [0, 1, 1, 1, 0], [0, 0, 0, 0, 0]], dtype=np.uint8)
@@ -69,7 +69,7 @@ def folder(root: Path) -> None:
 )
 def test_layouts(layout: str, make, count: int, thing: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     make(tmp_path)
-    files = LabelledFiles(tmp_path)
+    files = MaskedFiles(tmp_path)
     assert (files.layout, len(files), files.classes[1]) == (layout, count, thing)
     for index in range(count):
         labelled = files[index]
@@ -80,7 +80,7 @@ def test_layouts(layout: str, make, count: int, thing: str, tmp_path: Path) -> N
 
 def test_trimaps_leave_pixels_out(tmp_path: Path) -> None:
     flowers17(tmp_path)
-    files = LabelledFiles(tmp_path)
+    files = MaskedFiles(tmp_path)
     assert (files.layout, len(files), files[0].name) == ("flowers17", 1, "image_0001.jpg")
     expected = MASK.copy()
     expected[2, 4] = IGNORED
@@ -93,48 +93,48 @@ def test_trimaps_leave_pixels_out(tmp_path: Path) -> None:
 def test_several_classes(tmp_path: Path) -> None:
     picture(tmp_path / "images/a.jpg")
     save(tmp_path / "masks/a.png", np.array([2, 255])[MASK])
-    mask = LabelledFiles(tmp_path, classes=3)[0].mask
+    mask = MaskedFiles(tmp_path, classes=3)[0].mask
     np.testing.assert_array_equal(mask, np.array([2, IGNORED])[MASK])
     with pytest.raises(UsageError, match=r"a\.png has the value 2, which is none of the 2 classes 0 … 1"):
-        LabelledFiles(tmp_path)[0]
+        MaskedFiles(tmp_path)[0]
     save(tmp_path / "masks/a.png", np.full((*MASK.shape, 3), 7))
     with pytest.raises(UsageError, match=r"a\.png has colours"):
-        LabelledFiles(tmp_path)[0]
+        MaskedFiles(tmp_path)[0]
     save(tmp_path / "masks/a.png", MASK == 1)
-    np.testing.assert_array_equal(LabelledFiles(tmp_path)[0].mask, MASK)
+    np.testing.assert_array_equal(MaskedFiles(tmp_path)[0].mask, MASK)
 
 
 def test_lesions_are_0_or_255(tmp_path: Path) -> None:
     isic(tmp_path)
     path = save(tmp_path / "Training_GroundTruth/ISIC_0000000_segmentation.png", 254 * MASK)
     with pytest.raises(UsageError, match=f"{path.name} has the value 254, which is neither 0 nor 255"):
-        LabelledFiles(tmp_path)[0]
+        MaskedFiles(tmp_path)[0]
 
 
 def test_masks_that_are_missing_or_of_another_size(tmp_path: Path) -> None:
     folder(tmp_path)
     save(tmp_path / "masks/b.png", MASK[:2])
     with pytest.raises(UsageError, match=r"b\.png is of 5 x 2 pixels, its picture of 5 x 3"):
-        LabelledFiles(tmp_path)
+        MaskedFiles(tmp_path)
     (tmp_path / "masks/b.png").unlink()
     (tmp_path / "masks/deep/a.png").unlink()
     save(tmp_path / "masks/other.png", MASK)
     with pytest.raises(UsageError, match=r"masks/b\.png is missing, and 1 more: each picture needs a mask"):
-        LabelledFiles(tmp_path)
+        MaskedFiles(tmp_path)
     (tmp_path / "masks/b.png").write_text("no picture")
     save(tmp_path / "masks/deep/a.png", MASK)
     with pytest.raises(UsageError, match=r"masks/b\.png: not a picture"):
-        LabelledFiles(tmp_path)
+        MaskedFiles(tmp_path)
 
 
 def test_what_is_no_data(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
-        LabelledFiles(tmp_path / "x")
+        MaskedFiles(tmp_path / "x")
     with pytest.raises(UsageError, match="no masks are known here"):
-        LabelledFiles(tmp_path)
+        MaskedFiles(tmp_path)
     cub(tmp_path)
     with pytest.raises(UsageError, match="masks of the layout cub have 2 classes, not 3"):
-        LabelledFiles(tmp_path, classes=3)
+        MaskedFiles(tmp_path, classes=3)
     tree: MaskLayout = "tree"  # type: ignore[assignment]
     with pytest.raises(UsageError, match="the layout of masks must be one of auto, folder"):
-        LabelledFiles(tmp_path, layout=tree)
+        MaskedFiles(tmp_path, layout=tree)

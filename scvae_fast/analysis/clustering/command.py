@@ -8,13 +8,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from matplotlib.figure import Figure
 
-from scvae_fast._files import check_writable, write_atomically, write_json
 from scvae_fast.analysis.clustering import drawing
 from scvae_fast.analysis.clustering.kmeans import KMeansSettings, fit_kmeans
 from scvae_fast.analysis.clustering.patches import Places, paint_means
@@ -22,12 +20,14 @@ from scvae_fast.analysis.clustering.quality import best_of, examples, rate
 from scvae_fast.analysis.clustering.rows import CodePieces
 from scvae_fast.analysis.clustering.saved import Clustering
 from scvae_fast.analysis.clustering.sources import FromCodes, FromPictures, Source
+from scvae_fast.analysis.results import claim_folder, write_results
 from scvae_fast.codes import CodedPicture
 from scvae_fast.codes.coding import encode_pictures
 from scvae_fast.codes.commands import Running
 from scvae_fast.codes.storage import CodeFile, write_codes
-from scvae_fast.data.stream import Layout, PictureStream, Split
+from scvae_fast.data.stream import Layout, PictureStream, Split, check_arrangement
 from scvae_fast.errors import UsageError
+from scvae_fast.evaluation.record import versions
 from scvae_fast.models import SCVAE
 
 SCHEMA = 1
@@ -58,12 +58,7 @@ class Pictures:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("layout", self.layout, get_args(Layout)),
-            ("split", self.split, get_args(Split)),
-        ):
-            if value not in allowed:
-                raise UsageError(f"--{name} must be one of {', '.join(allowed)}, got {value!r}")
+        check_arrangement(self.layout, self.split)
 
     def stream(self) -> PictureStream:
         """The pictures.
@@ -121,20 +116,9 @@ def cluster_codes(
         content = _record(checkpoint, source, clustering, rated, Places.of(file))
     if len(clusters) > 1:
         drawn["quality"] = drawing.quality_curves(rated, chosen)
-    _write(out, clustering, content, drawn)
+    written = write_results(out, content, table(content), drawn, others={FILE: clustering.save})
+    print(f"{table(content)}\n\n{', '.join(map(str, written))}")
     return content
-
-
-def claim_folder(out: Path) -> None:
-    """Find out whether the folder can be written to before there is any work.
-
-    Raises:
-        UsageError: it can't.
-    """
-    try:
-        check_writable(out)
-    except OSError as error:
-        raise UsageError(f"--out {out} can't be written to: {error}") from error
 
 
 @contextmanager
@@ -187,7 +171,7 @@ def _record(
     return {
         "schema": SCHEMA,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in ("scvae-fast", "torch", "scikit-learn")},
+        "versions": versions("scvae-fast", "torch", "scikit-learn"),
         "checkpoint": str(checkpoint),
         "fingerprint": clustering.fingerprint,
         "data": data,
@@ -217,17 +201,3 @@ def table(content: dict[str, Any]) -> str:
     if any(each["silhouette"] is None for each in content["quality"]):
         lines.append("– is not defined: it takes two clusters, and fewer than there are patches.")
     return "\n".join(lines)
-
-
-def _write(out: Path, clustering: Clustering, content: dict[str, Any], drawn: dict[str, Figure]) -> None:
-    paths = [out / f"{name}.png" for name in drawn] + [out / name for name in (FILE, "metrics.md", "metrics.json")]
-    try:
-        for path, figure in zip(paths, drawn.values(), strict=False):
-            write_atomically(path, partial(figure.savefig, bbox_inches="tight", pad_inches=0.1))
-        clustering.save(out / FILE)
-        text = table(content) + "\n"
-        write_atomically(out / "metrics.md", lambda path: path.write_text(text, encoding="utf-8"))
-        write_json(out / "metrics.json", content)
-    except OSError as error:
-        raise UsageError(f"{out} can't be written to: {error}") from error
-    print(f"{table(content)}\n\n{', '.join(map(str, paths))}")

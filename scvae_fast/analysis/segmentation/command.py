@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from scvae_fast._files import write_atomically, write_json
-from scvae_fast.analysis.clustering.command import claim_folder
+from scvae_fast.analysis.results import claim_folder, write_results
 from scvae_fast.analysis.segmentation.drawing import palette, segmentations
 from scvae_fast.analysis.segmentation.experiment import Method, Segmented, Task, run
 from scvae_fast.analysis.segmentation.features import Feature
 from scvae_fast.codes.commands import Running
 from scvae_fast.data.files import Split
-from scvae_fast.data.masks import LabelledFiles, LabelledPictures, MaskLayout
+from scvae_fast.data.masks import MaskedFiles, MaskedPictures, MaskLayout
 from scvae_fast.data.mosaics import Mosaics
 from scvae_fast.errors import UsageError
+from scvae_fast.evaluation.record import versions
 
 SCHEMA = 1
 MOSAICS = "mosaics"
@@ -37,7 +36,7 @@ class Labels:
     """Which pictures are segmented, and how many masks are learned from.
 
     Args:
-        data: a folder, see `LabelledFiles`; or "mosaics", see `Mosaics`.
+        data: a folder, see `MaskedFiles`; or "mosaics", see `Mosaics`.
         layout: of a folder.
         classes: of a folder with images/ and masks/.
         labelled: so many pictures' masks are learned from; 0: none. Of a folder they are drawn at random, and not
@@ -59,14 +58,14 @@ class Labels:
         Raises:
             UsageError: the data can't be used, or there are fewer pictures than are to be labelled and segmented.
         """
-        pictures: LabelledPictures
+        pictures: MaskedPictures
         if os.fspath(self.data) == MOSAICS:
             pictures = self._mosaics("val", self.limit or 16, seed)
             learned = self._mosaics("train", max(self.labelled, 1), seed)
             labelled = [learned[index] for index in range(self.labelled)]
             scored = np.arange(len(pictures))
         else:
-            pictures = LabelledFiles(self.data, layout=self.layout, classes=self.classes)
+            pictures = MaskedFiles(self.data, layout=self.layout, classes=self.classes)
             if len(pictures) <= self.labelled:
                 raise UsageError(
                     f"--labels {self.labelled}: {self.data} has {len(pictures)} pictures with masks, and one is needed "
@@ -155,7 +154,7 @@ def _record(
     return {
         "schema": SCHEMA,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in ("scvae-fast", "torch", "scikit-learn", "scikit-image")},
+        "versions": versions("scvae-fast", "torch", "scikit-learn", "scikit-image"),
         "checkpoint": str(checkpoint),
         "fingerprint": fingerprint,
         "data": asdict(labels) | {"data": str(labels.data)},
@@ -194,16 +193,10 @@ def _mean(values: list[float | None]) -> str:
 
 def _write(out: Path, folder: Path, content: dict[str, Any], figure: Figure) -> None:
     try:
-        write_atomically(out / "overlays.png", partial(figure.savefig, bbox_inches="tight", pad_inches=0.1))
         if (out / "masks").exists():
             shutil.move(out / "masks", folder / "older")
         shutil.move(folder / "masks", out / "masks")
-        text = table(content) + "\n"
-        write_atomically(out / "metrics.md", lambda path: path.write_text(text, encoding="utf-8"))
-        write_json(out / "metrics.json", content)
     except OSError as error:
         raise UsageError(f"{out} can't be written to: {error}") from error
-    print(f"{table(content)}\n\n{', '.join(str(out / name) for name in _WRITTEN)}")
-
-
-_WRITTEN = ("overlays.png", "masks", "metrics.md", "metrics.json")
+    written = write_results(out, content, table(content), {"overlays": figure})
+    print(f"{table(content)}\n\n{', '.join(map(str, [out / 'masks', *written]))}")

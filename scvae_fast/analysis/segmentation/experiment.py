@@ -9,7 +9,7 @@ import numpy as np
 from scvae_fast.analysis.segmentation.features import Feature, FeatureSettings
 from scvae_fast.analysis.segmentation.scores import confusion, match, matched, rate
 from scvae_fast.analysis.segmentation.segmenter import Classifier, MapSettings, Segmenter, fit_classes, fit_clusters
-from scvae_fast.data.masks import LabelledPicture, LabelledPictures
+from scvae_fast.data.masks import MaskedPicture, MaskedPictures
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.models import SCVAE
 
@@ -41,16 +41,16 @@ class Method:
 class Task(NamedTuple):
     """Pictures to segment, and what may be learned from."""
 
-    pictures: LabelledPictures
+    pictures: MaskedPictures
     scored: Sequence[int]  # which of them
-    labelled: Sequence[LabelledPicture]  # their masks are learned from; none: clusters
+    labelled: Sequence[MaskedPicture]  # their masks are learned from; none: clusters
     fitted: Sequence[int]  # which of the pictures clusters are found in
 
 
 class Segmented(NamedTuple):
     """A picture, and the class that was found for each pixel."""
 
-    picture: LabelledPicture
+    picture: MaskedPicture
     classes: np.ndarray  # (H, W) uint8
 
 
@@ -92,7 +92,7 @@ def _fit(model: SCVAE, task: Task, method: Method) -> Segmenter:
     return fit_clusters(model, named, method.clusters or n_classes, method.features, method.maps)
 
 
-def _segmented(segmenter: Segmenter, task: Task) -> Iterator[tuple[LabelledPicture, np.ndarray]]:
+def _segmented(segmenter: Segmenter, task: Task) -> Iterator[tuple[MaskedPicture, np.ndarray]]:
     for index in task.scored:
         picture = task.pictures[index]
         yield picture, segmenter(picture.picture)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scvae_fast.analysis.clustering.kmeans import KMeansSettings, fit_kmeans
 from scvae_fast.analysis.segmentation.features import Describer, FeatureSettings, feature_cells
-from scvae_fast.data.masks import IGNORED, LabelledPicture
+from scvae_fast.data.masks import IGNORED, MaskedPicture
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
@@ -147,7 +147,7 @@ def fit_clusters(
 
 def fit_classes(
     model: SCVAE,
-    labelled: Sequence[LabelledPicture],
+    labelled: Sequence[MaskedPicture],
     n_classes: int,
     features: FeatureSettings,
     maps: MapSettings,

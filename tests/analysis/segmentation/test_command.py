@@ -12,7 +12,7 @@ from sklearn.metrics import jaccard_score
 
 from scvae_fast import cli
 from scvae_fast.data import load_picture, save_picture
-from scvae_fast.data.masks import LabelledFiles
+from scvae_fast.data.masks import MaskedFiles
 from scvae_fast.models import SCVAE
 
 SIZES = {"a.png": (24, 24), "deep/b.jpg": (17, 30), "c.png": (24, 20)}
@@ -47,7 +47,7 @@ def test_what_is_written_is_what_is_rated(folder: Path, tmp_path: Path, options:
     labelled = int(options[1]) if options else 0
     assert content["segmented"] == 3 - labelled
     truth, found = [], []
-    files = LabelledFiles(folder / "data")
+    files = MaskedFiles(folder / "data")
     for index in range(3):
         path = (tmp_path / "masks" / files[index].name).with_suffix(".png")
         if path.exists():

@@ -19,7 +19,7 @@ from scvae_fast.analysis.segmentation import (
 )
 from scvae_fast.analysis.segmentation.features import Describer, feature_cells
 from scvae_fast.analysis.segmentation.segmenter import Centres, Classes, cell_classes
-from scvae_fast.data.masks import IGNORED, LabelledPicture
+from scvae_fast.data.masks import IGNORED, MaskedPicture
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
@@ -33,12 +33,12 @@ def model() -> SCVAE:
     return SCVAE(TINY).eval()
 
 
-def two_halves(name: str, edge: int, seed: int) -> LabelledPicture:
+def two_halves(name: str, edge: int, seed: int) -> MaskedPicture:
     """Reddish left of the edge, bluish right of it, both with noise."""
     mask = (np.arange(32) >= edge)[None].repeat(24, 0).astype(np.uint8)
     colours = torch.tensor([[0.7, -0.5, -0.5], [-0.5, -0.4, 0.7]])[torch.from_numpy(mask).long()].permute(2, 0, 1)
     noise = torch.randn(3, 24, 32, generator=torch.Generator().manual_seed(seed))
-    return LabelledPicture(name, (colours + 0.05 * noise).clamp(-1, 1), mask)
+    return MaskedPicture(name, (colours + 0.05 * noise).clamp(-1, 1), mask)
 
 
 @pytest.mark.parametrize("words", [0, 4])
