@@ -77,6 +77,12 @@ def _add_denoise(ways: Commands) -> None:
         metavar="F",
         help="times the model's threshold; more takes away more (default: 0.5 1 2 4)",
     )
+    parser.add_argument(
+        "--shifts",
+        type=count,
+        metavar="N",
+        help="average over N x N shifts of the cells (default: 2)",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default: %(default)s)")
     parser.add_argument("--noisy", action="store_true", help="the picture is noisy already: add nothing")
     parser.add_argument("--reference", type=Path, metavar="PICTURE", help="the clean picture of one that is noisy")
@@ -152,6 +158,7 @@ def _denoise(options: argparse.Namespace) -> int:
         options.out,
         sigmas=options.sigma,
         scales=options.scale,
+        shifts=options.shifts,
         seed=options.seed,
         noisy=options.noisy,
         reference=options.reference,

@@ -22,6 +22,7 @@ def denoise_file(
     *,
     sigmas: Sequence[float] = (10.0, 25.0, 50.0),
     scales: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
+    shifts: int | None = None,
     seed: int = 0,
     noisy: bool = False,
     reference: Path | None = None,
@@ -39,6 +40,7 @@ def denoise_file(
         sigmas: deviations of the noise in 8-bit levels; of a picture that is noisy already the first, as an estimate
             for non-local means.
         scales: of the threshold, see `recode`.
+        shifts: of the cells in each direction, over which results are averaged; None is 2, or a cell's pixels if fewer.
         seed: of the noise.
         noisy: whether the picture is noisy already.
         reference: what a picture that is noisy already should be.
@@ -57,12 +59,15 @@ def denoise_file(
     if clean is not None and clean.shape != given.shape:
         raise UsageError(f"--reference must be of the picture's size, {given.shape[1]} x {given.shape[2]}")
     model = start(checkpoint, out, device)
+    shifts = min(2, model.config.stride) if shifts is None else shifts
+    if not 1 <= shifts <= model.config.stride:
+        raise UsageError(f"--shifts must be 1 … {model.config.stride}, the pixels of a cell, got {shifts}")
     rows: list[dict[str, Any]] = []
     lines = []
     pictures: dict[str, Tensor] = {}
     for sigma in sigmas[:1] if noisy else sigmas:
         observed = given if noisy else add_noise(given, sigma, seed=seed)
-        results = {f"codes x {scale:g}": recode(model, observed, scale=scale).cpu() for scale in scales}
+        results = {f"codes x {scale:g}": recode(model, observed, scale=scale, shifts=shifts).cpu() for scale in scales}
         pictures |= {f"sigma-{sigma:g}-{name.replace(' ', '')}": each for name, each in results.items()}
         results |= _classical_denoisers(observed, clean, sigma)
         rated = {name: None if clean is None else psnr(each, clean) for name, each in results.items()}
@@ -73,7 +78,7 @@ def denoise_file(
         ("σ", "noisy", *names),
         [(f"{row['sigma']:g}", decibels(row["noisy"]), *map(decibels, row["psnr"].values())) for row in rows],
     )
-    content = {"picture": str(picture), "seed": seed, "already_noisy": noisy, "rows": rows}
+    content = {"picture": str(picture), "seed": seed, "already_noisy": noisy, "shifts": shifts, "rows": rows}
     return finish(out, checkpoint, content, table, {"sheet": picture_grid("Denoised", lines)}, pictures)
 
 

@@ -1,6 +1,7 @@
 """Noise, and pictures rebuilt from codes too sparse to hold it."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from scvae_fast.editing.coding import with_threshold
@@ -28,18 +29,32 @@ def add_noise(picture: Tensor, sigma: float, *, seed: int) -> Tensor:  # (3, H, 
     return picture + sigma / _LEVELS * noise.to(picture.device)
 
 
-def recode(model: SCVAE, picture: Tensor, *, scale: float = 1.0) -> Tensor:  # (3, H, W)
+def recode(model: SCVAE, picture: Tensor, *, scale: float = 1.0, shifts: int = 1) -> Tensor:  # (3, H, W)
     """The picture rebuilt from its codes, with `scale` times the threshold that the model was trained with.
 
     A higher threshold leaves fewer entries: of noise, which is spread over many atoms, less gets through; of detail as
-    well. With scale 1 that is the reconstruction.
+    well. With scale 1 that is the reconstruction. Averaging over shifts of the cells ("cycle spinning": Coifman and
+    Donoho, "Translation-Invariant De-Noising", 1995) takes away what depends on where the cells lie.
 
     Args:
         model: in evaluation mode.
         picture: (3, H, W), of any size.
         scale: of the threshold.
+        shifts: so many in each direction, at most a cell's pixels; the time is that of shifts² reconstructions.
 
     Raises:
-        ValueError: scale is negative or not finite, or picture is not (3, H, W).
+        ValueError: scale is negative or not finite, shifts is not 1 … stride, or picture is not (3, H, W).
     """
-    return reconstruct_tiled(with_threshold(model, scale), picture).x_hat
+    stride = model.config.stride
+    if not 1 <= shifts <= stride:
+        raise ValueError(f"recode: shifts must be 1 … {stride}, the pixels of a cell, got {shifts}")
+    model = with_threshold(model, scale)
+    if shifts == 1:
+        return reconstruct_tiled(model, picture).x_hat
+    offsets = [stride * i // shifts for i in range(shifts)]
+    total = torch.zeros_like(picture, device=model.bottleneck.dictionary.device)
+    for top in offsets:
+        for left in offsets:
+            shifted = F.pad(picture[None], (left, 0, top, 0), mode="replicate")[0]
+            total += reconstruct_tiled(model, shifted).x_hat[:, top:, left:]
+    return total / len(offsets) ** 2

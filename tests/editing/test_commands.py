@@ -67,7 +67,7 @@ def test_atoms(folder: Path, tmp_path: Path) -> None:
 
 
 def test_denoise(folder: Path, tmp_path: Path) -> None:
-    assert edit(folder, tmp_path, "denoise", "a.png", "--sigma", "0", "20", "--scale", "1", "2") == 0
+    assert edit(folder, tmp_path, "denoise", "a.png", "--sigma", "0", "20", "--scale", "1", "2", "--shifts", "1") == 0
     model = load_model(folder / "model")
     assert same(tmp_path / "sigma-0-codesx1.png", reconstruct_tiled(model, load_picture(folder / "a.png")).x_hat)
     rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
@@ -77,6 +77,8 @@ def test_denoise(folder: Path, tmp_path: Path) -> None:
     assert rows[1]["psnr"]["total variation"] > rows[1]["noisy"]
     table = (tmp_path / "metrics.md").read_text()
     assert "non-local means" in table
+    assert edit(folder, tmp_path, "denoise", "a.png", "--sigma", "20", "--scale", "1") == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["shifts"] == 2
 
 
 def test_denoise_what_is_noisy_already(folder: Path, tmp_path: Path) -> None:
@@ -117,6 +119,7 @@ def test_errors_leave_older_results(folder: Path, tmp_path: Path, capsys: pytest
         ("denoise", "a.png", "--sigma", "-1"): "--sigma must be numbers, 0 or more",
         ("denoise", "a.png", "--sigma", "nan"): "--sigma must be numbers, 0 or more",
         ("denoise", "a.png", "--scale", "-1"): "--scale must be numbers, 0 or more",
+        ("denoise", "a.png", "--shifts", "3"): "--shifts must be 1 … 2, the pixels of a cell",
         ("denoise", "a.png", "--reference", "b.png"): "--reference goes with --noisy",
         ("denoise", "a.png", "--noisy", "--reference", "small.png"): "must be of the picture's size, 23 x 30",
         ("inpaint", "a.png", "--mask", "small.png"): "--mask must be of the picture's size, 23 x 30, got 16 x 16",

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,20 @@ def test_without_noise_the_reconstruction(model: SCVAE, size: tuple[int, int]) -
     picture = scene(*size)
     assert torch.equal(add_noise(picture, 0, seed=3), picture)
     assert torch.equal(recode(model, picture), reconstruct_tiled(model, picture).x_hat)
+
+
+def test_shifts_average_what_the_cells_of_each_shift_give(model: SCVAE) -> None:
+    found = recode(model, A, scale=2, shifts=2)
+    coarse = with_threshold(model, 2)
+    each = []
+    for top, left in itertools.product((0, 1), (0, 1)):
+        # Beyond its edges a picture goes on with its edge pixels.
+        rows, columns = (torch.arange(-first, side).clamp_min(0) for first, side in ((top, 23), (left, 30)))
+        each.append(reconstruct_tiled(coarse, A[:, rows][:, :, columns]).x_hat[:, top:, left:])
+    torch.testing.assert_close(found, torch.stack(each).mean(0))
+    for shifts in (0, 3):
+        with pytest.raises(ValueError, match="recode: shifts must be 1 … 2"):
+            recode(model, A, shifts=shifts)
 
 
 def test_noise_has_its_deviation_and_its_seed() -> None:
