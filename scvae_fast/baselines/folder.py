@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scvae_fast._files import check_writable, write_json
+from scvae_fast._settings import differences
 from scvae_fast.baselines.settings import METHODS
 from scvae_fast.errors import UsageError
 from scvae_fast.models.loading import STATE_FILE
@@ -78,17 +79,3 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         return dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise UsageError(f"{os.fspath(path)} can't be read: {error}") from error
-
-
-def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Names such as optimiser.betas of the settings that differ."""
-    flat = [dict(_flat(settings)) for settings in (wanted, found)]
-    return sorted(name for name in flat[0].keys() | flat[1].keys() if flat[0].get(name) != flat[1].get(name))
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for name, value in settings.items():
-        inner = isinstance(value, Mapping) and value
-        pairs += _flat(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)]
-    return pairs

@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
 from scvae_fast._files import write_json
+from scvae_fast._settings import differences
 from scvae_fast.analysis import draw_report
 from scvae_fast.data import CropSettings, Photograph, held_out_photographs, training_photographs
 from scvae_fast.errors import UsageError
@@ -72,7 +73,7 @@ class _Folder:
         """Make sure that the folder can be written to and holds no training with other settings."""
         wanted = settings.to_dict()
         found = json.loads(self.settings.read_text(encoding="utf-8")) if self.settings.exists() else wanted
-        if different := _differences(wanted, found):
+        if different := differences(wanted, found):
             raise DemoError(
                 f"{self.path} holds a training with other settings ({', '.join(different)}): "
                 "choose another folder, or delete it to start anew"
@@ -207,13 +208,3 @@ def _summary(result: dict[str, Any], out: Path) -> str:
     lines.append(f"{result['steps']} steps in {clock(seconds['training'])}, evaluation {clock(seconds['evaluation'])}")
     lines.append(f"Pictures in {out / 'pictures'}, figures in {out / 'metrics.json'}, model in {out / 'checkpoint'}")
     return "\n".join(lines)
-
-
-def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Names such as optimiser.betas of the settings that differ."""
-    flat: list[dict[str, Any]] = [{}, {}]
-    for names, settings in zip(flat, (wanted, found), strict=True):
-        for part, values in settings.items():
-            within = values.items() if isinstance(values, dict) else [("", values)]
-            names |= {f"{part}.{name}".rstrip("."): value for name, value in within}
-    return sorted(name for name in flat[0].keys() | flat[1].keys() if flat[0].get(name) != flat[1].get(name))
