@@ -204,6 +204,8 @@ def _sheet(title: str, shown: list[_Shown], source: LabelledPictures, names: lis
     for named in source.pictures:
         if named.name in wanted:
             pictures[named.name] = named.picture.clone()
+            if len(pictures) == len(wanted):
+                break
 
     def neighbour(query: _Shown, index: int) -> Neighbour:
         name = names[index]

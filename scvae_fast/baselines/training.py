@@ -16,13 +16,13 @@ from scvae_fast.baselines.rating import Model
 from scvae_fast.baselines.settings import ComparisonSettings
 from scvae_fast.errors import UsageError
 from scvae_fast.models.loading import read_training_state
-from scvae_fast.speed import Speed
 from scvae_fast.training.bar import TrainingBar
 from scvae_fast.training.base import AutoencoderModule
-from scvae_fast.training.callbacks import AtomicCheckpointIO, History, KeepCheckpoint, LossGuard, StopOnSignal
+from scvae_fast.training.callbacks import History, KeepCheckpoint, LossGuard, StopOnSignal
 from scvae_fast.training.data import PictureData
 from scvae_fast.training.noise import lightning_noise_silenced
 from scvae_fast.training.progress import time_spent
+from scvae_fast.training.single import single_trainer
 
 
 def train_method(
@@ -44,24 +44,14 @@ def train_method(
         UsageError: the loss is not finite, or the state can't be written.
     """
     module = make_module(method, settings)
-    history, stop, device = History(), StopOnSignal(), "cuda" if torch.cuda.is_available() else "cpu"
+    history, stop = History(), StopOnSignal()
     keep = KeepCheckpoint(folder.state, every=60 * settings.checkpoint_minutes)
     with lightning_noise_silenced():
-        trainer = Trainer(
-            accelerator="gpu" if device == "cuda" else "cpu",
-            devices=1,
-            precision=settings.precision or Speed.of(device).lightning_precision,
+        trainer = single_trainer(
+            [Timer(verbose=False), LossGuard(), history, stop, TrainingBar(), *others, keep],
+            clip=settings.clip,
+            precision=settings.precision,
             max_steps=settings.steps,
-            max_epochs=-1,
-            limit_val_batches=0,
-            callbacks=[Timer(verbose=False), LossGuard(), history, stop, TrainingBar(), *others, keep],
-            plugins=[AtomicCheckpointIO()],
-            gradient_clip_val=settings.clip,
-            use_distributed_sampler=False,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
         )
         trainer.fit(module, datamodule=data, ckpt_path=folder.state if folder.state.exists() else None)
     if stop.number is not None:

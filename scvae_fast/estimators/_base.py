@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from numbers import Integral, Real
 from typing import Any
@@ -26,8 +27,8 @@ FLOATS = (np.float64, np.float32)
 _ROWS_AT_ONCE = 4096  # with K = 512 in float32, their codes take 8 MiB
 
 
-class SparseTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Rows to sparse codes over `components_` and back; who inherits says how a piece of rows is coded."""
+class SparseTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC):
+    """Rows to sparse codes over `components_` and back; who inherits says how rows are coded."""
 
     components_: np.ndarray  # (K, n), an atom a row
     alpha: float
@@ -67,13 +68,9 @@ class SparseTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         coded = zip(self._pieces(X), self._codes(X), strict=True)
         return -sum(float(problem.objective(*each).double().sum()) for each in coded) / len(X)
 
-    def _code(self, x: torch.Tensor) -> torch.Tensor:  # (M, n) -> (M, K)
-        """The codes of a piece of the rows."""
-        raise NotImplementedError
-
-    def _codes(self, X: np.ndarray) -> Iterator[torch.Tensor]:
-        """Those of all rows, piece by piece."""
-        return map(self._code, self._pieces(X))
+    @abstractmethod
+    def _codes(self, X: np.ndarray) -> Iterator[torch.Tensor]:  # (M, n) -> (M, K) in all
+        """The codes of rows, for each of their `_pieces`."""
 
     def _pieces(self, X: np.ndarray) -> Iterator[torch.Tensor]:
         for first in range(0, len(X), _ROWS_AT_ONCE):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -123,8 +124,10 @@ class LISTACoder(SparseTransformer):
     def _error(self, network: LISTA, problem: Lasso, X: np.ndarray) -> float:
         return sum(float(problem.objective(x, network(x)).double().sum()) for x in self._pieces(X)) / len(X)
 
-    def _code(self, x: torch.Tensor) -> torch.Tensor:
+    def _codes(self, X: np.ndarray) -> Iterator[torch.Tensor]:
         # A network of its own for each call: others may be using the estimator, and it stays as it was.
-        network = copy.deepcopy(self.network_).to(x)
-        with torch.no_grad():
-            return network(x)
+        network = copy.deepcopy(self.network_).to(self._dictionary(X.dtype))
+        for x in self._pieces(X):
+            with torch.no_grad():
+                codes = network(x)
+            yield codes

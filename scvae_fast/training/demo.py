@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
 from scvae_fast._files import write_json
@@ -20,14 +19,14 @@ from scvae_fast.data import CropSettings, Photograph, held_out_photographs, trai
 from scvae_fast.errors import UsageError
 from scvae_fast.metrics.evaluation import evaluate
 from scvae_fast.models import SCVAE, SCVAEConfig
-from scvae_fast.speed import Speed
 from scvae_fast.training.bar import TrainingBar, clock
-from scvae_fast.training.callbacks import AtomicCheckpointIO, History, KeepCheckpoint, LossGuard, StopOnSignal
+from scvae_fast.training.callbacks import History, KeepCheckpoint, LossGuard, StopOnSignal
 from scvae_fast.training.data import Photographs
 from scvae_fast.training.module import SCVAEModule
 from scvae_fast.training.monitors import CodeMonitor
 from scvae_fast.training.noise import lightning_noise_silenced
 from scvae_fast.training.settings import LossSettings, OptimiserSettings
+from scvae_fast.training.single import single_trainer
 
 # Training photographs are rated in their middle only, to keep the evaluation short.
 _RATED_SIDE = 384
@@ -135,20 +134,9 @@ def _train(folder: _Folder, minutes: float, settings: DemoSettings) -> _Trained 
     torch.manual_seed(settings.seed)
     module = SCVAEModule(settings.model, settings.loss, settings.optimiser, start="linear", seed=settings.seed)
     timer, history, stop = Timer(timedelta(minutes=minutes), verbose=False), History(), StopOnSignal()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    trainer = Trainer(
-        accelerator="gpu" if device == "cuda" else "cpu",
-        devices=1,
-        precision=Speed.of(device).lightning_precision,
-        max_epochs=-1,  # the timer ends it
-        limit_val_batches=0,
-        callbacks=[timer, CodeMonitor(), LossGuard(), history, stop, TrainingBar(), KeepCheckpoint(folder.state)],
-        plugins=[AtomicCheckpointIO()],
-        gradient_clip_val=settings.clip,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+    trainer = single_trainer(
+        [timer, CodeMonitor(), LossGuard(), history, stop, TrainingBar(), KeepCheckpoint(folder.state)],
+        clip=settings.clip,
     )
     resume = folder.state.exists()
     if not resume:

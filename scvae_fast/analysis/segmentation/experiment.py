@@ -1,6 +1,7 @@
 """Ways to segment, compared: each fitted, mapped and scored in the same manner."""
 
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -64,22 +65,29 @@ def run(model: SCVAE, task: Task, method: Method, keep: Callable[[Segmented], ob
         model: in evaluation mode.
         task: see there.
         method: see there.
-        keep: gets each picture with the classes found; where there are clusters, it is segmented twice for that.
+        keep: gets each picture with the classes found. Clusters get their names last: till then they are in a temporary
+            file, and pictures are read again.
 
     Returns:
         As `rate`, and "classes_of_clusters".
     """
     segmenter, n_classes = _fit(model, task, method), len(task.pictures.classes)
-    n_labels = segmenter.head.n_labels
-    counts, learned = np.zeros((n_classes, n_labels), np.int64), bool(task.labelled)
-    for picture, labels in _segmented(segmenter, task):
-        counts += confusion(picture.mask, labels, n_classes, n_labels)
-        if keep and learned:
-            keep(Segmented(picture, labels.astype(np.uint8)))
-    names = np.arange(n_classes) if learned else match(counts)
-    if keep and not learned:
-        for picture, labels in _segmented(segmenter, task):
-            keep(Segmented(picture, names[labels].astype(np.uint8)))
+    n_labels, learned = segmenter.head.n_labels, bool(task.labelled)
+    counts = np.zeros((n_classes, n_labels), np.int64)
+    with tempfile.TemporaryFile() as unnamed:
+        for index in task.scored:
+            picture = task.pictures[index]
+            labels = segmenter(picture.picture)
+            counts += confusion(picture.mask, labels, n_classes, n_labels)
+            if keep and learned:
+                keep(Segmented(picture, labels.astype(np.uint8)))
+            elif keep:
+                np.save(unnamed, labels.astype(np.min_scalar_type(n_labels)))
+        names = np.arange(n_classes) if learned else match(counts)
+        if keep and not learned:
+            unnamed.seek(0)
+            for index in task.scored:
+                keep(Segmented(task.pictures[index], names[np.load(unnamed)].astype(np.uint8)))
     return rate(matched(counts, names)) | {"classes_of_clusters": None if learned else names.tolist()}
 
 
@@ -90,9 +98,3 @@ def _fit(model: SCVAE, task: Task, method: Method) -> Segmenter:
     pictures = [task.pictures[index] for index in task.fitted]
     named = [NamedPicture(each.name, each.picture) for each in pictures]
     return fit_clusters(model, named, method.clusters or n_classes, method.features, method.maps)
-
-
-def _segmented(segmenter: Segmenter, task: Task) -> Iterator[tuple[MaskedPicture, np.ndarray]]:
-    for index in task.scored:
-        picture = task.pictures[index]
-        yield picture, segmenter(picture.picture)
