@@ -1,4 +1,5 @@
-// The Python module: addresses and sizes in, kernels called with the interpreter's lock released.
+// The Python module: addresses and sizes in, kernels called with the interpreter's lock released, and stopped by
+// Ctrl-C.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -7,6 +8,8 @@
 #include <string>
 
 #include "cpu/group_norm_silu.h"
+#include "cpu/interrupt.h"
+#include "cpu/parallel.h"
 #include "lista.h"
 
 #if defined(SCVAE_FAST_WITH_CUDA)
@@ -98,14 +101,36 @@ struct GroupNormArguments {
   }
 };
 
+unsigned long main_thread;  // the only one in which Python runs handlers of signals
+
+// Whether a signal came whose Python handler raised, as Ctrl-C's does; the exception is then pending.
+bool signal_raised() {
+  const py::gil_scoped_acquire locked;
+  return PyErr_CheckSignals() != 0;
+}
+
+// Calls body() without the interpreter's lock; signals are heard meanwhile.
+template <typename Body>
+void unlocked(const Body& body) {
+  try {
+    const bool hears_signals = PyThread_get_thread_ident() == main_thread;
+    const py::gil_scoped_release unlock;
+    const cpu::Interruptible interruptible(hears_signals ? &signal_raised : nullptr);
+    body();
+  } catch (const cpu::Interrupted&) {
+    throw py::error_already_set();
+  }
+}
+
 // Calls body(T{}) with the scalar type that the arguments are of.
 template <typename Body>
 void with_scalar(bool float64, const Body& body) {
-  py::gil_scoped_release unlocked;
-  if (float64)
-    body(double{});
-  else
-    body(float{});
+  unlocked([&] {
+    if (float64)
+      body(double{});
+    else
+      body(float{});
+  });
 }
 
 void lista_forward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t n_iter, Address b, Address S,
@@ -179,11 +204,12 @@ void decode_backward(bool float64, std::int64_t rows, std::int64_t atoms, std::i
 // Calls body(X{}) with the type that the elements of x are of.
 template <typename Body>
 void with_elements(bool bfloat16, const Body& body) {
-  py::gil_scoped_release unlocked;
-  if (bfloat16)
-    body(cpu::BFloat16{});
-  else
-    body(float{});
+  unlocked([&] {
+    if (bfloat16)
+      body(cpu::BFloat16{});
+    else
+      body(float{});
+  });
 }
 
 void group_norm_silu_forward(bool bfloat16, std::int64_t samples, std::int64_t channels, std::int64_t positions,
@@ -232,6 +258,7 @@ std::map<std::string, std::string> build_info() {
 
 PYBIND11_MODULE(_native, m) {
   using namespace scvae;
+  main_thread = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
   m.doc() = "Kernels of scvae_fast. They trust their arguments: call them through scvae_fast.ops.";
   // Positional, without names: looking names up takes longer than a small problem.
   m.def("lista_forward", &lista_forward);
@@ -244,6 +271,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("group_norm_silu_backward", &group_norm_silu_backward);
   m.def("build_info", &build_info);
   m.def("instruction_sets", &cpu::instruction_sets);
+  m.def("release_threads", &cpu::release_threads);
 #if defined(SCVAE_FAST_WITH_CUDA)
   bind_cuda(m);
 #endif

@@ -9,6 +9,9 @@
 
 namespace scvae::cpu {
 
+// Whether iteration t is one before which a block of rows looks whether to go on.
+inline bool is_time_to_look(std::int64_t t) { return t % 64 == 63; }
+
 template <typename T>
 class Iteration {
  public:

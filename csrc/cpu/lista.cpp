@@ -28,7 +28,7 @@ void forward(const ListaProblem<T>& p, const Bottleneck<T>* bottleneck, T* z, T*
   std::vector<Worker<T>> workers;
   for (int i = 0; i < team; ++i)
     workers.emplace_back(blocks.size, p.atoms, bottleneck != nullptr ? bottleneck->features() : 0);
-  parallel_for(blocks.count, team, [&](std::int64_t block, int thread) {
+  parallel_for(blocks.count, team, [&](std::int64_t block, int thread, const Turn& turn) {
     Worker<T>& own = workers[static_cast<std::size_t>(thread)];
     const std::int64_t begin = block * blocks.size, rows = std::min(blocks.size, p.rows - begin);
     if (bottleneck != nullptr) bottleneck->drive(begin, rows, own.b, 0, own.supports);
@@ -38,8 +38,10 @@ void forward(const ListaProblem<T>& p, const Bottleneck<T>* bottleneck, T* z, T*
     }
     Matrix<T>* codes = &own.z;
     Matrix<T>* next = &own.next;
-    for (std::int64_t t = 0; t < p.n_iter; ++t, std::swap(codes, next))
+    for (std::int64_t t = 0; t < p.n_iter; ++t, std::swap(codes, next)) {
+      if (is_time_to_look(t)) turn.look();
       iteration.step(own.b.rows(), codes->rows(), next->row(0), next->stride(), rows, own.supports);
+    }
     for (std::int64_t r = 0; r < rows; ++r) codes->get_row(r, z + (begin + r) * p.atoms);
     if (bottleneck == nullptr) return;
     bottleneck->reconstruct(codes->rows(), rows, own.x_hat, own.supports);

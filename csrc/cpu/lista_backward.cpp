@@ -84,10 +84,10 @@ class Backward {
     for (std::int64_t begin = 0; begin < p_.rows; begin += chunk_) {
       const std::int64_t size = std::min(chunk_, p_.rows - begin), blocks = (size + block_ - 1) / block_;
       parallel_for(blocks, static_cast<int>(std::min<std::int64_t>(blocks, static_cast<std::int64_t>(workers_.size()))),
-                   [&](std::int64_t block, int thread) {
+                   [&](std::int64_t block, int thread, const Turn& turn) {
                      const std::int64_t first = block * block_;
                      rows(begin, first, std::min(block_, size - first), workers_[static_cast<std::size_t>(thread)],
-                          shares_[static_cast<std::size_t>(block)]);
+                          shares_[static_cast<std::size_t>(block)], turn);
                    });
       for (std::int64_t i = 0; i < blocks; ++i) {
         const Share& share = shares_[static_cast<std::size_t>(i)];
@@ -119,13 +119,16 @@ class Backward {
   std::int64_t at(std::int64_t t, std::int64_t r) const { return t * chunk_ + r; }
 
   // The rows of a block: their codes again, then their adjoints.
-  void rows(std::int64_t begin, std::int64_t first, std::int64_t count, Worker& own, Share& share) {
+  void rows(std::int64_t begin, std::int64_t first, std::int64_t count, Worker& own, Share& share, const Turn& turn) {
     std::fill(share.d_theta.begin(), share.d_theta.end(), 0.0);
     share.d_gain = 0;
-    recompute(begin, first, count, own);
+    recompute(begin, first, count, own, turn);
     step_back(begin, p_.n_iter, first, count, own, share);
     active(first, count, own, share);
-    for (std::int64_t t = sets_.begin(first) - 1; t >= 0; --t) step_back(begin, t, first, count, own, share);
+    for (std::int64_t t = sets_.begin(first) - 1; t >= 0; --t) {
+      if (is_time_to_look(t)) turn.look();
+      step_back(begin, t, first, count, own, share);
+    }
     leave(begin, first, count, share);
     if (ends_ != nullptr && ends_->out.x != nullptr) {
       multiply_rows(d_b_.rows(first), ends_->filter, count, ends_->d_x, first, own.supports);
@@ -134,16 +137,18 @@ class Backward {
     }
   }
 
-  void recompute(std::int64_t begin, std::int64_t first, std::int64_t count, Worker& own) {
+  void recompute(std::int64_t begin, std::int64_t first, std::int64_t count, Worker& own, const Turn& turn) {
     if (ends_ != nullptr) ends_->bottleneck.drive(begin + first, count, drive_, first, own.supports);
     for (std::int64_t r = first; r < first + count; ++r) {
       if (ends_ == nullptr) drive_.set_row(r, p_.b[begin + r]);
       if (p_.n_iter > 0) iteration_.start(begin + r, drive_.row(r), codes_, r);
       codes_.set_row(at(p_.n_iter, r), z_[begin + r]);
     }
-    for (std::int64_t t = 0; t + 1 < p_.n_iter; ++t)
+    for (std::int64_t t = 0; t + 1 < p_.n_iter; ++t) {
+      if (is_time_to_look(t)) turn.look();
       iteration_.step(drive_.rows(first), codes_.rows(at(t, first)), codes_.row(at(t + 1, first)), codes_.stride(),
                       count, own.supports);
+    }
   }
 
   // Adjoint t: what comes from the caller for t = T, else adjoint t + 1 times S; on the support of z_t.

@@ -3,46 +3,49 @@
 #include <iterator>
 #include <map>
 #include <mutex>
+#include <new>
 
 namespace scvae::cpu {
 namespace {
 
-// A sanitizer has to see every buffer come and go.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr std::size_t kMostKept = 0;
-#else
-constexpr std::size_t kMostKept = 32 << 20;
-#endif
 constexpr std::size_t kLeastKept = 32 << 10;  // what is smaller the allocator keeps itself
 
 void release(void* block) { ::operator delete(block, std::align_val_t(kLine)); }
 
-// Blocks that nobody uses, by size.
+// Blocks that nobody uses, by size. Nobody waits for it: where another thread is at it, memory comes from the system
+// and goes back there. In the child of a fork that may be so for good, for the other thread is not there to finish.
 class Pool {
  public:
   // A block of at least that size, but not a much larger one; null where there is none.
-  void* take(std::size_t bytes) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+  Scratch take(std::size_t bytes) {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock()) return {};
     const auto found = blocks_.lower_bound(bytes);
-    if (found == blocks_.end() || found->first > bytes + bytes / 4) return nullptr;
-    void* block = found->second;
-    kept_ -= found->first;
+    if (found == blocks_.end() || found->first > bytes + bytes / 4) return {};
+    const Scratch scratch{found->second, found->first};
+    kept_ -= scratch.bytes;
     blocks_.erase(found);
-    return block;
+    return scratch;
   }
 
   // Whether the block is kept. Smaller ones make room for it.
-  bool give(void* block, std::size_t bytes) {
-    if (bytes > kMostKept) return false;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    while (kept_ + bytes > kMostKept) {
+  bool give(Scratch scratch) {
+    if (scratch.bytes > kMostScratchKept) return false;
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock()) return false;
+    while (kept_ + scratch.bytes > kMostScratchKept) {
       kept_ -= blocks_.begin()->first;
       release(blocks_.begin()->second);
       blocks_.erase(blocks_.begin());
     }
-    blocks_.emplace(bytes, block);
-    kept_ += bytes;
+    blocks_.emplace(scratch.bytes, scratch.block);
+    kept_ += scratch.bytes;
     return true;
+  }
+
+  std::size_t kept() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return kept_;
   }
 
  private:
@@ -59,13 +62,19 @@ Pool& pool() {
 
 }  // namespace
 
-void* take_scratch(std::size_t bytes) {
-  void* kept = bytes >= kLeastKept ? pool().take(bytes) : nullptr;
-  return kept != nullptr ? kept : ::operator new(bytes, std::align_val_t(kLine));
+Scratch take_scratch(std::size_t bytes) {
+  const Scratch kept = bytes >= kLeastKept ? pool().take(bytes) : Scratch{};
+  return kept.block != nullptr ? kept : Scratch{::operator new(bytes, std::align_val_t(kLine)), bytes};
 }
 
-void give_scratch(void* block, std::size_t bytes) noexcept {
-  if (bytes < kLeastKept || !pool().give(block, bytes)) release(block);
+void give_scratch(Scratch scratch) noexcept {
+  try {
+    if (scratch.bytes >= kLeastKept && pool().give(scratch)) return;
+  } catch (const std::bad_alloc&) {  // there is no memory to note it: then it is not kept
+  }
+  release(scratch.block);
 }
+
+std::size_t scratch_kept() { return pool().kept(); }
 
 }  // namespace scvae::cpu

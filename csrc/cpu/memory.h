@@ -19,34 +19,50 @@ constexpr std::int64_t padded(std::int64_t columns) {
   return (columns + lanes - 1) / lanes * lanes;
 }
 
-// Memory aligned to kLine. What is given back is kept for the next call, 32 MiB at most: getting it from the system
-// anew, page by page, would take up to a quarter of the time of a backward pass.
-void* take_scratch(std::size_t bytes);
-void give_scratch(void* block, std::size_t bytes) noexcept;
+// Memory aligned to kLine, and how much of it there is.
+struct Scratch {
+  void* block = nullptr;
+  std::size_t bytes = 0;
+};
+
+// At least so many bytes. What is given back is kept for the next call, kMostScratchKept at most: getting it from the
+// system anew, page by page, would take up to a quarter of the time of a backward pass.
+Scratch take_scratch(std::size_t bytes);
+void give_scratch(Scratch scratch) noexcept;
+
+// A sanitizer has to see every buffer come and go.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr std::size_t kMostScratchKept = 0;
+#else
+inline constexpr std::size_t kMostScratchKept = 32 << 20;
+#endif
+
+// Bytes that are kept now.
+std::size_t scratch_kept();
 
 // Elements that nobody has written yet.
 template <typename T>
 class Buffer {
  public:
-  explicit Buffer(std::int64_t size) : data_(static_cast<T*>(take_scratch(bytes(size)))), size_(size) {}
+  explicit Buffer(std::int64_t size) : scratch_(take_scratch(bytes(size))), size_(size) {}
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
-  Buffer(Buffer&& other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr; }
+  Buffer(Buffer&& other) noexcept : scratch_(other.scratch_), size_(other.size_) { other.scratch_.block = nullptr; }
   ~Buffer() {
-    if (data_ != nullptr) give_scratch(data_, bytes(size_));
+    if (scratch_.block != nullptr) give_scratch(scratch_);
   }
 
-  T* data() { return data_; }
-  const T* data() const { return data_; }
+  T* data() { return static_cast<T*>(scratch_.block); }
+  const T* data() const { return static_cast<const T*>(scratch_.block); }
   std::int64_t size() const { return size_; }
-  void zero() { std::fill(data_, data_ + size_, T(0)); }
+  void zero() { std::fill(data(), data() + size_, T(0)); }
 
  private:
   static std::size_t bytes(std::int64_t size) {
     return static_cast<std::size_t>(std::max<std::int64_t>(size, 1)) * sizeof(T);
   }
 
-  T* data_;
+  Scratch scratch_;
   std::int64_t size_;
 };
 

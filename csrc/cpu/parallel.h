@@ -6,6 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <type_traits>
+
+#include "cpu/interrupt.h"
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -15,6 +18,10 @@
 #endif
 
 namespace scvae::cpu {
+
+// Lets go of the threads that OpenMP keeps for the next call of this thread; they are started again when needed. To be
+// called before a fork: the child has none of them, and would wait for them for ever. False where that can't be done.
+bool release_threads();
 
 // How many of `threads` are worth waking for `tasks` independent tasks.
 inline int team_size(int threads, std::int64_t tasks) {
@@ -45,26 +52,50 @@ class FirstException {
   std::exception_ptr first_;
 };
 
-// Calls body(task, thread) for every task, 0 <= thread < team; a team of one is the caller itself. Tasks must be
-// independent: which thread runs one is left open. Where a body throws, tasks that nobody has begun are left out and
-// the first exception reaches the caller.
+// A thread's part in a team. A task that runs for long calls `look` now and then: it throws where the call is to end,
+// because it was interrupted or another thread failed.
+class Turn {
+ public:
+  Turn(const FirstException& failure, int thread) : failure_(failure), thread_(thread) {}
+
+  void look() const {
+    if (failure_.caught()) throw Interrupted();
+    if (thread_ == 0) look_for_interrupt();
+  }
+
+ private:
+  const FirstException& failure_;
+  int thread_;
+};
+
+// Calls body(task, thread), or body(task, thread, turn), for every task, 0 <= thread < team; thread 0 is the caller.
+// Tasks must be independent: which thread runs one is left open. Where a body throws, tasks that nobody has begun are
+// left out and the first exception reaches the caller.
 template <typename Body>
 void parallel_for(std::int64_t tasks, int team, const Body& body) {
-  if (team == 1) {
-    for (std::int64_t task = 0; task < tasks; ++task) body(task, 0);
-    return;
-  }
   FirstException failure;
   const auto run = [&](std::int64_t task, int thread) {
-    if (!failure.caught()) failure.guard([&] { body(task, thread); });
+    const Turn turn(failure, thread);
+    turn.look();
+    if constexpr (std::is_invocable_v<Body, std::int64_t, int, const Turn&>)
+      body(task, thread, turn);
+    else
+      body(task, thread);
+  };
+  if (team == 1) {
+    for (std::int64_t task = 0; task < tasks; ++task) run(task, 0);
+    return;
+  }
+  const auto guarded = [&](std::int64_t task, int thread) {
+    if (!failure.caught()) failure.guard([&] { run(task, thread); });
   };
 #if defined(_OPENMP)
 #pragma omp parallel for num_threads(team) schedule(dynamic)
-  for (std::int64_t task = 0; task < tasks; ++task) run(task, omp_get_thread_num());
+  for (std::int64_t task = 0; task < tasks; ++task) guarded(task, omp_get_thread_num());
 #else
   std::atomic<std::int64_t> next{0};
   const auto work = [&](int thread) {
-    for (std::int64_t task = next++; task < tasks; task = next++) run(task, thread);
+    for (std::int64_t task = next++; task < tasks; task = next++) guarded(task, thread);
   };
   std::vector<std::thread> others;
   others.reserve(static_cast<std::size_t>(team - 1));

@@ -15,6 +15,7 @@ namespace {
 
 int run() {
   const std::string instructions = cpu::instruction_set();
+  test_memory();
   test_parallel();
   test_lista();
   test_lista_not_finite();

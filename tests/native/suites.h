@@ -3,6 +3,7 @@
 
 namespace scvae::test {
 
+void test_memory();
 void test_parallel();
 void test_lista();
 void test_lista_not_finite();

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cpu/interrupt.h"
 #include "cpu/parallel.h"
 #include "suites.h"
 
@@ -37,12 +38,56 @@ void check_exception(int team) {
   expect(caught == "odd", "an exception reaches the caller of " + std::to_string(team) + " threads");
 }
 
+// A task that runs until it is stopped; others that wait for it.
+void check_interruption(int team) {
+  static std::atomic<int> asked;
+  asked = 0;
+  const cpu::Interruptible interruptible([] { return ++asked == 2; });
+  bool interrupted = false;
+  try {
+    cpu::parallel_for(2 * team, team, [](std::int64_t, int, const cpu::Turn& turn) {
+      for (;;) turn.look();
+    });
+  } catch (const cpu::Interrupted&) {
+    interrupted = true;
+  }
+  expect(interrupted && asked == 2, "a call ends when it is interrupted, on " + std::to_string(team) + " threads");
+}
+
+// Another thread's failure ends a task that would run on and on.
+void check_failure_ends_the_others() {
+  std::string caught;
+  try {
+    cpu::parallel_for(2, 2, [](std::int64_t task, int, const cpu::Turn& turn) {
+      if (task == 0) throw std::runtime_error("failed");
+      for (;;) turn.look();
+    });
+  } catch (const std::runtime_error& error) {
+    caught = error.what();
+  }
+  expect(caught == "failed", "a failure ends the other tasks");
+}
+
+void check_nobody_asks() {
+  int calls = 0;
+  {
+    const cpu::Interruptible outer([] { return true; });
+    const cpu::Interruptible inner(nullptr);
+    cpu::parallel_for(3, 1, [&](std::int64_t, int) { ++calls; });
+  }
+  cpu::parallel_for(3, 1, [&](std::int64_t, int) { ++calls; });
+  expect(calls == 6, "without an Interruptible a call is never stopped");
+}
+
 }  // namespace
 
 void test_parallel() {
   for (const std::int64_t tasks : {0, 1, 2, 100})
     for (const int team : {1, 2, 3}) check_tasks(tasks, team);
   for (const int team : {1, 3}) check_exception(team);
+  for (const int team : {1, 3}) check_interruption(team);
+  check_failure_ends_the_others();
+  check_nobody_asks();
   cpu::parallel_for(4, 1, [caller = std::this_thread::get_id()](std::int64_t, int) {
     expect(std::this_thread::get_id() == caller, "a team of one is the caller");
   });

@@ -1,0 +1,43 @@
+"""Ctrl-C ends a call that would take hours."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from problems import BACKENDS
+
+CALL = """
+import sys, torch, scvae_fast
+torch.set_num_threads(int(sys.argv[3]))
+b, S, D = torch.ones(int(sys.argv[4]), 8), torch.zeros(8, 8), torch.ones(4, 8)
+x, forever = torch.ones(len(b), 4), 2**31 - 1
+call = {
+    "lista": lambda: scvae_fast.lista(b, S, 0.1, forever, backend=sys.argv[2]),
+    "sparse_code": lambda: scvae_fast.sparse_code(x, D.T, S, 0.1, D, forever, backend=sys.argv[2]),
+}[sys.argv[1]]
+try:
+    print("begun", flush=True)
+    call()
+except KeyboardInterrupt:
+    z = scvae_fast.lista(b, S, 0.1, 3, backend=sys.argv[2])
+    print("interrupted", bool((z == 0.9).all()))
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("op", ["lista", "sparse_code"])
+@pytest.mark.parametrize(("threads", "rows"), [(1, 1), (2, 300)])
+def test_interrupted_call_ends(op, backend, threads, rows):
+    """And the next one gives what it should."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CALL, op, backend, str(threads), str(rows)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    try:
+        printed, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert printed == "interrupted True\n"
