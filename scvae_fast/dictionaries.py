@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-if TYPE_CHECKING:
-    import numpy as np
+from scvae_fast._devices import holds_values
 
 _UNIT_TOLERANCE = 1e-4
 _DUPLICATE_COHERENCE = 1 - 1e-6
@@ -125,7 +124,8 @@ def learned(
         from sklearn.decomposition import MiniBatchDictionaryLearning
     except ImportError as error:
         raise ImportError('dictionaries.learned needs scikit-learn: pip install "scvae_fast[train]"') from error
-    rows = torch.as_tensor(data).detach().cpu()
+    # torch takes no array whose strides are negative.
+    rows = (data if isinstance(data, torch.Tensor) else torch.tensor(np.ascontiguousarray(data))).detach().cpu()
     if rows.dim() != 2 or not rows.is_floating_point() or not rows.isfinite().all():
         raise ValueError(
             f"learned: data must be a finite floating-point (M, n) matrix, got {rows.dtype} {list(rows.shape)}"
@@ -190,7 +190,9 @@ def coherence(dictionary: torch.Tensor) -> float:
 
 
 def _raise_for(name: str, what: str, bad: torch.Tensor) -> None:
-    """Raises ValueError if any atom is bad, naming the first few."""
+    """Raises ValueError if any atom is bad, naming the first few; where there are no values, none is."""
+    if not holds_values(bad):
+        return
     atoms = bad.nonzero().flatten().tolist()
     if atoms:
         more = ", …" if len(atoms) > 5 else ""

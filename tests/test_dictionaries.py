@@ -117,3 +117,10 @@ def test_coherence() -> None:
     assert dictionaries.coherence(dictionaries.dct(256)) == pytest.approx(0.861, abs=1e-3)
     with pytest.raises(ValueError, match=r"coherence: dictionary must be \(n, K\), got \(3,\)"):
         dictionaries.coherence(torch.ones(3))
+
+
+def test_learned_dictionary_takes_arrays_of_any_strides():
+    data = torch.randn(60, 4).numpy()
+    expected = dictionaries.learned(data, 5, max_iter=2)
+    for given in (data[::-1][::-1], data[:, ::-1][:, ::-1]):
+        assert torch.equal(dictionaries.learned(given, 5, max_iter=2), expected)

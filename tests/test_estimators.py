@@ -3,6 +3,7 @@
 import os
 import pickle
 import sys
+import warnings
 
 import numpy as np
 import processes
@@ -102,7 +103,7 @@ def test_duality_gap_bounds_what_is_missing(digits):
         z, unfinished = solve(problem, X, algorithm="ista", max_iter=n_iter, tol=0)
         assert unfinished == 0
         missing = problem.objective(X, z) - best
-        assert (problem.duality_gap(X, z) >= missing - 1e-10).all()
+        assert (problem.relative_gap(X, z) * 0.5 * X.square().sum(1) >= missing - 1e-10).all()
         assert (missing > 1e-4).any()
 
 
@@ -129,6 +130,76 @@ def test_rows_do_not_depend_on_each_other_or_on_the_pieces(digits, monkeypatch):
     monkeypatch.setattr("scvae_fast.estimators._base._ROWS_AT_ONCE", 7)
     np.testing.assert_allclose(coder.transform(X), whole, atol=1e-9)
     assert coder.score(X) == pytest.approx(-objectives(X, atoms(96), whole, 0.1).mean())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("algorithm", ["fista", "ista"])
+def test_codes_scale_with_data_and_alpha(digits, dtype, algorithm):
+    """However small or large they are; by powers of two exactly."""
+    X, D = digits[1].astype(dtype), atoms(96)
+
+    def codes(scale):
+        coder = LassoCoder(D, alpha=0.125 * scale, transform_algorithm=algorithm, transform_max_iter=5000)
+        return coder.fit(X).transform(X * dtype(scale)) / dtype(scale), coder.score(X * dtype(scale)) / scale**2
+
+    z, score = codes(1.0)
+    assert 0.01 < (z != 0).mean() < 0.9
+    for exponent in (-76, -33, 33, 66):
+        scaled, scaled_score = codes(2.0**exponent)
+        assert np.array_equal(scaled, z)
+        assert scaled_score == pytest.approx(score, rel=1e-5)
+    for scale in (1e-23, 1e20):
+        scaled, _ = codes(scale)
+        np.testing.assert_allclose(scaled, z, atol=2e-2 * np.abs(z).max())
+
+
+def test_rows_far_from_alpha_are_solved_or_told_of(digits):
+    """Squares of their entries, or of α, overflow in float32, or vanish."""
+    X = digits[1][:20].astype(np.float32)
+    for scale in (1e-30, 1e25, 1e30):
+        coder = LassoCoder(atoms(96), alpha=0.1, transform_max_iter=200).fit(X)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            z = coder.transform(X * np.float32(scale))
+        if scale < 1:
+            assert not z.any()
+            assert not caught
+        elif caught:
+            assert "20 of 20 rows did not reach a duality gap" in str(caught[0].message)
+        else:
+            left = (X - z.astype(np.float64) / scale @ atoms(96)).astype(np.float64)
+            assert (np.square(left).sum(1) <= 1e-3 * np.square(X).sum(1)).all()
+
+
+def test_learning_scales_with_data_and_alpha(digits):
+    X = digits[1].astype(np.float32)
+
+    def learned(scale):
+        learner = OnlineDictionaryLearning(24, alpha=0.125 * scale, max_iter=3, random_state=0)
+        return learner.fit(X * np.float32(scale))
+
+    expected = learned(1.0)
+    for exponent in (-76, 66):
+        found = learned(2.0**exponent)
+        assert np.array_equal(found.components_, expected.components_)
+        np.testing.assert_allclose(found.error_ / 4.0**exponent, expected.error_, rtol=1e-6)
+
+
+def test_arrays_of_any_strides(digits):
+    """Turned round, sliced, in Fortran's order or read-only; dictionaries too."""
+    X, D = digits[1].astype(np.float32), atoms(96).astype(np.float32)
+    frozen = X.copy()
+    frozen.flags.writeable = False
+    expected = LassoCoder(D, alpha=0.1).fit(X).transform(X)
+    for given in (X[::-1][::-1], X[:, ::-1][:, ::-1], np.asfortranarray(X), np.repeat(X, 2, 1)[:, ::2], frozen):
+        assert np.array_equal(LassoCoder(D[::-1][::-1], alpha=0.1).fit(given).transform(given), expected)
+    turned = LassoCoder(D[:, ::-1], alpha=0.1).fit(X[:, ::-1])
+    np.testing.assert_allclose(turned.transform(X[:, ::-1]), expected, atol=1e-3)
+    np.testing.assert_allclose(turned.inverse_transform(expected[::-1])[::-1, ::-1], expected @ D, atol=1e-4)
+    learner = OnlineDictionaryLearning(8, max_iter=1, random_state=0).fit(X[::-1, ::-1])
+    assert learner.transform(X[::-1, ::-1]).shape == (len(X), 8)
+    coder = LISTACoder(D, alpha=0.1, epochs=1, random_state=0).fit(X[::-1, ::-1])
+    assert coder.transform(X[::-1, ::-1]).shape == (len(X), 96)
 
 
 def test_rows_that_were_not_finished_are_told_of(digits):

@@ -66,7 +66,7 @@ class SparseTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         X = validate_data(self, X, dtype=FLOATS, reset=False)
         problem = Lasso(self._dictionary(X.dtype), self.alpha, math.nan)
         coded = zip(self._pieces(X), self._codes(X), strict=True)
-        return -sum(float(problem.objective(*each).double().sum()) for each in coded) / len(X)
+        return -sum(float(problem.objective(*each).sum()) for each in coded) / len(X)
 
     @abstractmethod
     def _codes(self, X: np.ndarray) -> Iterator[torch.Tensor]:  # (M, n) -> (M, K) in all
@@ -77,7 +77,7 @@ class SparseTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             yield self._tensor(X[first : first + _ROWS_AT_ONCE])
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.tensor(array, device=find_device(self.device))
+        return torch.tensor(np.ascontiguousarray(array), device=find_device(self.device))
 
     def _dictionary(self, dtype: np.dtype) -> torch.Tensor:  # (n, K)
         return self._tensor(self.components_.astype(dtype, copy=False)).T.contiguous()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,18 +28,30 @@ class Lasso(NamedTuple):
         return cls(D, alpha, float(torch.linalg.matrix_norm(D.double(), ord=2) ** 2))
 
     def objective(self, x: Tensor, z: Tensor) -> Tensor:  # (M, n), (M, K) -> (M,)
-        """½‖x − Dz‖² + α‖z‖₁ of each row."""
-        return 0.5 * (x - z @ self.D.T).square().sum(1) + self.alpha * z.abs().sum(1)
+        """½‖x − Dz‖² + α‖z‖₁ of each row, in float64."""
+        return 0.5 * (x - z @ self.D.T).double().square().sum(1) + self.alpha * z.double().abs().sum(1)
 
-    def duality_gap(self, x: Tensor, z: Tensor) -> Tensor:  # (M, n), (M, K) -> (M,)
-        """What the objective of each row can be above its minimum, at most.
+    def relative_gap(self, x: Tensor, z: Tensor) -> Tensor:  # (M, n), (M, K) -> (M,)
+        """Duality gap of each row as a share of ½‖x‖²: an upper bound of what its objective exceeds the minimum by.
 
-        The dual point is the residual r, scaled so that ‖Dᵀr‖_∞ ≤ α.
+        The dual point is the residual r, scaled so that ‖Dᵀr‖_∞ ≤ α. Each row is divided by its largest entry first, so
+        that no square underflows or overflows. A row of zeros has the gap 0.
         """
+        size = x.abs().amax(1, keepdim=True)
+        size = torch.where(size > 0, size, 1)
+        x, z, alpha = x / size, z / size, self.alpha / size
         r = x - z @ self.D.T
-        largest = (r @ self.D).abs().amax(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-        dual = 0.5 * (x.square() - (x - (self.alpha / largest).clamp_max(1) * r).square()).sum(1)
-        return 0.5 * r.square().sum(1) + self.alpha * z.abs().sum(1) - dual
+        tiny = torch.finfo(x.dtype).tiny
+        largest = (r @ self.D).abs().amax(1, keepdim=True).clamp_min(tiny)
+        energy = x.square().sum(1)
+        dual = 0.5 * (energy - (x - (alpha / largest).clamp_max(1) * r).square().sum(1))
+        primal = 0.5 * r.square().sum(1) + (alpha * z.abs()).sum(1)
+        return (primal - dual) / (0.5 * energy).clamp_min(tiny)
+
+
+def unit_of(alpha: float) -> float:
+    """A power of two near α. Dividing data and α by it and multiplying the codes rounds nothing."""
+    return math.ldexp(1.0, math.frexp(alpha)[1] - 1)
 
 
 class _Iterate(NamedTuple):
@@ -57,9 +70,9 @@ _Advance = Callable[[Tensor, Tensor, float, _Iterate, int], _Iterate]
 def solve(problem: Lasso, x: Tensor, *, algorithm: str, max_iter: int, tol: float) -> tuple[Tensor, int]:
     """Codes z (M, K) of x (M, n), and the number of rows that did not get there.
 
-    From z_0 = h_θ(b), each row goes on until its duality gap is at most tol · ½‖x‖², its objective at z = 0: what
-    becomes of it does not depend on the other rows. "ista" is `lista` with W_e = Dᵀ/c, S = I − DᵀD/c and θ = α/c;
-    "fista" is FISTA (Beck & Teboulle 2009) with the momentum's restart of O'Donoghue & Candès (2015).
+    From z_0 = h_θ(b), each row goes on until its duality gap is at most tol · ½‖x‖², its objective at z = 0. Neither
+    the other rows nor the unit of x and α change its codes. "ista" is `lista` with W_e = Dᵀ/c, S = I − DᵀD/c and
+    θ = α/c; "fista" is FISTA (Beck & Teboulle 2009) with the restarts of O'Donoghue & Candès (2015).
 
     Args:
         problem: in the dtype and on the device of x.
@@ -68,6 +81,12 @@ def solve(problem: Lasso, x: Tensor, *, algorithm: str, max_iter: int, tol: floa
         max_iter: T ≥ 0, the iterations of a row at most.
         tol: 0 makes exactly max_iter iterations, and then no row is counted.
     """
+    unit = unit_of(problem.alpha)
+    codes, missing = _solve(problem._replace(alpha=problem.alpha / unit), x / unit, algorithm, max_iter, tol)
+    return codes * unit, missing
+
+
+def _solve(problem: Lasso, x: Tensor, algorithm: str, max_iter: int, tol: float) -> tuple[Tensor, int]:
     advance: _Advance = _ista if algorithm == "ista" else _fista
     D, c = problem.D, problem.c
     S = torch.eye(D.shape[1], dtype=D.dtype, device=D.device) - D.T @ D / c
@@ -78,7 +97,7 @@ def solve(problem: Lasso, x: Tensor, *, algorithm: str, max_iter: int, tol: floa
         return advance(b, S, theta, iterate, max_iter).z, 0
     codes, rows, done = torch.empty_like(b), torch.arange(len(x), device=x.device), 0
     while True:
-        going = problem.duality_gap(x, iterate.z) > tol * 0.5 * x.square().sum(1)
+        going = ~(problem.relative_gap(x, iterate.z) <= tol)  # a gap that is NaN has not been reached
         codes[rows] = iterate.z
         rows, x, b, iterate = rows[going], x[going], b[going], iterate.at(going)
         if done == max_iter or not len(rows):

@@ -11,7 +11,7 @@ from sklearn.utils.validation import validate_data
 
 from scvae_fast._devices import find_device
 from scvae_fast.estimators._base import FLOATS, LassoTransformer
-from scvae_fast.estimators._lasso import Lasso
+from scvae_fast.estimators._lasso import Lasso, unit_of
 
 _DEAD = 1e-6  # an atom whose mean squared entry is below that share of all atoms' mean
 
@@ -118,6 +118,8 @@ class OnlineDictionaryLearning(LassoTransformer):
     def _start(self, X: np.ndarray) -> None:
         K = X.shape[1] if self.n_components is None else int(self.n_components)
         self._random = check_random_state(self.random_state)
+        self._unit = unit_of(self.alpha)  # the sums are of squares, which vanish or overflow in that of the data
+        X = X / X.dtype.type(self._unit)
         if self.dict_init is None:
             rows = _draw(self._random, (X != 0).any(1).astype(float), K)
             others = self._random.standard_normal((K - len(rows), X.shape[1]))
@@ -132,8 +134,8 @@ class OnlineDictionaryLearning(LassoTransformer):
 
     def _step(self, X: np.ndarray) -> float:
         """Learn from one batch; returns the sum of its rows' objectives before that."""
-        x, D, A, B = map(self._tensor, (X, self.components_.T, self._A, self._B))
-        problem = Lasso.over(D, self.alpha)
+        x, D, A, B = map(self._tensor, (X / X.dtype.type(self._unit), self.components_.T, self._A, self._B))
+        problem = Lasso.over(D, self.alpha / self._unit)
         z, _ = self._solve(problem, x)
         self.n_steps_ += 1
         keep = _forgetting(self.n_steps_, len(x))
@@ -142,7 +144,7 @@ class OnlineDictionaryLearning(LassoTransformer):
         self._replace_dead(D, A, B, x, (x - z @ problem.D.T).square().sum(1))
         self.components_ = D.T.contiguous().cpu().numpy()
         self._A, self._B = A.cpu().numpy(), B.cpu().numpy()
-        return float(problem.objective(x, z).double().sum())
+        return float(problem.objective(x, z).sum()) * self._unit**2
 
     def _replace_dead(
         self, D: torch.Tensor, A: torch.Tensor, B: torch.Tensor, x: torch.Tensor, left: torch.Tensor
