@@ -92,7 +92,8 @@ def _weights(dictionary: str, atoms: int) -> tuple[torch.Tensor, ...]:
         D = dictionaries.dct(features, atoms)
     else:
         D = dictionaries.random_unit(features, atoms, generator=torch.Generator().manual_seed(0))
-    c = torch.linalg.matrix_norm(D, ord=2) ** 2
+    # As the layers form it: in float32 it would depend on the machine by more roundings than results may differ in.
+    c = (torch.linalg.matrix_norm(D.double(), ord=2) ** 2).to(D.dtype)
     return D, D.T / c, torch.eye(atoms) - D.T @ D / c, c
 
 

@@ -1,4 +1,4 @@
-"""Where models run."""
+"""Where models run, and where tensors hold their values."""
 
 import torch
 
@@ -22,3 +22,8 @@ def find_device(name: str | None) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"the device must be cpu or cuda, got {name!r}")
     return device
+
+
+def holds_values(tensor: torch.Tensor) -> bool:
+    """Whether there are numbers to look at: not on the meta device, nor where torch only propagates shapes."""
+    return tensor.untyped_storage().device.type != "meta"

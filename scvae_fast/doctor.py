@@ -58,6 +58,7 @@ def _native_module() -> dict[str, str]:
 def report() -> dict[str, dict[str, str]]:
     """Sections of names and findings: versions, cpu, gpu, native module, backends."""
     versions = {name: _version(name) for name in ("scvae-fast", "torch", "numpy", *_OPTIONAL)}
+    versions["torch"] = torch.__version__  # with the kind of build, which its package need not name
     cpu = {
         "processor": processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),

@@ -90,7 +90,7 @@ def to(problem: dict[str, torch.Tensor | None], dtype: torch.dtype) -> dict[str,
 
 def unrolled_lista(b, S, theta, n_iter, gain=None, z0=None):
     """Lista in plain PyTorch, differentiated by autograd."""
-    return iterates(Problem(b, S, theta, gain, z0, n_iter))[-1]
+    return list(iterates(Problem(b, S, theta, gain, z0, n_iter)))[-1]
 
 
 def unrolled_sparse_code(x, W_e, S, theta, D, n_iter, gain=None, z0=None):
@@ -139,7 +139,7 @@ def _near_a_tie(p: dict[str, torch.Tensor | None], n_iter: int) -> torch.Tensor:
 
 def near_a_tie(p: Problem, margin: float) -> torch.Tensor:
     """For each row (M,) whether any drive comes that near its threshold; the problem is in rows, in float64."""
-    codes = iterates(p)
+    codes = list(iterates(p))
     drives = [p.b + z @ p.S.T for z in codes[:-1]]
     if p.z0 is None:
         drives.append(p.b if p.gain is None else p.b * p.gain)

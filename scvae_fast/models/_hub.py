@@ -37,6 +37,18 @@ RECORD_FILE = "training.json"
 ModelT = TypeVar("ModelT", bound="PretrainedModel")
 
 
+def uncompiled(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the names that they have without torch.compile, which puts `_orig_mod.` before those of a module.
+
+    Raises:
+        ValueError: two of them have one name then.
+    """
+    renamed = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
+    if len(renamed) < len(weights):
+        raise ValueError("weights must not be there twice, both of a compiled and of a plain module")
+    return renamed
+
+
 class PretrainedModel(nn.Module, _HubMixin):
     """A module with huggingface_hub's `save_pretrained`, `from_pretrained` and `push_to_hub`.
 
@@ -51,6 +63,13 @@ class PretrainedModel(nn.Module, _HubMixin):
         super().__init__()
         self.config = config
         self.record: Mapping[str, Any] | None = None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Takes the weights of a compiled model as well."""
+        renamed = uncompiled(state_dict)
+        state_dict.clear()
+        state_dict.update(renamed)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of configuration and weights.
@@ -185,7 +204,7 @@ class PretrainedModel(nn.Module, _HubMixin):
             hub |= {"force_download": force_download, "local_files_only": local_files_only}
             files = [_download(cls, source, name, hub) for name in (CONFIG_FILE, WEIGHTS_FILE)]
             record = _download_record(source, hub)
-        weights = _read_weights(cls, files[1])
+        weights = uncompiled(_read_weights(cls, files[1]))
         dictionary = weights.get("bottleneck.dictionary")  # saves the class from making one of its own
         model = cls(_read_config(cls, files[0]), dictionary=dictionary, **options)
         try:

@@ -5,11 +5,14 @@ Parameter names follow that paper's public model, so that checkpoints of SC-VAE'
 """
 
 import math
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scvae_fast.ops import group_norm_silu
+from scvae_fast.ops._dispatch import in_forward_mode, in_transform, needs_gradient
+from scvae_fast.ops.group_norm_silu import group_norm_formula, group_norm_silu
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
@@ -18,6 +21,13 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
     With VQGAN's 32, a width that 32 divides gets 32 groups; another width as many as divide both numbers.
     """
     return nn.GroupNorm(math.gcd(groups, channels), channels, eps=1e-6)
+
+
+def normalise(norm: nn.Module, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
+    """norm(x), by a formula that has a forward mode where one is needed."""
+    if not isinstance(norm, nn.GroupNorm) or torch.compiler.is_compiling() or not in_forward_mode():
+        return norm(x)
+    return group_norm_formula(x, norm.weight, norm.bias, norm.num_groups, norm.eps).to(x.dtype)
 
 
 def norm_swish(norm: nn.Module, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
@@ -57,10 +67,49 @@ class AttnBlock(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
-        h = self.norm(x)
+        h = normalise(self.norm, x)
         q, k, v = (_tokens(project(h)) for project in (self.q, self.k, self.v))  # (B, 1, H·W, C)
-        attended = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj_out(attended.squeeze(1).transpose(1, 2).reshape(x.shape))
+        return x + self.proj_out(attend(q, k, v).squeeze(1).transpose(1, 2).reshape(x.shape))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (B, heads, N, C) each -> (B, heads, N, C)
+    """softmax(q kᵀ / √C) v, by PyTorch's kernels where they can differentiate it.
+
+    The kernels have a backward pass, but no derivative of it and no forward mode. These follow the formula.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return F.scaled_dot_product_attention(q, k, v)
+    if in_transform() or in_forward_mode():
+        return _attend_plainly(q, k, v)
+    if needs_gradient((q, k, v)):
+        return _Attend.apply(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def _attend_plainly(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v
+
+
+class _Attend(torch.autograd.Function):
+    """Keeps q, k and v alone, and computes the rest again in the backward pass."""
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        tensors = ctx.saved_tensors
+        if torch.is_grad_enabled() or in_forward_mode():
+            return tuple(torch.func.vjp(_attend_plainly, *tensors)[1](grad))
+        with torch.enable_grad():
+            leaves = [t.detach().requires_grad_() for t in tensors]
+            attended = F.scaled_dot_product_attention(*leaves)
+        return torch.autograd.grad(attended, leaves, grad)
 
 
 def _tokens(x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, one head, H·W, C)

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from scvae_fast.nn.attention import AttentionName
 from scvae_fast.nn.lista import Compat
+from scvae_fast.ops._checks import python_number
 
 _POSITIVE = (
     "n_features",
@@ -74,7 +75,9 @@ class SCVAEConfig:
         for name in ("ch_mult", "attn_levels"):
             value = getattr(self, name)
             _require(isinstance(value, (list, tuple)), name, "a sequence of integers", value)
-            object.__setattr__(self, name, tuple(value))
+            object.__setattr__(self, name, tuple(map(python_number, value)))
+        for field in fields(self):
+            object.__setattr__(self, field.name, python_number(getattr(self, field.name)))
         for name in _POSITIVE:
             _require(_is_int(getattr(self, name), 1), name, "a positive integer", getattr(self, name))
         for name in _FLAGS:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from scvae_fast.errors import UsageError
-from scvae_fast.models._hub import CONFIG_FILE
+from scvae_fast.models._hub import CONFIG_FILE, uncompiled
 from scvae_fast.models.config import SCVAEConfig
 from scvae_fast.models.scvae import SCVAE
 
@@ -61,9 +61,8 @@ def read_training_state(path: Path) -> dict[str, Any]:
 
 def _from_training(path: Path) -> SCVAE:
     state = read_training_state(path)
-    weights = {
-        name.removeprefix("model."): value for name, value in state["state_dict"].items() if name.startswith("model.")
-    }
+    names = uncompiled(state["state_dict"])
+    weights = {name.removeprefix("model."): value for name, value in names.items() if name.startswith("model.")}
     model = SCVAE(SCVAEConfig.from_dict(state["network"]), dictionary=weights.get("bottleneck.dictionary"))
     try:
         model.load_state_dict(weights)

@@ -13,6 +13,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from scvae_fast.models._hub import uncompiled
 from scvae_fast.models.config import SCVAEConfig
 from scvae_fast.models.scvae import SCVAE
 from scvae_fast.nn.attention import (
@@ -42,8 +43,8 @@ def load_official(
 
     Args:
         state_dict: what `torch.load(path, weights_only=True)` gives: the tensors, or a dictionary that has
-            them as "state_dict" or "model". "module." before every name (DistributedDataParallel's) is
-            dropped.
+            them as "state_dict" or "model". "module." before every name (DistributedDataParallel's) and
+            "_orig_mod." (torch.compile's) are dropped.
         n_iter: T, the authors' `num_soft_thresh`; a checkpoint doesn't hold it, nor the next two.
         beta: β.
         attention: which attention network the model was trained with.
@@ -123,6 +124,7 @@ def _unwrap(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):
         if isinstance(state_dict.get(wrapper), Mapping):
             state_dict = state_dict[wrapper]
+    state_dict = uncompiled(state_dict)
     prefix = "module." if all(name.startswith("module.") for name in state_dict) else ""
     weights = {name.removeprefix(prefix): value for name, value in state_dict.items()}
     for name, value in weights.items():

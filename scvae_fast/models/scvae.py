@@ -1,10 +1,11 @@
 """SC-VAE: an autoencoder whose latent vectors are sparse combinations of learned atoms."""
 
+import contextlib
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import _register_namedtuple
 
 from scvae_fast import dictionaries
 from scvae_fast.models._hub import PretrainedModel
@@ -34,8 +35,11 @@ class SCVAEOutput(NamedTuple):
     alpha: Tensor  # (B, h, w, 1) or (B, h, w, n), weights of the latent error, see `AlphaNetwork`
 
 
-# For torch.export.save, which stores the type of a program's output by such a name.
-_register_namedtuple(SCVAEOutput, serialized_type_name="scvae_fast.models.SCVAEOutput")
+# torch.export.save stores the type of a program's output under this name. There is no public way to give it one.
+with contextlib.suppress(ImportError):
+    from torch.utils._pytree import _register_namedtuple
+
+    _register_namedtuple(SCVAEOutput, serialized_type_name="scvae_fast.models.SCVAEOutput")
 
 
 class SCVAE(PretrainedModel):
@@ -58,7 +62,7 @@ class SCVAE(PretrainedModel):
     def __init__(self, config: SCVAEConfig, *, dictionary: Tensor | None = None, backend: str | None = None) -> None:
         super().__init__(config)
         if dictionary is None:
-            dictionary = dictionaries.dct(config.n_features, config.n_atoms)
+            dictionary = dictionaries.dct(config.n_features, config.n_atoms, dtype=torch.get_default_dtype())
         if tuple(dictionary.shape) != (config.n_features, config.n_atoms):
             raise ValueError(
                 f"SCVAE: dictionary must be (n_features, n_atoms) = ({config.n_features}, {config.n_atoms}), "

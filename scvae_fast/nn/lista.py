@@ -11,34 +11,40 @@ import torch
 from torch import nn
 
 from scvae_fast import dictionaries
+from scvae_fast._devices import holds_values
+from scvae_fast.ops import _checks
+from scvae_fast.ops._dispatch import in_forward_mode, in_transform, is_plain, needs_gradient
+from scvae_fast.ops._registered import autocast_is_on
 from scvae_fast.ops.lista import lista
 from scvae_fast.ops.sparse_code import sparse_code
 
 Compat = Literal["paper", "official"]
 
 
-def _squared_norm(dictionary: torch.Tensor) -> float:
-    """‖D‖₂², the largest eigenvalue of DᵀD."""
-    return float(torch.linalg.matrix_norm(dictionary.detach().double(), ord=2) ** 2)
+def _squared_norm(dictionary: torch.Tensor) -> torch.Tensor:
+    """‖D‖₂² (), the largest eigenvalue of DᵀD, as a float64 tensor."""
+    return torch.linalg.matrix_norm(dictionary.detach().double(), ord=2) ** 2
 
 
-def _check_positive(layer: str, **sizes: int) -> None:
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise TypeError(f"{layer}: {name} must be an int, got {type(size).__name__}")
-        least = 0 if name == "n_iter" else 1
-        if size < least:
-            raise ValueError(f"{layer}: {name} must be at least {least}, got {size}")
+def _checked_squared_norm(layer: str, dictionary: torch.Tensor) -> torch.Tensor:
+    """‖D‖₂²; raises ValueError unless it is finite and positive. A tensor without values passes."""
+    norm = _squared_norm(dictionary)
+    if holds_values(norm) and not (norm.isfinite() and norm > 0):
+        raise ValueError(f"{layer}: dictionary must be finite and not zero, got ‖D‖₂² = {float(norm)}")
+    return norm
 
 
-def _check_sparsity(layer: str, sparsity: float) -> None:
-    if not (math.isfinite(sparsity) and sparsity >= 0):
+def _is_differentiated(tensors: tuple[torch.Tensor, ...]) -> bool:
+    """Whether a derivative with respect to any of them may be asked for, as under every transform of torch.func."""
+    transformed = not torch.compiler.is_compiling() and (in_transform() or in_forward_mode())
+    return transformed or needs_gradient(tensors)
+
+
+def _check_sparsity(layer: str, sparsity: float) -> float:
+    number = _checks.python_number(sparsity)
+    if not (math.isfinite(number) and number >= 0):
         raise ValueError(f"{layer}: sparsity must be a finite number >= 0, got {sparsity}")
-
-
-def _version(*tensors: torch.Tensor) -> tuple[object, ...]:
-    """Differs when the tensors are other ones, or were changed in place."""
-    return tuple((t.data_ptr(), t._version, t.dtype, t.device) for t in tensors)
+    return float(number)
 
 
 class LISTA(nn.Module):
@@ -82,8 +88,10 @@ class LISTA(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_positive("LISTA", n_features=n_features, n_atoms=n_atoms, n_iter=n_iter)
-        _check_sparsity("LISTA", sparsity)
+        n_features = _checks.count("LISTA", "n_features", n_features, least=1)
+        n_atoms = _checks.count("LISTA", "n_atoms", n_atoms, least=1)
+        n_iter = _checks.count("LISTA", "n_iter", n_iter)
+        sparsity = _check_sparsity("LISTA", sparsity)
         if dictionary is None:
             dictionary = dictionaries.random_unit(n_features, n_atoms, generator=generator)
         elif tuple(dictionary.shape) != (n_features, n_atoms):
@@ -95,15 +103,14 @@ class LISTA(nn.Module):
         c = _checked_squared_norm("LISTA", D)
         self.n_features, self.n_atoms, self.n_iter, self.backend = n_features, n_atoms, n_iter, backend
         self.bfloat16_S = bfloat16_S
-        self._cached: tuple[object, torch.Tensor] | None = None
         dtype = dtype or torch.get_default_dtype()
 
         def parameter(value: torch.Tensor) -> nn.Parameter:
-            return nn.Parameter(value.to(device=device, dtype=dtype))
+            return nn.Parameter(value.to(device=device, dtype=dtype).contiguous())
 
         self.W_e = parameter(D.T / c)  # (K, n)
         self.S = parameter(torch.eye(n_atoms, dtype=D.dtype, device=D.device) - D.T @ D / c)  # (K, K)
-        self.theta = parameter(torch.full((n_atoms,), sparsity / c, dtype=D.dtype))  # (K,)
+        self.theta = parameter((sparsity / c).repeat(n_atoms))  # (K,)
 
     def forward(self, x: torch.Tensor, z0: torch.Tensor | None = None) -> torch.Tensor:
         """Codes z (..., K) of x (..., n), from a warm start z0 (..., K) if one is given."""
@@ -111,32 +118,42 @@ class LISTA(nn.Module):
         return lista(b, self._inhibition(), self.theta, self.n_iter, z0=z0, backend=self.backend)
 
     def _inhibition(self) -> torch.Tensor:
-        """S (K, K); in bfloat16, kept between calls, where that was asked for and no gradient can reach it."""
-        needs_grad = torch.is_grad_enabled() and self.S.requires_grad
-        if not self.bfloat16_S or self.training or needs_grad or self.S.dtype != torch.float32:
-            return self.S
-        if torch.compiler.is_compiling():
-            return self.S.bfloat16()
-        key = _version(self.S)
-        if self._cached is None or self._cached[0] != key:
-            # Kept tensors must outlive an inference_mode region that they were first needed in.
-            with torch.inference_mode(False), torch.no_grad():
-                self._cached = key, self.S.bfloat16()
-        return self._cached[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what is kept between calls: copies and pickles form it again."""
-        return {**self.__dict__, "_cached": None}
+        """S (K, K); in bfloat16 where that was asked for and no gradient can reach it."""
+        narrow = self.bfloat16_S and not self.training and not _is_differentiated((self.S,))
+        return self.S.bfloat16() if narrow and self.S.dtype == torch.float32 else self.S
 
     def extra_repr(self) -> str:
         """Sizes, for printing."""
         return f"n_features={self.n_features}, n_atoms={self.n_atoms}, n_iter={self.n_iter}"
 
 
-class _Cached(NamedTuple):
-    key: tuple[object, ...]
+class _Kept(NamedTuple):
+    """W_e and S, kept between calls in eval mode, with copies of the D and c that they were formed from."""
+
+    dictionary: torch.Tensor
+    step: torch.Tensor
+    narrow: bool  # whether S is stored in bfloat16
     W_e: torch.Tensor
     S: torch.Tensor
+
+    def fits(self, dictionary: torch.Tensor, step: torch.Tensor, narrow: bool) -> bool:
+        """Whether D and c still have the bits of the copies.
+
+        Nothing but the contents tells: fused optimisers and writes to `.data` leave a tensor's version as it was, and a
+        new tensor can have the address of an old one.
+        """
+        return self.narrow == narrow and _same_bits(self.step, step) and _same_bits(self.dictionary, dictionary)
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether both have the same bits. Unlike ==, this tells 0 from −0 and finds a NaN equal to itself."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    packed = [t.detach().contiguous().view(-1) for t in (a, b)]
+    # 64-bit integers are compared fastest, where size and place allow them.
+    aligned = all(t.nbytes % 8 == 0 and t.storage_offset() * t.itemsize % 8 == 0 for t in packed)
+    integer = torch.int64 if aligned else {2: torch.int16, 4: torch.int32}[a.itemsize]
+    return torch.equal(*(t.view(integer) for t in packed))
 
 
 class DictionaryLISTA(nn.Module):
@@ -148,9 +165,12 @@ class DictionaryLISTA(nn.Module):
     `compat="paper"` has γ = 1: ISTA on ½‖x − Dz‖² + λ‖z‖₁, from the start. `compat="official"` is the authors' released
     code, which starts from the unscaled x D, so γ = c.
 
-    `dictionary` (n, K) and `step` () = c are parameters where they are learned, else buffers. In training W_e and S are
-    formed once a call, under autograd; where no gradient can reach them in eval mode they are kept between calls. While
-    training, a warning is given once when c falls under ‖D‖₂², where ISTA may diverge.
+    `dictionary` (n, K) and `step` (1,) = c are parameters where they are learned, else buffers. Each call forms W_e and
+    S, under autograd. In eval mode on a CPU, calls that need no derivative keep W_e and S, with copies of D and c.
+    Later calls compare D and c with the copies, bit by bit, so they notice every change, however it was made. In
+    training, a warning comes once when c falls below ‖D‖₂², where ISTA may diverge.
+
+    On the meta device and for fake tensors ‖D‖₂² is unknown: load a state dict to give c its value.
 
     Args:
         dictionary: (n, K) to start from, copied.
@@ -170,8 +190,8 @@ class DictionaryLISTA(nn.Module):
         ValueError: an argument is out of range, or the dictionary is no (n, K) matrix, is zero or is not finite.
     """
 
-    dictionary: torch.Tensor
-    step: torch.Tensor
+    dictionary: torch.Tensor  # (n, K)
+    step: torch.Tensor  # (1,)
 
     # Training calls between two looks at ‖D‖₂, which costs a singular value decomposition.
     _CHECK_EVERY = 100
@@ -197,19 +217,19 @@ class DictionaryLISTA(nn.Module):
             raise TypeError(f"{layer}: dictionary must be a floating-point torch.Tensor")
         if dictionary.dim() != 2 or 0 in dictionary.shape:
             raise ValueError(f"{layer}: dictionary must be (n, K), got {list(dictionary.shape)}")
-        _check_positive(layer, n_iter=n_iter)
-        _check_sparsity(layer, sparsity)
+        n_iter, sparsity = _checks.count(layer, "n_iter", n_iter), _check_sparsity(layer, sparsity)
         if compat not in ("paper", "official"):
             raise ValueError(f"{layer}: compat must be 'paper' or 'official', got {compat!r}")
+        step = _checks.python_number(step)
         if step is not None and not (math.isfinite(step) and step > 0):
             raise ValueError(f"{layer}: step must be a finite number > 0, got {step}")
         self.n_features, self.n_atoms = dictionary.shape
-        self.n_iter, self.sparsity, self.compat, self.backend = n_iter, float(sparsity), compat, backend
+        self.n_iter, self.sparsity, self.compat, self.backend = n_iter, sparsity, compat, backend
         self.bfloat16_S = bfloat16_S
         self._hold("dictionary", dictionary.detach().clone(), learn_dictionary)
-        c = _checked_squared_norm(layer, dictionary) if step is None else float(step)
-        self._hold("step", dictionary.new_full((), c, requires_grad=False), learn_step)
-        self._cached: _Cached | None = None
+        c = _checked_squared_norm(layer, dictionary) if step is None else torch.tensor(step, dtype=torch.float64)
+        self._hold("step", c.to(dictionary).reshape(1), learn_step)
+        self._kept: _Kept | None = None
         self._calls = 0
         self._warned = False
 
@@ -224,7 +244,7 @@ class DictionaryLISTA(nn.Module):
 
         z0 (..., K) are codes to start from (a warm start), instead of h_θ(γ b).
         """
-        if self.training and not torch.compiler.is_compiling():
+        if self.training and is_plain((self.dictionary, self.step)):
             self._watch_step()
         W_e, S = self._weights()
         theta = self.sparsity / self.step
@@ -232,28 +252,32 @@ class DictionaryLISTA(nn.Module):
         return sparse_code(x, W_e, S, theta, self.dictionary, self.n_iter, gain=gain, z0=z0, backend=self.backend)
 
     def _weights(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """W_e (K, n) and S (K, K); kept between calls in eval mode."""
-        needs_grad = torch.is_grad_enabled() and (self.dictionary.requires_grad or self.step.requires_grad)
-        if self.training or needs_grad:
-            return self._form_weights()
-        if torch.compiler.is_compiling():
-            W_e, S = self._form_weights()
+        """W_e (K, n) and S (K, K); kept between calls in eval mode on a CPU, as long as D and c keep their values."""
+        D, c = self.dictionary, self.step
+        if self.training or _is_differentiated((D, c)):
+            return self._form_weights(D, c)
+        if not is_plain((D, c)) or D.device.type != "cpu" or D.is_inference() or c.is_inference():
+            W_e, S = self._form_weights(D, c)
             return W_e, self._stored(S)
-        key = (self.bfloat16_S, *_version(self.dictionary, self.step))
-        if self._cached is None or self._cached.key != key:
-            # Kept tensors must outlive an inference_mode region that they were first needed in.
-            with torch.inference_mode(False), torch.no_grad():
-                W_e, S = self._form_weights()
-                self._cached = _Cached(key, W_e, self._stored(S))
-        return self._cached.W_e, self._cached.S
+        kept = self._kept
+        if kept is None or not kept.fits(D, c, self.bfloat16_S):
+            kept = self._kept = self._keep(D, c)
+        return kept.W_e, kept.S
+
+    def _keep(self, D: torch.Tensor, c: torch.Tensor) -> _Kept:
+        # Tensors made in inference_mode could not be used outside of it. The weights are formed from the copies, so
+        # they fit even if another thread changes D meanwhile.
+        with torch.inference_mode(False), torch.no_grad():
+            D, c = D.detach().clone(), c.detach().clone()
+            W_e, S = self._form_weights(D, c)
+            return _Kept(D, c, self.bfloat16_S, W_e.contiguous(), self._stored(S))
 
     def _stored(self, S: torch.Tensor) -> torch.Tensor:
         return S.bfloat16() if self.bfloat16_S and S.dtype == torch.float32 else S
 
-    def _form_weights(self) -> tuple[torch.Tensor, torch.Tensor]:
-        D, c = self.dictionary, self.step
+    def _form_weights(self, D: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # The over-complete S has eigenvalues equal to 1, which rounding to 16 bits would push beyond.
-        autocast = torch.is_autocast_enabled(D.device.type)
+        autocast = autocast_is_on(D.device.type)
         with torch.autocast(D.device.type, enabled=False) if autocast else nullcontext():
             identity = torch.eye(self.n_atoms, dtype=D.dtype, device=D.device)
             return D.T / c, identity - D.T @ D / c
@@ -264,14 +288,14 @@ class DictionaryLISTA(nn.Module):
 
         It costs a singular value decomposition of D.
         """
-        self.step.clamp_(min=margin * _squared_norm(self.dictionary))
+        self.step.clamp_(min=margin * float(_squared_norm(self.dictionary)))
 
     def _watch_step(self) -> None:
         due = self._calls % self._CHECK_EVERY == 0
         self._calls += 1
-        if not due or self._warned:
+        if not due or self._warned or (self.step.is_cuda and torch.cuda.is_current_stream_capturing()):
             return
-        norm, c = _squared_norm(self.dictionary), float(self.step.detach())
+        norm, c = float(_squared_norm(self.dictionary)), float(self.step.detach())
         if c < norm * (1 - self._STEP_SLACK):
             self._warned = True
             warnings.warn(
@@ -281,8 +305,15 @@ class DictionaryLISTA(nn.Module):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what is kept between calls: copies and pickles form it again."""
-        return {**self.__dict__, "_cached": None}
+        """Without the kept weights: copies and pickles form them again."""
+        return {**self.__dict__, "_kept": None}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Accept a c without dimensions."""
+        name = f"{prefix}step"
+        if (c := state_dict.get(name)) is not None and c.dim() == 0:
+            state_dict[name] = c.reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         """Sizes and settings, for printing."""
@@ -290,10 +321,3 @@ class DictionaryLISTA(nn.Module):
             f"n_features={self.n_features}, n_atoms={self.n_atoms}, n_iter={self.n_iter}, "
             f"sparsity={self.sparsity:g}, compat={self.compat!r}"
         )
-
-
-def _checked_squared_norm(layer: str, dictionary: torch.Tensor) -> float:
-    norm = _squared_norm(dictionary)
-    if not (math.isfinite(norm) and norm > 0):
-        raise ValueError(f"{layer}: dictionary must be finite and not zero, got ‖D‖₂² = {norm}")
-    return norm

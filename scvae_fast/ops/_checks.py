@@ -6,11 +6,14 @@ Every message names the operation, the argument, what was expected and what came
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 
 _HALF = (torch.float16, torch.bfloat16)
 _DTYPES = (torch.float32, torch.float64, *_HALF)
+_LARGEST = 2**31 - 1  # kernels for GPUs count with 32 bits
 
 
 def is_half(dtype: torch.dtype) -> bool:
@@ -25,22 +28,36 @@ def are_tensors(op: str, **arguments: object) -> None:
             raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(value).__name__}")
 
 
-def count(op: str, name: str, value: object) -> None:
-    """Raises unless `value` is an int >= 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+def python_number(value: Any) -> Any:
+    """NumPy's scalars, and what else registers as a number, as Python's int or float; anything else as it is."""
+    if isinstance(value, (int, float, torch.SymInt)):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
+
+
+def count(op: str, name: str, value: Any, least: int = 0) -> Any:
+    """The value as an int; raises unless it is a whole number from `least` to 2³¹ − 1."""
+    number = python_number(value)
+    if isinstance(number, bool) or not isinstance(number, (int, torch.SymInt)):
         raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}")
-    if value < 0:
-        raise ValueError(f"{op}: {name} must be at least 0, got {value}")
+    if number < least:
+        raise ValueError(f"{op}: {name} must be at least {least}, got {number}")
+    if number > _LARGEST:
+        raise ValueError(f"{op}: {name} must be at most {_LARGEST}, got {number}")
+    return number
 
 
 def scalar_tensor(op: str, name: str, value: object, like: torch.Tensor) -> torch.Tensor:
     """A tensor as it is; a Python number as a 0-dimensional tensor that goes with `like`."""
     if isinstance(value, torch.Tensor):
         return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    number = python_number(value)
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise TypeError(f"{op}: {name} must be a number or a torch.Tensor, got {type(value).__name__}")
     dtype = torch.float32 if is_half(like.dtype) else like.dtype
-    return torch.full((), value, dtype=dtype, device=like.device)
+    return torch.full((), number, dtype=dtype, device=like.device)
 
 
 def has_shape(op: str, name: str, tensor: torch.Tensor, shape: tuple[int, ...], meaning: str) -> None:

@@ -1,50 +1,96 @@
-"""Whether anything stands between a call and its kernel.
+"""Whether a call may skip torch's dispatcher, and whether it is being differentiated or transformed.
 
-torch's dispatcher costs a small call more than its arithmetic does. Where it would do nothing but find the kernel, an
-operation calls the kernel itself; in all other cases (torch.compile, modes, subclasses, functorch, autocast, tracing,
-the profiler, …) it goes through the dispatcher.
+For a small call the dispatcher takes longer than the arithmetic. Where it would do nothing but find the kernel, an
+operation calls the kernel directly. That saves about 15 µs of a call, and 130 µs of a call with its backward pass
+(`python -m benchmarks.transforms`). No public function of torch can tell whether a mode or a transform is active, so
+`is_plain` reads private ones. If a version of torch lacks one of them, every call goes through the dispatcher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
-# Private, but what torch._ops itself computes to find a kernel: the keys of the tensors and of the thread, as bits.
-_Key = torch._C.DispatchKey
+
+class _Private(NamedTuple):
+    """Private functions of torch, and sets of dispatch keys, as bits."""
+
+    included: Callable[[], Any]  # keys that this thread adds to those of the tensors
+    excluded: Callable[[], Any]  # keys that this thread masks
+    of: Callable[[torch.Tensor], Any]  # keys of a tensor
+    profiled: Callable[[], bool]
+    autograd: int
+    autocast: int
+    ordinary: int  # keys of CPU, CUDA, autograd and autocast
 
 
-def _bits(*keys: torch._C.DispatchKey) -> int:
-    bits = 0
-    for key in keys:
-        bits |= torch._C.DispatchKeySet(key).raw_repr()
-    return bits
+def _private() -> _Private | None:
+    """None if this version of torch lacks one of them."""
+    try:
+        core, key = torch._C, torch._C.DispatchKey
+        autograd = core.DispatchKeySet(key.AutogradFunctionality).raw_repr()
+        autocast = ordinary = 0
+        for each in (key.AutocastCPU, key.AutocastCUDA):
+            autocast |= core.DispatchKeySet(each).raw_repr()
+        for each in (key.CPU, key.CUDA, key.ADInplaceOrView, key.BackendSelect):
+            ordinary |= core.DispatchKeySet(each).raw_repr()
+        include, exclude = core._dispatch_tls_local_include_set, core._dispatch_tls_local_exclude_set
+        profiled = torch.autograd._profiler_enabled
+        _ = forward_ad._current_level  # in_forward_mode reads it
+        return _Private(
+            include, exclude, core._dispatch_keys, profiled, autograd, autocast, ordinary | autograd | autocast
+        )
+    except AttributeError:
+        return None
 
 
-_AUTOGRAD = _bits(_Key.AutogradFunctionality)
-_AUTOCAST = _bits(_Key.AutocastCPU, _Key.AutocastCUDA)
-_ORDINARY = _bits(_Key.CPU, _Key.CUDA, _Key.ADInplaceOrView, _Key.BackendSelect) | _AUTOGRAD | _AUTOCAST
+_PRIVATE = _private()
 
-below_autograd = torch._C._AutoDispatchBelowAutograd
-"""Context in which a kernel runs: what it does with tensors is not recorded, nor seen as making views."""
+
+def is_plain(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether these are ordinary CPU or CUDA tensors, and no transform, mode or compiler is active."""
+    if _PRIVATE is None or torch.compiler.is_compiling() or has_torch_function(tensors) or in_forward_mode():
+        return False
+    keys = _PRIVATE.included().raw_repr()
+    for tensor in tensors:
+        keys |= _PRIVATE.of(tensor).raw_repr()
+    return not keys & ~_PRIVATE.ordinary
 
 
 def is_bare(tensors: Iterable[torch.Tensor], cast: bool = True) -> bool:
-    """Whether nothing but autograd can see a call with these tensors, all of them plain CPU or CUDA tensors.
+    """Whether a call with these plain tensors concerns nothing but autograd.
 
-    `cast` is whether autocast has a rule for the operation: without one it does nothing.
+    `cast` is whether autocast has a rule for the operation; without one, autocast changes nothing.
     """
-    if torch.compiler.is_compiling() or torch.autograd._profiler_enabled() or has_torch_function(tensors):
+    if not is_plain(tensors) or _PRIVATE is None or _PRIVATE.profiled():
         return False
-    keys = torch._C._dispatch_tls_local_include_set().raw_repr()
-    for tensor in tensors:
-        keys |= torch._C._dispatch_keys(tensor).raw_repr()
-    if keys & ~_ORDINARY:
-        return False
-    excluded = torch._C._dispatch_tls_local_exclude_set().raw_repr()
-    autocast = cast and _AUTOCAST & ~excluded
+    excluded = _PRIVATE.excluded().raw_repr()
+    autocast = cast and _PRIVATE.autocast & ~excluded
     # Inside the kernel of another operation autograd is shut out although gradients are enabled.
-    shut_out = excluded & _AUTOGRAD and torch.is_grad_enabled()
+    shut_out = excluded & _PRIVATE.autograd and torch.is_grad_enabled()
     return not (autocast or shut_out)
+
+
+def in_forward_mode() -> bool:
+    """Whether eager code is inside `torch.func.jvp`, or a function built on it, or a `dual_level`."""
+    return getattr(forward_ad, "_current_level", -1) >= 0
+
+
+def has_tangent(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether any of the tensors has a tangent at the current level of forward-mode differentiation."""
+    # Compiled code enters levels without telling the Python module.
+    level = 0 if in_transform() else None
+    return any(forward_ad.unpack_dual(t, level=level).tangent is not None for t in tensors)
+
+
+in_transform: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+"""Whether a transform of torch.func is active. If this version of torch can't tell, True, which is always safe."""
+
+
+def needs_gradient(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether autograd records a call with these tensors."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)

@@ -1,24 +1,30 @@
-"""The one autograd wiring: how an operation and its siblings are registered with torch.library.
+"""The one wiring of the operations: registration with torch.library, derivatives, vmap.
 
-An operation is described by its `Problem`, a named tuple of its arguments, tensors first, that can check itself, bring
-its tensors into rows, and say what its results look like. From that and the siblings this module derives the schemas,
-the implementation, the fake, the backward pass (an operation too, so that torch.compile sees through neither) and the
-autocast rule. Arguments of the schemas are positional. A call that nobody but autograd can see skips the dispatcher and
-runs the same functions (`_dispatch.py`).
+An operation is described by its `Problem`: a named tuple of its arguments, tensors first. A problem checks itself,
+brings its tensors into rows, and knows the shapes of the results. From that and the siblings, `Operation` makes
+
+- two functions of torch.library, the forward and the backward pass. torch.compile, torch.export, modes and subclasses
+  see these two functions, and nothing inside them.
+- two autograd.Functions that call them. Eager calls go through these where a gradient is needed, also under transforms
+  of torch.func. The backward pass is a Function too, so it can be differentiated again.
+
+Forward mode and derivatives of the backward pass run the specification, the eager sibling. It is plain PyTorch, so
+every mode and every transform can differentiate it. A call that only autograd can see skips the dispatcher
+(`_dispatch.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch.overrides import has_torch_function
 
-from scvae_fast.ops import _backend
-from scvae_fast.ops._dispatch import below_autograd, is_bare
-
-_NAMESPACE = "scvae_fast"
-_LIBRARY = torch.library.Library(_NAMESPACE, "DEF")
+from scvae_fast.ops import _backend, _checks
+from scvae_fast.ops._batching import Dims, batched
+from scvae_fast.ops._dispatch import in_forward_mode, is_bare, needs_gradient
+from scvae_fast.ops._registered import Registered, apply_bare, autocast_is_on, in_float32
 
 Gradients = tuple[torch.Tensor | None, ...]
 
@@ -65,31 +71,14 @@ def packed(tensor: _T) -> _T:
     return None if tensor is None else tensor.contiguous()
 
 
+def one_value(tensor: _T) -> _T:
+    """A tensor of one element without dimensions, any other as it is."""
+    return tensor if tensor is None or tensor.dim() == 0 or tensor.numel() != 1 else tensor.reshape(())
+
+
 def _shaped(tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """A sibling's result in another shape; to autograd no view, so that callers may change it in place."""
     return tensor if tensor.shape == shape else torch.ops.aten._unsafe_view(tensor, shape)
-
-
-def _placeholder(like: torch.Tensor) -> torch.Tensor:
-    """What stands for a gradient that nobody needs: an operation can't return None."""
-    return like.new_empty(0)
-
-
-def _in_float32(name: str, device_type: str) -> Any:
-    """The rule of autocast: the operation in float32, and nothing inside it cast any further.
-
-    torch.library.register_autocast would do, but under torch.compile torch 2.10 confuses the rules of two devices.
-    """
-
-    def cast(value: Any) -> Any:
-        eligible = isinstance(value, torch.Tensor) and value.device.type == device_type and value.is_floating_point()
-        return value.float() if eligible and value.dtype != torch.float64 else value
-
-    def kernel(*arguments: Any) -> Any:
-        with torch.autocast(device_type, enabled=False):
-            return getattr(torch.ops.scvae_fast, name)(*map(cast, arguments))
-
-    return kernel
 
 
 class Operation:
@@ -99,8 +88,9 @@ class Operation:
         name: the operation's.
         arguments: the problem's fields as in a schema: "Tensor b, Tensor S, …, SymInt n_iter".
         problem: its class.
+        rows: names of the tensors that have a row for each row of the results. All rows share the other tensors.
         results: number of results.
-        siblings: for each backend's name its implementation.
+        siblings: for each backend's name its implementation; "eager" is the specification.
         keeps_codes: whether the backward pass takes the first result, the codes.
     """
 
@@ -109,6 +99,7 @@ class Operation:
         name: str,
         arguments: str,
         problem: type[Any],
+        rows: tuple[str, ...],
         results: int,
         siblings: Mapping[str, Sibling],
         keeps_codes: bool,
@@ -119,67 +110,71 @@ class Operation:
         self.siblings = siblings
         self.keeps_codes = keeps_codes
         self.tensors = arguments.count("Tensor")
+        self._of_rows = [field in rows for field in problem._fields[: self.tensors]]
+        self._recorded, self._recorded_backward = self._functions()
         returned = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
-        grads = "".join(f"Tensor? grad_{i}, " for i in range(results)) + ("Tensor codes, " if keeps_codes else "")
-        gradients = ", ".join(["Tensor"] * self.tensors)
-        self._define(name, f"({arguments}, str? backend) -> {returned}", self._forward, self._fake)
-        self._define(
-            f"{name}_backward",
-            f"({grads}{arguments}, bool[] needed, str? backend) -> ({gradients})",
-            self._backward,
-            self._fake_backward,
+        self._dispatched = Registered(
+            name,
+            f"({arguments}, str? backend) -> {returned}",
+            kernel=self._forward,
+            fake=self._fake,
+            recorded=lambda *given: self._recorded.apply(*given, False),
+            plain=self._plain,
+            vmap=lambda info, dims, *given: self._vmap(self._dispatched, info.batch_size, dims, given),
         )
-        qualified = f"{_NAMESPACE}::{name}"
-        torch.library.register_autograd(qualified, self._autograd, setup_context=self._setup_context, lib=_LIBRARY)
-        torch.library.register_autograd(f"{qualified}_backward", self._differentiate_twice, lib=_LIBRARY)
-        self._dispatched = getattr(torch.ops.scvae_fast, name)
-        self._dispatched_backward = getattr(torch.ops.scvae_fast, f"{name}_backward")
-        self._recorded = self._recording()
+        grads = "".join(f"Tensor? grad_{i}, " for i in range(results)) + ("Tensor codes, " if keeps_codes else "")
+        self._dispatched_backward = Registered(
+            f"{name}_backward",
+            f"({grads}{arguments}, bool[] needed, str? backend) -> ({', '.join(['Tensor'] * self.tensors)})",
+            kernel=lambda *given: self._filled(self._gradients(*given), given),
+            fake=self._fake_backward,
+            recorded=self._recorded_backward.apply,
+            plain=lambda *given: self._filled(self._plain_gradients(*given), given),
+            vmap=lambda info, dims, *given: self._vmap_backward(
+                self._dispatched_backward, info.batch_size, dims, given
+            ),
+        )
 
     def __call__(self, *arguments: Any) -> Any:
         """The operation's results; arguments as in its schema."""
         tensors = [t for t in arguments[: self.tensors] if t is not None]
-        if not is_bare(tensors):
-            return self._dispatched(*arguments)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            return self._recorded(*arguments)
-        with below_autograd():
+        if is_bare(tensors):
+            if needs_gradient(tensors):
+                return apply_bare(self._recorded, *arguments, True)
             return self._forward(*arguments)
+        # Here and not only in the dispatcher: there a transform of torch.func, when it calls the next one, undoes what
+        # autocast's rule has done.
+        if autocast_is_on(tensors[0].device.type):
+            return in_float32(tensors[0].device.type, self, *arguments)
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or has_torch_function(tensors):
+            return self._dispatched(*arguments)
+        if in_forward_mode():
+            return self._plain(*arguments)
+        if needs_gradient(tensors):
+            return self._recorded.apply(*arguments, False)
+        return self._dispatched(*arguments)
 
-    def _recording(self) -> Any:
-        """The forward pass as autograd records it where the dispatcher is skipped."""
-
-        class Recorded(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx: Any, *arguments: Any) -> Any:
-                with below_autograd():
-                    output = self._forward(*arguments)
-                self._setup_context(ctx, arguments, output)
-                return output
-
-            @staticmethod
-            def backward(ctx: Any, *grads: torch.Tensor | None) -> Gradients:
-                return self._autograd(ctx, *grads)
-
-        return Recorded.apply
-
-    @staticmethod
-    def _define(name: str, schema: str, implementation: Any, fake: Any) -> None:
-        _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
-        _LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"{_NAMESPACE}::{name}", fake, lib=_LIBRARY)
-        for device_type in ("cpu", "cuda"):
-            _LIBRARY.impl(name, _in_float32(name, device_type), f"Autocast{device_type.upper()}")
+    # The forward pass
 
     def _sibling(self, backend: str | None, like: torch.Tensor) -> Sibling:
         rows = like.numel() // max(1, like.shape[-1])
         return self.siblings[_backend.choose(self.name, backend, like.device, like.dtype, rows)]
 
     def _forward(self, *arguments: Any) -> Any:
+        """The results, by the backend that was asked for or is chosen."""
         *fields, backend = arguments
         problem = self.problem(*fields)
         problem.check()
-        sibling = self._sibling(backend, problem[0])
+        return self._results(self._sibling(backend, problem[0]), problem)
+
+    def _plain(self, *arguments: Any) -> Any:
+        """The results, by the specification: differentiable in every way."""
+        problem = self.problem(*arguments[:-1])
+        problem.check()
+        with torch.autocast(problem[0].device.type, enabled=False):
+            return self._results(self.siblings["eager"], problem)
+
+    def _results(self, sibling: Sibling, problem: Any) -> Any:
         results = sibling.forward(problem.rows())
         if self.results == 1:
             return _shaped(results, problem.result_shapes()[0])
@@ -191,55 +186,164 @@ class Operation:
         results = tuple(problem[0].new_empty(shape) for shape in problem.result_shapes())
         return results[0] if self.results == 1 else results
 
-    def _split(self, arguments: tuple[Any, ...]) -> tuple[list[Any], Any, list[bool], str | None]:
-        """Gradients (and codes), the problem, what is needed, the backend: the backward operation's arguments."""
-        *leading_and_fields, needed, backend = arguments
+    # The backward pass. Its arguments: the gradients of the results, the codes where they are kept, the problem, which
+    # tensors of the problem need a gradient, the backend.
+
+    def _split(self, arguments: Sequence[Any]) -> tuple[list[Any], Any, list[bool]]:
+        """Gradients and codes; the problem; what is needed."""
+        *leading_and_fields, needed, _ = arguments
         leading = self.results + self.keeps_codes
-        return leading_and_fields[:leading], self.problem(*leading_and_fields[leading:]), needed, backend
+        return leading_and_fields[:leading], self.problem(*leading_and_fields[leading:]), needed
+
+    def _check_backward(self, leading: list[Any], problem: Any, needed: Sequence[bool]) -> None:
+        """Raises TypeError or ValueError for arguments with which a kernel would read or write out of bounds."""
+        op = f"{self.name}_backward"
+        problem.check()
+        shapes = problem.result_shapes()
+        names = [f"grad_{i}" for i in range(self.results)] + ["codes"] * self.keeps_codes
+        for name, tensor, shape in zip(names, leading, (*shapes, shapes[0]), strict=False):
+            if tensor is not None:
+                _checks.has_shape(op, name, tensor, shape, "of its result's shape")
+                _checks.agree(op, (problem._fields[0], name), (problem[0], tensor))
+        if all(tensor is None for tensor in leading[: self.results]):
+            raise ValueError(f"{op}: at least one result's gradient must be given, got none")
+        if len(needed) != self.tensors:
+            raise ValueError(f"{op}: needed must have {self.tensors} entries, one for each tensor, got {len(needed)}")
 
     def _gradients(self, *arguments: Any) -> Gradients:
-        leading, problem, needed, backend = self._split(arguments)
-        sibling = self._sibling(backend, problem[0])
-        gradients = sibling.backward(*map(rows, leading), problem.rows(), needed)
+        """The gradients, by the backend that was asked for or is chosen; None for those that are not needed."""
+        leading, problem, needed = self._split(arguments)
+        self._check_backward(leading, problem, needed)
+        sibling = self._sibling(arguments[-1], problem[0])
+        return self._of_tensors(problem, sibling.backward(*map(rows, leading), problem.rows(), needed))
+
+    def _plain_gradients(self, *arguments: Any) -> Gradients:
+        """The gradients, by the specification: differentiable functions of the problem and of the results' gradients.
+
+        The codes are computed again, for they depend on the problem.
+        """
+        leading, problem, needed = self._split(arguments)
+        eager, p = self.siblings["eager"], problem.rows()
+        with torch.autocast(problem[0].device.type, enabled=False):
+            if self.keeps_codes:
+                results = eager.forward(p)
+                leading[-1] = results if self.results == 1 else results[0]
+            return self._of_tensors(problem, eager.backward(*map(rows, leading), p, needed))
+
+    def _of_tensors(self, problem: Any, gradients: Gradients) -> Gradients:
         tensors = problem[: self.tensors]
         return tuple(None if g is None else _shaped(g, t.shape) for g, t in zip(gradients, tensors, strict=True))
 
-    def _backward(self, *arguments: Any) -> tuple[torch.Tensor, ...]:
+    def _filled(self, gradients: Gradients, arguments: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+        """The gradients, an empty tensor in the place of each None: a function of torch.library can't return None."""
         like = arguments[self.results + self.keeps_codes]
-        return tuple(_placeholder(like) if g is None else g for g in self._gradients(*arguments))
+        return tuple(like.new_empty(0) if g is None else g for g in gradients)
 
     def _fake_backward(self, *arguments: Any) -> tuple[torch.Tensor, ...]:
-        _, problem, needed, _ = self._split(arguments)
-        return tuple(
-            t.new_empty(t.shape) if n else _placeholder(problem[0])
-            for t, n in zip(problem[: self.tensors], needed, strict=True)
-        )
+        _, problem, needed = self._split(arguments)
+        wanted = zip(problem[: self.tensors], needed, strict=True)
+        return self._filled(tuple(t.new_empty(t.shape) if n else None for t, n in wanted), arguments)
 
-    def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        tensors = inputs[: self.tensors]
-        codes = (output if self.results == 1 else output[0]) if self.keeps_codes else None
-        ctx.save_for_backward(*tensors, *([codes] if self.keeps_codes else []))
-        ctx.rest = inputs[self.tensors : -1]
-        ctx.backend = inputs[-1]
+    # Autograd
+
+    def _functions(self) -> tuple[type[torch.autograd.Function], type[torch.autograd.Function]]:
+        """The forward and the backward pass as Functions. The forward pass is told last whether the call is bare."""
+        operation = self
+
+        class Forward(torch.autograd.Function):
+            @staticmethod
+            def forward(*arguments: Any) -> Any:
+                *given, bare = arguments
+                return operation._forward(*given) if bare else operation._dispatched(*given)
+
+            @staticmethod
+            def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+                operation._keep(ctx, inputs, output)
+
+            @staticmethod
+            def backward(ctx: Any, *grads: torch.Tensor | None) -> Gradients:
+                return operation._differentiate(ctx, grads)
+
+            @staticmethod
+            def vmap(info: Any, in_dims: Dims, *arguments: Any) -> Any:
+                return operation._vmap(operation, info.batch_size, in_dims, arguments[:-1])
+
+        class Backward(torch.autograd.Function):
+            @staticmethod
+            def forward(*arguments: Any) -> Any:
+                return operation._dispatched_backward(*arguments)
+
+            @staticmethod
+            def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+                operation._keep_for_second(ctx, inputs)
+
+            @staticmethod
+            def backward(ctx: Any, *grads: torch.Tensor) -> Gradients:
+                return operation._differentiate_again(ctx, grads)
+
+            @staticmethod
+            def vmap(info: Any, in_dims: Dims, *arguments: Any) -> Any:
+                return operation._vmap_backward(Backward.apply, info.batch_size, in_dims, arguments)
+
+        Forward.__name__, Backward.__name__ = self.name, f"{self.name}_backward"  # printed results show these names
+        return Forward, Backward
+
+    def _keep(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        codes = (output if self.results == 1 else output[0],) if self.keeps_codes else ()
+        ctx.save_for_backward(*inputs[: self.tensors], *codes)
+        ctx.rest, ctx.backend = inputs[self.tensors : -2], inputs[-2]
         ctx.set_materialize_grads(False)
 
-    def _autograd(self, ctx: Any, *grads: torch.Tensor | None) -> Gradients:
+    def _differentiate(self, ctx: Any, grads: tuple[torch.Tensor | None, ...]) -> Gradients:
+        nothing = (None,) * (len(ctx.rest) + 2)
         if all(grad is None for grad in grads):
-            return (None,) * (self.tensors + len(ctx.rest) + 1)
+            return (None,) * self.tensors + nothing
         saved = ctx.saved_tensors
         needed = list(ctx.needs_input_grad[: self.tensors])
         arguments = (*grads, *saved[self.tensors :], *saved[: self.tensors], *ctx.rest, needed, ctx.backend)
-        tensors = [t for t in (*grads, *saved) if t is not None]
-        if torch.is_grad_enabled() or not is_bare(tensors):
-            gradients = self._dispatched_backward(*arguments)
-        else:
-            with below_autograd():
-                gradients = self._gradients(*arguments)
-        kept = (g if n else None for g, n in zip(gradients, needed, strict=True))
-        return *kept, *(None for _ in ctx.rest), None
+        if in_forward_mode():
+            return self._plain_gradients(*arguments) + nothing
+        if not torch.is_grad_enabled() and is_bare([t for t in (*grads, *saved) if t is not None]):
+            return self._gradients(*arguments) + nothing
+        # A compiler that traces this backward pass takes no Function inside a Function.
+        compiling = torch.compiler.is_compiling()
+        gradients = (self._dispatched_backward if compiling else self._recorded_backward.apply)(*arguments)
+        return *(g if n else None for g, n in zip(gradients, needed, strict=True)), *nothing
 
-    def _differentiate_twice(self, ctx: Any, *grads: torch.Tensor) -> None:
-        raise RuntimeError(
-            f"{_NAMESPACE}.{self.name}: its gradient can't be differentiated again (create_graph=True); "
-            "write the iterations in plain PyTorch where second derivatives are needed"
-        )
+    def _keep_for_second(self, ctx: Any, inputs: tuple[Any, ...]) -> None:
+        tensors = self.results + self.keeps_codes + self.tensors
+        ctx.save_for_backward(*inputs[:tensors])
+        ctx.rest = inputs[tensors:]
+
+    def _differentiate_again(self, ctx: Any, grads: tuple[torch.Tensor, ...]) -> Gradients:
+        """Gradients of the backward pass's arguments. By torch.func they are differentiable in turn, in any order."""
+        saved = ctx.saved_tensors
+        arguments = [*saved, *ctx.rest]
+        codes = self.results if self.keeps_codes else -1
+        variables = [i for i, t in enumerate(saved) if t is not None and i != codes]
+
+        def gradients(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            for i, value in zip(variables, values, strict=True):
+                arguments[i] = value
+            return self._filled(self._plain_gradients(*arguments), arguments)
+
+        with torch.autocast(saved[variables[0]].device.type, enabled=False):
+            pull_back = torch.func.vjp(gradients, *(arguments[i] for i in variables))[1]
+            found = dict(zip(variables, pull_back(grads), strict=True))
+        return tuple(found.get(i) for i in range(len(arguments)))
+
+    # vmap
+
+    def _vmap(self, call: Callable[..., Any], size: int, dims: Dims, arguments: Sequence[Any]) -> tuple[Any, Any]:
+        results = batched(call, size, dims, self._of_rows, arguments, fold=True)
+        return results, 0 if self.results == 1 else (0,) * self.results
+
+    def _vmap_backward(
+        self, call: Callable[..., Any], size: int, dims: Dims, arguments: Sequence[Any]
+    ) -> tuple[Any, Any]:
+        needed = arguments[-2]
+        # The gradient of what rows share is a sum over rows: of each entry's own.
+        alone = all(rows for rows, n in zip(self._of_rows, needed, strict=True) if n)
+        of_rows = [True] * (self.results + self.keeps_codes) + self._of_rows
+        gradients = batched(call, size, dims, of_rows, arguments, fold=alone)
+        return gradients, tuple(0 if n else None for n in needed)

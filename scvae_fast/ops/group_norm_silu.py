@@ -6,6 +6,7 @@ then neither the normalised x nor its sigmoid is kept: both are computed again f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,14 +14,13 @@ import torch.nn.functional as F
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from scvae_fast.ops import _checks, _native
-from scvae_fast.ops._dispatch import below_autograd, is_bare
+from scvae_fast.ops._dispatch import in_forward_mode, in_transform, is_bare, needs_gradient
 from scvae_fast.ops._library import Gradients
-from scvae_fast.ops._native import address, native
+from scvae_fast.ops._native import address, native, threads
+from scvae_fast.ops._registered import Registered, apply_bare, autocast_is_on
 
 _NAME = "group_norm_silu"
 _ARGUMENTS = "Tensor x, Tensor weight, Tensor bias"
-_LIBRARY = torch.library.Library("scvae_fast", "FRAGMENT")
-
 _DTYPES = (torch.float32, torch.bfloat16)
 _LAST_CHANNELS = 16  # fewer of them the kernels don't take in channels_last
 _WORTHWHILE = 1 << 17  # elements; with fewer, calling them from Python costs more than they save
@@ -36,8 +36,8 @@ def group_norm_silu(
     Mean and variance are those of a sample's group of channels (Wu & He 2018, eq. 2). The C++ kernels take (N, C, H, W)
     in float32 and bfloat16 on a CPU, of 2¹⁷ elements or more (or of a size that torch.compile does not know), with 16
     channels or more where it is laid out as channels_last. They compute in float32 and round once; whatever the number
-    of threads results are bitwise the same; their gradient can't be differentiated again. Every other call is
-    `F.silu(F.group_norm(...))`.
+    of threads results are bitwise the same. Every other call is `F.silu(F.group_norm(...))`, and so are calls in
+    forward mode, under transforms of torch.func and under torch.jit.trace. Derivatives of gradients are PyTorch's too.
 
     Args:
         x: (N, C, …), floating point.
@@ -53,17 +53,18 @@ def group_norm_silu(
         TypeError: an argument is of the wrong type or dtype.
         ValueError: shapes, devices, groups or eps don't fit.
     """
+    groups, eps = _checks.count(_NAME, "groups", groups), _checks.python_number(eps)
     _check(x, weight, bias, groups, eps)
-    if not _taken(x):
+    transformed = not torch.compiler.is_compiling() and (in_transform() or in_forward_mode())
+    if transformed or torch.jit.is_tracing() or not _taken(x):
         return _composed(x, weight, bias, groups, eps)
     weight, bias = weight.float(), bias.float()
     tensors = (x, weight, bias)
     if not is_bare(tensors, cast=False):
-        return torch.ops.scvae_fast.group_norm_silu(x, weight, bias, groups, eps)[0]
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return _Recorded.apply(x, weight, bias, groups, eps)
-    with below_autograd():
-        return _forward(x, weight, bias, groups, eps)[0]
+        return _OPERATION(x, weight, bias, groups, eps)[0]
+    if needs_gradient(tensors):
+        return apply_bare(_Recorded, x, weight, bias, groups, eps, True)[0]
+    return _forward(x, weight, bias, groups, eps)[0]
 
 
 def _check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float) -> None:
@@ -75,8 +76,7 @@ def _check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: in
     channels = x.shape[1]
     _checks.has_shape(_NAME, "weight", weight, (channels,), "(C,)")
     _checks.has_shape(_NAME, "bias", bias, (channels,), "(C,)")
-    _checks.count(_NAME, "groups", groups)
-    if groups == 0 or channels % groups != 0:
+    if groups < 1 or channels % groups != 0:
         raise ValueError(f"{_NAME}: groups must divide the {channels} channels of x, got {groups}")
     if not eps >= 0:
         raise ValueError(f"{_NAME}: eps must be at least 0, got {eps}")
@@ -102,10 +102,27 @@ def _format(x: torch.Tensor) -> torch.memory_format:
 
 def _composed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float) -> torch.Tensor:
     """By PyTorch. Only on CPUs, and under autocast, it takes a weight that is wider than x."""
-    device = x.device.type
-    if device != "cpu" and not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    if in_forward_mode():
+        t = group_norm_formula(x, weight, bias, groups, eps)
+        return (t * t.sigmoid()).to(x.dtype)
+    if x.device.type != "cpu" and not autocast_is_on(x.device.type):
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
     return F.silu(F.group_norm(x, groups, weight, bias, eps))
+
+
+def group_norm_formula(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float
+) -> torch.Tensor:
+    """`F.group_norm` from elementary operations, for forward mode; 16-bit x are normalised, and returned, in float32.
+
+    PyTorch's own raises in forward mode if a tangent is not contiguous, and its backward pass has no forward mode.
+    """
+    wide = x.float() if _checks.is_half(x.dtype) else x
+    grouped = wide.unflatten(1, (groups, -1)).flatten(2)
+    variance, mean = torch.var_mean(grouped, -1, correction=0, keepdim=True)
+    normalised = ((grouped - mean) * (variance + eps).rsqrt()).reshape(x.shape)
+    per_channel = (-1,) + (1,) * (x.dim() - 2)
+    return weight.reshape(per_channel) * normalised + bias.reshape(per_channel)
 
 
 def _arguments(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float) -> tuple[Any, ...]:
@@ -119,7 +136,7 @@ def _forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: 
     x, weight, bias = x.contiguous(memory_format=_format(x)), weight.contiguous(), bias.contiguous()
     y, statistics = _fake(x, weight, bias, groups, eps)
     arguments = _arguments(x, weight, bias, groups, eps)
-    native.group_norm_silu_forward(*arguments, y.data_ptr(), statistics.data_ptr(), torch.get_num_threads())
+    native.group_norm_silu_forward(*arguments, y.data_ptr(), statistics.data_ptr(), threads())
     return y, statistics
 
 
@@ -128,12 +145,22 @@ def _fake(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int
     return torch.empty_like(x, memory_format=_format(x)), weight.new_empty(2, x.shape[0], groups)
 
 
-def _checked_forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float) -> Results:
-    """For those who call the operation itself."""
+def _check_kernels(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float) -> None:
+    """For those who call the operations themselves."""
     _check(x, weight, bias, groups, eps)
     if x.dim() != 4 or x.dtype not in _DTYPES or weight.dtype != torch.float32 or bias.dtype != torch.float32:
         raise TypeError(f"{_NAME}: the kernels take x (N, C, H, W) in float32 or bfloat16, the others in float32")
-    return _forward(x, weight, bias, groups, eps)
+
+
+def _checked_forward(*arguments: Any) -> Results:
+    _check_kernels(*arguments)
+    return _forward(*arguments)
+
+
+def _plain_results(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float) -> Results:
+    """In differentiable PyTorch."""
+    variance, mean = torch.var_mean(x.detach().float().unflatten(1, (groups, -1)).flatten(2), -1, correction=0)
+    return _composed(x, weight, bias, groups, eps), torch.stack([mean, (variance + eps).rsqrt()])
 
 
 def _backward(
@@ -144,99 +171,128 @@ def _backward(
     statistics: torch.Tensor,
     groups: int,
     eps: float,
-    needed: list[bool],
+    needed: Sequence[bool],
 ) -> Gradients:
     """Gradients of x, weight and bias for grad = ∂L/∂y; None where one is not needed."""
+    _check_backward(grad, x, weight, bias, statistics, groups, eps, needed)
     layout = _format(x)
     grad, x = grad.contiguous(memory_format=layout), x.contiguous(memory_format=layout)
-    weight, bias = weight.contiguous(), bias.contiguous()
+    weight, bias, statistics = weight.contiguous(), bias.contiguous(), statistics.contiguous()
     gradients = [torch.empty_like(t) if n else None for t, n in zip((x, weight, bias), needed, strict=True)]
     native.group_norm_silu_backward(
         *_arguments(x, weight, bias, groups, eps),
         grad.data_ptr(),
         statistics.data_ptr(),
         *map(address, gradients),
-        torch.get_num_threads(),
+        threads(),
     )
     return tuple(gradients)
 
 
-def _full_backward(grad: torch.Tensor, x: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
-    """The same as an operation, which can't return None."""
-    return tuple(x.new_empty(0) if g is None else g for g in _backward(grad, x, *rest))
+def _check_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    statistics: torch.Tensor,
+    groups: int,
+    eps: float,
+    needed: Sequence[bool],
+) -> None:
+    """Raises TypeError or ValueError for what the kernels would read or write beyond its end."""
+    op = f"{_NAME}_backward"
+    _check_kernels(x, weight, bias, groups, eps)
+    _checks.has_shape(op, "grad", grad, x.shape, "of the shape of x,")
+    _checks.agree(op, ("x", "grad"), (x, grad))
+    _checks.has_shape(op, "statistics", statistics, (2, x.shape[0], groups), "(2, N, groups)")
+    _checks.agree(op, ("weight", "statistics"), (weight, statistics))
+    if len(needed) != 3:
+        raise ValueError(f"{op}: needed must have 3 entries, one for each tensor, got {len(needed)}")
+
+
+def _plain_gradients(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    statistics: torch.Tensor,
+    groups: int,
+    eps: float,
+    needed: Sequence[bool],
+) -> Gradients:
+    """The same as functions of grad, x, weight and bias, in differentiable PyTorch."""
+
+    def formula(*tensors: torch.Tensor) -> torch.Tensor:
+        x, weight, bias = tensors
+        return _composed(x, weight, bias, groups, eps)
+
+    pull_back = torch.func.vjp(formula, x, weight, bias)[1]
+    return tuple(g if n else None for g, n in zip(pull_back(grad), needed, strict=True))
+
+
+def _filled(gradients: Gradients, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """With something in the place of gradients that nobody needs: an operation can't return None."""
+    return tuple(x.new_empty(0) if g is None else g for g in gradients)
 
 
 def _fake_backward(
     grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *rest: Any
 ) -> tuple[torch.Tensor, ...]:
     layouts = (_format(x), torch.contiguous_format, torch.contiguous_format)
-    return tuple(
-        torch.empty_like(t, memory_format=layout) if n else x.new_empty(0)
-        for t, layout, n in zip((x, weight, bias), layouts, rest[-1], strict=True)
-    )
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
-    x, weight, bias, ctx.groups, ctx.eps = inputs
-    ctx.save_for_backward(x, weight, bias, output[1])
-    ctx.mark_non_differentiable(output[1])
-
-
-def _gradients(ctx: Any, grad: torch.Tensor, *_: Any) -> Gradients:
-    needed = list(ctx.needs_input_grad[:3])
-    saved = ctx.saved_tensors
-    arguments = (grad, *saved, ctx.groups, ctx.eps, needed)
-    if torch.is_grad_enabled() or not is_bare((grad, *saved), cast=False):
-        gradients = torch.ops.scvae_fast.group_norm_silu_backward(*arguments)
-        return *(g if n else None for g, n in zip(gradients, needed, strict=True)), None, None
-    with below_autograd():
-        return *_backward(*arguments), None, None
-
-
-def _differentiate_twice(ctx: Any, *grads: torch.Tensor) -> None:
-    raise RuntimeError(
-        f"{_NAME}: its gradient can't be differentiated again (create_graph=True); "
-        "write F.silu(F.group_norm(...)) where second derivatives are needed"
-    )
+    wanted = zip((x, weight, bias), layouts, rest[-1], strict=True)
+    return _filled(tuple(torch.empty_like(t, memory_format=layout) if n else None for t, layout, n in wanted), x)
 
 
 class _Recorded(torch.autograd.Function):
-    """The forward pass as autograd records it where the dispatcher is skipped."""
+    """The forward pass as autograd records it. The last argument is `is_bare`."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float) -> Any:
-        with below_autograd():
-            y, statistics = _forward(x, weight, bias, groups, eps)
-        ctx.groups, ctx.eps = groups, eps
-        ctx.save_for_backward(x, weight, bias, statistics)
-        return y
+    def forward(*arguments: Any) -> Results:
+        *given, bare = arguments
+        return _forward(*given) if bare else _OPERATION(*given)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        return _gradients(ctx, *grads)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
+        x, weight, bias, ctx.groups, ctx.eps, _ = inputs
+        ctx.save_for_backward(x, weight, bias, output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor, _: Any) -> Gradients:
+        needed = list(ctx.needs_input_grad[:3])
+        tensors = (grad, *ctx.saved_tensors)
+        arguments = (*tensors, ctx.groups, ctx.eps, needed)
+        if torch.is_grad_enabled() or in_forward_mode():
+            return *_plain_gradients(*arguments), None, None, None
+        if is_bare(tensors, cast=False):
+            return *_backward(*arguments), None, None, None
+        gradients = _BACKWARD(*arguments)
+        return *(g if n else None for g, n in zip(gradients, needed, strict=True)), None, None, None
 
 
-def _define(name: str, schema: str, implementation: Any, fake: Any, derivative: Any, **context: Any) -> None:
-    qualified = f"scvae_fast::{name}"
-    _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(name, implementation, "CPU")
-    torch.library.register_fake(qualified, fake, lib=_LIBRARY)
-    torch.library.register_autograd(qualified, derivative, **context, lib=_LIBRARY)
+def _vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Results, tuple[int, int]]:
+    return torch.vmap(_plain_results, in_dims)(*arguments), (0, 0)
 
 
-_define(
+_OPERATION = Registered(
     _NAME,
     f"({_ARGUMENTS}, SymInt groups, float eps) -> (Tensor, Tensor)",
-    _checked_forward,
-    _fake,
-    _gradients,
-    setup_context=_setup_context,
+    kernel=_checked_forward,
+    fake=_fake,
+    recorded=lambda *given: _Recorded.apply(*given, False),
+    plain=_plain_results,
+    vmap=_vmap,
+    device="CPU",
+    autocast=False,
 )
-_define(
+_BACKWARD = Registered(
     f"{_NAME}_backward",
     f"(Tensor grad, {_ARGUMENTS}, Tensor statistics, SymInt groups, float eps, bool[] needed)"
     " -> (Tensor, Tensor, Tensor)",
-    _full_backward,
-    _fake_backward,
-    _differentiate_twice,
+    kernel=lambda *given: _filled(_backward(*given), given[1]),
+    fake=_fake_backward,
+    recorded=lambda *given: _filled(_plain_gradients(*given), given[1]),
+    plain=lambda *given: _filled(_plain_gradients(*given), given[1]),
+    device="CPU",
+    autocast=False,
 )

@@ -92,6 +92,14 @@ class SCVAEModule(AutoencoderModule):
             with nullcontext() if sharded is None else FullyShardedDataParallel.summon_full_params(sharded):
                 self.model.bottleneck.raise_step(_STEP_MARGIN)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Give c's moments the dimension that c has: checkpoints in which it had none are resumed as well."""
+        for optimizer in checkpoint["optimizer_states"]:
+            for moments in optimizer["state"].values():
+                for name, value in moments.items():
+                    if name != "step" and isinstance(value, Tensor) and value.dim() == 0:
+                        moments[name] = value.reshape(1)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what the network is, for those who load the weights alone."""
         checkpoint["network"] = self.model.config.to_dict()

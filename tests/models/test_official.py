@@ -77,8 +77,10 @@ def test_every_attention_network_round_trips(attention, small_config):
         lambda weights: {"model": weights},
         lambda weights: {f"module.{name}": tensor for name, tensor in weights.items()},
         lambda weights: {"state_dict": {f"module.{name}": tensor for name, tensor in weights.items()}},
+        lambda weights: {f"_orig_mod.{name}": tensor for name, tensor in weights.items()},
+        lambda weights: {f"module._orig_mod.{name}": tensor for name, tensor in weights.items()},
     ],
-    ids=["state_dict", "model", "module.", "state_dict of module."],
+    ids=["state_dict", "model", "module.", "state_dict of module.", "_orig_mod.", "module._orig_mod."],
 )
 def test_wrapped_checkpoints(wrap, golden_gat):
     model = load_official(wrap(golden_gat.state_dict), **golden_gat.load_options())

@@ -103,6 +103,7 @@ def test_16_bit_types_are_rounded_once(dtype):
 
 
 @EVERY_BACKEND
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # opcheck's own
 def test_opcheck_and_compile(backend):
     p = {k: t.requires_grad_() for k, t in suited(backend, problem(4, 5, 3)).items()}
     results = torch.library.opcheck(torch.ops.scvae_fast.decode.default, (p["z"], p["D"], backend))

@@ -1,10 +1,12 @@
 """Calls that skip torch's dispatcher: the same results and errors, and whoever listens there still hears."""
 
+import sys
 from typing import ClassVar
 
 import pytest
 import torch
 from problems import BACKENDS, keywords, lista_problem, results_and_gradients, sparse_code_problem
+from processes import run
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
@@ -142,6 +144,7 @@ def test_subclasses_see_the_operation():
     assert any("lista" in name for name in Logged.seen)
 
 
+@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events:UserWarning")  # by torch 2.10, of itself
 def test_profiler_sees_the_operation():
     p = keywords(lista_problem(3, 5))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -223,3 +226,57 @@ def test_small_compiled_graph_holds_the_operation(case):
 
     torch.compile(lambda **p: op(**p, **settings), fullgraph=True, backend=record)(**keywords(problem()))
     assert any(f"scvae_fast.{op.__name__}" in target for target in targets)
+
+
+WITHOUT = """
+import importlib, sys, torch
+module, _, name = sys.argv[1].rpartition(".")
+module = importlib.import_module(module)
+value = getattr(module, name)
+delattr(module, name)
+import scvae_fast
+from scvae_fast.models import SCVAE
+from scvae_fast.ops import _dispatch
+setattr(module, name, value)  # torch's own modules read it as well, some of them later
+b, S = torch.randn(3, 5, requires_grad=True), 0.1 * torch.randn(5, 5)
+def plain(b):
+    z = scvae_fast.soft_threshold(b, 0.1)
+    for _ in range(3):
+        z = scvae_fast.soft_threshold(b + z @ S.T, 0.1)
+    return z
+def ours(b):
+    return scvae_fast.lista(b, S, 0.1, 3)
+found = []
+for f in (ours, plain):
+    z = f(b)
+    (g,) = torch.autograd.grad(z.square().sum(), b, create_graph=True)
+    (second,) = torch.autograd.grad(g.square().sum(), b)
+    tangent = torch.func.jvp(f, (b.detach(),), (torch.ones(3, 5),))[1]
+    mapped = torch.func.vmap(torch.func.grad(lambda row: f(row).sum()))(b.detach())
+    with torch.no_grad():
+        found.append([z, g, second, tangent, mapped, f(b)])
+for a, e in zip(*found):
+    torch.testing.assert_close(a, e)
+layer = scvae_fast.DictionaryLISTA(scvae_fast.dictionaries.random_unit(5, 7), 2, 0.1).eval()
+with torch.no_grad():
+    layer(b)
+    layer.dictionary.data.mul_(0.5)
+    assert layer._kept is None or _dispatch._PRIVATE is not None
+print("right", _dispatch._PRIVATE is None)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "off"),
+    [
+        ("torch._C._dispatch_keys", True),
+        ("torch._C._dispatch_tls_local_include_set", True),
+        ("torch._C._dispatch_tls_local_exclude_set", True),
+        ("torch.autograd._profiler_enabled", True),
+        ("torch._C._AutoDispatchBelowAutograd", False),
+        ("torch.utils._pytree._register_namedtuple", False),
+    ],
+)
+def test_a_torch_without_a_private_name(name, off):
+    """Everything is right without the short way, which is then off."""
+    assert run(sys.executable, "-W", "ignore", "-c", WITHOUT, name) == f"right {off}\n"

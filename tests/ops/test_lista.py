@@ -270,14 +270,7 @@ def test_what_autograd_keeps_does_not_grow_with_the_iterations(backend, n_iter):
 
 
 @EVERY_BACKEND
-def test_differentiating_twice_raises(backend):
-    p = {k: t.requires_grad_() for k, t in keywords(suited(backend, lista_problem(3, 4))).items()}
-    (d_b,) = torch.autograd.grad(lista(**p, n_iter=2, backend=backend).sum(), p["b"], create_graph=True)
-    with pytest.raises(RuntimeError, match=r"scvae_fast.lista: its gradient can't be differentiated again"):
-        d_b.sum().backward()
-
-
-@EVERY_BACKEND
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # opcheck's own
 def test_opcheck(backend):
     for start in ("plain", "z0", "gain"):
         p = suited(backend, lista_problem(3, 4, start=start))

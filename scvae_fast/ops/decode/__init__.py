@@ -9,7 +9,7 @@ from scvae_fast.ops.decode._autograd import OPERATION
 
 
 def decode(z: torch.Tensor, D: torch.Tensor, *, backend: str | None = None) -> torch.Tensor:
-    """Reconstruction x̂ = D z of every row, x̂ = z Dᵀ in matrices; differentiable once.
+    """Reconstruction x̂ = D z of every row, x̂ = z Dᵀ in matrices; differentiable in every mode and order.
 
     Args:
         z: (..., K) codes; float32, float64, bfloat16 or float16 (16-bit types are accumulated in float32).

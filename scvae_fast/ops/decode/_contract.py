@@ -10,6 +10,8 @@ from scvae_fast.ops import _checks
 from scvae_fast.ops._library import packed, rows
 
 ARGUMENTS = "Tensor z, Tensor D"
+# Those that have a row for each row of the results; all rows share the others.
+ROWS = ("z",)
 
 
 class Problem(NamedTuple):

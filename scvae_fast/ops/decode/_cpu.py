@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from scvae_fast.ops._library import Gradients
-from scvae_fast.ops._native import address, native
+from scvae_fast.ops._native import address, native, threads
 from scvae_fast.ops.decode._contract import Problem
 
 
@@ -18,12 +18,12 @@ def _arguments(p: Problem) -> tuple[bool | int, ...]:
 def forward(p: Problem) -> torch.Tensor:
     """x̂ (M, n)."""
     x_hat = p.z.new_empty(p.z.shape[0], p.D.shape[0])
-    native.decode_forward(*_arguments(p), x_hat.data_ptr(), torch.get_num_threads())
+    native.decode_forward(*_arguments(p), x_hat.data_ptr(), threads())
     return x_hat
 
 
 def backward(grad: torch.Tensor, p: Problem, needed: list[bool]) -> Gradients:
     """Gradients of z and D for grad = ∂L/∂x̂; None where one is not needed."""
     d_z, d_D = (torch.empty_like(t) if n else None for t, n in zip(p, needed, strict=True))
-    native.decode_backward(*_arguments(p), grad.data_ptr(), address(d_z), address(d_D), torch.get_num_threads())
+    native.decode_backward(*_arguments(p), grad.data_ptr(), address(d_z), address(d_D), threads())
     return d_z, d_D

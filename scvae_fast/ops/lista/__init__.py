@@ -23,15 +23,16 @@ def lista(
         z_0     = h_θ(γ b), or the given z0
         z_{t+1} = h_θ(b + z_t Sᵀ),  t = 0 … T−1,    h_θ(u) = sign(u)·max(|u| − θ, 0)
 
-    With S = I − DᵀD/c, b = xD/c, θ = λ/c and c ≥ ‖D‖₂² this is ISTA on ½‖x − Dz‖² + λ‖z‖₁. Differentiable once with
-    respect to b, S, θ, γ and z0; for the backward pass b, z (and z0) are kept, however many iterations there are.
+    With S = I − DᵀD/c, b = xD/c, θ = λ/c and c ≥ ‖D‖₂² this is ISTA on ½‖x − Dz‖² + λ‖z‖₁. Differentiable with respect
+    to b, S, θ, γ and z0. The backward pass keeps b, z and z0, however many iterations there are. Forward mode, second
+    and higher derivatives run the iterations in plain PyTorch.
 
     Args:
         b: (..., K) drive; float32, float64, bfloat16 or float16 (16-bit types are computed in float32).
         S: (K, K) mutual inhibition. Beside a float32 b it may be kept in bfloat16, for inference: the result is that of
             S.float(), so all that is lost is S's own rounding (2⁻⁹ of each entry). It then gets no gradient.
         theta: threshold, one value or (K,); may be negative. May be float32 where b is a 16-bit type.
-        n_iter: number of iterations T ≥ 0; with 0 the start z_0 is returned.
+        n_iter: number of iterations, 0 ≤ T < 2³¹; with 0 the start z_0 is returned.
         gain: γ, one value. May be float32 where b is a 16-bit type.
         z0: (..., K) codes to start from (a warm start), instead of h_θ(γ b). Excludes `gain`.
         backend: a name of `backends()`; None chooses by device and dtype.
@@ -47,7 +48,7 @@ def lista(
     """
     op = "lista"
     _checks.are_tensors(op, b=b, S=S, **({} if z0 is None else {"z0": z0}))
-    _checks.count(op, "n_iter", n_iter)
+    n_iter = _checks.count(op, "n_iter", n_iter)
     _checks.is_constant_if_narrowed(op, "S", S, "b", b)
     _backend.check_name(op, backend)
     threshold = _checks.scalar_tensor(op, "theta", theta, b)

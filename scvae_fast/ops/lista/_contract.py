@@ -10,9 +10,11 @@ from typing import NamedTuple
 import torch
 
 from scvae_fast.ops import _checks
-from scvae_fast.ops._library import packed, rows
+from scvae_fast.ops._library import one_value, packed, rows
 
 ARGUMENTS = "Tensor b, Tensor S, Tensor theta, Tensor? gain, Tensor? z0, SymInt n_iter"
+# Those that have a row for each row of the results; all rows share the others.
+ROWS = ("b", "z0")
 
 
 def check_iteration(
@@ -54,7 +56,8 @@ class Problem(NamedTuple):
 
     def rows(self) -> Problem:
         """The same problem as matrices with packed rows."""
-        return Problem(rows(self.b), packed(self.S), packed(self.theta), self.gain, rows(self.z0), self.n_iter)
+        theta, gain = packed(one_value(self.theta)), one_value(self.gain)
+        return Problem(rows(self.b), packed(self.S), theta, gain, rows(self.z0), self.n_iter)
 
     def result_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of the codes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from scvae_fast.ops._library import Gradients
-from scvae_fast.ops._native import address, native
+from scvae_fast.ops._native import address, native, threads
 from scvae_fast.ops.lista._contract import Problem
 
 
@@ -30,7 +30,7 @@ def _arguments(p: Problem) -> tuple[bool | int | float, ...]:
 def forward(p: Problem) -> torch.Tensor:
     """Codes z_T (M, K)."""
     z = torch.empty_like(p.b)
-    native.lista_forward(*_arguments(p), z.data_ptr(), torch.get_num_threads())
+    native.lista_forward(*_arguments(p), z.data_ptr(), threads())
     return z
 
 
@@ -38,5 +38,5 @@ def backward(grad: torch.Tensor, z: torch.Tensor, p: Problem, needed: list[bool]
     """Gradients of b, S, theta, gain and z0 for grad = ∂L/∂z_T, z = z_T; None where one is not needed."""
     gradients = tuple(torch.empty_like(t) if t is not None and n else None for t, n in zip(p[:5], needed, strict=True))
     out = map(address, gradients)
-    native.lista_backward(*_arguments(p), z.data_ptr(), grad.data_ptr(), *out, torch.get_num_threads())
+    native.lista_backward(*_arguments(p), z.data_ptr(), grad.data_ptr(), *out, threads())
     return gradients

@@ -6,6 +6,8 @@ pass written by hand. 16-bit inputs are computed in float32 and rounded once, at
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
@@ -27,26 +29,27 @@ def _widened(p: Problem) -> Problem:
     return Problem(widen(p.b), widen(p.S), widen(p.theta), widen(p.gain), widen(p.z0), p.n_iter)
 
 
-def iterates(p: Problem) -> list[torch.Tensor]:
+def iterates(p: Problem) -> Iterator[torch.Tensor]:
     """z_0 … z_T, each (M, K)."""
-    z0 = p.z0
-    if z0 is None:
-        z0 = shrink(p.b if p.gain is None else p.b * p.gain, p.theta)
-    codes = [z0]
+    z = p.z0 if p.z0 is not None else shrink(p.b if p.gain is None else p.b * p.gain, p.theta)
+    yield z
     for _ in range(p.n_iter):
-        codes.append(shrink(p.b + codes[-1] @ p.S.T, p.theta))
-    return codes
+        z = shrink(p.b + z @ p.S.T, p.theta)
+        yield z
 
 
 def forward(p: Problem) -> torch.Tensor:
     """Codes z_T (M, K)."""
-    z = iterates(_widened(p))[-1]
+    (z,) = deque(iterates(_widened(p)), maxlen=1)
     # A result may not share memory with an argument, as it would for T = 0 from a given z0.
     return z.to(p.b.dtype, copy=z is p.z0)
 
 
 def backward(grad: torch.Tensor, z: torch.Tensor, p: Problem, needed: list[bool]) -> Gradients:
-    """Gradients of b, S, theta, gain and z0 for grad = ∂L/∂z_T, z = z_T; None where one is not needed."""
+    """Gradients of b, S, theta, gain and z0 for grad = ∂L/∂z_T, z = z_T; None where one is not needed.
+
+    Nothing is changed in place: the gradients can be differentiated again.
+    """
     dtypes = [None if t is None else t.dtype for t in p[:5]]
     p = _widened(p)
     codes = [*iterates(p._replace(n_iter=p.n_iter - 1)), widen(z)] if p.n_iter > 0 else [widen(z)]
@@ -55,17 +58,17 @@ def backward(grad: torch.Tensor, z: torch.Tensor, p: Problem, needed: list[bool]
     g = widen(grad)
     for t in range(p.n_iter, 0, -1):
         g = torch.where(codes[t] != 0, g, 0)
-        d_b += g
-        d_theta -= (torch.sign(codes[t]) * g).sum(0)
-        d_S += g.T @ codes[t - 1]
+        d_b = d_b + g
+        d_theta = d_theta - (torch.sign(codes[t]) * g).sum(0)
+        d_S = d_S + g.T @ codes[t - 1]
         g = g @ p.S
     if p.z0 is not None:
         d_z0 = g
     else:
         g = torch.where(codes[0] != 0, g, 0)
-        d_theta -= (torch.sign(codes[0]) * g).sum(0)
+        d_theta = d_theta - (torch.sign(codes[0]) * g).sum(0)
         d_gain = (p.b * g).sum()
-        d_b += g if p.gain is None else p.gain * g
+        d_b = d_b + (g if p.gain is None else p.gain * g)
     if p.theta.numel() == 1:
         d_theta = d_theta.sum()
     gradients = zip((d_b, d_S, d_theta, d_gain, d_z0), needed, dtypes, strict=True)

@@ -23,8 +23,9 @@ def sparse_code(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sparse codes of x and the reconstruction from them: b = x W_eᵀ, z = lista(b, …), x̂ = z Dᵀ.
 
-    The bottleneck of SC-VAE (arXiv 2303.16666). Differentiable once with respect to every tensor; for the backward
-    pass x and z (and z0) are kept, however many iterations there are: b and the iterates are recomputed.
+    The bottleneck of SC-VAE (arXiv 2303.16666). Differentiable with respect to every tensor. The backward pass keeps x,
+    z and z0, however many iterations there are, and recomputes b and the iterates. Forward mode, second and higher
+    derivatives run the iterations in plain PyTorch.
 
     Args:
         x: (..., n) vectors; float32, float64, bfloat16 or float16 (16-bit types are computed in float32).
@@ -32,7 +33,7 @@ def sparse_code(
         S: (K, K) mutual inhibition; for inference it may be bfloat16 beside a float32 x, as in `lista`.
         theta: threshold, one value or (K,); may be negative. May be float32 where x is a 16-bit type.
         D: (n, K) dictionary, an atom a column.
-        n_iter: number of iterations T ≥ 0.
+        n_iter: number of iterations, 0 ≤ T < 2³¹.
         gain: γ, one value: z_0 = h_θ(γ b). May be float32 where x is a 16-bit type.
         z0: (..., K) codes to start from, instead of h_θ(γ b). Excludes `gain`.
         backend: a name of `backends()`; None chooses by device and dtype.
@@ -48,7 +49,7 @@ def sparse_code(
     """
     op = "sparse_code"
     _checks.are_tensors(op, x=x, W_e=W_e, S=S, D=D, **({} if z0 is None else {"z0": z0}))
-    _checks.count(op, "n_iter", n_iter)
+    n_iter = _checks.count(op, "n_iter", n_iter)
     _checks.is_constant_if_narrowed(op, "S", S, "x", x)
     _backend.check_name(op, backend)
     threshold = _checks.scalar_tensor(op, "theta", theta, x)

@@ -11,10 +11,12 @@ from typing import NamedTuple
 import torch
 
 from scvae_fast.ops import _checks
-from scvae_fast.ops._library import packed, rows
+from scvae_fast.ops._library import one_value, packed, rows
 from scvae_fast.ops.lista import _contract as lista
 
 ARGUMENTS = "Tensor x, Tensor W_e, Tensor S, Tensor theta, Tensor D, Tensor? gain, Tensor? z0, SymInt n_iter"
+# Those that have a row for each row of the results; all rows share the others.
+ROWS = ("x", "z0")
 
 
 class Problem(NamedTuple):
@@ -45,9 +47,9 @@ class Problem(NamedTuple):
             rows(self.x),
             packed(self.W_e),
             packed(self.S),
-            packed(self.theta),
+            packed(one_value(self.theta)),
             packed(self.D),
-            self.gain,
+            one_value(self.gain),
             rows(self.z0),
             self.n_iter,
         )

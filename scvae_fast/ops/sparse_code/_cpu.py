@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from scvae_fast.ops._library import Gradients
-from scvae_fast.ops._native import address, native
+from scvae_fast.ops._native import address, native, threads
 from scvae_fast.ops.sparse_code._contract import Problem
 
 
@@ -32,7 +32,7 @@ def _arguments(p: Problem) -> tuple[bool | int | float, ...]:
 def forward(p: Problem) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes z (M, K) and reconstruction x̂ (M, n)."""
     z, x_hat = p.x.new_empty(p.x.shape[0], p.W_e.shape[0]), torch.empty_like(p.x)
-    native.sparse_code_forward(*_arguments(p), z.data_ptr(), x_hat.data_ptr(), torch.get_num_threads())
+    native.sparse_code_forward(*_arguments(p), z.data_ptr(), x_hat.data_ptr(), threads())
     return z, x_hat
 
 
@@ -51,6 +51,6 @@ def backward(
         address(grad_z),
         address(grad_x_hat),
         *map(address, gradients),
-        torch.get_num_threads(),
+        threads(),
     )
     return gradients

@@ -1,0 +1,173 @@
+"""What the tests of this folder put through PyTorch's uses: every operation and layer, beside its formula in plain
+PyTorch, which autograd differentiates.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from problems import (
+    FLOAT32_BACKENDS,
+    lista_problem,
+    sparse_code_problem,
+    suited,
+    unrolled_lista,
+    unrolled_sparse_code,
+)
+from torch import Tensor
+from torch.func import functional_call
+from torch.utils._pytree import tree_leaves
+
+from scvae_fast import LISTA, DictionaryLISTA, decode, dictionaries, lista, soft_threshold, sparse_code
+from scvae_fast.ops import group_norm_silu
+
+Tensors = dict[str, Tensor]
+
+
+class Subject(NamedTuple):
+    """A function of named tensors, and the same function written in plain PyTorch."""
+
+    call: Callable[..., tuple[Tensor, ...]]
+    plain: Callable[..., tuple[Tensor, ...]]
+    make: Callable[[], Tensors]
+    rows: tuple[str, ...]  # of the tensors, those of which every row is computed by itself
+
+    def tensors(self, seed: int = 0) -> Tensors:
+        """Arguments; others for another seed."""
+        torch.manual_seed(seed)
+        return self.make()
+
+
+def _as_tuple(results: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return results if isinstance(results, tuple) else (results,)
+
+
+def _operation(op: Callable, plain: Callable, problem: Callable[[], dict], backend: str, **settings: int) -> Subject:
+    def make() -> Tensors:
+        return {name: t for name, t in suited(backend, problem()).items() if t is not None}
+
+    rows = tuple(name for name in ("b", "x", "z", "z0") if name in make())
+    return Subject(
+        lambda **tensors: _as_tuple(op(**tensors, **settings, backend=backend)),
+        lambda **tensors: _as_tuple(plain(**tensors, **settings)),
+        make,
+        rows,
+    )
+
+
+def _decode_problem() -> dict[str, Tensor]:
+    return {"z": torch.randn(3, 5, dtype=torch.float64).relu(), "D": torch.randn(4, 5, dtype=torch.float64)}
+
+
+def _dictionary() -> Tensor:
+    return dictionaries.random_unit(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def _untied(backend: str) -> Subject:
+    layer = LISTA(4, 6, 3, dictionary=_dictionary(), sparsity=0.3, backend=backend, dtype=torch.float64)
+
+    def make() -> Tensors:
+        W_e, S, theta = (p.detach() + 0.05 * torch.randn_like(p) for p in layer.parameters())
+        return suited(backend, {"x": torch.randn(3, 4), "W_e": W_e, "S": S, "theta": theta.abs()})
+
+    return Subject(
+        lambda x, **parameters: (functional_call(layer, parameters, (x,)),),
+        lambda x, W_e, S, theta: (unrolled_lista(x @ W_e.T, S, theta, 3),),
+        make,
+        ("x",),
+    )
+
+
+def _tied(backend: str, compat: str) -> Subject:
+    layer = DictionaryLISTA(_dictionary(), 3, 0.4, compat, backend=backend)
+
+    def plain(x: Tensor, dictionary: Tensor, step: Tensor) -> tuple[Tensor, ...]:
+        D, c = dictionary, step
+        S = torch.eye(6, dtype=D.dtype, device=D.device) - D.T @ D / c
+        return unrolled_sparse_code(x, D.T / c, S, 0.4 / c, D, 3, gain=c if compat == "official" else None)
+
+    def make() -> Tensors:
+        D = layer.dictionary.detach() + 0.05 * torch.randn(4, 6)
+        return suited(backend, {"x": torch.randn(3, 4), "dictionary": D, "step": layer.step.detach() * 1.5})
+
+    return Subject(lambda x, **parameters: functional_call(layer, parameters, (x,)), plain, make, ("x",))
+
+
+def _normalisation() -> Subject:
+    def plain(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+        return (F.silu(F.group_norm(x, 2, weight, bias, 1e-6)),)
+
+    def make() -> Tensors:
+        return {"x": torch.randn(3, 4, 3, 2), "weight": 1 + torch.rand(4), "bias": torch.randn(4)}
+
+    return Subject(lambda x, weight, bias: (group_norm_silu(x, weight, bias, 2),), plain, make, ("x",))
+
+
+def _threshold() -> Subject:
+    def make() -> Tensors:
+        return {"u": torch.randn(3, 5, dtype=torch.float64), "theta": torch.rand(5, dtype=torch.float64)}
+
+    def plain(u: Tensor, theta: Tensor) -> tuple[Tensor, ...]:
+        return (torch.where(u.abs() > theta, u - theta * u.sign(), torch.zeros_like(u)),)
+
+    return Subject(lambda u, theta: (soft_threshold(u, theta),), plain, make, ("u",))
+
+
+def _subjects() -> dict[str, Subject]:
+    found = {"soft_threshold": _threshold(), "group_norm_silu": _normalisation()}
+    for backend in FLOAT32_BACKENDS:
+        for start in ("plain", "gain", "z0"):
+            found[f"lista from {start}, {backend}"] = _operation(
+                lista, unrolled_lista, lambda start=start: lista_problem(3, 5, start=start), backend, n_iter=3
+            )
+        found[f"lista of one threshold, {backend}"] = _operation(
+            lista, unrolled_lista, lambda: lista_problem(3, 5, theta="scalar"), backend, n_iter=2
+        )
+        found[f"sparse_code, {backend}"] = _operation(
+            sparse_code, unrolled_sparse_code, lambda: sparse_code_problem(3, 5, 4), backend, n_iter=3
+        )
+        found[f"decode, {backend}"] = _operation(decode, lambda z, D: z @ D.T, _decode_problem, backend)
+        found[f"LISTA, {backend}"] = _untied(backend)
+        for compat in ("paper", "official"):
+            found[f"DictionaryLISTA {compat}, {backend}"] = _tied(backend, compat)
+    return found
+
+
+SUBJECTS = _subjects()
+
+
+@contextmanager
+def small_inputs_taken() -> Iterator[None]:
+    """The kernels of group_norm_silu take small inputs meanwhile, as they take large ones."""
+    module = importlib.import_module("scvae_fast.ops.group_norm_silu")
+    before, module._WORTHWHILE = module._WORTHWHILE, 0
+    try:
+        yield
+    finally:
+        module._WORTHWHILE = before
+
+
+def in_float64(tensors: Tensors) -> Tensors:
+    """On the CPU."""
+    return {name: t.detach().cpu().double() for name, t in tensors.items()}
+
+
+def weighted_sum(results: tuple[Tensor, ...]) -> Tensor:
+    """A smooth function () of results that has second derivatives."""
+    return sum((r * torch.linspace(0.5, 1.5, r.numel()).to(r).view(r.shape) + 0.3 * r.square()).sum() for r in results)
+
+
+def assert_same(found: Any, expected: Any, single_rtol: float = 1e-3) -> None:
+    """Two trees of tensors are equal but for roundings: of float32, by the size of the whole tensor."""
+    found, expected = tree_leaves(found), tree_leaves(expected)
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        a, b, single = a.detach().cpu().double(), b.detach().cpu().double(), a.dtype == torch.float32
+        if single:
+            assert a.shape == b.shape
+            assert (a - b).norm() <= single_rtol * b.norm() + 1e-4
+        else:
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
