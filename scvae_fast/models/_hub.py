@@ -35,9 +35,10 @@ WEIGHTS_FILE = "model.safetensors"
 RECORD_FILE = "training.json"
 
 ModelT = TypeVar("ModelT", bound="PretrainedModel")
+ValueT = TypeVar("ValueT")
 
 
-def uncompiled(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def uncompiled(weights: Mapping[str, ValueT]) -> dict[str, ValueT]:
     """Weights under the names that they have without torch.compile, which puts `_orig_mod.` before those of a module.
 
     Raises:
@@ -65,10 +66,11 @@ class PretrainedModel(nn.Module, _HubMixin):
         self.record: Mapping[str, Any] | None = None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Takes the weights of a compiled model as well."""
-        renamed = uncompiled(state_dict)
-        state_dict.clear()
-        state_dict.update(renamed)
+        """Takes weights whatever is compiled, in this model and in the one that they come from."""
+        own = [name for name, _ in (*self.named_parameters(remove_duplicate=False), *self.named_buffers())]
+        named = dict(zip(uncompiled(dict.fromkeys(own)), own, strict=True))
+        under = {name.removeprefix(prefix): state_dict.pop(name) for name in [*state_dict] if name.startswith(prefix)}
+        state_dict |= {prefix + named.get(name, name): tensor for name, tensor in uncompiled(under).items()}
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def fingerprint(self) -> str:
@@ -77,7 +79,7 @@ class PretrainedModel(nn.Module, _HubMixin):
         Device, memory format, compilation and mode of the model don't change it; its dtype does.
         """
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
+        for name, tensor in sorted(uncompiled(self.state_dict()).items()):
             digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()

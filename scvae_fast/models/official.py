@@ -205,7 +205,7 @@ def _by_official_name(model: SCVAE) -> dict[str, Tensor]:
     for network in _attention_networks(model):
         tensors |= _attention_by_official_name(network)
     tensors |= {f"decoder.{name}": tensor for name, tensor in model.decoder.state_dict().items()}
-    return {name: tensor.detach() for name, tensor in tensors.items()}
+    return {name: tensor.detach() for name, tensor in uncompiled(tensors).items()}
 
 
 def _attention_networks(model: SCVAE) -> list[AlphaNetwork]:

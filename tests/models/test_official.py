@@ -68,6 +68,8 @@ def test_every_attention_network_round_trips(attention, small_config):
     again = load_official(model.to_official(), n_iter=3, beta=0.05, attention=attention)
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
+    again.encoder = torch.compile(again.encoder, backend="eager")
+    assert again.to_official().keys() == model.to_official().keys()
 
 
 @pytest.mark.parametrize(

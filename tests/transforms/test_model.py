@@ -189,6 +189,18 @@ def test_weights_of_a_compiled_model(model, pictures, prefix):
         other.load_state_dict({**named, **weights})
 
 
+def test_models_with_compiled_parts_load_their_own_weights_and_those_of_plain_ones(model):
+    plain, whole, part = model.state_dict(), torch.compile(SCVAE(TINY)), SCVAE(TINY)
+    part.encoder = torch.compile(part.encoder)
+    part.load_state_dict(plain)
+    assert part.fingerprint() == model.fingerprint()
+    whole.load_state_dict({f"_orig_mod.{name}": tensor for name, tensor in plain.items()})
+    assert whole.fingerprint() == model.fingerprint()
+    both = torch.nn.ModuleDict({"part": part, "whole": whole})
+    assert not any(both.load_state_dict(both.state_dict()))
+    assert part.fingerprint() == whole.fingerprint() == model.fingerprint()
+
+
 SHARDED = """
 import copy, sys, torch, torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
