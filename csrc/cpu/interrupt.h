@@ -1,17 +1,17 @@
-// A long call can be ended from outside, as by Ctrl-C: the thread that made it asks now and then.
+// Lets Ctrl-C and other signals end a long call: the calling thread asks for them now and then.
 #pragma once
 
 #include <exception>
 
 namespace scvae::cpu {
 
-// What a call throws that was ended.
+// Thrown by a call that was interrupted.
 class Interrupted : public std::exception {
  public:
   const char* what() const noexcept override { return "the call was interrupted"; }
 };
 
-// While it lives, the calls that this thread makes ask `check`, some times a second, whether they are to end.
+// While it exists, this thread's calls ask `check` a few times a second whether to end.
 class Interruptible {
  public:
   explicit Interruptible(bool (*check)());
@@ -23,7 +23,8 @@ class Interruptible {
   bool (*before_)();
 };
 
-// Asks, if it is time to; throws Interrupted. Does nothing in a thread that has no Interruptible.
+// Asks if it is time to, and throws Interrupted if the answer is yes. Without an Interruptible in this thread it does
+// nothing.
 void look_for_interrupt();
 
 }  // namespace scvae::cpu

@@ -9,7 +9,7 @@
 
 namespace scvae::cpu {
 
-// Whether iteration t is one before which a block of rows looks whether to go on.
+// Whether a block of rows checks for interrupts before iteration t.
 inline bool is_time_to_look(std::int64_t t) { return t % 64 == 63; }
 
 template <typename T>

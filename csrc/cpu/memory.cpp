@@ -12,8 +12,8 @@ constexpr std::size_t kLeastKept = 32 << 10;  // what is smaller the allocator k
 
 void release(void* block) { ::operator delete(block, std::align_val_t(kLine)); }
 
-// Blocks that nobody uses, by size. Nobody waits for it: where another thread is at it, memory comes from the system
-// and goes back there. In the child of a fork that may be so for good, for the other thread is not there to finish.
+// Unused blocks, by size. No thread waits for the lock: while another thread holds it, memory comes from the system and
+// goes back there. In the child of a fork the lock may stay held forever, because its owner does not exist there.
 class Pool {
  public:
   // A block of at least that size, but not a much larger one; null where there is none.
@@ -70,7 +70,7 @@ Scratch take_scratch(std::size_t bytes) {
 void give_scratch(Scratch scratch) noexcept {
   try {
     if (scratch.bytes >= kLeastKept && pool().give(scratch)) return;
-  } catch (const std::bad_alloc&) {  // there is no memory to note it: then it is not kept
+  } catch (const std::bad_alloc&) {  // no memory for the pool's entry, so the block is not kept
   }
   release(scratch.block);
 }

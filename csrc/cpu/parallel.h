@@ -19,8 +19,8 @@
 
 namespace scvae::cpu {
 
-// Lets go of the threads that OpenMP keeps for the next call of this thread; they are started again when needed. To be
-// called before a fork: the child has none of them, and would wait for them for ever. False where that can't be done.
+// Ends the threads that OpenMP keeps for this thread's next call; it starts new ones when needed. Call this before a
+// fork: the child has none of the threads and would wait for them forever. Returns false if OpenMP can't do it.
 bool release_threads();
 
 // How many of `threads` are worth waking for `tasks` independent tasks.
@@ -52,8 +52,8 @@ class FirstException {
   std::exception_ptr first_;
 };
 
-// A thread's part in a team. A task that runs for long calls `look` now and then: it throws where the call is to end,
-// because it was interrupted or another thread failed.
+// A thread's part in a team. Long tasks call `look` now and then. It throws if the call has to end because it was
+// interrupted or because another thread failed.
 class Turn {
  public:
   Turn(const FirstException& failure, int thread) : failure_(failure), thread_(thread) {}
