@@ -283,10 +283,10 @@ class Operation:
 
             @staticmethod
             def vmap(info: Any, in_dims: Dims, *arguments: Any) -> Any:
-                return operation._vmap_backward(Backward.apply, info.batch_size, in_dims, arguments)
+                return operation._vmap_backward(operation._recorded_backward.apply, info.batch_size, in_dims, arguments)
 
-        Forward.__name__, Backward.__name__ = self.name, f"{self.name}_backward"  # printed results show these names
-        return Forward, Backward
+        # Printed results show the names that the classes are made with.
+        return type(self.name, (Forward,), {}), type(f"{self.name}_backward", (Backward,), {})
 
     def _keep(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         codes = (output if self.results == 1 else output[0],) if self.keeps_codes else ()

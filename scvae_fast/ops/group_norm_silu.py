@@ -63,7 +63,7 @@ def group_norm_silu(
     if not is_bare(tensors, cast=False):
         return _OPERATION(x, weight, bias, groups, eps)[0]
     if needs_gradient(tensors):
-        return apply_bare(_Recorded, x, weight, bias, groups, eps, True)[0]
+        return apply_bare(GroupNormSiLU, x, weight, bias, groups, eps, True)[0]
     return _forward(x, weight, bias, groups, eps)[0]
 
 
@@ -243,8 +243,8 @@ def _fake_backward(
     return _filled(tuple(torch.empty_like(t, memory_format=layout) if n else None for t, layout, n in wanted), x)
 
 
-class _Recorded(torch.autograd.Function):
-    """The forward pass as autograd records it. The last argument is `is_bare`."""
+class GroupNormSiLU(torch.autograd.Function):
+    """The forward pass as autograd records it; printed results show its name. The last argument is `is_bare`."""
 
     @staticmethod
     def forward(*arguments: Any) -> Results:
@@ -279,7 +279,7 @@ _OPERATION = Registered(
     f"({_ARGUMENTS}, SymInt groups, float eps) -> (Tensor, Tensor)",
     kernel=_checked_forward,
     fake=_fake,
-    recorded=lambda *given: _Recorded.apply(*given, False),
+    recorded=lambda *given: GroupNormSiLU.apply(*given, False),
     plain=_plain_results,
     vmap=_vmap,
     device="CPU",

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from scvae_fast import lista
 from transforms.subjects import SUBJECTS, assert_same, in_float64, weighted_sum
 
 EVERY_SUBJECT = pytest.mark.parametrize("name", SUBJECTS)
@@ -32,6 +33,14 @@ class Case:
 @pytest.fixture(params=SUBJECTS)
 def case(request):
     return Case(request.param)
+
+
+def test_printed_results_show_the_operation():
+    b = torch.randn(2, 3, requires_grad=True)
+    z = lista(b, torch.zeros(3, 3), 0.1, 1)
+    assert "grad_fn=<listaBackward>" in str(z)
+    (gradient,) = torch.autograd.grad(z.square().sum(), b, create_graph=True)
+    assert "grad_fn=<lista_backwardBackward>" in str(gradient)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
