@@ -8,7 +8,8 @@ import pytest
 from problems import BACKENDS
 
 CALL = """
-import sys, torch, scvae_fast
+import signal, sys, torch, scvae_fast
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 torch.set_num_threads(int(sys.argv[3]))
 b, S, D = torch.ones(int(sys.argv[4]), 8), torch.zeros(8, 8), torch.ones(4, 8)
 x, forever = torch.ones(len(b), 4), 2**31 - 1
