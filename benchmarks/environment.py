@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import scvae_fast
-from scvae_fast.ops import _native
+from scvae_fast.ops import native
 
 ROOT = Path(__file__).resolve().parent.parent
 # By default glibc gives large blocks back to the system when they are freed, and every page of the next one faults.
@@ -53,7 +53,7 @@ def environment(device: str) -> dict[str, Any]:
         "device": device_name(device),
         "commit": commit(),
         "scvae_fast": scvae_fast.__version__,
-        "native module": None if _native.native is None else _native.native.build_info(),
+        "native module": None if native.module is None else native.module.build_info(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),

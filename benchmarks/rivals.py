@@ -15,7 +15,7 @@ import scvae_fast
 from benchmarks import formulas
 from benchmarks.cases import BACKWARD, BOTH, FORWARD, Case
 from benchmarks.problems import DTYPES, Problem, iterates
-from scvae_fast.ops import _backend
+from scvae_fast.ops import backends
 
 RELEASED, CLEAN, PRODUCTS, GRAPH = "released formula", "clean eager", "bare products", "clean eager, CUDA graph"
 COMPILED = ", torch.compile"
@@ -93,7 +93,7 @@ def _ours(case: Case, p: Problem, a: Tensors, backend: str) -> dict[str, Entrant
         entrant = _layer(case, p, backend)
     found = {backend: entrant}
     if backend == "triton" and case.rows <= ROWS_OF_BOTH_WAYS and case.op != "decode":
-        from scvae_fast.ops._triton import launch
+        from scvae_fast.ops.backends.triton import launch
 
         for name, by_iteration in WAYS.items():
             found[name] = Entrant(entrant.results, entrant.leaves, functools.partial(launch.forced, by_iteration))
@@ -104,14 +104,14 @@ def takers(case: Case, device: torch.device) -> list[str]:
     """The backends that run the case; `eager` only where it is the automatic choice."""
     dtype = DTYPES[case.dtype]
     chosen = choice(case, device)
-    usable = [name for name in scvae_fast.backends() if _backend.declines(name, device, dtype) is None]
+    usable = [name for name in scvae_fast.backends() if backends.declines(name, device, dtype) is None]
     return [name for name in usable if name in (chosen, "cpu", "triton", "cuda")]
 
 
 def choice(case: Case, device: torch.device) -> str:
     """The backend that runs the case if none is asked for."""
     op = "sparse_code" if case.op in ("LISTA", "DictionaryLISTA") else case.op
-    return _backend.choose(op, None, device, DTYPES[case.dtype], case.rows)
+    return backends.choose(op, None, device, DTYPES[case.dtype], case.rows)
 
 
 def arguments(op: str, p: Problem) -> dict[str, torch.Tensor]:

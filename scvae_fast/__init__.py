@@ -3,12 +3,8 @@
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from scvae_fast.functional import backends, decode, lista, soft_threshold, sparse_code
 from scvae_fast.nn import LISTA, DictionaryLISTA
-from scvae_fast.ops import backends
-from scvae_fast.ops.decode import decode
-from scvae_fast.ops.lista import lista
-from scvae_fast.ops.soft_threshold import soft_threshold
-from scvae_fast.ops.sparse_code import sparse_code
 
 if TYPE_CHECKING:
     from scvae_fast.models import SCVAE, SCVAEConfig, SCVAEOutput

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from scvae_fast.ops import backends
-from scvae_fast.ops._native import missing, native
+from scvae_fast.functional import backends
+from scvae_fast.ops import native
 
 _OPTIONAL = ("triton", "lightning", "torchmetrics", "scikit-learn", "scikit-image", "lpips", "torchvision")
 
@@ -47,10 +47,10 @@ def _gpus() -> list[str]:
 
 def _native_module() -> dict[str, str]:
     """How it was built and what it uses, or what is wrong with it."""
-    if native is None:
-        return {"missing": str(missing)}
+    if native.module is None:
+        return {"missing": str(native.missing)}
     try:
-        return dict(native.build_info())
+        return dict(native.module.build_info())
     except RuntimeError as error:  # what SCVAE_FAST_ISA asks for is not there
         return {"problem": str(error)}
 

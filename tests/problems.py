@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 import scvae_fast
-from scvae_fast.ops import _backend
-from scvae_fast.ops.lista._contract import Problem
-from scvae_fast.ops.lista._eager import iterates
+from scvae_fast.ops import backends
+from scvae_fast.ops.backends.reference import iterates
+from scvae_fast.ops.problem import Problem
 
 USABLE = [name for name, reason in scvae_fast.backends().items() if reason is None]
 EMULATED = "SCVAE_FAST_CUDA_EMULATOR" in os.environ
@@ -22,7 +22,7 @@ def device_of(backend: str) -> str:
 
 
 def takes(backend: str, dtype: torch.dtype) -> bool:
-    return _backend.declines(backend, torch.device(device_of(backend)), dtype) is None
+    return backends.declines(backend, torch.device(device_of(backend)), dtype) is None
 
 
 # Those that run on the CPU in float64; those that take float32, wherever they run; those that large problems don't keep
@@ -90,7 +90,7 @@ def to(problem: dict[str, torch.Tensor | None], dtype: torch.dtype) -> dict[str,
 
 def unrolled_lista(b, S, theta, n_iter, gain=None, z0=None):
     """Lista in plain PyTorch, differentiated by autograd."""
-    return list(iterates(Problem(b, S, theta, gain, z0, n_iter)))[-1]
+    return list(iterates(Problem(b, None, S, theta, None, gain, z0, n_iter)))[-1]
 
 
 def unrolled_sparse_code(x, W_e, S, theta, D, n_iter, gain=None, z0=None):
@@ -134,16 +134,16 @@ def clear_of_ties(problem: dict[str, torch.Tensor | None], n_iter: int) -> dict[
 
 def _near_a_tie(p: dict[str, torch.Tensor | None], n_iter: int) -> torch.Tensor:
     b = p["x"] @ p["W_e"].T if "x" in p else p["b"]
-    return near_a_tie(Problem(b, p["S"], p["theta"], p["gain"], p["z0"], n_iter), 1e-5)
+    return near_a_tie(Problem(b, None, p["S"], p["theta"], None, p["gain"], p["z0"], n_iter), 1e-5)
 
 
 def near_a_tie(p: Problem, margin: float) -> torch.Tensor:
     """For each row (M,) whether any drive comes that near its threshold; the problem is in rows, in float64."""
     codes = list(iterates(p))
-    drives = [p.b + z @ p.S.T for z in codes[:-1]]
+    drives = [p.x + z @ p.S.T for z in codes[:-1]]
     if p.z0 is None:
-        drives.append(p.b if p.gain is None else p.b * p.gain)
-    near = torch.zeros(len(p.b), dtype=torch.bool)
+        drives.append(p.x if p.gain is None else p.x * p.gain)
+    near = torch.zeros(len(p.x), dtype=torch.bool)
     for u in drives:
         near |= ((u.abs() - p.theta).abs() < margin).any(dim=1)
     return near

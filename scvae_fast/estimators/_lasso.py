@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scvae_fast.ops import lista, soft_threshold
+from scvae_fast.functional import lista, soft_threshold
 
 ALGORITHMS = ("fista", "ista")
 _LOOK_EVERY = 16  # iterations between two looks at the duality gap, which costs about as much as one of them

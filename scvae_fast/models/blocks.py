@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scvae_fast.ops._dispatch import in_forward_mode, in_transform, needs_gradient
-from scvae_fast.ops.group_norm_silu import group_norm_formula, group_norm_silu
+from scvae_fast.ops.dispatch import in_forward_mode, in_transform, needs_gradient
+from scvae_fast.ops.normalisation import group_norm_formula, group_norm_silu
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:

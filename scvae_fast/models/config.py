@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from scvae_fast.nn.attention import AttentionName
 from scvae_fast.nn.lista import Compat
-from scvae_fast.ops._checks import python_number
+from scvae_fast.ops.checks import python_number
 
 _POSITIVE = (
     "n_features",

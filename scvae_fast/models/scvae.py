@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scvae_fast import dictionaries
+from scvae_fast.functional import decode
 from scvae_fast.models._hub import PretrainedModel
 from scvae_fast.models.config import SCVAEConfig
 from scvae_fast.models.decoder import Decoder
 from scvae_fast.models.encoder import Encoder
 from scvae_fast.nn.attention import alpha_network
 from scvae_fast.nn.lista import DictionaryLISTA
-from scvae_fast.ops.decode import decode
 
 
 class SCVAEEncoding(NamedTuple):

@@ -12,11 +12,10 @@ from torch import nn
 
 from scvae_fast import dictionaries
 from scvae_fast._devices import holds_values
-from scvae_fast.ops import _checks
-from scvae_fast.ops._dispatch import in_forward_mode, in_transform, is_plain, needs_gradient
-from scvae_fast.ops._registered import autocast_is_on
-from scvae_fast.ops.lista import lista
-from scvae_fast.ops.sparse_code import sparse_code
+from scvae_fast.functional import lista, sparse_code
+from scvae_fast.ops import checks
+from scvae_fast.ops.dispatch import in_forward_mode, in_transform, is_plain, needs_gradient
+from scvae_fast.ops.library import autocast_is_on
 
 Compat = Literal["paper", "official"]
 
@@ -41,7 +40,7 @@ def _is_differentiated(tensors: tuple[torch.Tensor, ...]) -> bool:
 
 
 def _check_sparsity(layer: str, sparsity: float) -> float:
-    number = _checks.python_number(sparsity)
+    number = checks.python_number(sparsity)
     if not (math.isfinite(number) and number >= 0):
         raise ValueError(f"{layer}: sparsity must be a finite number >= 0, got {sparsity}")
     return float(number)
@@ -88,9 +87,9 @@ class LISTA(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        n_features = _checks.count("LISTA", "n_features", n_features, least=1)
-        n_atoms = _checks.count("LISTA", "n_atoms", n_atoms, least=1)
-        n_iter = _checks.count("LISTA", "n_iter", n_iter)
+        n_features = checks.count("LISTA", "n_features", n_features, least=1)
+        n_atoms = checks.count("LISTA", "n_atoms", n_atoms, least=1)
+        n_iter = checks.count("LISTA", "n_iter", n_iter)
         sparsity = _check_sparsity("LISTA", sparsity)
         if dictionary is None:
             dictionary = dictionaries.random_unit(n_features, n_atoms, generator=generator)
@@ -217,10 +216,10 @@ class DictionaryLISTA(nn.Module):
             raise TypeError(f"{layer}: dictionary must be a floating-point torch.Tensor")
         if dictionary.dim() != 2 or 0 in dictionary.shape:
             raise ValueError(f"{layer}: dictionary must be (n, K), got {list(dictionary.shape)}")
-        n_iter, sparsity = _checks.count(layer, "n_iter", n_iter), _check_sparsity(layer, sparsity)
+        n_iter, sparsity = checks.count(layer, "n_iter", n_iter), _check_sparsity(layer, sparsity)
         if compat not in ("paper", "official"):
             raise ValueError(f"{layer}: compat must be 'paper' or 'official', got {compat!r}")
-        step = _checks.python_number(step)
+        step = checks.python_number(step)
         if step is not None and not (math.isfinite(step) and step > 0):
             raise ValueError(f"{layer}: step must be a finite number > 0, got {step}")
         self.n_features, self.n_atoms = dictionary.shape

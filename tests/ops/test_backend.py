@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import scvae_fast
-from scvae_fast.ops import _backend, _cuda, _native, _triton
+from scvae_fast.ops import backends, native
+from scvae_fast.ops.backends import cuda, triton
 
 
 def test_every_backend_is_usable_here_or_says_why():
@@ -15,50 +16,50 @@ def test_every_backend_is_usable_here_or_says_why():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_automatic_choice_on_the_cpu(dtype):
-    assert _backend.choose("lista", None, torch.device("cpu"), dtype, 100) == "cpu"
+    assert backends.choose("lista", None, torch.device("cpu"), dtype, 100) == "cpu"
 
 
 def test_few_rows_are_decoded_by_pytorch():
     cpu = torch.device("cpu")
-    found = {rows: _backend.choose("decode", None, cpu, torch.float32, rows) for rows in (0, 1, 63, 64, 4096)}
+    found = {rows: backends.choose("decode", None, cpu, torch.float32, rows) for rows in (0, 1, 63, 64, 4096)}
     assert found == {0: "eager", 1: "eager", 63: "eager", 64: "cpu", 4096: "cpu"}
-    assert _backend.choose("lista", None, cpu, torch.float32, 1) == "cpu"
-    assert _backend.choose("decode", "cpu", cpu, torch.float32, 1) == "cpu"
+    assert backends.choose("lista", None, cpu, torch.float32, 1) == "cpu"
+    assert backends.choose("decode", "cpu", cpu, torch.float32, 1) == "cpu"
 
 
 def test_automatic_choice_on_a_device_that_no_kernels_run_on_is_eager():
-    assert _backend.choose("lista", None, torch.device("meta"), torch.float32, 100) == "eager"
+    assert backends.choose("lista", None, torch.device("meta"), torch.float32, 100) == "eager"
 
 
-def test_triton_says_why_it_is_not_used(monkeypatch):
+def testtriton_says_why_it_is_not_used(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert scvae_fast.backends()["triton"] == "torch finds no CUDA device"
-    assert _backend.choose("lista", None, torch.device("cuda"), torch.float32, 100) == "eager"
+    assert backends.choose("lista", None, torch.device("cuda"), torch.float32, 100) == "eager"
     with pytest.raises(RuntimeError, match="lista: backend 'triton' can't be used: torch finds no CUDA device"):
         scvae_fast.lista(torch.zeros(2, 3), torch.zeros(3, 3), 0.1, 1, backend="triton")
 
 
-def test_triton_runs_on_cards_that_it_fits_for_those_who_ask_for_it(monkeypatch):
+def testtriton_runs_on_cards_that_it_fits_for_those_who_ask_for_it(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(_triton, "_unfit", lambda index: None if index == 0 else "it is too old")
+    monkeypatch.setattr(triton, "_unfit", lambda index: None if index == 0 else "it is too old")
     fit, old = torch.device("cuda", 0), torch.device("cuda", 1)
-    assert _backend.choose("lista", None, fit, torch.float32, 100) == "eager"
+    assert backends.choose("lista", None, fit, torch.float32, 100) == "eager"
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        assert _backend.choose("lista", "triton", fit, dtype, 100) == "triton"
+        assert backends.choose("lista", "triton", fit, dtype, 100) == "triton"
     with pytest.raises(RuntimeError, match="decode: backend 'triton' can't be used: it is too old"):
-        _backend.choose("decode", "triton", old, torch.float32, 100)
+        backends.choose("decode", "triton", old, torch.float32, 100)
     with pytest.raises(RuntimeError, match="it runs on CUDA tensors, got a tensor on cpu"):
-        _backend.choose("decode", "triton", torch.device("cpu"), torch.float32, 100)
+        backends.choose("decode", "triton", torch.device("cpu"), torch.float32, 100)
 
 
-def test_cuda_says_why_it_is_not_used(monkeypatch):
-    monkeypatch.delenv(_cuda.EMULATOR, raising=False)
+def testcuda_says_why_it_is_not_used(monkeypatch):
+    monkeypatch.delenv(cuda.EMULATOR, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(_native, "native", type("Built", (), {"cuda_plan": None}))
+    monkeypatch.setattr(native, "module", type("Built", (), {"cuda_plan": None}))
     assert scvae_fast.backends()["cuda"] == "torch finds no CUDA device"
-    monkeypatch.setattr(_native, "native", object())
+    monkeypatch.setattr(native, "module", object())
     assert scvae_fast.backends()["cuda"] == "the compiled module was built without nvcc, so without the CUDA kernels"
     with pytest.raises(
         RuntimeError, match="decode: backend 'cuda' can't be used: the compiled module was built without"
@@ -66,19 +67,19 @@ def test_cuda_says_why_it_is_not_used(monkeypatch):
         scvae_fast.decode(torch.zeros(2, 3), torch.zeros(4, 3), backend="cuda")
 
 
-def test_cuda_runs_on_cards_that_it_fits_for_those_who_ask_for_it(monkeypatch):
-    monkeypatch.delenv(_cuda.EMULATOR, raising=False)
+def testcuda_runs_on_cards_that_it_fits_for_those_who_ask_for_it(monkeypatch):
+    monkeypatch.delenv(cuda.EMULATOR, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(_native, "native", type("Built", (), {"cuda_plan": None}))
-    monkeypatch.setattr(_cuda, "_unfit", lambda index: None if index == 0 else "it is too old")
+    monkeypatch.setattr(native, "module", type("Built", (), {"cuda_plan": None}))
+    monkeypatch.setattr(cuda, "_unfit", lambda index: None if index == 0 else "it is too old")
     fit, old = torch.device("cuda", 0), torch.device("cuda", 1)
-    assert _backend.choose("lista", None, fit, torch.float32, 100) == "eager"
+    assert backends.choose("lista", None, fit, torch.float32, 100) == "eager"
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        assert _backend.choose("lista", "cuda", fit, dtype, 100) == "cuda"
+        assert backends.choose("lista", "cuda", fit, dtype, 100) == "cuda"
     with pytest.raises(RuntimeError, match="decode: backend 'cuda' can't be used: it is too old"):
-        _backend.choose("decode", "cuda", old, torch.float32, 100)
+        backends.choose("decode", "cuda", old, torch.float32, 100)
     with pytest.raises(RuntimeError, match="it takes float32, bfloat16 and float16, got"):
-        _backend.choose("decode", "cuda", fit, torch.float64, 100)
+        backends.choose("decode", "cuda", fit, torch.float64, 100)
 
 
 def test_unknown_name_is_refused():
@@ -89,12 +90,12 @@ def test_unknown_name_is_refused():
 def test_forced_backend_raises_on_another_device():
     z, D = torch.zeros(2, 3, device="meta"), torch.zeros(4, 3, device="meta")
     with pytest.raises(RuntimeError, match="it runs on CPU tensors, got a tensor on meta"):
-        _backend.choose("decode", "cpu", z.device, D.dtype, 100)
+        backends.choose("decode", "cpu", z.device, D.dtype, 100)
 
 
 def test_missing_native_module_is_a_reason_and_never_chosen(monkeypatch):
-    monkeypatch.setattr(_backend._native, "missing", "it is not built")
+    monkeypatch.setattr(native, "missing", "it is not built")
     assert scvae_fast.backends()["cpu"] == "it is not built"
-    assert _backend.choose("lista", None, torch.device("cpu"), torch.float32, 100) == "eager"
+    assert backends.choose("lista", None, torch.device("cpu"), torch.float32, 100) == "eager"
     with pytest.raises(RuntimeError, match="lista: backend 'cpu' can't be used: it is not built"):
         scvae_fast.lista(torch.zeros(2, 3), torch.zeros(3, 3), 0.1, 1, backend="cpu")

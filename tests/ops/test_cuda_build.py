@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scvae_fast.ops._native import native
+from scvae_fast.ops.native import module as native
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(native, "cuda_plan"), reason="the module was built without nvcc"),

@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scvae_fast import decode, lista, sparse_code
-from scvae_fast.ops import _library
-from scvae_fast.ops._dispatch import is_bare
+from scvae_fast.ops import registration
+from scvae_fast.ops.dispatch import is_bare
 
 EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -36,7 +36,7 @@ EVERY_OPERATION = pytest.mark.parametrize("case", CASES)
 @pytest.fixture
 def through_the_dispatcher(monkeypatch):
     """A function after whose call nothing skips the dispatcher any more."""
-    return lambda: monkeypatch.setattr(_library, "is_bare", lambda tensors: False)
+    return lambda: monkeypatch.setattr(registration, "is_bare", lambda tensors, cast: False)
 
 
 @EVERY_BACKEND
@@ -236,7 +236,7 @@ value = getattr(module, name)
 delattr(module, name)
 import scvae_fast
 from scvae_fast.models import SCVAE
-from scvae_fast.ops import _dispatch
+from scvae_fast.ops import dispatch
 setattr(module, name, value)  # torch's own modules read it as well, some of them later
 b, S = torch.randn(3, 5, requires_grad=True), 0.1 * torch.randn(5, 5)
 def plain(b):
@@ -261,8 +261,8 @@ layer = scvae_fast.DictionaryLISTA(scvae_fast.dictionaries.random_unit(5, 7), 2,
 with torch.no_grad():
     layer(b)
     layer.dictionary.data.mul_(0.5)
-    assert layer._kept is None or _dispatch._PRIVATE is not None
-print("right", _dispatch._PRIVATE is None)
+    assert layer._kept is None or dispatch._PRIVATE is not None
+print("right", dispatch._PRIVATE is None)
 """
 
 

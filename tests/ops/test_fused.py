@@ -22,7 +22,7 @@ from problems import (
 )
 
 from scvae_fast import decode, lista, sparse_code
-from scvae_fast.ops import _bottleneck
+from scvae_fast.ops.backends import fused
 
 # Of Triton's, all iterations in one launch, and a launch for each.
 WAYS = {"triton, one launch": False, "triton, by iteration": True, "cuda": None}
@@ -37,7 +37,7 @@ def backend(request):
     name, by_iteration = request.param.partition(",")[0], WAYS[request.param]
     with contextlib.ExitStack() as stack:
         if by_iteration is not None:
-            from scvae_fast.ops._triton import launch
+            from scvae_fast.ops.backends.triton import launch
 
             stack.enter_context(launch.forced(by_iteration=by_iteration))
         yield name
@@ -93,9 +93,9 @@ def test_gradients_of_one_result(backend, loss):
 def test_chunks_and_splits_change_nothing_but_roundings(backend, monkeypatch):
     p = to(sparse_code_problem(150, 40, 20), torch.float32)
     whole = results_and_gradients(sparse_code, p, n_iter=3, backend=backend)
-    monkeypatch.setattr(_bottleneck, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(fused, "CHUNK_BYTES", 1)
     if backend == "triton":
-        from scvae_fast.ops._triton import launch
+        from scvae_fast.ops.backends.triton import launch
 
         monkeypatch.setattr(launch, "ROWS_PER_SPLIT", 16)
         monkeypatch.setattr(launch, "CHAIN", 128)

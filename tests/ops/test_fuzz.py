@@ -14,7 +14,7 @@ import torch
 from problems import BACKENDS, FLOAT32_BACKENDS, assert_all_close, device_of
 
 from scvae_fast import decode, lista, sparse_code
-from scvae_fast.ops.lista._contract import Problem
+from scvae_fast.ops.problem import Problem
 
 OPS = {"lista": lista, "decode": decode, "sparse_code": sparse_code}
 TENSORS = {"lista": ("b", "S", "theta"), "decode": ("z", "D"), "sparse_code": ("x", "W_e", "S", "theta", "D")}
@@ -160,7 +160,7 @@ def near_a_tie(case: Case, tensors: dict[str, torch.Tensor]) -> bool:
     b, S, theta = drive(case, tensors), tensors["S"].double(), tensors["theta"].double()
     gain, z0 = tensors.get("gain"), tensors.get("z0")
     start = None if z0 is None else z0.double().reshape(-1, case.atoms)
-    problem = Problem(b, S, theta, None if gain is None else gain.double(), start, case.n_iter)
+    problem = Problem(b, None, S, theta, None, None if gain is None else gain.double(), start, case.n_iter)
     return bool(problems.near_a_tie(problem, NEAR_A_TIE[case.dtype]).any())
 
 

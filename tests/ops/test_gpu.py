@@ -51,7 +51,7 @@ def test_more_than_two_billion_elements(backend):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("M", [1, 300, 70_000])
 def test_a_launch_for_each_iteration_gives_what_one_for_all_gives(dtype, M):
-    from scvae_fast.ops._triton import launch
+    from scvae_fast.ops.backends.triton import launch
 
     p, found = on_card(sparse_code_problem(M, 200, 70, start="plain"), dtype), []
     for by_iteration in (False, True):

@@ -1,15 +1,14 @@
 """group_norm_silu: the C++ kernels, whatever the size of x, and PyTorch where they don't take a call."""
 
-import importlib
-
 import pytest
 import torch
 import torch.nn.functional as F
 from problems import distance
 
-from scvae_fast.ops import group_norm_silu
+from scvae_fast.functional import group_norm_silu
+from scvae_fast.ops import normalisation as module
+from scvae_fast.ops import registration
 
-module = importlib.import_module("scvae_fast.ops.group_norm_silu")
 LAYOUTS = {"packed": torch.contiguous_format, "channels_last": torch.channels_last}
 EVERY_LAYOUT = pytest.mark.parametrize("layout", LAYOUTS)
 EVERY_DTYPE = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -186,7 +185,7 @@ def test_cpu_frozen_inputs(learned, layout):
 def test_dispatcher_gives_the_same(monkeypatch):
     p = problem((2, 16, 3, 5))
     direct = run(group_norm_silu, *p, 4)
-    monkeypatch.setattr(module, "is_bare", lambda tensors, cast: False)
+    monkeypatch.setattr(registration, "is_bare", lambda tensors, cast: False)
     dispatched = run(group_norm_silu, *p, 4)
     assert all(torch.equal(direct[name], t) for name, t in dispatched.items())
 
@@ -281,7 +280,7 @@ def test_small_inputs_and_missing_kernels_are_pytorchs(monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(module, "_WORTHWHILE", x.numel() + 1)
         assert torch.equal(group_norm_silu(x, weight, bias, 4), expected)
-    monkeypatch.setattr(module._native, "missing", "it is not built")
+    monkeypatch.setattr(module.native, "missing", "it is not built")
     assert torch.equal(group_norm_silu(x, weight, bias, 4), expected)
 
 

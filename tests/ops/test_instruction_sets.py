@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scvae_fast.ops._native import native
+from scvae_fast.ops.native import module as native
 
 HERE = Path(__file__).resolve().parent
 OPERATIONS = [str(HERE / f"test_{name}.py") for name in ("lista", "decode", "sparse_code", "fuzz", "group_norm_silu")]
@@ -16,7 +16,7 @@ SELECTED = "cpu and not opcheck and not compile and not 4097"
 
 RUN_TESTS = """
 import sys, pytest
-from scvae_fast.ops._native import native
+from scvae_fast.ops.native import module as native
 print("instruction set:", native.build_info()["instruction set"])
 sys.exit(pytest.main(sys.argv[1:]))
 """

@@ -14,7 +14,7 @@ from problems import (
 from scvae_fast import sparse_code
 
 if "triton" in FLOAT32_BACKENDS:
-    from scvae_fast.ops._triton import launch, tiles
+    from scvae_fast.ops.backends.triton import launch, tiles
 
 pytestmark = pytest.mark.skipif("triton" not in FLOAT32_BACKENDS, reason="neither a CUDA device nor TRITON_INTERPRET=1")
 DEVICE = device_of("triton")
@@ -26,7 +26,7 @@ def test_too_many_atoms_are_refused():
 
 
 def test_every_tile_and_way_that_tuning_may_choose_gives_the_same(monkeypatch, tmp_path):
-    from scvae_fast.ops._triton import autotune
+    from scvae_fast.ops.backends.triton import autotune
 
     p = clear_of_ties(to(sparse_code_problem(70, 40, 20), torch.float32), 3)
     expected = results_and_gradients(sparse_code, p, n_iter=3, backend="triton")

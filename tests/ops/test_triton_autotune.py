@@ -7,9 +7,9 @@ import torch
 
 pytest.importorskip("triton", reason="there is no triton on this platform")
 
-from scvae_fast.ops._triton import autotune, launch
-from scvae_fast.ops._triton.autotune import Choice, Tuner
-from scvae_fast.ops._triton.tiles import Card, fitting
+from scvae_fast.ops.backends.triton import autotune, launch
+from scvae_fast.ops.backends.triton.autotune import Choice, Tuner
+from scvae_fast.ops.backends.triton.tiles import Card, fitting
 
 H200 = Card((9, 0), 232_448, 132, 50 << 20, "H200")
 CANDIDATES = [Choice(tile, way) for tile in fitting(H200, torch.bfloat16) for way in (False, True)]

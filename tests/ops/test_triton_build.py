@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from scvae_fast.ops._triton.tiles import CHAIN, COLLECTED, Tile, tiles
+from scvae_fast.ops.backends.triton.tiles import CHAIN, COLLECTED, Tile, tiles
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") == "1",
@@ -91,7 +91,7 @@ def compiled(arch: int, dtype: torch.dtype, kind: Kind, tile: Tile) -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from scvae_fast.ops._triton import kernels, products
+    from scvae_fast.ops.backends.triton import kernels, products
 
     function = getattr(kernels, kind.kernel, None) or getattr(products, kind.kernel)
     if kind.kernel == "outer":

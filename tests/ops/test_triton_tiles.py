@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from scvae_fast.ops._triton import tiles
-from scvae_fast.ops._triton.tiles import COLLECTED, Card, by_iteration, choose
+from scvae_fast.ops.backends.triton import tiles
+from scvae_fast.ops.backends.triton.tiles import COLLECTED, Card, by_iteration, choose
 
 H200 = Card((9, 0), 232_448, 132, 50 << 20, "H200")
 SMALL = Card((8, 6), 101_376, 28, 2 << 20, "small")  # an Ampere card with less shared memory than a data centre's

@@ -2,7 +2,6 @@
 PyTorch, which autograd differentiates.
 """
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -22,7 +21,8 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
 from scvae_fast import LISTA, DictionaryLISTA, decode, dictionaries, lista, soft_threshold, sparse_code
-from scvae_fast.ops import group_norm_silu
+from scvae_fast.functional import group_norm_silu
+from scvae_fast.ops import normalisation
 
 Tensors = dict[str, Tensor]
 
@@ -142,12 +142,11 @@ SUBJECTS = _subjects()
 @contextmanager
 def small_inputs_taken() -> Iterator[None]:
     """The kernels of group_norm_silu take small inputs meanwhile, as they take large ones."""
-    module = importlib.import_module("scvae_fast.ops.group_norm_silu")
-    before, module._WORTHWHILE = module._WORTHWHILE, 0
+    before, normalisation._WORTHWHILE = normalisation._WORTHWHILE, 0
     try:
         yield
     finally:
-        module._WORTHWHILE = before
+        normalisation._WORTHWHILE = before
 
 
 def in_float64(tensors: Tensors) -> Tensors:

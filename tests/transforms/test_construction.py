@@ -9,8 +9,8 @@ from pictures import TINY
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from scvae_fast import LISTA, DictionaryLISTA, SCVAEConfig, decode, dictionaries, lista, soft_threshold, sparse_code
+from scvae_fast.functional import group_norm_silu
 from scvae_fast.models import SCVAE
-from scvae_fast.ops import group_norm_silu
 
 N, K, T = 9, 12, 3
 

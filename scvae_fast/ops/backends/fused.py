@@ -1,7 +1,7 @@
-"""lista and sparse_code on fused kernels of a GPU: forward; backward in chunks of rows that are computed again.
+"""A backend on fused kernels of a GPU: `Fused`. The backward pass computes the iterates again, in chunks of rows.
 
-What a set of kernels must offer is `Kernels`; what is done with them is the same for all of them. Scratch is bounded
-whatever M and T are: the iterates and adjoints of a chunk of rows take at most CHUNK_BYTES.
+What a set of kernels must offer is `Kernels`; `Fused` uses every set in the same way. Scratch is bounded whatever M and
+T are: the iterates and adjoints of a chunk of rows take at most CHUNK_BYTES.
 """
 
 from __future__ import annotations
@@ -12,24 +12,13 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from scvae_fast.ops.backends import reference
+from scvae_fast.ops.backends.half import InFloat32
+from scvae_fast.ops.problem import Decoding, Gradients, Incoming, Needed, Problem
+
 CHUNK_BYTES = 1 << 30
 
-
-class Bottleneck(NamedTuple):
-    """sparse_code; or lista, where W_e and D are None and x is its drive b. Matrices have packed rows; T ≥ 1."""
-
-    x: torch.Tensor  # (M, n), or b (M, K)
-    W_e: torch.Tensor | None  # (K, n)
-    S: torch.Tensor  # (K, K)
-    theta: torch.Tensor  # one value or (K,)
-    D: torch.Tensor | None  # (n, K)
-    gain: torch.Tensor | None  # one value
-    z0: torch.Tensor | None  # (M, K)
-    n_iter: int
-
-    def rows(self, begin: int, end: int) -> Bottleneck:
-        """Some of the rows."""
-        return self._replace(x=self.x[begin:end], z0=None if self.z0 is None else self.z0[begin:end])
+_REFERENCE = InFloat32(reference)
 
 
 class Padding(NamedTuple):
@@ -51,22 +40,22 @@ class Collected(NamedTuple):
 class Kernels(Protocol):
     """The launches, all on the current stream of the tensors' device. Iterates and adjoints are (T + 1, rows, KP)."""
 
-    def forward(self, p: Bottleneck, z: torch.Tensor, x_hat: torch.Tensor | None) -> None:
+    def forward(self, p: Problem, z: torch.Tensor, x_hat: torch.Tensor | None) -> None:
         """Writes z (M, K), and x̂ (M, n) where there is a dictionary."""
 
-    def settle(self, p: Bottleneck, first_chunk: Callable[[], object]) -> None:
-        """Before the backward pass of p: may try out on its first chunk of rows how to compute all of them."""
+    def prepare_backward(self, p: Problem, first_chunk: Callable[[], object]) -> None:
+        """Called before the backward pass of p. May time tiles on its first chunk of rows, and choose among them."""
 
-    def padding(self, p: Bottleneck) -> Padding:
-        """As it was settled."""
+    def padding(self, p: Problem) -> Padding:
+        """For the tile that `prepare_backward` chose."""
 
-    def iterates(self, p: Bottleneck, codes: torch.Tensor) -> torch.Tensor:
+    def iterates(self, p: Problem, codes: torch.Tensor) -> torch.Tensor:
         """Writes z_0 … z_{T−1}; what rows and atoms there are not get zeros. Returns the drive, (≥ M, ≥ K)."""
 
-    def adjoints(self, p: Bottleneck, codes: torch.Tensor, adjoints: torch.Tensor) -> None:
+    def adjoints(self, p: Problem, codes: torch.Tensor, adjoints: torch.Tensor) -> None:
         """Writes ĝ_{T−1} … ĝ_0, given ĝ_T and the codes."""
 
-    def collect(self, p: Bottleneck, drive: torch.Tensor, codes: torch.Tensor, adjoints: torch.Tensor) -> Collected:
+    def collect(self, p: Problem, drive: torch.Tensor, codes: torch.Tensor, adjoints: torch.Tensor) -> Collected:
         """Sums over t, and over rows what the rows share."""
 
     def outer(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -80,37 +69,12 @@ OnDevice = Callable[[torch.Tensor], AbstractContextManager[Kernels]]
 """The kernels for a tensor's dtype, on its device and that device's current stream."""
 
 
-class Gradients(NamedTuple):
-    """Of the tensors of a `Bottleneck`, in their dtypes; None where one is not needed."""
-
-    x: torch.Tensor | None
-    W_e: torch.Tensor | None
-    S: torch.Tensor | None
-    theta: torch.Tensor | None
-    D: torch.Tensor | None
-    gain: torch.Tensor | None
-    z0: torch.Tensor | None
-
-
-class Incoming(NamedTuple):
-    """What the backward pass starts from."""
-
-    grad_z: torch.Tensor | None  # (M, K)
-    grad_x_hat: torch.Tensor | None  # (M, n)
-    z: torch.Tensor  # (M, K)
-
-    def rows(self, begin: int, end: int) -> Incoming:
-        """Some of the rows."""
-        return Incoming._make(None if t is None else t[begin:end] for t in self)
-
-
-def forward(kernels: Kernels, p: Bottleneck) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Codes z (M, K); and the reconstruction x̂ (M, n) where there is a dictionary."""
+def _code(kernels: Kernels, p: Problem) -> tuple[torch.Tensor, ...]:
     z = p.x.new_empty(len(p.x), p.S.shape[0])
     x_hat = None if p.D is None else torch.empty_like(p.x)
     if len(p.x) > 0:
         kernels.forward(p, z, x_hat)
-    return z, x_hat
+    return (z,) if x_hat is None else (z, x_hat)
 
 
 def chunk_rows(padding: Padding, slabs: int, itemsize: int) -> int:
@@ -127,7 +91,7 @@ class _Iterates(NamedTuple):
     adjoints: torch.Tensor  # ĝ_0 … ĝ_T likewise
 
 
-def _grad_of_codes(kernels: Kernels, p: Bottleneck, given: Incoming) -> torch.Tensor:
+def _grad_of_codes(kernels: Kernels, p: Problem, given: Incoming) -> torch.Tensor:
     """Through both results."""
     if given.grad_x_hat is None or p.D is None:
         return torch.zeros_like(given.z) if given.grad_z is None else given.grad_z
@@ -135,7 +99,7 @@ def _grad_of_codes(kernels: Kernels, p: Bottleneck, given: Incoming) -> torch.Te
     return through if given.grad_z is None else given.grad_z + through
 
 
-def _recompute(kernels: Kernels, p: Bottleneck, given: Incoming) -> _Iterates:
+def _recompute(kernels: Kernels, p: Problem, given: Incoming) -> _Iterates:
     M, K = given.z.shape
     padding = kernels.padding(p)
     codes = p.x.new_empty(p.n_iter + 1, padding.rows, padding.KP)
@@ -149,19 +113,18 @@ def _recompute(kernels: Kernels, p: Bottleneck, given: Incoming) -> _Iterates:
     return _Iterates(drive, codes, adjoints)
 
 
+_OF_ROWS = {"x", "z0"}
+
+
 class _Backward:
     """Sums of the gradients of what all rows share, in float32; and the gradients of the rows themselves."""
 
-    def __init__(self, kernels: Kernels, p: Bottleneck, needed: list[bool]) -> None:
+    def __init__(self, kernels: Kernels, p: Problem, needed: Needed) -> None:
         self.kernels = kernels
-        fields = zip(p._fields[:7], p[:7], needed, strict=True)
-        wanted = {name: tensor for name, tensor, is_needed in fields if is_needed and tensor is not None}
-        self.rows: dict[str, torch.Tensor] = {
-            name: torch.empty_like(wanted.pop(name)) for name in ("x", "z0") if name in wanted
-        }
-        self.sums = {name: torch.zeros_like(tensor, dtype=torch.float32) for name, tensor in wanted.items()}
+        self.rows = {name: torch.empty_like(getattr(p, name)) for name in needed & _OF_ROWS}
+        self.sums = {name: torch.zeros_like(getattr(p, name), dtype=torch.float32) for name in needed - _OF_ROWS}
 
-    def add(self, p: Bottleneck, given: Incoming, begin: int) -> None:
+    def add(self, p: Problem, given: Incoming, begin: int) -> None:
         """The rows of a chunk, of which the first is row `begin`."""
         M, K = given.z.shape
         drive, codes, adjoints = _recompute(self.kernels, p, given)
@@ -185,19 +148,56 @@ class _Backward:
         if "D" in self.sums and given.grad_x_hat is not None:
             self.sums["D"] += self.kernels.outer(given.grad_x_hat, given.z)
 
-    def gradients(self, p: Bottleneck) -> Gradients:
-        shared = {name: total.to(getattr(p, name).dtype) for name, total in self.sums.items()}
-        return Gradients._make(self.rows.get(name, shared.get(name)) for name in Gradients._fields)
+    def gradients(self, p: Problem) -> Gradients:
+        return self.rows | {name: total.to(getattr(p, name).dtype) for name, total in self.sums.items()}
 
 
-def backward(kernels: Kernels, p: Bottleneck, given: Incoming, needed: list[bool]) -> Gradients:
-    """Gradients of the tensors of p, of which those of `needed` are computed."""
-
+def _code_backward(kernels: Kernels, p: Problem, given: Incoming, needed: Needed) -> Gradients:
     def chunk() -> int:
         return chunk_rows(kernels.padding(p), 2 * (p.n_iter + 2), p.x.dtype.itemsize)
 
-    kernels.settle(p, lambda: _recompute(kernels, p.rows(0, chunk()), given.rows(0, chunk())))
+    kernels.prepare_backward(p, lambda: _recompute(kernels, p.rows(0, chunk()), given.rows(0, chunk())))
     gathered, rows = _Backward(kernels, p, needed), chunk()
     for begin in range(0, len(p.x), rows):
         gathered.add(p.rows(begin, begin + rows), given.rows(begin, begin + rows), begin)
     return gathered.gradients(p)
+
+
+class Fused(NamedTuple):
+    """What a backend computes, on a set of kernels."""
+
+    on_device_of: OnDevice
+
+    def code(self, p: Problem) -> tuple[torch.Tensor, ...]:
+        """Codes z_T (M, K), and the reconstruction x̂ (M, n) where there is a dictionary."""
+        if p.n_iter == 0:
+            return self._code_without_iterations(p)
+        with self.on_device_of(p.x) as kernels:
+            return _code(kernels, p)
+
+    def _code_without_iterations(self, p: Problem) -> tuple[torch.Tensor, ...]:
+        """A product and an elementwise formula: there is nothing to fuse."""
+        (z,) = _REFERENCE.code(p._replace(x=p.drive(), W_e=None, D=None))
+        return (z,) if p.D is None else (z, self.decode(Decoding(z, p.D)))
+
+    def code_backward(self, p: Problem, given: Incoming, needed: Needed) -> Gradients:
+        """Gradients of the tensors of p."""
+        if p.n_iter == 0:
+            return _REFERENCE.code_backward(p, given, needed)
+        with self.on_device_of(p.x) as kernels:
+            return _code_backward(kernels, p, given, needed)
+
+    def decode(self, p: Decoding) -> torch.Tensor:
+        """x̂ (M, n)."""
+        with self.on_device_of(p.z) as kernels:
+            return kernels.product(p.z, p.D)
+
+    def decode_backward(self, p: Decoding, grad: torch.Tensor, needed: Needed) -> Gradients:
+        """Gradients of z and D for grad = ∂L/∂x̂ (M, n)."""
+        gradients = {}
+        with self.on_device_of(p.z) as kernels:
+            if "z" in needed:
+                gradients["z"] = kernels.product(grad, p.D.T)
+            if "D" in needed:
+                gradients["D"] = kernels.outer(grad, p.z).to(p.D.dtype)
+        return gradients

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
-from scvae_fast.ops._triton import products, tiles
-from scvae_fast.ops._triton.tiles import CHAIN, INTERPRETER, MOST_ATOMS, Card, Tile, choose
+from scvae_fast.ops.backends.triton import products, tiles
+from scvae_fast.ops.backends.triton.tiles import CHAIN, INTERPRETER, MOST_ATOMS, Card, Tile, choose
 
 PROGRAMS_PER_MULTIPROCESSOR = 2
 

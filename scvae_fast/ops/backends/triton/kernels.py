@@ -13,8 +13,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from scvae_fast.ops._triton import tiles
-from scvae_fast.ops._triton.products import live_rows, multiply
+from scvae_fast.ops.backends.triton import tiles
+from scvae_fast.ops.backends.triton.products import live_rows, multiply
 
 TOGETHER = tl.constexpr(tiles.TOGETHER)
 

@@ -1,4 +1,4 @@
-"""The Triton kernels as `_bottleneck` takes them: all iterations in one launch, or a launch for each."""
+"""The Triton kernels as `fused.Fused` uses them: all iterations in one launch, or a launch for each."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from functools import partial
 
 import torch
 
-from scvae_fast.ops import _bottleneck
-from scvae_fast.ops._bottleneck import Bottleneck, Collected, Padding
-from scvae_fast.ops._triton import autotune, kernels, launch, products
-from scvae_fast.ops._triton.launch import Choice, Launch, packed
-from scvae_fast.ops._triton.tiles import COLLECTED, Card
+from scvae_fast.ops.backends.fused import Collected, Padding, chunk_rows
+from scvae_fast.ops.backends.triton import autotune, kernels, launch, products
+from scvae_fast.ops.backends.triton.launch import Choice, Launch, packed
+from scvae_fast.ops.backends.triton.tiles import COLLECTED, Card
+from scvae_fast.ops.problem import Problem
 
 Results = tuple[torch.Tensor, torch.Tensor | None]  # z (M, K), x̂ (M, n)
 
@@ -26,65 +26,65 @@ def on_device_of(tensor: torch.Tensor) -> Iterator[TritonKernels]:
 
 
 class TritonKernels:
-    """Implements `_bottleneck.Kernels`."""
+    """Implements `fused.Kernels`."""
 
     def __init__(self, card: Card) -> None:
         self.card = card
-        self._settled: Choice | None = None  # of the backward pass
+        self._chosen: Choice | None = None  # of the backward pass
 
-    def _choice(self, p: Bottleneck, direction: str, run: autotune.Run) -> Choice:
+    def _choice(self, p: Problem, direction: str, run: autotune.Run) -> Choice:
         n = 0 if p.W_e is None else p.x.shape[1]
         return autotune.choice(self.card, direction, p.x.dtype, len(p.x), p.S.shape[0], n, run)
 
-    def _plan(self, p: Bottleneck, chosen: Choice) -> Launch:
+    def _plan(self, p: Problem, chosen: Choice) -> Launch:
         return launch.launch(self.card, chosen, len(p.x), p.S.shape[0], p.x.shape[1])
 
-    def forward(self, p: Bottleneck, z: torch.Tensor, x_hat: torch.Tensor | None) -> None:
+    def forward(self, p: Problem, z: torch.Tensor, x_hat: torch.Tensor | None) -> None:
         """One launch, or a launch for each iteration of a chunk of rows."""
         run = partial(self._forward, p, (z, x_hat))
         run(self._choice(p, "forward", run))
 
-    def _forward(self, p: Bottleneck, results: Results, chosen: Choice) -> None:
+    def _forward(self, p: Problem, results: Results, chosen: Choice) -> None:
         plan, (z, x_hat) = self._plan(p, chosen), results
-        rows = _bottleneck.chunk_rows(_padding(plan), 3, p.x.dtype.itemsize) if plan.by_iteration else len(p.x)
+        rows = chunk_rows(_padding(plan), 3, p.x.dtype.itemsize) if plan.by_iteration else len(p.x)
         for begin in range(0, len(p.x), rows):
             end = begin + rows
             own = z[begin:end], None if x_hat is None else x_hat[begin:end]
             self._forward_chunk(p.rows(begin, end), own, chosen)
 
-    def _forward_chunk(self, p: Bottleneck, results: Results, chosen: Choice) -> None:
+    def _forward_chunk(self, p: Problem, results: Results, chosen: Choice) -> None:
         plan, (z, x_hat) = self._plan(p, chosen), results
         drives = None if p.W_e is None else p.x.new_empty(plan.in_flight, plan.KP)
         _iterate(p, plan, drives, p.x.new_empty(2, plan.in_flight, plan.KP), results)
         if plan.by_iteration and x_hat is not None and p.D is not None:
             launch.product(z, p.D, self.card, out=x_hat)
 
-    def settle(self, p: Bottleneck, first_chunk: Callable[[], object]) -> None:
-        """Chooses the tile and the way."""
+    def prepare_backward(self, p: Problem, first_chunk: Callable[[], object]) -> None:
+        """Chooses the tile, and whether an iteration is a launch."""
 
         def run(chosen: Choice) -> None:
-            self._settled = chosen
+            self._chosen = chosen
             first_chunk()
 
-        self._settled = self._choice(p, "backward", run)
+        self._chosen = self._choice(p, "backward", run)
 
-    def _settled_plan(self, p: Bottleneck) -> Launch:
-        assert self._settled is not None
-        return self._plan(p, self._settled)
+    def _backward_plan(self, p: Problem) -> Launch:
+        assert self._chosen is not None
+        return self._plan(p, self._chosen)
 
-    def padding(self, p: Bottleneck) -> Padding:
+    def padding(self, p: Problem) -> Padding:
         """Of iterates."""
-        return _padding(self._settled_plan(p))
+        return _padding(self._backward_plan(p))
 
-    def iterates(self, p: Bottleneck, codes: torch.Tensor) -> torch.Tensor:
+    def iterates(self, p: Problem, codes: torch.Tensor) -> torch.Tensor:
         """Writes every z_t but the last, known one. Returns the drive."""
         drives = None if p.W_e is None else torch.empty_like(codes[0])
-        _iterate(p, self._settled_plan(p), drives, codes, None)
+        _iterate(p, self._backward_plan(p), drives, codes, None)
         return p.x if drives is None else drives
 
-    def adjoints(self, p: Bottleneck, codes: torch.Tensor, adjoints: torch.Tensor) -> None:
+    def adjoints(self, p: Problem, codes: torch.Tensor, adjoints: torch.Tensor) -> None:
         """One launch, or a launch for each iteration."""
-        plan, M = self._settled_plan(p), len(p.x)
+        plan, M = self._backward_plan(p), len(p.x)
         transposed, options = packed(p.S.T, plan.KP, plan.KP, p.x.dtype), plan.options(p.x.dtype)
         earliest = 0 if p.z0 is None else 1
         if plan.by_iteration:
@@ -100,7 +100,7 @@ class TritonKernels:
         if p.z0 is not None:  # ĝ_0 is its gradient, and on no support
             launch.product(adjoints[1], transposed, self.card, out=adjoints[0])
 
-    def collect(self, p: Bottleneck, drive: torch.Tensor, codes: torch.Tensor, adjoints: torch.Tensor) -> Collected:
+    def collect(self, p: Problem, drive: torch.Tensor, codes: torch.Tensor, adjoints: torch.Tensor) -> Collected:
         """Gradients of b, of θ for each atom, of the gain."""
         (M, K), (_, rows, KP) = (len(p.x), p.S.shape[0]), codes.shape
         grid = (rows // COLLECTED.rows, KP // COLLECTED.columns)
@@ -131,7 +131,7 @@ def _padding(plan: Launch) -> Padding:
 
 
 def _iterate(
-    p: Bottleneck,
+    p: Problem,
     plan: Launch,
     drives: torch.Tensor | None,  # (rows, KP), where there is W_e
     codes: torch.Tensor,  # (slabs, rows, KP)
@@ -142,7 +142,7 @@ def _iterate(
 
 
 def _iterate_in_one_launch(
-    p: Bottleneck, plan: Launch, drives: torch.Tensor | None, codes: torch.Tensor, results: Results | None
+    p: Problem, plan: Launch, drives: torch.Tensor | None, codes: torch.Tensor, results: Results | None
 ) -> None:
     dtype = p.x.dtype
     z, x_hat = results or (None, None)
@@ -175,7 +175,7 @@ def _iterate_in_one_launch(
 
 
 def _iterate_by_launches(
-    p: Bottleneck, plan: Launch, drives: torch.Tensor | None, codes: torch.Tensor, results: Results | None
+    p: Problem, plan: Launch, drives: torch.Tensor | None, codes: torch.Tensor, results: Results | None
 ) -> None:
     (M, n), K, dtype = p.x.shape, p.S.shape[0], p.x.dtype
     theta_stride = int(p.theta.numel() > 1)

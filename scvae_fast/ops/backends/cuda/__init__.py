@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scvae_fast.ops import _native
+from scvae_fast.ops import native
 
 if TYPE_CHECKING:
-    from scvae_fast.ops._bottleneck import Kernels
+    from scvae_fast.ops.backends.fused import Kernels
 
 EMULATOR = "SCVAE_FAST_CUDA_EMULATOR"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -30,9 +30,9 @@ def emulated() -> bool:
 
 @cache
 def module() -> Any:
-    """What holds the kernels; asked for only where `missing` finds no reason against it."""
+    """What holds the kernels; asked for only where `unusable` finds no reason against it."""
     if not emulated():
-        return _native.native
+        return native.module
     spec = importlib.util.spec_from_file_location("_cuda_emulated", os.environ[EMULATOR])
     if spec is None or spec.loader is None:
         raise ImportError(f"{EMULATOR} names no module: {os.environ[EMULATOR]}")
@@ -42,13 +42,13 @@ def module() -> Any:
     return loaded
 
 
-def missing() -> str | None:
+def unusable() -> str | None:
     """Why no call can run on these kernels here; None where some can."""
     if emulated():
         return None
-    if _native.missing is not None:
-        return _native.missing
-    if not hasattr(_native.native, "cuda_plan"):
+    if native.missing is not None:
+        return native.missing
+    if not hasattr(native.module, "cuda_plan"):
         return "the compiled module was built without nvcc, so without the CUDA kernels"
     return None if torch.cuda.is_available() else "torch finds no CUDA device"
 
@@ -77,6 +77,6 @@ def _unfit(index: int) -> str | None:
 
 def on_device_of(tensor: torch.Tensor) -> AbstractContextManager[Kernels]:
     """The kernels for its dtype, on its device and that device's current stream."""
-    from scvae_fast.ops._cuda import kernels
+    from scvae_fast.ops.backends.cuda import kernels
 
     return kernels.on_device_of(tensor)

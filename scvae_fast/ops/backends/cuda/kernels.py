@@ -1,4 +1,4 @@
-"""The CUDA kernels as `_bottleneck` takes them: packs the matrices, makes the scratch, launches.
+"""The CUDA kernels as `fused.Fused` uses them: packs the matrices, makes the scratch, launches.
 
 All sizes come from the plan that csrc/cuda/tiles.h makes, a pure function of the card and the shape.
 """
@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from scvae_fast.ops import _cuda
-from scvae_fast.ops._bottleneck import Bottleneck, Collected, Padding
-from scvae_fast.ops._native import address
+from scvae_fast.ops.backends import cuda
+from scvae_fast.ops.backends.fused import Collected, Padding
+from scvae_fast.ops.native import address
+from scvae_fast.ops.problem import Problem
 
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -27,15 +28,15 @@ def on_device_of(tensor: torch.Tensor) -> Iterator[CudaKernels]:
     """The kernels for its dtype, on its device and that device's current stream."""
     three = torch.backends.cuda.matmul.fp32_precision != "tf32"
     if tensor.device.type != "cuda":
-        yield CudaKernels(tensor.dtype, _cuda.card(None), _cuda.module().CudaCall(_kind(tensor), three, 0, 0))
+        yield CudaKernels(tensor.dtype, cuda.card(None), cuda.module().CudaCall(_kind(tensor), three, 0, 0))
         return
     with torch.cuda.device(tensor.device):
         index = tensor.get_device()
-        call = _cuda.module().CudaCall(_kind(tensor), three, index, torch.cuda.current_stream().cuda_stream)
-        yield CudaKernels(tensor.dtype, _cuda.card(index), call)
+        call = cuda.module().CudaCall(_kind(tensor), three, index, torch.cuda.current_stream().cuda_stream)
+        yield CudaKernels(tensor.dtype, cuda.card(index), call)
 
 
-def _theta(p: Bottleneck, KP: int) -> torch.Tensor:
+def _theta(p: Problem, KP: int) -> torch.Tensor:
     """(KP,) in float32."""
     theta = p.theta.new_zeros(KP, dtype=torch.float32)
     theta[: p.S.shape[0]] = p.theta
@@ -55,10 +56,10 @@ def _in_whole_chunks(matrix: torch.Tensor) -> torch.Tensor:
 
 
 class CudaKernels:
-    """Implements `_bottleneck.Kernels`."""
+    """Implements `fused.Kernels`."""
 
     def __init__(self, dtype: torch.dtype, card: Any, call: Any) -> None:
-        self._native = _cuda.module()
+        self._native = cuda.module()
         self._dtype = dtype
         self._card = card
         self._call = call
@@ -66,7 +67,7 @@ class CudaKernels:
     def _plan(self, rows: int, atoms: int, features: int, *, product: bool = False) -> Any:
         return self._native.cuda_plan(self._card, rows, atoms, features, product, self._dtype.itemsize)
 
-    def plan(self, p: Bottleneck) -> Any:
+    def plan(self, p: Problem) -> Any:
         """Raises ValueError where atoms or features are too many for the card's shared memory."""
         return self._plan(len(p.x), p.S.shape[0], 0 if p.W_e is None else p.x.shape[1])
 
@@ -83,21 +84,21 @@ class CudaKernels:
             )  # fmt: skip
         return packed
 
-    def settle(self, p: Bottleneck, first_chunk: Callable[[], object]) -> None:
-        """There is one way."""
+    def prepare_backward(self, p: Problem, first_chunk: Callable[[], object]) -> None:
+        """There is nothing to choose."""
 
-    def padding(self, p: Bottleneck) -> Padding:
+    def padding(self, p: Problem) -> Padding:
         """Of iterates."""
         plan = self.plan(p)
         return Padding(-(-len(p.x) // plan.rows) * plan.rows, plan.rows, plan.KP)
 
-    def forward(self, p: Bottleneck, z: torch.Tensor, x_hat: torch.Tensor | None) -> None:
+    def forward(self, p: Problem, z: torch.Tensor, x_hat: torch.Tensor | None) -> None:
         """One launch, the codes of a block of rows in shared memory."""
         plan = self.plan(p)
         drives = p.x.new_empty(plan.blocks * plan.rows, plan.KP)
         self._forward(p, plan, p.n_iter, drives, None, z, x_hat)
 
-    def iterates(self, p: Bottleneck, codes: torch.Tensor) -> torch.Tensor:
+    def iterates(self, p: Problem, codes: torch.Tensor) -> torch.Tensor:
         """The same launch, which also writes every z_t but the last, known one. Returns the drive."""
         drives = torch.empty_like(codes[0])
         self._forward(p, self.plan(p), p.n_iter - 1, drives, codes, None, None)
@@ -105,7 +106,7 @@ class CudaKernels:
 
     def _forward(
         self,
-        p: Bottleneck,
+        p: Problem,
         plan: Any,
         n_iter: int,
         drives: torch.Tensor,
@@ -125,7 +126,7 @@ class CudaKernels:
             drives.data_ptr(), address(codes), 0 if codes is None else codes.stride(0), address(z), address(x_hat),
         )  # fmt: skip
 
-    def adjoints(self, p: Bottleneck, codes: torch.Tensor, adjoints: torch.Tensor) -> None:
+    def adjoints(self, p: Problem, codes: torch.Tensor, adjoints: torch.Tensor) -> None:
         """One launch, the adjoints of a block of rows in shared memory."""
         plan = self.plan(p)
         inhibition = self._packed(plan, (p.S.T, plan.passes, plan.KP))
@@ -134,7 +135,7 @@ class CudaKernels:
             codes.stride(0), p.z0 is not None,
         )  # fmt: skip
 
-    def collect(self, p: Bottleneck, drive: torch.Tensor, codes: torch.Tensor, adjoints: torch.Tensor) -> Collected:
+    def collect(self, p: Problem, drive: torch.Tensor, codes: torch.Tensor, adjoints: torch.Tensor) -> Collected:
         """Gradients of b, of θ for each atom, of the gain."""
         (M, K), (_, rows, KP) = (len(p.x), p.S.shape[0]), codes.shape
         d_drive = p.x.new_empty(rows, KP)

@@ -19,9 +19,9 @@ import torch
 import triton
 
 from scvae_fast._files import write_json
-from scvae_fast.ops._triton import interpreted, launch, tiles
-from scvae_fast.ops._triton.launch import Choice
-from scvae_fast.ops._triton.tiles import Card
+from scvae_fast.ops.backends.triton import interpreted, launch, tiles
+from scvae_fast.ops.backends.triton.launch import Choice
+from scvae_fast.ops.backends.triton.tiles import Card
 
 SCHEMA = 1
 SAMPLES = 5

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scvae_fast.ops._triton import tiles
+from scvae_fast.ops.backends.triton import tiles
 
 if TYPE_CHECKING:
-    from scvae_fast.ops._bottleneck import Kernels
+    from scvae_fast.ops.backends.fused import Kernels
 
 
 def interpreted() -> bool:
@@ -31,7 +31,7 @@ def _installed() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def missing() -> str | None:
+def unusable() -> str | None:
     """Why no call can run on these kernels here; None where some can."""
     if not _installed():
         return "the package triton is not installed"
@@ -50,13 +50,13 @@ def declines(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def _unfit(index: int) -> str | None:
-    from scvae_fast.ops._triton import launch
+    from scvae_fast.ops.backends.triton import launch
 
     return tiles.unfit(launch.card(index))
 
 
 def on_device_of(tensor: torch.Tensor) -> AbstractContextManager[Kernels]:
     """The kernels for its dtype, on its device and that device's current stream."""
-    from scvae_fast.ops._triton import bottleneck
+    from scvae_fast.ops.backends.triton import bottleneck
 
     return bottleneck.on_device_of(tensor)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from scvae_fast.ops._dispatch import has_tangent, in_transform, needs_gradient
+from scvae_fast.ops.dispatch import has_tangent, in_transform, needs_gradient
 
 _NAMESPACE = "scvae_fast"
 _LIBRARY = torch.library.Library(_NAMESPACE, "DEF")

@@ -19,7 +19,7 @@ def _load() -> tuple[Any, str | None]:
         return None, f"the compiled module scvae_fast._native could not be loaded: {error}"
 
 
-native, missing = _load()
+module, missing = _load()
 
 
 # OpenMP keeps its threads between calls. A forked child has none of them and would wait for them forever, so they are
@@ -35,7 +35,7 @@ def threads() -> int:
 
 def _before_fork() -> None:
     global _released
-    _released = native.release_threads()
+    _released = module.release_threads()
 
 
 def _in_child() -> None:
@@ -43,7 +43,7 @@ def _in_child() -> None:
     _alone = _alone or not _released
 
 
-if native is not None and hasattr(os, "register_at_fork"):
+if module is not None and hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_child=_in_child)
 
 

@@ -1,0 +1,93 @@
+"""The backends, and which of them runs a call: decided by device, dtype and rows alone, never by trying one out.
+
+A backend is what `Computes` lists, and a line of the table `BACKENDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+
+from scvae_fast.ops.backends import cpu, cuda, reference, triton
+from scvae_fast.ops.backends.fused import Fused
+from scvae_fast.ops.backends.half import InFloat32
+from scvae_fast.ops.problem import Decoding, Gradients, Incoming, Needed, Problem
+
+
+class Computes(Protocol):
+    """What a backend computes, of problems in matrices. Results are packed and share no memory with arguments."""
+
+    def code(self, p: Problem) -> tuple[torch.Tensor, ...]:
+        """Codes z_T (M, K), and the reconstruction x̂ (M, n) where there is a dictionary."""
+
+    def code_backward(self, p: Problem, given: Incoming, needed: Needed) -> Gradients:
+        """Gradients of the tensors of p, each in its dtype."""
+
+    def decode(self, p: Decoding) -> torch.Tensor:
+        """x̂ (M, n)."""
+
+    def decode_backward(self, p: Decoding, grad: torch.Tensor, needed: Needed) -> Gradients:
+        """Gradients of z and D for grad = ∂L/∂x̂ (M, n), each in its dtype."""
+
+
+class Backend(NamedTuple):
+    """What a backend computes, and when it can be used."""
+
+    computes: Computes
+    unusable: Callable[[], str | None]
+    """Why this machine or build can't run it; None where it can."""
+    declines: Callable[[torch.device, torch.dtype], str | None]
+    """Why it doesn't take a call on that device in that dtype; None where it does."""
+
+
+def _never(*_: object) -> None:
+    return None
+
+
+# In the order of preference: the first that takes the call runs it. Eager takes every call, so that what follows it
+# runs for those alone who ask for it: the kernels for GPUs, until their tests have passed on a card.
+BACKENDS: dict[str, Backend] = {
+    "cpu": Backend(InFloat32(cpu), cpu.unusable, cpu.declines),
+    "eager": Backend(InFloat32(reference), unusable=_never, declines=_never),
+    "triton": Backend(Fused(triton.on_device_of), triton.unusable, triton.declines),
+    "cuda": Backend(Fused(cuda.on_device_of), cuda.unusable, cuda.declines),
+}
+
+REFERENCE = BACKENDS["eager"].computes
+
+
+def declines(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a backend can't run a call on that device in that dtype here; None where it can."""
+    asked = BACKENDS[backend]
+    return asked.unusable() or asked.declines(device, dtype)
+
+
+def check_name(op: str, backend: str | None) -> None:
+    """Raises ValueError unless `backend` is None or the name of a backend."""
+    if backend is not None and backend not in BACKENDS:
+        raise ValueError(f"{op}: backend must be one of {', '.join(BACKENDS)}, or None, got {backend!r}")
+
+
+# With fewer rows, packing D for the C++ kernels of decode takes longer than PyTorch's product (python -m benchmarks,
+# the group "decode"; K = 128 … 2048).
+_ROWS_TO_PACK_FOR = 64
+
+
+def choose(op: str, backend: str | None, device: torch.device, dtype: torch.dtype, rows: int) -> str:
+    """Name of the backend that runs a call of `op` with so many rows.
+
+    Raises:
+        ValueError: no backend has that name.
+        RuntimeError: the backend asked for can't be used here, or declines the call; the message says why.
+    """
+    check_name(op, backend)
+    if backend is None:
+        if op == "decode" and rows < _ROWS_TO_PACK_FOR and device.type == "cpu":
+            return "eager"
+        return next(name for name in BACKENDS if declines(name, device, dtype) is None)
+    reason = declines(backend, device, dtype)
+    if reason is not None:
+        raise RuntimeError(f"{op}: backend {backend!r} can't be used: {reason}")
+    return backend

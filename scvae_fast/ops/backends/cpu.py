@@ -1,0 +1,85 @@
+"""The C++ kernels of csrc/cpu. They take float32 and float64, and skip the zeros of codes."""
+
+from __future__ import annotations
+
+import torch
+
+from scvae_fast.ops import native
+from scvae_fast.ops.native import address, threads
+from scvae_fast.ops.problem import Decoding, Gradients, Incoming, Needed, Problem
+
+
+def unusable() -> str | None:
+    """Why no call can run on these kernels here; None where some can."""
+    return native.missing
+
+
+def declines(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why they don't take a call on that device in that dtype; None where they do."""
+    return None if device.type == "cpu" else f"it runs on CPU tensors, got a tensor on {device}"
+
+
+def _empty(p: Problem | Decoding, needed: Needed) -> Gradients:
+    return {name: torch.empty_like(getattr(p, name)) for name in needed}
+
+
+def _arguments(p: Problem) -> tuple[bool | int | float, ...]:
+    """The problem as the kernels take it."""
+    M, width = p.x.shape
+    K = p.S.shape[0]
+    gain = 1.0 if p.gain is None else p.gain.item()
+    theta = p.theta.data_ptr(), p.theta.numel() > 1
+    shared = p.x.dtype is torch.float64, M, K, p.n_iter
+    if p.W_e is None or p.D is None:
+        return (*shared, p.x.data_ptr(), p.S.data_ptr(), *theta, gain, address(p.z0))
+    matrices = p.W_e.data_ptr(), p.S.data_ptr()
+    return (*shared, width, p.x.data_ptr(), *matrices, *theta, p.D.data_ptr(), gain, address(p.z0))
+
+
+def code(p: Problem) -> tuple[torch.Tensor, ...]:
+    """Codes z_T (M, K), and the reconstruction x̂ (M, n) where there is a dictionary."""
+    z = p.x.new_empty(p.x.shape[0], p.S.shape[0])
+    if p.D is None:
+        native.module.lista_forward(*_arguments(p), z.data_ptr(), threads())
+        return (z,)
+    x_hat = torch.empty_like(p.x)
+    native.module.sparse_code_forward(*_arguments(p), z.data_ptr(), x_hat.data_ptr(), threads())
+    return z, x_hat
+
+
+_OF_LISTA = ("x", "S", "theta", "gain", "z0")
+_OF_SPARSE_CODE = ("x", "W_e", "S", "theta", "D", "gain", "z0")
+
+
+def code_backward(p: Problem, given: Incoming, needed: Needed) -> Gradients:
+    """Gradients of the tensors of p."""
+    gradients = _empty(p, needed)
+    arguments = *_arguments(p), given.z.data_ptr(), address(given.grad_z)
+    if p.D is None:
+        out = (address(gradients.get(name)) for name in _OF_LISTA)
+        native.module.lista_backward(*arguments, *out, threads())
+    else:
+        out = (address(gradients.get(name)) for name in _OF_SPARSE_CODE)
+        native.module.sparse_code_backward(*arguments, address(given.grad_x_hat), *out, threads())
+    return gradients
+
+
+def _decoding(p: Decoding) -> tuple[bool | int, ...]:
+    """The problem as the kernels take it."""
+    z, D = p
+    return (z.dtype is torch.float64, *z.shape, D.shape[0], z.data_ptr(), D.data_ptr())
+
+
+def decode(p: Decoding) -> torch.Tensor:
+    """x̂ (M, n)."""
+    x_hat = p.z.new_empty(p.z.shape[0], p.D.shape[0])
+    native.module.decode_forward(*_decoding(p), x_hat.data_ptr(), threads())
+    return x_hat
+
+
+def decode_backward(p: Decoding, grad: torch.Tensor, needed: Needed) -> Gradients:
+    """Gradients of z and D for grad = ∂L/∂x̂ (M, n)."""
+    gradients = _empty(p, needed)
+    out = (address(gradients.get(name)) for name in p._fields)
+    native.module.decode_backward(*_decoding(p), grad.data_ptr(), *out, threads())
+    return gradients

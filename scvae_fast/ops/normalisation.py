@@ -1,0 +1,234 @@
+"""silu(group_norm(x)) as one operation: the C++ kernels of csrc/cpu where they take the call, else PyTorch's own two.
+
+Fused because of bfloat16 training on CPUs, where PyTorch's backward pass of group normalisation is slow, and because
+then neither the normalised x nor its sigmoid is kept: both are computed again from x, the means and the deviations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from scvae_fast.ops import checks, native
+from scvae_fast.ops.dispatch import in_forward_mode, in_transform
+from scvae_fast.ops.library import autocast_is_on
+from scvae_fast.ops.native import address, threads
+from scvae_fast.ops.registration import Gradients, Keeps, Operation, Outcome, Results
+
+_NAME = "group_norm_silu"
+_DTYPES = (torch.float32, torch.bfloat16)
+_LAST_CHANNELS = 16  # fewer of them the kernels don't take in channels_last
+_WORTHWHILE = 1 << 17  # elements; with fewer, calling them from Python costs more than they save
+
+
+def group_norm_silu(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float = 1e-6
+) -> torch.Tensor:
+    """SiLU of group normalisation, t · sigmoid(t) for t = weight · (x − mean) / √(variance + eps) + bias.
+
+    Mean and variance are those of a sample's group of channels (Wu & He 2018, eq. 2). The C++ kernels take (N, C, H, W)
+    in float32 and bfloat16 on a CPU, of 2¹⁷ elements or more (or of a size that torch.compile does not know), with 16
+    channels or more where it is laid out as channels_last. They compute in float32 and round once; whatever the number
+    of threads results are bitwise the same. Every other call is `F.silu(F.group_norm(...))`, and so are calls in
+    forward mode, under transforms of torch.func and under torch.jit.trace. Derivatives of gradients are PyTorch's too.
+
+    Args:
+        x: (N, C, …), floating point.
+        weight: (C,), in x's dtype, or float32 where x is a 16-bit type.
+        bias: (C,), likewise.
+        groups: number of groups; it divides C.
+        eps: added to the variance, ≥ 0.
+
+    Returns:
+        x's shape and dtype; float32 where autocast runs group normalisation in float32, on GPUs.
+
+    Raises:
+        TypeError: an argument is of the wrong type or dtype.
+        ValueError: shapes, devices, groups or eps don't fit.
+    """
+    groups, eps = checks.count(_NAME, "groups", groups), checks.python_number(eps)
+    _check(x, weight, bias, groups, eps)
+    transformed = not torch.compiler.is_compiling() and (in_transform() or in_forward_mode())
+    if transformed or torch.jit.is_tracing() or not _taken(x):
+        return _composed(x, weight, bias, groups, eps)
+    y: torch.Tensor = _OPERATION(x, weight.float(), bias.float(), groups, eps)[0]
+    return y
+
+
+def _check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float) -> None:
+    """Raises TypeError or ValueError unless this is a valid call."""
+    checks.are_tensors(_NAME, x=x, weight=weight, bias=bias)
+    checks.agree(_NAME, ("x", "weight", "bias"), (x, weight, bias), may_be_float32=("weight", "bias"))
+    if x.dim() < 2 or x.shape[1] == 0:
+        raise ValueError(f"{_NAME}: x must be (N, C, …) with C >= 1, got {list(x.shape)}")
+    channels = x.shape[1]
+    checks.has_shape(_NAME, "weight", weight, (channels,), "(C,)")
+    checks.has_shape(_NAME, "bias", bias, (channels,), "(C,)")
+    if groups < 1 or channels % groups != 0:
+        raise ValueError(f"{_NAME}: groups must divide the {channels} channels of x, got {groups}")
+    if not eps >= 0:
+        raise ValueError(f"{_NAME}: eps must be at least 0, got {eps}")
+
+
+def _taken(x: torch.Tensor) -> bool:
+    """Whether the kernels take a call; compiled code asks for its size only where that is known."""
+    if native.missing is not None or x.device.type != "cpu" or x.dim() != 4 or x.dtype not in _DTYPES:
+        return False
+    if statically_known_true(x.numel() < _WORTHWHILE):
+        return False
+    return x.shape[1] >= _LAST_CHANNELS or not _is_last(x)
+
+
+def _is_last(x: torch.Tensor) -> bool:
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _format(x: torch.Tensor) -> torch.memory_format:
+    """The layout in which the kernels read x (N, C, H, W), and write what has its shape: x's own where it is packed."""
+    return torch.channels_last if _is_last(x) and x.shape[1] >= _LAST_CHANNELS else torch.contiguous_format
+
+
+def _composed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float) -> torch.Tensor:
+    """By PyTorch. Only on CPUs, and under autocast, it takes a weight that is wider than x."""
+    if in_forward_mode():
+        t = group_norm_formula(x, weight, bias, groups, eps)
+        return (t * t.sigmoid()).to(x.dtype)
+    if x.device.type != "cpu" and not autocast_is_on(x.device.type):
+        weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    return F.silu(F.group_norm(x, groups, weight, bias, eps))
+
+
+def group_norm_formula(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float
+) -> torch.Tensor:
+    """`F.group_norm` from elementary operations, for forward mode; 16-bit x are normalised, and returned, in float32.
+
+    PyTorch's own raises in forward mode if a tangent is not contiguous, and its backward pass has no forward mode.
+    """
+    wide = x.float() if checks.is_half(x.dtype) else x
+    grouped = wide.unflatten(1, (groups, -1)).flatten(2)
+    variance, mean = torch.var_mean(grouped, -1, correction=0, keepdim=True)
+    normalised = ((grouped - mean) * (variance + eps).rsqrt()).reshape(x.shape)
+    per_channel = (-1,) + (1,) * (x.dim() - 2)
+    return weight.reshape(per_channel) * normalised + bias.reshape(per_channel)
+
+
+def _arguments(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float) -> tuple[Any, ...]:
+    """The problem as the kernels take it; the tensors are packed."""
+    samples, channels, height, width = x.shape
+    sizes = (samples, channels, height * width, groups, eps, not x.is_contiguous())
+    return (x.dtype is torch.bfloat16, *sizes, x.data_ptr(), weight.data_ptr(), bias.data_ptr())
+
+
+def _formula_gradients(
+    grad: torch.Tensor, tensors: Sequence[torch.Tensor], groups: int, eps: float
+) -> tuple[torch.Tensor, ...]:
+    """Gradients of x, weight and bias, as differentiable functions of them and of grad."""
+
+    def formula(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return _composed(x, weight, bias, groups, eps)
+
+    gradients: tuple[torch.Tensor, ...] = torch.func.vjp(formula, *tensors)[1](grad)
+    return gradients
+
+
+class _Kernels:
+    """The C++ kernels, as a `Computation`. The second result has mean and 1/√(variance + eps) of each group."""
+
+    def _check(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float) -> None:
+        _check(x, weight, bias, groups, eps)
+        if x.dim() != 4 or x.dtype not in _DTYPES or weight.dtype != torch.float32 or bias.dtype != torch.float32:
+            raise TypeError(f"{_NAME}: the kernels take x (N, C, H, W) in float32 or bfloat16, the others in float32")
+
+    def forward(self, *arguments: Any) -> Results:
+        """Y (N, C, H, W) and statistics (2, N, groups)."""
+        y, statistics = self.fake(*arguments)
+        x, weight, bias, groups, eps = arguments
+        x, weight, bias = x.contiguous(memory_format=_format(x)), weight.contiguous(), bias.contiguous()
+        arguments = _arguments(x, weight, bias, groups, eps)
+        native.module.group_norm_silu_forward(*arguments, y.data_ptr(), statistics.data_ptr(), threads())
+        return y, statistics
+
+    def fake(self, *arguments: Any) -> Results:
+        """Results that are not computed yet."""
+        self._check(*arguments)
+        x, weight, _, groups, _ = arguments
+        return torch.empty_like(x, memory_format=_format(x)), weight.new_empty(2, x.shape[0], groups)
+
+    def plain(self, *arguments: Any) -> Results:
+        """In differentiable PyTorch."""
+        x, weight, bias, groups, eps = arguments
+        variance, mean = torch.var_mean(x.detach().float().unflatten(1, (groups, -1)).flatten(2), -1, correction=0)
+        return _composed(x, weight, bias, groups, eps), torch.stack([mean, (variance + eps).rsqrt()])
+
+    def backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> Gradients:
+        """Gradients of x, weight and bias."""
+        grad, statistics = self._checked(outcome, arguments, needed)
+        x, weight, bias, groups, eps = arguments
+        layout = _format(x)
+        grad, x = grad.contiguous(memory_format=layout), x.contiguous(memory_format=layout)
+        weight, bias, statistics = weight.contiguous(), bias.contiguous(), statistics.contiguous()
+        gradients = self.fake_backward((x, weight, bias), needed)
+        native.module.group_norm_silu_backward(
+            *_arguments(x, weight, bias, groups, eps),
+            grad.data_ptr(),
+            statistics.data_ptr(),
+            *map(address, gradients),
+            threads(),
+        )
+        return gradients
+
+    def _checked(
+        self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """∂L/∂y and statistics; raises TypeError or ValueError if kernels would read or write out of bounds."""
+        op, (x, weight, _, groups, _) = f"{_NAME}_backward", arguments
+        self._check(*arguments)
+        (grad,), statistics = outcome
+        if grad is None or statistics is None:
+            raise ValueError(f"{op}: the gradient of the result must be given, got none")
+        checks.has_shape(op, "grad_0", grad, x.shape, "of the shape of x,")
+        checks.agree(op, ("x", "grad_0"), (x, grad))
+        checks.has_shape(op, "statistics", statistics, (2, x.shape[0], groups), "(2, N, groups)")
+        checks.agree(op, ("weight", "statistics"), (weight, statistics))
+        if len(needed) != 3:
+            raise ValueError(f"{op}: needed must have 3 entries, one for each tensor, got {len(needed)}")
+        return grad, statistics
+
+    def plain_backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> Gradients:
+        """In differentiable PyTorch."""
+        (grad,), (*tensors, groups, eps) = outcome.grads, arguments
+        assert grad is not None
+        return tuple(
+            g if n else None for g, n in zip(_formula_gradients(grad, tensors, groups, eps), needed, strict=True)
+        )
+
+    def fake_backward(self, arguments: Sequence[Any], needed: Sequence[bool]) -> Gradients:
+        """Gradients that are not computed yet."""
+        layouts = (_format(arguments[0]), torch.contiguous_format, torch.contiguous_format)
+        wanted = zip(arguments[:3], layouts, needed, strict=True)
+        return tuple(torch.empty_like(t, memory_format=layout) if n else None for t, layout, n in wanted)
+
+
+_KERNELS = _Kernels()
+
+
+def _vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Results, tuple[int, int]]:
+    return torch.vmap(_KERNELS.plain, in_dims)(*arguments), (0, 0)
+
+
+_OPERATION = Operation(
+    _NAME,
+    "Tensor x, Tensor weight, Tensor bias, SymInt groups, float eps",
+    _KERNELS,
+    results=2,
+    differentiable=1,
+    keeps=Keeps(1, "statistics"),
+    vmap=_vmap,
+    device="CPU",
+    autocast=False,
+)
