@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from benchmarks import model
 from benchmarks.rivals import CLEAN, COMPILED, GRAPH, PRODUCTS, RELEASED
-from scvae_fast.analysis.figures import BLUE, INK, ORANGE, QUIET
+from scvae_fast.plotting.figures import BLUE, INK, ORANGE, QUIET
 
 GREY, GREEN, VIOLET, RED, TEAL, PALE = "#a3abb5", "#6f9a35", "#8458b3", "#b8403a", "#2f8f8b", "#86b3dd"
 _COLOURS = {RELEASED: GREY, model.HABITS: GREY, CLEAN: INK, model.EAGER: INK, PRODUCTS: QUIET, GRAPH: TEAL}

@@ -77,7 +77,7 @@ def device_name(device: str) -> str:
     """The name of the processor and the number of its cores, or that of the GPU."""
     if device == "cuda":
         return torch.cuda.get_device_name()
-    from scvae_fast.doctor import processor  # another commit that is measured need not have it
+    from scvae_fast.commands.doctor import processor  # another commit that is measured need not have it
 
     return f"{processor()}, {os.cpu_count()} cores"
 

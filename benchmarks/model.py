@@ -18,8 +18,8 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import formulas, memory, operations, pictures, released, timing
 from benchmarks.cases import FORWARD, ModelCase, ParityCase
 from scvae_fast import SCVAE, SCVAEConfig
-from scvae_fast.losses import SCVAELoss, scvae_loss
-from scvae_fast.speed import Speed
+from scvae_fast.models.loss import SCVAELoss, scvae_loss
+from scvae_fast.models.speed import Speed
 
 HABITS, EAGER, FLOAT32, OURS = "released code's habits", "clean eager LISTA", "ours, float32", "ours"
 NAMES = (HABITS, EAGER, FLOAT32, OURS)

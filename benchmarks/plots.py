@@ -17,7 +17,7 @@ from benchmarks.cases import BACKWARD, BOTH, FORWARD
 from benchmarks.model import HABITS
 from benchmarks.results import Results
 from benchmarks.rivals import CLEAN, PRODUCTS, RELEASED, WAYS
-from scvae_fast.analysis.figures import BLUE, INK, ORANGE, QUIET, plain, titled
+from scvae_fast.plotting.figures import BLUE, INK, ORANGE, QUIET, plain, titled
 
 _MARKS = {FORWARD: "o", BACKWARD: "v", BOTH: "s"}
 _SLOWER_FASTER = LinearSegmentedColormap.from_list("slower_faster", [drawing.RED, "#ffffff", BLUE])

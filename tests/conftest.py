@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,42 @@ def reproducible() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def golden_gat() -> Any:
+    """A `golden_cases.GoldenCase`."""
+    from golden_cases import load_case
+
+    return load_case("gat")
+
+
+@pytest.fixture
+def small_config() -> Any:
+    """An `SCVAEConfig`: two levels, attention on the lower one, a stride of 2; every width small."""
+    from scvae_fast.models import SCVAEConfig
+
+    return SCVAEConfig(
+        n_features=16,
+        n_atoms=24,
+        n_iter=3,
+        sparsity=0.05,
+        resolution=16,
+        ch=8,
+        ch_mult=(1, 2),
+        num_res_blocks=1,
+        attn_levels=(1,),
+        norm_groups=4,
+    )
+
+
+@pytest.fixture
+def small_model(small_config: Any) -> Any:
+    """An untrained `SCVAE`."""
+    from scvae_fast.models import SCVAE
+
+    torch.manual_seed(0)
+    return SCVAE(small_config)
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from pictures import TINY, scene
 
-from scvae_fast import cli, doctor
+from scvae_fast import cli
+from scvae_fast.commands import demo, doctor
 from scvae_fast.data import save_picture
 from scvae_fast.models import SCVAE
-from scvae_fast.training import demo
 
 
 def test_help_and_doctor_need_no_extra() -> None:

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scvae_fast.analysis.atoms import decode_atoms
-from scvae_fast.analysis.figures import HEAT
 from scvae_fast.codes import SparseCodes
+from scvae_fast.codes.tiling import decode_tiled, encode_tiled
 from scvae_fast.data.pictures import OpenPicture, PictureError, to_bytes, to_tensor
 from scvae_fast.metrics import CodeSparsity, PictureQuality
 from scvae_fast.models import SCVAE
-from scvae_fast.tiling import decode_tiled, encode_tiled
+from scvae_fast.models.atoms import decode_atoms
+from scvae_fast.plotting.figures import HEAT
 
 MEBI, MEGA = 2**20, 10**6
 MOST_CLUSTERS = 12

@@ -51,8 +51,8 @@ def _run(options: argparse.Namespace) -> int:
     # It is imported later, and the extra brings all the rest.
     if find_spec("gradio") is None:
         raise ImportError('scvae-fast app needs gradio: pip install "scvae_fast[app]"')
-    from scvae_fast.app.server import serve
     from scvae_fast.app.views import Limits
+    from scvae_fast.commands.app import serve
 
     serve(
         options.checkpoint,

@@ -44,9 +44,9 @@ def add(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     if (options.data is None) == (options.codes is None):
         raise UsageError("give --data or --codes, one of the two")
-    from scvae_fast.analysis.clustering import KMeansSettings
-    from scvae_fast.analysis.clustering.command import Pictures, cluster_codes
-    from scvae_fast.codes.commands import Running
+    from scvae_fast.commands._inputs import InferenceOptions
+    from scvae_fast.commands.cluster import Pictures, cluster_codes
+    from scvae_fast.tasks.clustering import KMeansSettings
 
     source = options.codes or Pictures(
         data=options.data, layout=options.layout, split=options.split, resize=options.resize, limit=options.limit
@@ -57,6 +57,6 @@ def _run(options: argparse.Namespace) -> int:
         options.out,
         clusters=options.clusters,
         settings=KMeansSettings(scale=options.scale, seed=options.seed),
-        running=Running(device=options.device, batch_size=options.batch_size),
+        inference=InferenceOptions(device=options.device, batch_size=options.batch_size),
     )
     return 0

@@ -17,6 +17,6 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from scvae_fast.baselines.command import run
+    from scvae_fast.commands.compare import run
 
     return run(options.rest)

@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from scvae_fast.models.convert import OfficialOptions, convert
+    from scvae_fast.commands.convert import OfficialOptions, convert
 
     given = OfficialOptions(
         n_iter=options.n_iter,

@@ -29,7 +29,8 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from scvae_fast.codes.commands import Running, decode_codes
+    from scvae_fast.commands._inputs import InferenceOptions
+    from scvae_fast.commands.decode import decode_codes
 
     decode_codes(
         options.checkpoint,
@@ -37,6 +38,6 @@ def _run(options: argparse.Namespace) -> int:
         options.out,
         suffix=options.format,
         force=options.force,
-        running=Running(device=options.device, precision=options.precision, batch_size=options.batch_size),
+        inference=InferenceOptions(device=options.device, precision=options.precision, batch_size=options.batch_size),
     )
     return 0

@@ -23,6 +23,6 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     # The base installation has neither Lightning nor Pillow.
-    from scvae_fast.training.demo import run_demo
+    from scvae_fast.commands.demo import run_demo
 
     return run_demo(options.out, options.minutes)

@@ -2,8 +2,8 @@
 
 import argparse
 
-from scvae_fast import doctor
 from scvae_fast.cli._types import Commands
+from scvae_fast.commands import doctor
 
 
 def add(commands: Commands) -> None:

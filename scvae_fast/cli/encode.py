@@ -40,7 +40,8 @@ def add_running(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from scvae_fast.codes.commands import Running, encode_data
+    from scvae_fast.commands._inputs import InferenceOptions
+    from scvae_fast.commands.encode import encode_data
 
     encode_data(
         options.checkpoint,
@@ -51,6 +52,6 @@ def _run(options: argparse.Namespace) -> int:
         resize=options.resize,
         limit=options.limit,
         values=options.dtype,
-        running=Running(device=options.device, precision=options.precision, batch_size=options.batch_size),
+        inference=InferenceOptions(device=options.device, precision=options.precision, batch_size=options.batch_size),
     )
     return 0

@@ -55,9 +55,9 @@ def _run(options: argparse.Namespace) -> int:
     # The base installation has neither torchmetrics nor Pillow.
     import torch
 
-    from scvae_fast.evaluation.command import evaluate_checkpoint
+    from scvae_fast.commands.evaluate import evaluate_checkpoint
     from scvae_fast.evaluation.settings import METRICS, EvaluationSettings
-    from scvae_fast.speed import Speed
+    from scvae_fast.models.speed import Speed
 
     try:
         settings = EvaluationSettings(

@@ -58,9 +58,9 @@ def add_labelled(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from scvae_fast.analysis.probe_command import probe_checkpoint
-    from scvae_fast.analysis.recognition import LabelledData
-    from scvae_fast.codes.commands import Running
+    from scvae_fast.commands._inputs import InferenceOptions
+    from scvae_fast.commands._recognition import LabelledData
+    from scvae_fast.commands.probe import probe_checkpoint
 
     probe_checkpoint(
         options.checkpoint,
@@ -69,6 +69,6 @@ def _run(options: argparse.Namespace) -> int:
         descriptors=options.descriptors,
         repeats=options.repeats,
         folds=options.folds,
-        running=Running(device=options.device, batch_size=options.batch_size),
+        inference=InferenceOptions(device=options.device, batch_size=options.batch_size),
     )
     return 0

@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from scvae_fast.reconstruct import reconstruct_files
+    from scvae_fast.commands.reconstruct import reconstruct_files
 
     unread = reconstruct_files(options.checkpoint, options.pictures, options.out)
     return 1 if unread else 0

@@ -35,9 +35,9 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from scvae_fast.analysis.recognition import LabelledData
-    from scvae_fast.analysis.retrieve_command import retrieve_checkpoint
-    from scvae_fast.codes.commands import Running
+    from scvae_fast.commands._inputs import InferenceOptions
+    from scvae_fast.commands._recognition import LabelledData
+    from scvae_fast.commands.retrieve import retrieve_checkpoint
 
     retrieve_checkpoint(
         options.checkpoint,
@@ -46,6 +46,6 @@ def _run(options: argparse.Namespace) -> int:
         queries=options.query,
         descriptors=options.descriptors,
         k=options.k,
-        running=Running(device=options.device, batch_size=options.batch_size),
+        inference=InferenceOptions(device=options.device, batch_size=options.batch_size),
     )
     return 0

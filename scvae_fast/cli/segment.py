@@ -99,10 +99,10 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from scvae_fast.analysis.segmentation import FEATURES, FeatureSettings, MapSettings
-    from scvae_fast.analysis.segmentation.command import Labels, segment_pictures
-    from scvae_fast.analysis.segmentation.experiment import Method
-    from scvae_fast.codes.commands import Running
+    from scvae_fast.commands._inputs import InferenceOptions
+    from scvae_fast.commands.segment import Labels, segment_pictures
+    from scvae_fast.tasks.segmentation import FEATURES, FeatureSettings, MapSettings
+    from scvae_fast.tasks.segmentation.experiment import Method
 
     if options.labels and options.clusters:
         raise UsageError("--clusters goes without --labels: a classifier has the classes of the masks")
@@ -127,7 +127,7 @@ def _run(options: argparse.Namespace) -> int:
         features=FEATURES if options.compare else options.features,
         plain=options.compare,
         repeats=options.repeats,
-        running=Running(device=options.device),
+        inference=InferenceOptions(device=options.device),
     )
     return 0
 

@@ -18,6 +18,6 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from scvae_fast.training.run import train
+    from scvae_fast.commands.train import train
 
     return train(options.rest)

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from scvae_fast.codes.sparse import CodedPicture, SparseCodes
+from scvae_fast.codes.tiling import batches_of_one_size, decode_tiled, encode_tiled, latents_of
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
-from scvae_fast.speed import Speed
-from scvae_fast.tiling import batches_of_one_size, decode_tiled, encode_tiled, latents_of
+from scvae_fast.models.speed import Speed
 
 BATCH_SIZE = 16
 

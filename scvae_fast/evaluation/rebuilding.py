@@ -6,11 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from scvae_fast.codes.tiling import batches_of_one_size, reconstruct_tiled
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
-from scvae_fast.speed import Speed
-from scvae_fast.tiling import batches_of_one_size, reconstruct_tiled
+from scvae_fast.models.speed import Speed
 
 
 class Rebuilt(NamedTuple):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from scvae_fast._devices import find_device
 from scvae_fast.errors import UsageError
-from scvae_fast.speed import Speed
+from scvae_fast.models.speed import Speed
 
 METRICS = ("psnr", "ssim", "lpips-alex", "lpips-vgg", "fid", "kid", "codes", "block-means")
 

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import nn
+
+from scvae_fast.models.config import SCVAEConfig
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
-    from scvae_fast.models._hub import PretrainedModel
+
+class Described(Protocol):
+    """A model with a configuration."""
+
+    config: SCVAEConfig
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Those of a module."""
+
 
 _INTRODUCTION = """\
 SC-VAE, a sparse-coding autoencoder for pictures: an encoder makes a vector of {n} features of every {s} x {s} pixels,
@@ -30,7 +42,7 @@ _USE = """\
 ```python
 from scvae_fast.data import load_picture, save_picture
 from scvae_fast.models import SCVAE
-from scvae_fast.tiling import reconstruct_tiled
+from scvae_fast.codes.tiling import reconstruct_tiled
 
 model = SCVAE.from_pretrained("{name}")
 picture = load_picture("picture.jpg")  # (3, H, W) in -1 ... 1, of any size
@@ -73,7 +85,7 @@ _LISTED = {
 }
 
 
-def model_card(model: PretrainedModel, record: Mapping[str, Any] | None = None, *, name: str | None = None) -> str:
+def model_card(model: Described, record: Mapping[str, Any] | None = None, *, name: str | None = None) -> str:
     """A model card, Markdown with the hub's YAML before it.
 
     Args:

@@ -2,7 +2,7 @@
 
 Their model (class `Model_VAEf16`) holds the encoder, the decoder, `Dict` and `c` of the sparse coding, all of
 the attention networks whichever is used, and a vector `w` that nothing uses. `load_official` takes what an
-`SCVAE` needs. `SCVAE.to_official` adds the rest: ones for `w` (the mean of the authors' random start), and
+`SCVAE` needs. `to_official` adds the rest: ones for `w` (the mean of the authors' random start), and
 the unused attention networks as they start, drawn by a generator seeded with 0.
 """
 
@@ -95,7 +95,7 @@ def to_official(model: SCVAE) -> dict[str, Tensor]:
         "its graph network is not for 512 atoms": uses_graph and config.n_atoms != _GRAPH_ATOMS,
     }
     if reasons := [reason for reason, present in obstacles.items() if present]:
-        raise ValueError(f"SCVAE.to_official: not for the authors' code: {', '.join(reasons)}")
+        raise ValueError(f"to_official: not for the authors' code: {', '.join(reasons)}")
     return {name: tensor.clone() for name, tensor in _by_official_name(model).items()}
 
 

@@ -104,7 +104,7 @@ class SCVAE(PretrainedModel):
         Beyond its right and lower edge a picture goes on with its edge pixels to the next multiple of `config.stride`,
         so that there are ⌈H / stride⌉ x ⌈W / stride⌉ cells. All of it is coded at once: for pictures larger than
         `config.resolution`, for which the statistics of the normalisation would not be as in training and memory grows,
-        see `scvae_fast.tiling.encode_tiled`.
+        see `scvae_fast.codes.tiling.encode_tiled`.
 
         Args:
             x: (B, in_channels, H, W), floating point, in -1 … 1.
@@ -169,12 +169,6 @@ class SCVAE(PretrainedModel):
             raise ValueError(
                 f"SCVAE.{method}: codes must be (B, h, w, {self.config.n_atoms}), got {tuple(codes.shape)}"
             )
-
-    def to_official(self) -> dict[str, Tensor]:
-        """A state dict for the authors' `Model_VAEf16`; see `scvae_fast.models.official`."""
-        from scvae_fast.models import official  # official imports this module
-
-        return official.to_official(self)
 
 
 def initialise_convolution(module: nn.Module) -> None:

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAEConfig
 from scvae_fast.models.decoder import Decoder
-from scvae_fast.speed import Speed
+from scvae_fast.models.speed import Speed
 from scvae_fast.training.data import PictureData
 from scvae_fast.training.progress import batches_seen, progress_of
 from scvae_fast.training.second_stage import SecondStage, SecondStageSettings

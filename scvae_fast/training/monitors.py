@@ -12,14 +12,13 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from scvae_fast._files import write_atomically
-from scvae_fast.analysis import figures
-from scvae_fast.analysis.atoms import decode_atoms
 from scvae_fast.models import SCVAE
+from scvae_fast.models.atoms import decode_atoms
+from scvae_fast.plotting import figures
+from scvae_fast.plotting.figures import Figure
 
 # Pictures of the validation set that are drawn.
 _DRAWN = 4
@@ -165,16 +164,9 @@ def look(model: SCVAE, pictures: Tensor) -> View:
 def _log_view(logger: Any, view: View, step: int) -> None:
     if isinstance(logger, TensorBoardLogger):
         for name, figure in view.figures.items():
-            logger.experiment.add_image(f"pictures/{name}", _pixels(figure), step, dataformats="HWC")
+            logger.experiment.add_image(f"pictures/{name}", figures.pixels_of(figure), step, dataformats="HWC")
         logger.experiment.add_histogram("codes/support", view.supports, step)
         logger.experiment.add_histogram("codes/usage_of_atoms", view.usage, step)
     elif isinstance(logger, WandbLogger):
         for name, figure in view.figures.items():
-            logger.log_image(f"pictures/{name}", [_pixels(figure)], step=step)
-
-
-def _pixels(figure: Figure) -> np.ndarray:  # -> (H, W, 3) uint8
-    figure.set_dpi(100)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+            logger.log_image(f"pictures/{name}", [figures.pixels_of(figure)], step=step)

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from scvae_fast.losses import SCVAELoss, scvae_loss
+from scvae_fast.models.loss import SCVAELoss, scvae_loss
 from scvae_fast.models.scvae import SCVAEOutput
 
 LossForm = Literal["paper", "released"]
@@ -15,7 +15,7 @@ LossForm = Literal["paper", "released"]
 
 @dataclass(frozen=True, kw_only=True)
 class LossSettings:
-    """The loss of a batch; see `scvae_fast.losses.scvae_loss` for its terms.
+    """The loss of a batch; see `scvae_fast.models.loss.scvae_loss` for its terms.
 
     Args:
         form: "paper" is (‖x − x̂‖² + w Σ α (‖E − Dz‖² + λ‖z‖₁)) / (C·H·W), averaged over the batch: the paper's loss per

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from scvae_fast.speed import Speed
+from scvae_fast.models.speed import Speed
 from scvae_fast.training.callbacks import AtomicCheckpointIO
 
 

@@ -10,7 +10,8 @@ import torch
 from pictures import TINY, scene
 
 from scvae_fast import cli
-from scvae_fast.app import server, views
+from scvae_fast.app import views
+from scvae_fast.commands import app as server
 from scvae_fast.data import save_picture
 from scvae_fast.data.pictures import to_bytes
 from scvae_fast.models import SCVAE

@@ -9,13 +9,13 @@ import pytest
 import torch
 from pictures import TINY, scene
 
-from scvae_fast.analysis.atoms import decode_atoms
 from scvae_fast.app import views
 from scvae_fast.codes import SparseCodes
+from scvae_fast.codes.tiling import reconstruct_tiled
 from scvae_fast.data import save_picture
 from scvae_fast.data.pictures import PictureError, load_picture, to_bytes
 from scvae_fast.models import SCVAE
-from scvae_fast.tiling import reconstruct_tiled
+from scvae_fast.models.atoms import decode_atoms
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from pictures import TINY, scene
 from torch import Tensor
 
 from scvae_fast.codes.coding import decode_pictures, encode_pictures
+from scvae_fast.codes.tiling import encode_tiled, reconstruct_tiled
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
-from scvae_fast.speed import Speed
-from scvae_fast.tiling import encode_tiled, reconstruct_tiled
+from scvae_fast.models.speed import Speed
 
 SIZES = [(16, 16), (16, 16), (16, 16), (8, 12), (16, 16), (20, 30), (20, 30), (1, 1), (15, 16)]
 

@@ -5,13 +5,13 @@ import torch
 from pictures import TINY, scene
 from torch import Tensor
 
+from scvae_fast.codes.tiling import reconstruct_tiled
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.errors import UsageError
 from scvae_fast.evaluation.extremes import Extremes
 from scvae_fast.evaluation.rebuilding import Rebuilt, rebuild
 from scvae_fast.models import SCVAE
-from scvae_fast.speed import Speed
-from scvae_fast.tiling import reconstruct_tiled
+from scvae_fast.models.speed import Speed
 
 # The first six and the last go through TINY as they are; the others have an odd side, or one over 16 pixels.
 SIZES = [(16, 16)] * 5 + [(12, 8), (13, 8), (16, 18), (16, 16)]

@@ -8,6 +8,7 @@ import torch
 from pictures import TINY, scene
 from torch import Tensor
 
+from scvae_fast.codes.tiling import reconstruct_tiled
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.dictionaries import coherence
 from scvae_fast.errors import UsageError
@@ -15,8 +16,7 @@ from scvae_fast.evaluation import METRICS, EvaluationSettings, evaluate
 from scvae_fast.metrics import CodeSparsity, CodeStatistics, PictureQuality, block_means
 from scvae_fast.metrics.perceptual import PerceptualDistance
 from scvae_fast.models import SCVAE
-from scvae_fast.speed import Speed
-from scvae_fast.tiling import reconstruct_tiled
+from scvae_fast.models.speed import Speed
 
 WITHOUT_WEIGHTS = ("psnr", "ssim", "codes", "block-means")
 # TINY has a stride of 2; a stride of 4 leaves blocks of 4 and of 2 pixels.

@@ -7,10 +7,10 @@ import torch
 from huggingface_hub import ModelCard
 from pictures import scene
 
+from scvae_fast.codes.tiling import reconstruct_tiled
 from scvae_fast.data import load_picture, save_picture
 from scvae_fast.models import SCVAE
 from scvae_fast.models.card import model_card
-from scvae_fast.tiling import reconstruct_tiled
 
 RECORD = {
     "data": {"data": "/home/someone/data/faces", "layout": "ffhq", "split": "train"},

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scvae_fast import dictionaries
-from scvae_fast.models import SCVAE, SCVAEConfig, load_official
+from scvae_fast.models import SCVAE, SCVAEConfig, load_official, to_official
 from scvae_fast.models.official import ddconfig_of
 
 
@@ -15,7 +15,7 @@ def test_layout_of_full_size_checkpoints(name, golden_layouts):
     dictionary = dictionaries.dct(256, 512)
     with torch.device("meta"):
         model = SCVAE(config, dictionary=dictionary)
-    written = model.to_official()
+    written = to_official(model)
     assert {key: list(tensor.shape) for key, tensor in written.items()} == layout["state_dict"]
     assert sum(tensor.numel() for tensor in written.values()) == layout["parameters"]
     assert config.n_iter == layout["num_soft_thresh"]
@@ -23,7 +23,7 @@ def test_layout_of_full_size_checkpoints(name, golden_layouts):
 
 def test_round_trip_is_exact(golden):
     model = load_official(golden.state_dict, **golden.load_options())
-    written = model.to_official()
+    written = to_official(model)
     assert written.keys() == golden.state_dict.keys()
     for name in golden.settings["grad_norm"]:
         assert torch.equal(written[name], golden.state_dict[name]), name
@@ -36,7 +36,7 @@ def test_round_trip_is_exact(golden):
 def test_what_the_model_does_not_hold_is_always_the_same(golden):
     model = load_official(golden.state_dict, **golden.load_options())
     before = torch.get_rng_state()
-    first, second = model.to_official(), model.to_official()
+    first, second = to_official(model), to_official(model)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert torch.equal(first["w"], torch.ones(256))
@@ -45,7 +45,7 @@ def test_what_the_model_does_not_hold_is_always_the_same(golden):
 
 def test_written_tensors_are_copies(golden_gat):
     model = load_official(golden_gat.state_dict, **golden_gat.load_options())
-    for tensor in model.to_official().values():
+    for tensor in to_official(model).values():
         tensor.zero_()
     assert torch.equal(model.bottleneck.dictionary, golden_gat.state_dict["Dict"])
     assert model.attention.layer1.weight.abs().max() > 0
@@ -65,11 +65,11 @@ def test_every_attention_network_round_trips(attention, small_config):
         }
     )
     model = SCVAE(config, dictionary=dictionaries.random_unit(16, 512))
-    again = load_official(model.to_official(), n_iter=3, beta=0.05, attention=attention)
+    again = load_official(to_official(model), n_iter=3, beta=0.05, attention=attention)
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
     again.encoder = torch.compile(again.encoder, backend="eager")
-    assert again.to_official().keys() == model.to_official().keys()
+    assert to_official(again).keys() == to_official(model).keys()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_dtype_of_the_checkpoint_is_kept(golden_gat):
     weights = {name: tensor.double() for name, tensor in golden_gat.state_dict.items()}
     model = load_official(weights, **golden_gat.load_options())
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
-    assert torch.equal(model.to_official()["Dict"], weights["Dict"])
+    assert torch.equal(to_official(model)["Dict"], weights["Dict"])
 
 
 @pytest.mark.parametrize(
@@ -172,6 +172,6 @@ def test_incomplete_ddconfig(golden_gat):
 )
 def test_models_that_the_released_code_cannot_hold(changes, message, small_config):
     fine = small_config.to_dict() | {"compat": "official", "ch": 32, "norm_groups": 32}
-    assert SCVAE(SCVAEConfig(**fine)).to_official()["c"].shape == (1,)
+    assert to_official(SCVAE(SCVAEConfig(**fine)))["c"].shape == (1,)
     with pytest.raises(ValueError, match=message):
-        SCVAE(SCVAEConfig(**fine | changes)).to_official()
+        to_official(SCVAE(SCVAEConfig(**fine | changes)))

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from scvae_fast import dictionaries
-from scvae_fast.losses import scvae_loss
 from scvae_fast.models import SCVAE, SCVAEConfig, SCVAEOutput
+from scvae_fast.models.loss import scvae_loss
 
 NETWORKS = ["constant", "eq", "GAT", "SSGC"]
 

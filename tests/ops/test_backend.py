@@ -55,7 +55,7 @@ def testtriton_runs_on_cards_that_it_fits_for_those_who_ask_for_it(monkeypatch):
 
 
 def testcuda_says_why_it_is_not_used(monkeypatch):
-    monkeypatch.delenv(cuda.EMULATOR, raising=False)
+    monkeypatch.delenv(cuda.device.EMULATOR, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(native, "module", type("Built", (), {"cuda_plan": None}))
     assert scvae_fast.backends()["cuda"] == "torch finds no CUDA device"
@@ -68,7 +68,7 @@ def testcuda_says_why_it_is_not_used(monkeypatch):
 
 
 def testcuda_runs_on_cards_that_it_fits_for_those_who_ask_for_it(monkeypatch):
-    monkeypatch.delenv(cuda.EMULATOR, raising=False)
+    monkeypatch.delenv(cuda.device.EMULATOR, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(native, "module", type("Built", (), {"cuda_plan": None}))
     monkeypatch.setattr(cuda, "_unfit", lambda index: None if index == 0 else "it is too old")

@@ -18,7 +18,7 @@ from problems import (
 )
 
 from scvae_fast import lista, sparse_code
-from scvae_fast.ops.backends import cuda
+from scvae_fast.ops.backends.cuda import device
 
 pytestmark = pytest.mark.skipif("cuda" not in FLOAT32_BACKENDS, reason="neither a CUDA device nor an emulator")
 
@@ -26,7 +26,7 @@ A100, CONSUMER, H200 = (8, 0, 166_912, 108, False), (8, 6, 101_376, 84, False), 
 
 
 def plan(card, M, K, n, itemsize, product=False):
-    return cuda.module().cuda_plan(cuda.module().CudaCard(*card), M, K, n, product, itemsize)
+    return device.module().cuda_plan(device.module().CudaCard(*card), M, K, n, product, itemsize)
 
 
 @pytest.mark.parametrize("card", [A100, CONSUMER, H200])
@@ -91,9 +91,9 @@ def test_bfloat16(start):
 def hopper(monkeypatch):
     """A Hopper card of two multiprocessors where kernels are emulated; else the card must be one."""
     if EMULATED:
-        card = cuda.module().CudaCard(9, 0, 232_448, 2, True)
-        monkeypatch.setattr(cuda, "card", lambda index: card)
-    elif not cuda.card(torch.cuda.current_device()).hopper:
+        card = device.module().CudaCard(9, 0, 232_448, 2, True)
+        monkeypatch.setattr(device, "card", lambda index: card)
+    elif not device.card(torch.cuda.current_device()).hopper:
         pytest.skip("no Hopper card")
     return 128 if EMULATED else 64 * torch.cuda.get_device_properties(0).multi_processor_count
 

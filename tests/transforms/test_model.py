@@ -12,8 +12,8 @@ from processes import run
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 from torch.utils._pytree import tree_leaves
 
-from scvae_fast.losses import scvae_loss
 from scvae_fast.models import SCVAE
+from scvae_fast.models.loss import scvae_loss
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit")  # by torch's own modules
 OPTIMISERS = {
@@ -207,7 +207,7 @@ sys.path.insert(0, sys.argv[1])
 from pictures import TINY
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
-from scvae_fast.losses import scvae_loss
+from scvae_fast.models.loss import scvae_loss
 from scvae_fast.models import SCVAE
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=0, world_size=1)

@@ -1,45 +1,19 @@
-"""What calls the CUDA C++ kernels of csrc/cuda, which are in the compiled module where nvcc was there to build them.
-
-SCVAE_FAST_CUDA_EMULATOR names a module in which the same kernels were built for a processor: for tests.
-"""
+"""What calls the CUDA C++ kernels of csrc/cuda, which are in the compiled module where nvcc was there to build them."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import sys
 from contextlib import AbstractContextManager
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from scvae_fast.ops import native
+from scvae_fast.ops.backends.cuda.device import card, emulated, module
 
 if TYPE_CHECKING:
     from scvae_fast.ops.backends.fused import Kernels
 
-EMULATOR = "SCVAE_FAST_CUDA_EMULATOR"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def emulated() -> bool:
-    """Whether the kernels run on the CPU."""
-    return EMULATOR in os.environ
-
-
-@cache
-def module() -> Any:
-    """What holds the kernels; asked for only where `unusable` finds no reason against it."""
-    if not emulated():
-        return native.module
-    spec = importlib.util.spec_from_file_location("_cuda_emulated", os.environ[EMULATOR])
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{EMULATOR} names no module: {os.environ[EMULATOR]}")
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    sys.modules["_cuda_emulated"] = loaded
-    return loaded
 
 
 def unusable() -> str | None:
@@ -51,12 +25,6 @@ def unusable() -> str | None:
     if not hasattr(native.module, "cuda_plan"):
         return "the compiled module was built without nvcc, so without the CUDA kernels"
     return None if torch.cuda.is_available() else "torch finds no CUDA device"
-
-
-@cache
-def card(index: int | None) -> Any:
-    """The properties of a CUDA device; for None, what is emulated: few multiprocessors, all tiles fit."""
-    return module().CudaCard(8, 0, 166_912, 2, False) if index is None else module().cuda_card(index)
 
 
 def declines(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from scvae_fast.ops.backends import cuda
+from scvae_fast.ops.backends.cuda import device
 from scvae_fast.ops.backends.fused import Collected, Padding
 from scvae_fast.ops.native import address
 from scvae_fast.ops.problem import Problem
@@ -28,12 +28,12 @@ def on_device_of(tensor: torch.Tensor) -> Iterator[CudaKernels]:
     """The kernels for its dtype, on its device and that device's current stream."""
     three = torch.backends.cuda.matmul.fp32_precision != "tf32"
     if tensor.device.type != "cuda":
-        yield CudaKernels(tensor.dtype, cuda.card(None), cuda.module().CudaCall(_kind(tensor), three, 0, 0))
+        yield CudaKernels(tensor.dtype, device.card(None), device.module().CudaCall(_kind(tensor), three, 0, 0))
         return
     with torch.cuda.device(tensor.device):
         index = tensor.get_device()
-        call = cuda.module().CudaCall(_kind(tensor), three, index, torch.cuda.current_stream().cuda_stream)
-        yield CudaKernels(tensor.dtype, cuda.card(index), call)
+        call = device.module().CudaCall(_kind(tensor), three, index, torch.cuda.current_stream().cuda_stream)
+        yield CudaKernels(tensor.dtype, device.card(index), call)
 
 
 def _theta(p: Problem, KP: int) -> torch.Tensor:
@@ -59,7 +59,7 @@ class CudaKernels:
     """Implements `fused.Kernels`."""
 
     def __init__(self, dtype: torch.dtype, card: Any, call: Any) -> None:
-        self._native = cuda.module()
+        self._native = device.module()
         self._dtype = dtype
         self._card = card
         self._call = call

@@ -1,7 +1,0 @@
-"""K-means over the codes of cells: fitted in a stream, kept in a file, drawn; `scvae-fast cluster`."""
-
-from scvae_fast.analysis.clustering.kmeans import KMeansFit, KMeansSettings, fit_kmeans
-from scvae_fast.analysis.clustering.rows import RowScale, scaled
-from scvae_fast.analysis.clustering.saved import Clustering
-
-__all__ = ["Clustering", "KMeansFit", "KMeansSettings", "RowScale", "fit_kmeans", "scaled"]

@@ -1,0 +1,111 @@
+"""What `scvae-fast retrieve` and `scvae-fast probe` share: their data, their descriptors, their record."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from scvae_fast.commands._results import write_results
+from scvae_fast.data.labelled import LabelledPictures, open_labelled
+from scvae_fast.errors import UsageError
+from scvae_fast.evaluation.record import identity, plain, versions
+from scvae_fast.models import SCVAEConfig
+from scvae_fast.plotting.figures import Figure
+from scvae_fast.tasks.descriptors import Descriptor
+
+# What is compared if nobody says what; the first one is what sheets show.
+DEFAULTS = (
+    "codes:signs:1",
+    "codes:signs:2",
+    "codes:use:1",
+    "codes:use:2",
+    "latents:signs:1",
+    "latents:signs:2",
+    "pixels:signs:1",
+    "pixels:signs:2",
+    "thumbnail",
+)
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """What the commands take as data: see `open_labelled`; side "model" is the model's resolution."""
+
+    data: str | os.PathLike[str]
+    side: int | Literal["model"] | None = "model"
+    per_class: int | None = None
+    seed: int = 0
+
+    def open(self, config: SCVAEConfig) -> LabelledPictures:
+        """The pictures.
+
+        Raises:
+            UsageError: see `open_labelled`; or the seed is negative.
+        """
+        if self.seed < 0:
+            raise UsageError(f"--seed must be 0 or more, got {self.seed}")
+        return open_labelled(self.data, self.pixels(config), per_class=self.per_class, seed=self.seed)
+
+    def pixels(self, config: SCVAEConfig) -> int | None:
+        """Side of the squares, None for whole pictures."""
+        return config.resolution if self.side == "model" else self.side
+
+
+def parse_descriptors(texts: Sequence[str] | None) -> list[Descriptor]:
+    """Those of the texts, each once, or the `DEFAULTS`.
+
+    Raises:
+        UsageError: a text is none, see `Descriptor.parse`.
+    """
+    return [usable(lambda text=text: Descriptor.parse(text)) for text in dict.fromkeys(texts or DEFAULTS)]  # type: ignore[misc]
+
+
+def labels_of(pictures: LabelledPictures, names: list[str]) -> np.ndarray:
+    """(N,) indices of the classes."""
+    return np.array([pictures.labels[name] for name in names])
+
+
+def usable(make: Callable[[], _T]) -> _T:
+    """What `make` makes; a value that it doesn't take was given by the user.
+
+    Raises:
+        UsageError: instead of a ValueError, with its message.
+    """
+    try:
+        return make()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def content_of(
+    checkpoint: str | os.PathLike[str], pictures: LabelledPictures, data: LabelledData, n_pictures: int
+) -> dict[str, Any]:
+    """What both write down of a run."""
+    return {
+        "schema": 1,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "checkpoint": identity(checkpoint),
+        "data": pictures.data,
+        "side": data.side,
+        "per_class": data.per_class,
+        "seed": data.seed,
+        "n_pictures": n_pictures,
+        "classes": pictures.classes,
+        "versions": versions("scvae-fast", "torch", "scikit-learn"),
+    }
+
+
+def finish(out: Path, content: dict[str, Any], table: str, figures: Mapping[str, Figure]) -> None:
+    """Write the results, and print the table and where they are.
+
+    Raises:
+        UsageError: the folder can't be written to.
+    """
+    written = write_results(out, plain(content), table, figures)
+    print(f"{table}\n\n{', '.join(map(str, written))}")

@@ -1,0 +1,80 @@
+"""What a command leaves in its folder: metrics.json, a table, figures."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from scvae_fast._files import check_writable, write_atomically, write_json
+from scvae_fast.data.pictures import save_picture
+from scvae_fast.errors import UsageError
+from scvae_fast.plotting.figures import Figure
+
+
+def claim_folder(out: Path) -> None:
+    """Find out whether the folder can be written to before hours of work.
+
+    Raises:
+        UsageError: it can't.
+    """
+    try:
+        check_writable(out)
+    except OSError as error:
+        raise UsageError(f"--out {out} can't be written to: {error}") from error
+
+
+def write_results(
+    out: Path,
+    content: dict[str, Any],
+    table: str,
+    figures: Mapping[str, Figure],
+    pictures: Mapping[str, Tensor] | None = None,
+    others: Mapping[str, Callable[[Path], object]] | None = None,
+) -> list[Path]:
+    """Write NAME.png of each picture and figure, metrics.md (the table) and metrics.json (content), each whole.
+
+    Args:
+        out: the folder; made if it doesn't exist.
+        content: what JSON can hold.
+        table: Markdown.
+        figures: by their names.
+        pictures: (3, H, W) in −1 … 1, by their names.
+        others: what writes a file whole to the path that it is given, by the names of the files.
+
+    Returns:
+        The files.
+
+    Raises:
+        UsageError: the folder can't be written to.
+    """
+    paths = []
+    try:
+        for name, picture in (pictures or {}).items():
+            paths.append(out / f"{name}.png")
+            save_picture(paths[-1], picture)
+        for name, figure in figures.items():
+            paths.append(out / f"{name}.png")
+            write_atomically(paths[-1], partial(figure.savefig, bbox_inches="tight", pad_inches=0.1))
+        for name, write in (others or {}).items():
+            paths.append(out / name)
+            write(paths[-1])
+        paths += [out / "metrics.md", out / "metrics.json"]
+        write_atomically(paths[-2], lambda path: path.write_text(table + "\n", encoding="utf-8"))
+        write_json(paths[-1], content)
+    except OSError as error:
+        raise UsageError(f"{out} can't be written to: {error}") from error
+    return paths
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text, the first column to the left and the others to the right."""
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    rule = [f":{'-' * (widths[0] + 1)}", *(f"{'-' * (width + 1)}:" for width in widths[1:])]
+
+    def line(row: Sequence[str]) -> str:
+        first, *others = zip(row, widths, strict=True)
+        return f"| {' | '.join([first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)])} |"
+
+    return "\n".join([line(head), f"|{'|'.join(rule)}|", *map(line, rows)])

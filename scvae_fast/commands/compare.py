@@ -1,0 +1,100 @@
+"""`scvae-fast compare`: its command line, a YAML file every key of which can be overridden."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml  # type: ignore[import-untyped]
+from jsonargparse import ArgumentParser, Namespace
+
+from scvae_fast.commands.train import with_packaged_configs
+from scvae_fast.comparison.folder import ComparisonFolder
+from scvae_fast.comparison.page import with_table
+from scvae_fast.comparison.run import Comparison, Phase, compare
+from scvae_fast.comparison.settings import METHODS, ComparisonSettings
+from scvae_fast.errors import UsageError
+from scvae_fast.training.data import PictureData
+
+_DESCRIPTION = """Train SC-VAE and the autoencoders it is compared with alike, rate them on the same pictures, and write
+one table (JSON, CSV, Markdown) and figures. --config takes a YAML file, or the name of one that comes with the package;
+every key of it can be overridden on the command line, and unknown keys are errors. A comparison that was stopped or
+killed goes on with --resume; methods that are trained are not trained again."""
+
+# Of the command line, and no part of what a folder is claimed for.
+_HOW = ("config", "out", "resume", "again", "docs", "methods", "weights", "download", "checkpoint_minutes")
+
+
+class _Parser(ArgumentParser):
+    """jsonargparse's, with errors that are one line and no page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help lists all keys)\n")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Compare as a configuration says, and keep everything in the folder `out`.
+
+    Args:
+        arguments: of the command line, after `scvae-fast compare`.
+
+    Returns:
+        0, or 128 + the number of the signal that stopped a training.
+
+    Raises:
+        UsageError: the configuration, the data or the folder can't be used, or a loss is not finite.
+    """
+    parser = _parser()
+    options = parser.parse_args(with_packaged_configs(list(arguments)))
+    if unknown := [name for name in options.methods if name not in METHODS]:
+        raise UsageError(f"--methods must be some of {', '.join(METHODS)}, got {', '.join(unknown)}")
+    settings, data = _instantiated(parser, options)
+    stride = settings.network.stride
+    if data.resolution % stride:
+        raise UsageError(f"resolution {data.resolution} of the data must be a multiple of the stride, {stride}")
+    data.setup("fit")  # says what is wrong with the data before anything is written
+    folder, page = ComparisonFolder(Path(options.out)), Path(options.docs) if options.docs else None
+    if options.again is not None and not folder.settings.exists():
+        raise UsageError(f"{folder.path} holds no comparison of which --again could do a part anew")
+    if page is not None:
+        with_table(page, {"rows": []})
+    folder.claim(_claimed(parser, options), resume=options.resume or options.again is not None)
+    comparison = Comparison(
+        settings=settings,
+        data=lambda: _instantiated(parser, options)[1],
+        folder=folder,
+        methods=[name for name in METHODS if name in options.methods],
+        weights=Path(options.weights) if options.weights else None,
+        download=options.download,
+    )
+    return compare(comparison, again=options.again, page=page)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="scvae-fast compare", description=_DESCRIPTION)
+    parser.add_argument("--config", action="config", help="YAML file, or compare-pictures64 or compare-ffhq256")
+    parser.add_argument("--out", type=str, default="out/compare", help="folder of the comparison")
+    parser.add_argument("--resume", action="store_true", help="go on with the comparison in --out, if there is one")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help=f"some of {', '.join(METHODS)}")
+    parser.add_argument(
+        "--again", type=Phase | None, default=None, help="do one phase anew for what is trained, and train nothing"
+    )
+    parser.add_argument("--docs", type=str | None, default=None, help="a page to put the table into, between markers")
+    parser.add_argument("--weights", type=str | None, default=None, help="folder with weights of LPIPS and FID")
+    parser.add_argument("--download", action="store_true", help="fetch weights that are missing")
+    parser.add_class_arguments(ComparisonSettings, None)
+    parser.add_subclass_arguments(PictureData, "data", required=True)
+    return parser
+
+
+def _instantiated(parser: _Parser, options: Namespace) -> tuple[ComparisonSettings, PictureData]:
+    try:
+        made = parser.instantiate(options)
+        return ComparisonSettings(**{each.name: made[each.name] for each in fields(ComparisonSettings)}), made.data
+    except (ValueError, TypeError, OSError) as error:  # what the classes say about their arguments
+        raise UsageError(str(error)) from error
+
+
+def _claimed(parser: _Parser, options: Namespace) -> dict[str, Any]:
+    settings = yaml.safe_load(parser.dump(options))
+    return {name: value for name, value in settings.items() if name not in _HOW}

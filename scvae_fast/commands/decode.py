@@ -1,0 +1,100 @@
+"""`scvae-fast decode`: a file of codes to pictures."""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from scvae_fast.codes.coding import decode_pictures
+from scvae_fast.codes.sparse import CodedPicture
+from scvae_fast.codes.storage import CodeFile
+from scvae_fast.commands._inputs import InferenceOptions, with_progress
+from scvae_fast.data.pictures import save_picture
+from scvae_fast.errors import UsageError
+
+try:
+    from PIL import Image
+except ImportError as error:
+    raise ImportError('scvae_fast.commands.decode needs Pillow: pip install "scvae_fast[train]"') from error
+
+
+def decode_codes(
+    checkpoint: str | os.PathLike[str],
+    codes: Path,
+    out: Path,
+    *,
+    suffix: str = "png",
+    force: bool = False,
+    inference: InferenceOptions | None = None,
+) -> int:
+    """Write the pictures that a file of codes holds, under the names that they had.
+
+    Args:
+        checkpoint: see `load_model`.
+        codes: the file.
+        out: a folder that is empty or doesn't exist. No picture gets outside of it.
+        suffix: format of the pictures: "png", or another one that Pillow writes.
+        force: whether the codes may have been made by another model.
+        inference: how the model is run.
+
+    Returns:
+        How many pictures there were.
+
+    Raises:
+        UsageError: something that was given can't be used, a name would lead out of the folder, or a picture can't be
+            written.
+    """
+    file, inference = CodeFile(codes), inference or InferenceOptions()
+    model, speed = inference.load(checkpoint)
+    if not force:
+        try:
+            file.check_model(model)
+        except UsageError as error:
+            raise UsageError(f"{error}; --force decodes them all the same") from error
+    if (file.info.n_atoms, file.info.stride) != (model.config.n_atoms, model.config.stride):
+        raise UsageError(
+            f"{codes} has codes over {file.info.n_atoms} atoms for {file.info.stride} x {file.info.stride} pixels, "
+            f"{checkpoint} over {model.config.n_atoms} for {model.config.stride} x {model.config.stride}"
+        )
+    _claim_empty(out)
+    pixels = 0
+    coded = with_progress(_with_safe_names(file), len(file))
+    for name, picture in decode_pictures(model, coded, batch_size=inference.batch_size, speed=speed):
+        target = _target(out, name, suffix)
+        try:
+            save_picture(target, picture)
+        except OSError as error:
+            raise UsageError(f"{target} can't be written: {error}") from error
+        pixels += picture[0].numel()
+    bits_per_pixel = 8 * codes.stat().st_size / pixels if pixels else float("nan")
+    print(f"{len(file):,} pictures in {out}; {codes}: {bits_per_pixel:.3f} bits per pixel")
+    return len(file)
+
+
+def _claim_empty(folder: Path) -> None:
+    """What is in a folder already is neither overwritten nor mixed up with the results."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UsageError(f"{folder} is not empty: choose another folder")
+    except OSError as error:
+        raise UsageError(f"{folder} can't be written to: {error}") from error
+
+
+def _with_safe_names(coded: Iterable[CodedPicture]) -> Iterator[CodedPicture]:
+    for picture in coded:
+        path = Path(picture.name)
+        if path.anchor or ".." in path.parts or not path.name or "\0" in picture.name:
+            raise UsageError(
+                f"the file has a picture by the name of {picture.name!r}, which would not be in the folder"
+            )
+        yield picture
+
+
+def _target(out: Path, name: str, suffix: str) -> Path:
+    """`name.png` for a `name` or `name.jpg`, or `name-2.png` … where pictures differ in nothing but their suffix."""
+    path = out / name
+    is_picture = path.suffix.lower() in Image.registered_extensions()
+    stem = path.stem if is_picture else path.name
+    candidates = (path.with_name(f"{stem}{'' if n == 1 else f'-{n}'}.{suffix}") for n in itertools.count(1))
+    return next(candidate for candidate in candidates if not candidate.exists())

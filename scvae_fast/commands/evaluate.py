@@ -1,0 +1,88 @@
+"""`scvae-fast evaluate`: a checkpoint, pictures, and a folder for the result."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from scvae_fast.commands._results import claim_folder, write_results
+from scvae_fast.data.stream import PictureStream, check_arrangement
+from scvae_fast.evaluation.extremes import Shown
+from scvae_fast.evaluation.record import record, table, warnings_of
+from scvae_fast.evaluation.run import Evaluation, evaluate
+from scvae_fast.evaluation.settings import EvaluationSettings
+from scvae_fast.models.loading import load_model
+from scvae_fast.plotting import figures
+
+
+def evaluate_checkpoint(
+    checkpoint: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    out: Path,
+    settings: EvaluationSettings,
+    *,
+    layout: str = "auto",
+    split: str = "val",
+    resize: int | Literal["model"] | None = "model",
+) -> dict[str, Any]:
+    """Rate a checkpoint on pictures, print the figures, and write them to a folder.
+
+    The folder gets `metrics.json` (see `record`), `metrics.md` (the table) and `pictures/best.png` and `worst.png`:
+    originals above reconstructions. They are written when all is computed; until then an older result stays.
+
+    Args:
+        checkpoint: see `load_model`.
+        data: see `PictureStream`; this goes for layout and split as well.
+        out: the folder; made if it doesn't exist.
+        settings: what to compute, and how.
+        layout: how the data is arranged.
+        split: of a layout that has splits.
+        resize: side of the squares that pictures are made into, "model" for the model's resolution; None leaves them
+            whole.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        UsageError: something that was given can't be used; or as `evaluate`.
+    """
+    check_arrangement(layout, split)
+    claim_folder(out)
+    model = load_model(checkpoint, settings.device)
+    stream = PictureStream(
+        data,
+        layout=layout,  # type: ignore[arg-type]
+        split=split,  # type: ignore[arg-type]
+        resize=model.config.resolution if resize == "model" else resize,
+    )
+    evaluation = evaluate(model, stream, settings, warn=_warn)
+    content = record(checkpoint, model.config, stream, settings, evaluation)
+    for metric, warning in warnings_of(content):
+        _warn(f"{metric}: {warning}")
+    written = write_results(out, content, table(content), _sheets(evaluation))
+    print(f"{table(content)}\n\n{', '.join(map(str, written))}")
+    return content
+
+
+def _sheets(evaluation: Evaluation) -> dict[str, figures.Figure]:
+    drawn = {"best": evaluation.extremes.best, "worst": evaluation.extremes.worst}
+    return {
+        f"pictures/{name}": _sheet(f"The {name} of {evaluation.n_pictures} reconstructions, by PSNR", shown)
+        for name, shown in drawn.items()
+        if shown
+    }
+
+
+def _sheet(title: str, shown: Sequence[Shown]) -> figures.Figure:
+    return figures.reconstructions(
+        title,
+        [Path(each.name).name for each in shown],
+        [each.x for each in shown],
+        [each.x_hat for each in shown],
+        [f"{each.psnr:.2f} dB" for each in shown],
+    )
+
+
+def _warn(message: str) -> None:
+    print(f"scvae-fast evaluate: warning: {message}", file=sys.stderr)

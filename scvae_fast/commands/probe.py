@@ -1,0 +1,113 @@
+"""`scvae-fast probe`: a checkpoint, labelled pictures, and a folder for the result."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scvae_fast.commands._inputs import InferenceOptions
+from scvae_fast.commands._recognition import (
+    LabelledData,
+    content_of,
+    finish,
+    labels_of,
+    parse_descriptors,
+    usable,
+)
+from scvae_fast.commands._results import claim_folder, markdown_table
+from scvae_fast.data.labelled import LabelledPictures
+from scvae_fast.tasks.descriptors import Described, Descriptor, describe
+from scvae_fast.tasks.probe import ProbeResult, ProbeSettings, Split, make_splits, probe
+
+
+def probe_checkpoint(
+    checkpoint: str | os.PathLike[str],
+    data: LabelledData,
+    out: Path,
+    *,
+    descriptors: Sequence[str] | None = None,
+    repeats: int = 5,
+    folds: int = 3,
+    inference: InferenceOptions | None = None,
+) -> dict[str, Any]:
+    """Tell classes apart by descriptors of pictures, print a table, and write it to a folder with `metrics.json`.
+
+    Args:
+        checkpoint: see `load_model`.
+        data: the labelled pictures.
+        out: the folder; made if it doesn't exist.
+        descriptors: see `Descriptor.parse`; `DEFAULTS` by default.
+        repeats: see `ProbeSettings`.
+        folds: see `ProbeSettings`.
+        inference: how the model is run.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        UsageError: something that was given can't be used: there is one class alone, a class has too few pictures …
+    """
+    chosen = parse_descriptors(descriptors)
+    settings = usable(lambda: ProbeSettings(repeats=repeats, folds=folds, seed=data.seed))
+    inference = inference or InferenceOptions()
+    claim_folder(out)
+    model, speed = inference.load(checkpoint)
+    pictures = data.open(model.config)
+    _splits(pictures, list(pictures.labels), settings)  # an error before the work is better than one after it
+    described = describe(model, pictures.pictures, chosen, batch_size=inference.batch_size, speed=speed)
+    labels, splits = labels_of(pictures, described.names), _splits(pictures, described.names, settings)
+    results = {each: probe(rows, labels, splits, settings) for each, rows in described.rows.items()}
+    content = content_of(checkpoint, pictures, data, len(labels)) | {
+        "repeats": settings.repeats,
+        "folds": settings.folds,
+        **_figures(described, labels, splits, results),
+    }
+    finish(out, content, _table(content), {})
+    return content
+
+
+def _figures(
+    described: Described, labels: np.ndarray, splits: list[Split], results: dict[Descriptor, ProbeResult]
+) -> dict[str, Any]:
+    largest = [np.bincount(labels[test]).max() / len(test) for _, test in splits]
+    return {
+        "n_train": [len(train) for train, _ in splits],
+        "n_test": [len(test) for _, test in splits],
+        "share_of_largest_class": float(np.mean(largest)),
+        "descriptors": {
+            str(each): {
+                "dimension": described.rows[each].shape[1],
+                "accuracy": result.mean,
+                "deviation": result.deviation,
+                "accuracies": result.accuracies,
+                "C": result.strengths,
+            }
+            for each, result in results.items()
+        },
+    }
+
+
+def _splits(pictures: LabelledPictures, names: list[str], settings: ProbeSettings) -> list[Split]:
+    parts = None if pictures.parts is None else np.array([pictures.parts[name] for name in names])
+    labels = labels_of(pictures, names)
+    return usable(lambda: make_splits(labels, settings, parts=parts, exchangeable=pictures.exchangeable))
+
+
+def _table(content: dict[str, Any]) -> str:
+    rows = [
+        (name, str(found["dimension"]), f"{100 * found['accuracy']:.1f} ± {100 * found['deviation']:.1f} %")
+        for name, found in content["descriptors"].items()
+    ]
+    learned, tested = (_range(content[name]) for name in ("n_train", "n_test"))
+    about = (
+        f"{content['data']}: {len(content['classes'])} classes; {learned} pictures learned from, {tested} tested, "
+        f"{content['repeats']} splits (± their standard deviation). Who always says the largest class tells "
+        f"{100 * content['share_of_largest_class']:.1f} % right."
+    )
+    return markdown_table(("descriptor", "dimension", "told right"), rows) + f"\n\n{about}"
+
+
+def _range(counts: list[int]) -> str:
+    return str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} … {max(counts)}"

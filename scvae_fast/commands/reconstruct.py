@@ -1,0 +1,74 @@
+"""`scvae-fast reconstruct`: anyone's picture files through a trained model."""
+
+import itertools
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from scvae_fast.codes.tiling import TiledReconstruction, reconstruct_tiled
+from scvae_fast.data.pictures import PictureError, load_picture, save_picture
+from scvae_fast.errors import UsageError
+from scvae_fast.metrics import CodeStatistics, PictureQuality
+from scvae_fast.models.loading import load_model
+
+
+def reconstruct_files(checkpoint: str | os.PathLike[str], pictures: Sequence[Path], out: Path) -> list[Path]:
+    """Rebuild picture files and print the PSNR and the density of the codes of each.
+
+    Results are PNG files in `out`, see `result_paths`. Files that can't be read are named on stderr and skipped.
+
+    Args:
+        checkpoint: a folder that `SCVAE.save_pretrained` wrote, or a repository on the hub.
+        pictures: files of any size.
+        out: a folder; made if it doesn't exist.
+
+    Returns:
+        The files that could not be read.
+
+    Raises:
+        UsageError: the checkpoint can't be loaded, or a result can't be written.
+    """
+    model = load_model(checkpoint)
+    unread = []
+    for path, target in zip(pictures, result_paths(pictures, out), strict=True):
+        try:
+            picture = load_picture(path)
+        except PictureError as error:
+            print(f"skipped: {error}", file=sys.stderr)
+            unread.append(path)
+            continue
+        result = reconstruct_tiled(model, picture)
+        try:
+            save_picture(target, result.x_hat)
+        except OSError as error:
+            raise UsageError(f"{target} can't be written: {error}") from error
+        print(f"{path} -> {target}: {_rating(picture, result)}")
+    return unread
+
+
+def _rating(picture: Tensor, result: TiledReconstruction) -> str:
+    quality, codes = PictureQuality(rate_structure=False), CodeStatistics(len(result.usage))
+    quality.update(result.x_hat, picture)
+    codes.add(result.usage, result.active.numel())
+    return f"{quality.psnr():.2f} dB, {codes.density:.1%} of the code entries not zero"
+
+
+def result_paths(pictures: Sequence[Path], out: Path) -> list[Path]:
+    """A PNG file in `out` for each picture: `name.png`, or `name-2.png` … where that is taken.
+
+    Taken are the results of pictures before it, even if only upper and lower case differ, and all pictures themselves.
+    """
+    taken = {_key(picture) for picture in pictures}
+    results = []
+    for picture in pictures:
+        candidates = (out / f"{picture.stem}{'' if n == 1 else f'-{n}'}.png" for n in itertools.count(1))
+        results.append(next(path for path in candidates if _key(path) not in taken))
+        taken.add(_key(results[-1]))
+    return results
+
+
+def _key(path: Path) -> str:
+    return str(path.resolve()).casefold()

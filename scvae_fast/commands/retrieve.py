@@ -1,0 +1,246 @@
+"""`scvae-fast retrieve`: a checkpoint, pictures, and a folder for the result."""
+
+import os
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from scvae_fast.commands._inputs import InferenceOptions
+from scvae_fast.commands._recognition import (
+    DEFAULTS,
+    LabelledData,
+    content_of,
+    finish,
+    labels_of,
+    parse_descriptors,
+    usable,
+)
+from scvae_fast.commands._results import claim_folder, markdown_table
+from scvae_fast.data.labelled import DIGITS, PATCHES, LabelledPictures
+from scvae_fast.data.pictures import PictureError, load_picture
+from scvae_fast.data.squares import load_centre
+from scvae_fast.data.stream import NamedPicture, PictureStream
+from scvae_fast.errors import UsageError
+from scvae_fast.models import SCVAEConfig
+from scvae_fast.plotting.figures import Figure
+from scvae_fast.plotting.neighbours import Neighbour, neighbour_sheet
+from scvae_fast.tasks.descriptors import Described, Descriptor, describe
+from scvae_fast.tasks.retrieval import Neighbours, RetrievalRating, nearest, rate_retrieval
+
+_SHOWN = 6  # queries on a sheet, where nobody says which
+
+
+def retrieve_checkpoint(
+    checkpoint: str | os.PathLike[str],
+    data: LabelledData,
+    out: Path,
+    *,
+    queries: Sequence[Path] = (),
+    descriptors: Sequence[str] | None = None,
+    k: int = 5,
+    inference: InferenceOptions | None = None,
+) -> dict[str, Any]:
+    """Find nearest neighbours, rate them where there are classes, draw some, and write all to a folder.
+
+    Without queries, each labelled picture is one: against all others, or, of data in two parts, against the other part.
+    With queries, their neighbours in any pictures are found, and there is nothing to be rated.
+
+    Args:
+        checkpoint: see `load_model`.
+        data: the pictures to search.
+        out: the folder; made if it doesn't exist.
+        queries: picture files.
+        descriptors: see `Descriptor.parse`. By default `DEFAULTS` are rated; the first one is drawn.
+        k: neighbours of each query.
+        inference: how the model is run.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        UsageError: something that was given can't be used: k is larger than the gallery, there is one class alone …
+    """
+    chosen = parse_descriptors(descriptors or (DEFAULTS[:1] if queries else None))
+    inference = inference or InferenceOptions()
+    claim_folder(out)
+    model, speed = inference.load(checkpoint)
+    asked = [_read_query(path, data.pixels(model.config)) for path in queries]
+    source = _searched(data, model.config) if asked else data.open(model.config)
+    _check_gallery(source, k, rated=not asked)
+    looked_at = partial(_described, model, chosen, inference.batch_size, speed)
+    gallery = looked_at(source.pictures)
+    content = content_of(checkpoint, source, data, len(gallery.names)) | {"k": k}
+    if asked:
+        found = _neighbours(looked_at(asked), gallery, k)
+        content["neighbours"] = _listed(asked, gallery.names, found)
+        shown = [_Shown(named.name, named, list(found[chosen[0]].indices[i])) for i, named in enumerate(asked)]
+        table = _neighbour_table(content, str(chosen[0]))
+    else:
+        content["descriptors"] = _rated(source, gallery, k)
+        shown = _some_queries(source, gallery, chosen[0], k, data.seed)
+        table = _rating_table(content)
+    legend = "" if asked else " (blue: of the query's class)"
+    figure = _sheet(f"Nearest neighbours by {chosen[0]}{legend}", shown, source, gallery.names)
+    finish(out, content, table, {"neighbours": figure})
+    return content
+
+
+def _described(
+    model: Any, chosen: list[Descriptor], batch_size: int, speed: Any, pictures: Iterable[NamedPicture]
+) -> Described:
+    return describe(model, pictures, chosen, batch_size=batch_size, speed=speed)
+
+
+class _Round(NamedTuple):
+    """Queries, and the gallery that they are looked for in, as indices of the data's pictures."""
+
+    queries: np.ndarray
+    gallery: np.ndarray
+    own: np.ndarray | None  # places of the queries in the gallery
+
+
+class _Shown(NamedTuple):
+    name: str
+    query: NamedPicture | None  # None: a picture of the data
+    neighbours: list[int]
+
+
+def _searched(data: LabelledData, config: SCVAEConfig) -> LabelledPictures:
+    """Any pictures, with or without classes."""
+    if data.data in (PATCHES, DIGITS):
+        return data.open(config)
+    stream = PictureStream(data.data, resize=data.pixels(config))
+    return LabelledPictures(str(data.data), stream, {}, ())
+
+
+def _check_gallery(source: LabelledPictures, k: int, *, rated: bool) -> None:
+    """What can be known before any picture is read."""
+    size = source.pictures.length if isinstance(source.pictures, PictureStream) else len(source.labels)
+    if rated:
+        if len(set(source.labels.values())) < 2:
+            raise UsageError(f"{source.data}: pictures must be of two classes or more, got {len(source.classes)}")
+        size = min(len(each.gallery) - (each.own is not None) for each in _rounds(source, list(source.labels)))
+    if size is not None and k > size:
+        raise UsageError(f"--k must be at most {size}, as many pictures as there are to search, got {k}")
+
+
+def _rounds(source: LabelledPictures, names: list[str]) -> list[_Round]:
+    if source.parts is None:
+        everything = np.arange(len(names))
+        return [_Round(everything, everything, everything)]
+    parts = np.array([source.parts[name] for name in names])
+    first, second = np.flatnonzero(parts == 0), np.flatnonzero(parts == 1)
+    rounds = [_Round(second, first, None)]
+    return [*rounds, _Round(first, second, None)] if source.exchangeable else rounds
+
+
+def _neighbours(asked: Described, gallery: Described, k: int) -> dict[Descriptor, Neighbours]:
+    return {each: usable(partial(nearest, asked.rows[each], rows, k)) for each, rows in gallery.rows.items()}
+
+
+def _listed(asked: list[NamedPicture], names: list[str], found: dict[Descriptor, Neighbours]) -> dict[str, Any]:
+    return {
+        named.name: {
+            str(each): [
+                {"name": names[index], "similarity": float(similarity)}
+                for index, similarity in zip(indices[i], similarities[i], strict=True)
+            ]
+            for each, (indices, similarities) in found.items()
+        }
+        for i, named in enumerate(asked)
+    }
+
+
+def _rated(source: LabelledPictures, gallery: Described, k: int) -> dict[str, Any]:
+    labels, rounds = labels_of(source, gallery.names), _rounds(source, gallery.names)
+    figures = {}
+    for each, rows in gallery.rows.items():
+        rating = _rate(rows, labels, rounds, k)
+        figures[str(each)] = {
+            "dimension": rows.shape[1],
+            **{f"precision@{rank}": value for rank, value in rating.precision.items()},
+            "mAP": rating.mean_average_precision,
+            "n_queries": rating.n_queries,
+        }
+    return figures
+
+
+def _rate(rows: np.ndarray, labels: np.ndarray, rounds: list[_Round], k: int) -> RetrievalRating:
+    """The mean over the queries of all rounds."""
+    ratings = [
+        usable(partial(rate_retrieval, rows[q], rows[g], labels[q], labels[g], (1, k), own=own)) for q, g, own in rounds
+    ]
+    weights = [rating.n_queries for rating in ratings]
+    precision = {
+        rank: float(np.average([rating.precision[rank] for rating in ratings], weights=weights)) for rank in (1, k)
+    }
+    mean = float(np.average([rating.mean_average_precision for rating in ratings], weights=weights))
+    return RetrievalRating(precision, mean, sum(weights))
+
+
+def _some_queries(
+    source: LabelledPictures, gallery: Described, descriptor: Descriptor, k: int, seed: int
+) -> list[_Shown]:
+    queries, searched, own = _rounds(source, gallery.names)[0]
+    rows = gallery.rows[descriptor]
+    order = np.random.default_rng(seed).permutation(len(queries))
+    _, first = np.unique(labels_of(source, gallery.names)[queries[order]], return_index=True)
+    places = np.sort(order[np.sort(first)[:_SHOWN]])  # of different classes
+    found = nearest(rows[queries[places]], rows[searched], k, own=None if own is None else own[places])
+    return [
+        _Shown(gallery.names[index], None, list(searched[indices]))
+        for index, indices in zip(queries[places], found.indices, strict=True)
+    ]
+
+
+def _sheet(title: str, shown: list[_Shown], source: LabelledPictures, names: list[str]) -> Figure:
+    wanted = {names[index] for each in shown for index in each.neighbours}
+    wanted |= {each.name for each in shown if each.query is None}
+    pictures: dict[str, Tensor] = {}
+    for named in source.pictures:
+        if named.name in wanted:
+            pictures[named.name] = named.picture.clone()
+            if len(pictures) == len(wanted):
+                break
+
+    def neighbour(query: _Shown, index: int) -> Neighbour:
+        name = names[index]
+        same = None if query.query else source.labels[name] == source.labels[query.name]
+        return Neighbour(pictures[name], _short(name), same)
+
+    queries = [(_short(each.name), each.query.picture if each.query else pictures[each.name]) for each in shown]
+    return neighbour_sheet(title, queries, [[neighbour(each, index) for index in each.neighbours] for each in shown])
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 28 else f"…{name[-27:]}"
+
+
+def _read_query(path: Path, side: int | None) -> NamedPicture:
+    try:
+        return NamedPicture(str(path), load_picture(path) if side is None else load_centre(path, str(path), side))
+    except PictureError as error:
+        raise UsageError(f"--query: {error}") from error
+
+
+def _rating_table(content: dict[str, Any]) -> str:
+    names = dict.fromkeys(("precision@1", f"precision@{content['k']}", "mAP"))
+    rows = [
+        (name, str(found["dimension"]), *(f"{found[each]:.3f}" for each in names))
+        for name, found in content["descriptors"].items()
+    ]
+    queries = next(iter(content["descriptors"].values()))["n_queries"]
+    about = f"{content['data']}: {len(content['classes'])} classes, {queries} queries."
+    return markdown_table(("descriptor", "dimension", *names), rows) + f"\n\n{about}"
+
+
+def _neighbour_table(content: dict[str, Any], descriptor: str) -> str:
+    rows = [
+        (query, ", ".join(f"{each['name']} ({each['similarity']:.2f})" for each in found[descriptor]))
+        for query, found in content["neighbours"].items()
+    ]
+    return markdown_table(("query", f"neighbours by {descriptor}"), rows)

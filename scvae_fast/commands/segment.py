@@ -1,0 +1,202 @@
+"""`scvae-fast segment`: a checkpoint, pictures with masks, and a folder for segmentations and their scores."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from scvae_fast.commands._inputs import InferenceOptions
+from scvae_fast.commands._results import claim_folder, write_results
+from scvae_fast.data.files import Split
+from scvae_fast.data.masks import MaskedFiles, MaskedPictures, MaskLayout
+from scvae_fast.data.mosaics import Mosaics
+from scvae_fast.errors import UsageError
+from scvae_fast.evaluation.record import versions
+from scvae_fast.plotting.figures import Figure
+from scvae_fast.plotting.segmentation import palette, segmentations
+from scvae_fast.tasks.segmentation.experiment import Method, Segmented, Task, run
+from scvae_fast.tasks.segmentation.features import Feature
+
+SCHEMA = 1
+MOSAICS = "mosaics"
+_SHOWN = 4
+_SCORES = ("miou", "dice", "accuracy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Which pictures are segmented, and how many masks are learned from.
+
+    Args:
+        data: a folder, see `MaskedFiles`; or "mosaics", see `Mosaics`.
+        layout: of a folder.
+        classes: of a folder with images/ and masks/.
+        labelled: so many pictures' masks are learned from; 0: none. Of a folder they are drawn at random, and not
+            segmented; of mosaics they are pictures of the other halves of the textures.
+        limit: so many pictures at most are segmented; of mosaics, 16 if None.
+        fit: clusters are found in so many pictures at most, evenly spread.
+    """
+
+    data: str | os.PathLike[str]
+    layout: MaskLayout = "auto"
+    classes: int = 2
+    labelled: int = 0
+    limit: int | None = None
+    fit: int = 64
+
+    def task(self, seed: int) -> Task:
+        """The pictures and masks for a seed.
+
+        Raises:
+            UsageError: the data can't be used, or there are fewer pictures than are to be labelled and segmented.
+        """
+        pictures: MaskedPictures
+        if os.fspath(self.data) == MOSAICS:
+            pictures = self._mosaics("val", self.limit or 16, seed)
+            learned = self._mosaics("train", max(self.labelled, 1), seed)
+            labelled = [learned[index] for index in range(self.labelled)]
+            scored = np.arange(len(pictures))
+        else:
+            pictures = MaskedFiles(self.data, layout=self.layout, classes=self.classes)
+            if len(pictures) <= self.labelled:
+                raise UsageError(
+                    f"--labels {self.labelled}: {self.data} has {len(pictures)} pictures with masks, and one is needed "
+                    "to segment"
+                )
+            drawn = np.random.default_rng(seed).permutation(len(pictures))
+            labelled = [pictures[int(index)] for index in np.sort(drawn[: self.labelled])]
+            scored = np.sort(drawn[self.labelled :])[: self.limit]
+        chosen = scored[np.unique(np.linspace(0, len(scored) - 1, min(self.fit, len(scored))).round().astype(int))]
+        return Task(pictures, scored.tolist(), labelled, chosen.tolist())
+
+    @staticmethod
+    def _mosaics(split: Split, count: int, seed: int) -> Mosaics:
+        return Mosaics(split=split, count=count, seed=seed)
+
+
+def segment_pictures(
+    checkpoint: str | os.PathLike[str],
+    labels: Labels,
+    out: Path,
+    method: Method,
+    *,
+    features: Sequence[Feature] = ("codes",),
+    plain: bool = False,
+    repeats: int = 1,
+    inference: InferenceOptions | None = None,
+) -> dict[str, Any]:
+    """Segment pictures, rate it, and write masks, overlays, `metrics.json` and a table (`metrics.md`) to a folder.
+
+    Masks are `masks/NAME.png` with a palette, of the first feature and the first seed. All is computed before anything
+    that an earlier run left is replaced.
+
+    Args:
+        checkpoint: see `load_model`.
+        labels: pictures and masks.
+        out: the folder; made if it doesn't exist.
+        method: how; its feature is replaced by each of `features`.
+        features: what stands for a cell; of several, the table compares them.
+        plain: whether the table has K-means (or the classifier) on single cells without words and smoothing as well.
+        repeats: so many seeds, from the method's on; they change mosaics, drawn labels, words and clusters.
+        inference: where the model runs.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        UsageError: something that was given can't be used.
+    """
+    claim_folder(out)
+    model, _ = (inference or InferenceOptions()).load(checkpoint)
+    first = method.features.seed
+    found: list[dict[str, Any]] = []
+    shown: list[Segmented] = []
+    with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as folder:
+        for seed in range(first, first + repeats):
+            task = labels.task(seed)
+            for feature in features:
+                for bare in (False, True) if plain else (False,):
+                    keeps = seed == first and feature == features[0] and not bare
+                    keep = partial(_keep, Path(folder), shown) if keeps else None
+                    scores = run(model, task, method.of(feature, seed, plain=bare), keep)
+                    found.append({"feature": feature, "plain": bare, "seed": seed, **scores})
+        content = _record(checkpoint, model.fingerprint(), labels, method, task, found)
+        _write(out, Path(folder), content, segmentations(shown, list(task.pictures.classes)))
+    return content
+
+
+def _keep(folder: Path, shown: list[Segmented], segmented: Segmented) -> None:
+    path = (folder / "masks" / segmented.picture.name).with_suffix(".png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(segmented.classes)
+    image.putpalette(palette())  # of grey levels that makes a palette
+    image.save(path)
+    if len(shown) < _SHOWN:
+        shown.append(segmented)
+
+
+def _record(
+    checkpoint: str | os.PathLike[str],
+    fingerprint: str,
+    labels: Labels,
+    method: Method,
+    task: Task,
+    found: list[dict[str, Any]],
+) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions("scvae-fast", "torch", "scikit-learn", "scikit-image"),
+        "checkpoint": str(checkpoint),
+        "fingerprint": fingerprint,
+        "data": asdict(labels) | {"data": str(labels.data)},
+        "classes": list(task.pictures.classes),
+        "segmented": len(task.scored),
+        "method": asdict(method),
+        "runs": found,
+    }
+
+
+def table(content: dict[str, Any]) -> str:
+    """The mean of each way's scores over the seeds, and their standard deviation, as a Markdown table."""
+    method = content["method"]
+    labelled = content["data"]["labelled"]
+    way = f"{method['classifier']}, {labelled} labelled pictures" if labelled else "K-means, no labels"
+    lines = [f"| {way} | | mIoU | Dice | pixel accuracy |", "|---|---|---:|---:|---:|"]
+    window = f"{method['features']['words']} words, window of {method['features']['pool']:g}"
+    for key in dict.fromkeys((each["feature"], each["plain"]) for each in content["runs"]):
+        runs = [each for each in content["runs"] if (each["feature"], each["plain"]) == key]
+        cells = " | ".join(_mean([each[score] for each in runs]) for score in _SCORES)
+        lines.append(f"| {key[0]} | {'single cells' if key[1] else window} | {cells} |")
+    seeds = sorted({each["seed"] for each in content["runs"]})
+    lines += ["", f"{content['segmented']} pictures of {content['data']['data']}, {len(content['classes'])} classes."]
+    lines.append(
+        f"Seeds {seeds[0]} … {seeds[-1]}: mean ± standard deviation." if len(seeds) > 1 else f"Seed {seeds[0]}."
+    )
+    return "\n".join(lines)
+
+
+def _mean(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    return f"{np.mean(known):.3f}" + (f" ± {np.std(known, ddof=1):.3f}" if len(known) > 1 else "")
+
+
+def _write(out: Path, folder: Path, content: dict[str, Any], figure: Figure) -> None:
+    try:
+        if (out / "masks").exists():
+            shutil.move(out / "masks", folder / "older")
+        shutil.move(folder / "masks", out / "masks")
+    except OSError as error:
+        raise UsageError(f"{out} can't be written to: {error}") from error
+    written = write_results(out, content, table(content), {"overlays": figure})
+    print(f"{table(content)}\n\n{', '.join(map(str, [out / 'masks', *written]))}")

@@ -1,0 +1,246 @@
+"""`scvae-fast train`: one YAML file holds everything, every key can be overridden, Lightning does the rest."""
+
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml  # type: ignore[import-untyped]
+
+from scvae_fast._files import check_writable, write_atomically, write_json
+from scvae_fast.errors import UsageError
+from scvae_fast.models.loading import MODEL_FOLDER, STATE_FILE, read_training_state
+from scvae_fast.models.speed import Speed
+from scvae_fast.training.bar import TrainingBar, clock, figures_line
+from scvae_fast.training.callbacks import (
+    AtomicCheckpointIO,
+    History,
+    KeepCheckpoint,
+    LossGuard,
+    StopOnSignal,
+    TrainingDivergedError,
+)
+from scvae_fast.training.data import PictureData
+from scvae_fast.training.module import SCVAEModule
+from scvae_fast.training.monitors import CodeMonitor, PictureMonitor
+from scvae_fast.training.noise import lightning_noise_silenced
+from scvae_fast.training.progress import time_spent
+
+try:
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, Timer
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+    from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+except ImportError as error:
+    raise ImportError('scvae_fast.commands.train needs lightning: pip install "scvae_fast[train]"') from error
+
+_DESCRIPTION = """Train an SC-VAE. --config takes a YAML file, or the name of one that comes with the package; every key
+of it can be overridden on the command line, and unknown keys are errors. Several GPUs: --trainer.devices 8
+--trainer.strategy ddp; several machines: the same under torchrun."""
+
+# Room that a checkpoint needs beyond its tensors, in bytes.
+_SPARE = 64 * 2**20
+
+
+class RunFolder:
+    """What a training keeps in its folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.state = path / STATE_FILE  # all that a resumption needs
+        self.logs = path / "logs"
+        self.pictures = path / "pictures"
+        self.model = path / MODEL_FOLDER  # for SCVAE.from_pretrained
+        self.record = path / "training.json"
+
+    def check(self, model: SCVAEModule, *, resume: bool, averaged: bool) -> None:
+        """Make sure, before any work, that checkpoints can be written here, and that none is lost.
+
+        Raises:
+            UsageError: the folder can't be written to, has no room, or holds a training that is not to be resumed or
+                is one of another network.
+        """
+        if self.state.exists() and not resume:
+            raise UsageError(f"{self.path} holds a training already: --resume goes on with it, or choose another --out")
+        if self.state.exists():
+            self._check_network(model)
+        try:
+            check_writable(self.path)
+            free = shutil.disk_usage(self.path).free
+        except OSError as error:
+            raise UsageError(f"{self.path} can't be written to: {error}") from error
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+        # Weights, two moments of Adam, and averaged weights; a new checkpoint is written beside the old one.
+        needed = 2 * weights * (4 if averaged else 3) + weights + _SPARE
+        if free < needed:
+            raise UsageError(
+                f"{self.path} has {free / 2**20:.0f} MiB free, and checkpoints of this training need "
+                f"{needed / 2**20:.0f} MiB"
+            )
+
+    def _check_network(self, model: SCVAEModule) -> None:
+        try:
+            found = read_training_state(self.state)["network"]
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{self.state} can't be read as the state of a training: {error}") from error
+        wanted = model.model.config.to_dict()
+        if different := sorted(name for name in wanted if wanted[name] != found.get(name)):
+            raise UsageError(f"{self.path} holds a training of another network: {', '.join(different)} differ")
+
+
+class _Parser(LightningArgumentParser):
+    """Lightning's, with errors that are one line and no page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help lists all keys)\n")
+
+
+class _TrainCLI(LightningCLI):
+    """Lightning's, with our callbacks, loggers and checkpoints."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--out", type=str, default="out/train", help="folder of the training")
+        parser.add_argument("--resume", action="store_true", help="go on with the training in --out, if there is one")
+        parser.add_argument("--ema", type=float | None, default=None, help="decay of averaged weights, such as 0.999")
+        parser.add_argument("--checkpoint_minutes", type=float, default=10.0, help="minutes between two checkpoints")
+
+    def before_instantiate_classes(self) -> None:
+        trainer = self.config.trainer
+        if trainer.precision is None:
+            cuda = torch.cuda.is_available() and trainer.accelerator in ("auto", "gpu", "cuda")
+            trainer.precision = Speed.of("cuda" if cuda else "cpu").lightning_precision
+        if self.config.ema is not None and not 0 < self.config.ema < 1:
+            raise UsageError(f"ema must be a number between 0 and 1, got {self.config.ema:g}")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        folder = RunFolder(Path(self.config.out))
+        settings = dict(self.config_init.trainer)
+        self.stop, self.history = StopOnSignal(), History()
+        callbacks: list[Callback] = [] if settings["max_time"] else [Timer(verbose=False)]
+        if self.config.ema is not None:
+            callbacks.append(EMAWeightAveraging(decay=self.config.ema))
+        callbacks += [CodeMonitor(), LossGuard(), self.history, PictureMonitor(folder.pictures), self.stop]
+        if settings["enable_progress_bar"] is not False:
+            callbacks.append(TrainingBar())
+        callbacks.append(KeepCheckpoint(folder.state, every=60 * self.config.checkpoint_minutes))
+        if settings["logger"] in (None, True):
+            settings["logger"] = [TensorBoardLogger(folder.logs, name=None), CSVLogger(folder.logs, name="csv")]
+        plugins = settings["plugins"] or []
+        settings["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        settings |= {"enable_progress_bar": False, "use_distributed_sampler": False}
+        return self._instantiate_trainer(settings, callbacks)
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Train as a configuration says, and keep everything in the folder `out`.
+
+    Args:
+        arguments: of the command line, after `scvae-fast train`.
+
+    Returns:
+        0, or 128 + the number of the signal that stopped the training: its state is kept.
+
+    Raises:
+        UsageError: the configuration, the data or the folder can't be used, or the loss is not finite.
+    """
+    with lightning_noise_silenced():
+        cli = _cli([*arguments])
+        folder = RunFolder(Path(cli.config.out))
+        first = cli.trainer.is_global_zero
+        averaged = cli.config.ema is not None
+        if averaged and isinstance(cli.trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
+            raise UsageError("--ema can't average weights that are spread over processes (FSDP): use ddp, or no ema")
+        stride, resolution = cli.model.model.config.stride, cli.datamodule.resolution
+        if resolution % stride:
+            raise UsageError(
+                f"resolution {resolution} of the data must be a multiple of the network's stride, {stride}"
+            )
+        cli.datamodule.setup("fit")  # says what is wrong with the data before anything is written
+        resume = cli.config.resume and folder.state.exists()
+        if first:
+            folder.check(cli.model, resume=cli.config.resume, averaged=averaged)
+            text = cli.parser.dump(cli.config)
+            write_atomically(folder.config, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            print(f"going on with {folder.state}" if resume else f"training into {folder.path}", flush=True)
+        try:
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=folder.state if resume else None)
+        except TrainingDivergedError as error:
+            raise UsageError(f"{error}; {_kept(folder)}") from error
+    if cli.stop.number is not None:
+        if first:
+            print(f"Stopped. {_kept(folder)}: --resume goes on from there.")
+        return 128 + cli.stop.number
+    if cli.trainer.is_global_zero:
+        _finish(cli, folder)
+    return 0
+
+
+def _cli(arguments: list[str]) -> _TrainCLI:
+    try:
+        return _TrainCLI(
+            SCVAEModule,
+            PictureData,
+            parser_class=_Parser,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            trainer_defaults={"enable_model_summary": False, "enable_checkpointing": False},
+            seed_everything_default=0,
+            parser_kwargs={"prog": "scvae-fast train", "description": _DESCRIPTION},
+            args=with_packaged_configs(arguments),
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+    except (ValueError, TypeError, OSError) as error:  # what the classes say about their arguments
+        raise UsageError(str(error)) from error
+
+
+def with_packaged_configs(arguments: list[str]) -> list[str]:
+    """Names of configurations that come with the package become their paths, where there is no file of that name."""
+    packaged = {Path(str(path)).stem: str(path) for path in files("scvae_fast.configs").iterdir()}
+    result = list(arguments)
+    for i, argument in enumerate(result):
+        flag, _, value = argument.partition("=")
+        if flag in ("--config", "-c") and value in packaged and not Path(value).exists():
+            result[i] = f"{flag}={packaged[value]}"
+        elif i and result[i - 1] in ("--config", "-c") and argument in packaged and not Path(argument).exists():
+            result[i] = packaged[argument]
+    return result
+
+
+def _kept(folder: RunFolder) -> str:
+    if not folder.state.exists():
+        return "there is no checkpoint yet"
+    step = read_training_state(folder.state)["global_step"]
+    return f"{folder.state} keeps the state after step {step}"
+
+
+def _finish(cli: _TrainCLI, folder: RunFolder) -> None:
+    """Write the model, with the averaged weights if there are any, and the record of the training."""
+    trainer = cli.trainer
+    settings = yaml.safe_load(cli.parser.dump(cli.config))
+    record = {
+        "data": settings["data"],
+        "steps": trainer.global_step,
+        "epochs": trainer.current_epoch,
+        "seconds": time_spent(trainer),
+        "last": {name: float(value) for name, value in trainer.callback_metrics.items()},
+        "settings": settings,
+        "processes": trainer.world_size,
+        "device": str(trainer.strategy.root_device),
+        "versions": {name: version(name) for name in ("scvae-fast", "torch", "lightning")},
+        "history": cli.history.rows,
+    }
+    write_json(folder.record, record)
+    model = cli.model.model.cpu().eval()
+    model.save_pretrained(folder.model, record={key: value for key, value in record.items() if key != "history"})
+    print(
+        f"{trainer.global_step} steps in {clock(record['seconds'])}: {figures_line(trainer.callback_metrics)}\n"
+        f"{folder.model} holds the model; rate it with\n"
+        f"  scvae-fast evaluate --checkpoint {folder.model} --data …"
+    )

@@ -1,0 +1,81 @@
+"""What a comparison keeps in its folder."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scvae_fast._files import check_writable, write_json
+from scvae_fast._settings import differences
+from scvae_fast.comparison.settings import METHODS
+from scvae_fast.errors import UsageError
+from scvae_fast.models.loading import STATE_FILE
+
+
+class MethodFolder:
+    """What is kept of one method."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state = path / STATE_FILE  # all that a resumption needs, and the weights
+        self.trained = path / "training.json"  # there is one when the training is finished
+        self.rating = path / "rating.json"
+        self.pictures = path / "pictures.npz"  # originals and reconstructions to draw
+
+
+class ComparisonFolder:
+    """The folder of a comparison: one for each method, and the results of all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.settings = path / "settings.json"
+        self.timing = path / "timing.json"
+        self.results = path / "comparison.json"
+
+    def method(self, name: str) -> MethodFolder:
+        """That of a method."""
+        return MethodFolder(self.path / name)
+
+    def trained(self) -> list[str]:
+        """The methods whose training is finished, in the order of `METHODS`."""
+        return [name for name in METHODS if self.method(name).trained.exists()]
+
+    def claim(self, settings: Mapping[str, Any], *, resume: bool) -> None:
+        """Make sure that the folder can be written to and holds nothing that is not to be gone on with.
+
+        Args:
+            settings: all that decides the comparison, as JSON can hold it.
+            resume: whether results of the same settings may be there.
+
+        Raises:
+            UsageError: it can't be written to, or holds another comparison, or this one and resume is not set.
+        """
+        if self.settings.exists():
+            found = read_json(self.settings)
+            if different := differences(settings, found):
+                raise UsageError(
+                    f"{self.path} holds a comparison with other settings ({', '.join(different)}): choose another --out"
+                )
+            if not resume:
+                raise UsageError(f"{self.path} holds a comparison already: --resume goes on with it")
+            return
+        try:
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise UsageError(f"{self.path} holds other files: choose another --out")
+            check_writable(self.path)
+            write_json(self.settings, dict(settings))
+        except OSError as error:
+            raise UsageError(f"{self.path} can't be written to: {error}") from error
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `write_json` wrote.
+
+    Raises:
+        UsageError: the file can't be read.
+    """
+    try:
+        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{os.fspath(path)} can't be read: {error}") from error

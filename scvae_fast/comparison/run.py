@@ -1,0 +1,178 @@
+"""The phases of a comparison: train, rate, time, write down; each takes up what its folder holds already."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from scvae_fast._devices import find_device
+from scvae_fast._files import write_atomically, write_json
+from scvae_fast.comparison.folder import ComparisonFolder
+from scvae_fast.comparison.methods import REGISTRY
+from scvae_fast.comparison.page import write_page
+from scvae_fast.comparison.rating import rate
+from scvae_fast.comparison.settings import ComparisonSettings
+from scvae_fast.comparison.table import as_csv, collect, markdown
+from scvae_fast.comparison.timing import time_steps
+from scvae_fast.comparison.training import model_of, train_method, trained_module
+from scvae_fast.errors import UsageError
+from scvae_fast.plotting import comparison as figures
+from scvae_fast.training.bar import clock
+from scvae_fast.training.data import PictureData
+
+try:
+    from lightning.pytorch.callbacks import Callback
+except ImportError as error:
+    raise ImportError('scvae_fast.comparison needs lightning: pip install "scvae_fast[train]"') from error
+
+Phase = Literal["evaluation", "timing", "table"]
+
+_ROUNDS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A comparison and its folder.
+
+    Args:
+        settings: see there.
+        data: makes the pictures, fresh for every use.
+        folder: where everything is kept; claimed already.
+        methods: names of `METHODS` that take part.
+        weights: folder with weights of the metrics' networks.
+        download: whether to fetch those that are missing.
+    """
+
+    settings: ComparisonSettings
+    data: Callable[[], PictureData]
+    folder: ComparisonFolder
+    methods: Sequence[str]
+    weights: Path | None = None
+    download: bool = False
+
+    def train(self, *others: Callback) -> int | None:
+        """Train what is not trained yet; returns the number of the signal that ended that, or None."""
+        for name in self.methods:
+            kept = self.folder.method(name)
+            if kept.trained.exists():
+                continue
+            print(f"{REGISTRY[name].title}: {'going on' if kept.state.exists() else 'training'}", flush=True)
+            if (signal := train_method(name, self.settings, self.data(), kept, *others)) is not None:
+                return signal
+        return None
+
+    def rate(self, *, anew: bool) -> None:
+        """Rate what is trained, and not rated yet unless anew.
+
+        Raises:
+            UsageError: see `rating.rate`.
+        """
+        device = find_device(None)
+        for name in self._trained():
+            kept = self.folder.method(name)
+            if kept.rating.exists() and not anew:
+                continue
+            print(f"{REGISTRY[name].title}: rating", flush=True)
+            data = self.data()
+            data.setup("validate")
+            batches: Any = data.val_dataloader()
+            if not batches:
+                raise UsageError("the data have no pictures to rate the methods on")
+            model = model_of(trained_module(name, self.settings, kept)).to(device)
+            record, originals, rebuilt = rate(
+                model, batches, self.settings, weights=self.weights, download=self.download
+            )
+            arrays = {"originals": originals.numpy(), "rebuilt": rebuilt.numpy()}
+            write_atomically(kept.pictures, partial(_save_arrays, arrays))
+            write_json(kept.rating, record)
+
+    def time(self, *, anew: bool) -> None:
+        """Time a step of all that is trained, unless that was done for the same methods before."""
+        names = self._trained()
+        done = collect(self.folder)["rows"]
+        if not names or (not anew and all(row["seconds_a_step"] is not None for row in done)):
+            return
+        print("timing the steps of all, in turn", flush=True)
+        device = find_device(None)
+        names = self.folder.trained()
+        modules = {name: trained_module(name, self.settings, self.folder.method(name)).to(device) for name in names}
+        data = self.data()
+        data.setup("fit")
+        batch = data.first_samples(data.batch_size).to(device)
+        write_json(self.folder.timing, time_steps(modules, batch, self.settings, rounds=_ROUNDS))
+
+    def write(self, page: Path | None = None) -> dict[str, Any]:
+        """Write the table as JSON, CSV and Markdown, and the figures; returns what the JSON holds.
+
+        Raises:
+            UsageError: nothing is trained and rated yet, or the page has no place for the table.
+        """
+        content = collect(self.folder)
+        if not content["rows"]:
+            raise UsageError(f"{self.folder.path} holds no method that is trained and rated yet")
+        path = self.folder.path
+        drawn = self._draw(content)
+        for name, figure in drawn.items():
+            write_atomically(path / "figures" / f"{name}.png", partial(figure.savefig, dpi=110))
+        for suffix, text in (("csv", as_csv(content)), ("md", markdown(content) + "\n")):
+            write_atomically(path / f"comparison.{suffix}", partial(Path.write_text, data=text, encoding="utf-8"))
+        write_json(self.folder.results, content)
+        if page is not None:
+            write_page(page, content, drawn)
+        seconds = sum(row["seconds"] for row in content["rows"])
+        print(f"\n{markdown(content)}\n\n{path / 'comparison.md'}; all trainings together took {clock(seconds)}")
+        return content
+
+    def again(self, phase: Phase) -> None:
+        """Do a phase anew for what is trained, but for the table, which is written anyway."""
+        if phase == "evaluation":
+            self.rate(anew=True)
+        elif phase == "timing":
+            self.time(anew=True)
+
+    def _trained(self) -> list[str]:
+        return [name for name in self.folder.trained() if name in self.methods]
+
+    def _draw(self, content: dict[str, Any]) -> dict[str, figures.Figure]:
+        rows = content["rows"]
+        rebuilt, originals = {}, None
+        for row in rows:
+            with np.load(self.folder.method(row["method"]).pictures) as arrays:
+                originals = arrays["originals"]
+                label = f"{row['title']}\n{row['rating']['psnr']:.1f} dB"
+                rebuilt[row["method"]] = (label, arrays["rebuilt"])
+        assert originals is not None
+        return {
+            "reconstructions": figures.reconstruction_rows(originals, rebuilt),
+            "quality": figures.rate_and_quality(rows),
+            "collapse": figures.collapse(rows),
+            "training": figures.training_curves(rows),
+        }
+
+
+def compare(comparison: Comparison, *, again: Phase | None = None, page: Path | None = None) -> int:
+    """All phases that are left, or one of them anew; then the table.
+
+    Returns:
+        0, or 128 + the number of the signal that stopped a training: its state is kept.
+
+    Raises:
+        UsageError: a phase can't be done; the message says why.
+    """
+    if again is not None:
+        comparison.again(again)
+    else:
+        if (signal := comparison.train()) is not None:
+            print("Stopped. The state of the training is kept: --resume goes on from there.")
+            return 128 + signal
+        comparison.rate(anew=False)
+        comparison.time(anew=False)
+    comparison.write(page)
+    return 0
+
+
+def _save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]

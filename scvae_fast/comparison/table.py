@@ -1,0 +1,205 @@
+"""The results of a comparison as one table: a dictionary for JSON, CSV, Markdown."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from scvae_fast.comparison.diagnosis import ACTIVE_VARIANCE
+from scvae_fast.comparison.folder import ComparisonFolder, read_json
+from scvae_fast.comparison.methods import COMMON, REGISTRY
+
+SCHEMA = 1
+
+_COLUMNS = (
+    "method",
+    "PSNR, dB",
+    "SSIM",
+    "LPIPS (alex)",
+    "LPIPS (vgg)",
+    "rFID",
+    "bits per pixel",
+    "bits per picture",
+    "parameters",
+    "seconds a step",
+    "what of the code is in use",
+)
+_RATED = (("psnr", ".2f"), ("ssim", ".3f"), ("lpips-alex", ".4f"), ("lpips-vgg", ".4f"), ("fid", ".2f"))
+
+
+def collect(folder: ComparisonFolder) -> dict[str, Any]:
+    """All results that a folder holds, of the methods that are trained and rated.
+
+    Raises:
+        UsageError: a file of the folder can't be read.
+    """
+    timing = read_json(folder.timing) if folder.timing.exists() else {"seconds": {}}
+    rows = []
+    for name in folder.trained():
+        kept, method = folder.method(name), REGISTRY[name]
+        if not kept.rating.exists():
+            continue
+        training = read_json(kept.trained)
+        history = training.pop("history")
+        row = {
+            **training,
+            "title": method.title,
+            "source": method.source,
+            "here": method.here,
+            "seconds_a_step": timing["seconds"].get(name),
+            "rating": read_json(kept.rating),
+            "psnr_in_training": [[entry["step"], entry["psnr"]] for entry in history if "psnr" in entry],
+        }
+        rows.append(row)
+    return {
+        "schema": SCHEMA,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "settings": read_json(folder.settings),
+        "timing": {key: value for key, value in timing.items() if key != "seconds"},
+        "rows": rows,
+    }
+
+
+def abridged(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same results without long lists and without the paths of a machine, for a page."""
+    rows = []
+    for row in content["rows"]:
+        rating = dict(row["rating"])
+        rating["unavailable"] = {name: reason.split(";")[0] for name, reason in rating["unavailable"].items()}
+        long = ("kl_nats_per_unit", "variance_of_means", "shares")
+        rating["diagnosis"] = {key: value for key, value in rating["diagnosis"].items() if key not in long}
+        rows.append({**{k: v for k, v in row.items() if k != "psnr_in_training"}, "rating": rating})
+    return {**content, "rows": rows}
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """The table, what each column is, and how each method differs from its source."""
+    rows = [_cells(row, content["rows"]) for row in content["rows"]]
+    return "\n".join([*_grid(_COLUMNS, rows), "", *_legend(content), "", *_notes(content)])
+
+
+def as_csv(content: Mapping[str, Any]) -> str:
+    """One line for each method, numbers as they are."""
+    flat = [dict(_flat(row)) for row in content["rows"]]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _cells(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    rating = row["rating"]
+    ours = next((other["seconds_a_step"] for other in rows if other["method"] == "sc-vae"), None)
+    seconds = "not timed"
+    if row["seconds_a_step"] is not None:
+        seconds = f"{row['seconds_a_step']:.3f}"
+        seconds += f" ({row['seconds_a_step'] / ours:.2f} ×)" if ours else ""
+    return [
+        row["title"],
+        *(_rated(rating, name, form) for name, form in _RATED),
+        f"{rating['bits_per_pixel']:.3f}",
+        f"{rating['bits_per_picture']:,.0f}",
+        f"{row['parameters'] / 1e6:.2f} M",
+        seconds,
+        _in_use(rating["diagnosis"]),
+    ]
+
+
+def _rated(rating: Mapping[str, Any], name: str, form: str) -> str:
+    if name in rating:
+        value = rating[name]
+        return f"{value:{form}}" if math.isfinite(value) else str(value)
+    return "unavailable"
+
+
+def _in_use(found: Mapping[str, Any]) -> str:
+    if found["kind"] == "posterior":
+        kl = found["kl_nats_per_position"]
+        return f"{found['active_units']} of {found['units']} units active, KL {kl:.1f} nats a position"
+    if found["kind"] == "codebook":
+        return f"{found['in_use']} of {found['codebook_size']} codes, perplexity {found['perplexity']:.0f}"
+    return (
+        f"{found['in_use']} of {found['atoms']} atoms, perplexity {found['perplexity']:.0f}, "
+        f"{found['entries_per_position']:.1f} in each code"
+    )
+
+
+def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    lines.insert(1, "|" + " --- |" + " ---: |" * (len(header) - 2) + " --- |")
+    return lines
+
+
+def _legend(content: Mapping[str, Any]) -> Iterator[str]:
+    if not content["rows"]:
+        return
+    first, timing = content["rows"][0], content["timing"]
+    rating = first["rating"]
+    height, width = rating["size"]
+    yield (
+        f"{first['steps']} steps of each method, {first['precision']} on {first['device']}, rated on "
+        f"{rating['pictures']} squares of {height} x {width} pixels that none was trained on. PSNR is of the pooled "
+        "squared error. Bits are what a decoder has to be told: the indices of a quantiser without entropy coding; for "
+        f"SC-VAE which entries are not zero and {content['settings']['value_bits']} bits for each of their values, by "
+        "the plain coder of `scvae-fast evaluate`; for Gaussian latents the KL "
+        "divergence to the prior, what bits-back coding takes for a sample of z, while PSNR is of the mean of z; that "
+        "of samples stands below. Parameters are with codebooks. An active unit is one whose mean has a variance "
+        f"above {ACTIVE_VARIANCE} over all positions; perplexity is 2 to the entropy of how often codes or atoms are "
+        "used."
+    )
+    if timing:
+        yield ""
+        yield (
+            f"Seconds are medians of {timing['rounds']} steps of {timing['batch_size']} pictures in one process, "
+            f"threads: {timing['threads']}, all methods in turn; in brackets, relative to SC-VAE."
+        )
+
+
+def _notes(content: Mapping[str, Any]) -> Iterator[str]:
+    yield COMMON
+    yield ""
+    for row in content["rows"]:
+        yield f"- {row['title']} ({row['source']}): {row['here']}.{_extra(row)}"
+    missing = {
+        f"{name} is unavailable: {reason}"
+        for row in content["rows"]
+        for name, reason in row["rating"]["unavailable"].items()
+    }
+    warned = {
+        f"{name}: {warning}"
+        for row in content["rows"]
+        for name, warnings in row["rating"]["warnings"].items()
+        for warning in warnings
+    }
+    yield from (f"- {note}." for note in [*sorted(missing), *sorted(warned)])
+
+
+def _extra(row: Mapping[str, Any]) -> str:
+    rating = row["rating"]
+    found, raw = rating["diagnosis"], rating["raw_bits_per_picture"]
+    parts = []
+    if rating["psnr_of_samples"] is not None:
+        parts.append(f"samples of z give {rating['psnr_of_samples']:.2f} dB")
+    if raw is not None:
+        parts.append(f"the latent vectors as they are would take {raw:,} bits a picture")
+    if found["kind"] == "codebook" and found["codes_per_position"] > 1:
+        parts.append(
+            "in use, by code of a position: "
+            + ", ".join(
+                f"{used} (perplexity {even:.0f})"
+                for used, even in zip(found["in_use_by_level"], found["perplexity_by_level"], strict=True)
+            )
+        )
+    return f" Here {'; '.join(parts)}." if parts else ""
+
+
+def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif not isinstance(value, list):
+            yield f"{prefix}{name}", value

@@ -1,0 +1,41 @@
+"""The module that holds the CUDA C++ kernels, and the card that they run on.
+
+SCVAE_FAST_CUDA_EMULATOR names a module in which the same kernels were built for a processor: for tests.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from functools import cache
+from typing import Any
+
+from scvae_fast.ops import native
+
+EMULATOR = "SCVAE_FAST_CUDA_EMULATOR"
+
+
+def emulated() -> bool:
+    """Whether the kernels run on the CPU."""
+    return EMULATOR in os.environ
+
+
+@cache
+def module() -> Any:
+    """What holds the kernels; asked for only where `unusable` finds no reason against it."""
+    if not emulated():
+        return native.module
+    spec = importlib.util.spec_from_file_location("_cuda_emulated", os.environ[EMULATOR])
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{EMULATOR} names no module: {os.environ[EMULATOR]}")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    sys.modules["_cuda_emulated"] = loaded
+    return loaded
+
+
+@cache
+def card(index: int | None) -> Any:
+    """The properties of a CUDA device; for None, what is emulated: few multiprocessors, all tiles fit."""
+    return module().CudaCard(8, 0, 166_912, 2, False) if index is None else module().cuda_card(index)

@@ -1,0 +1,1 @@
+"""Every figure of the package. matplotlib is imported here only."""

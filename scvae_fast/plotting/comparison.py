@@ -1,0 +1,100 @@
+"""Figures of a comparison, as matplotlib objects."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from scvae_fast.plotting.figures import INK, QUIET, plain, titled
+
+# By method, in the order of `METHODS`.
+_COLOURS = {
+    "vae": "#6b7280",
+    "beta-vae": "#9aa3ae",
+    "info-vae": "#4d908e",
+    "vqgan": "#7a9a3a",
+    "vit-vqgan": "#b5a642",
+    "rq-vae": "#8e5ea2",
+    "mo-vqgan": "#c0504d",
+    "sc-vae": "#2563a8",
+}
+
+
+def reconstruction_rows(originals: np.ndarray, rebuilt: Mapping[str, tuple[str, np.ndarray]]) -> Figure:
+    """Originals (N, 3, H, W) uint8 in the first row, what each method made of them below, with its label."""
+    rows = [("original", originals), *rebuilt.values()]
+    count = len(originals)
+    figure = Figure(figsize=(1.5 * count + 1.6, 1.52 * len(rows) + 0.2), layout="constrained", dpi=150)
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    for line, (label, pictures) in zip(axes, rows, strict=True):
+        for axis, picture in zip(line, pictures, strict=True):
+            axis.imshow(picture.transpose(1, 2, 0), interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        line[0].set_ylabel(label, color=INK, fontsize=10, rotation=0, ha="right", va="center", labelpad=8)
+    return figure
+
+
+def rate_and_quality(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """PSNR over the bits of a pixel, a point for each method."""
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained", dpi=150)
+    axes = plain(figure.subplots())
+    named: list[tuple[float, float]] = []
+    for row in rows:
+        rating, colour = row["rating"], _COLOURS[row["method"]]
+        # A collapsed posterior has no bits at all, which a logarithmic axis can't show.
+        bits, psnr = max(rating["bits_per_pixel"], 1e-3), rating["psnr"]
+        axes.scatter(bits, psnr, s=50, color=colour, zorder=3)
+        # Names of methods that are nearly in one place go below each other.
+        near = sum(abs(np.log10(bits / other)) < 0.3 and abs(psnr - height) < 0.4 for other, height in named)
+        offset = (6, 5 - 13 * near)
+        axes.annotate(row["title"], (bits, psnr), offset, textcoords="offset points", color=colour, fontsize=9)
+        named.append((bits, psnr))
+    axes.set(xscale="log", xlabel="bits per pixel (what they are differs: see the table)", ylabel="PSNR, dB")
+    axes.margins(x=0.15, y=0.12)
+    titled(axes, "Quality and size of the code")
+    return figure
+
+
+def collapse(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """KL of each Gaussian unit, and how often each codebook vector and each atom is used, the largest first."""
+    figure = Figure(figsize=(12, 3.9), layout="constrained", dpi=150)
+    panels = [plain(axes) for axes in figure.subplots(1, 3)]
+    kinds = {"posterior": 0, "codebook": 1, "atoms": 2}
+    for row in rows:
+        found = row["rating"]["diagnosis"]
+        values = found["kl_nats_per_unit"] if found["kind"] == "posterior" else found["shares"]
+        values = np.maximum(np.asarray(values), 1e-12)
+        if found["kind"] != "posterior":
+            values = values * len(values)
+        axes = panels[kinds[found["kind"]]]
+        axes.plot(np.arange(1, len(values) + 1), values, color=_COLOURS[row["method"]], label=row["title"])
+    labels = (
+        ("unit, the largest first", "KL to the prior, nats", "Posterior collapse: KL of each unit"),
+        ("codebook vector, the most used first", "use, relative to even use", "Codebook collapse: use of each vector"),
+        ("atom, the most used first", "use, relative to even use", "Use of each atom"),
+    )
+    for axes, (across, up, title) in zip(panels, labels, strict=True):
+        axes.set(xlabel=across, ylabel=up, yscale="log", ylim=(1e-3, None))
+        titled(axes, title)
+        if axes.lines:
+            axes.legend(frameon=False, fontsize=9)
+        else:
+            axes.text(0.5, 0.5, "none trained", transform=axes.transAxes, color=QUIET, ha="center")
+    return figure
+
+
+def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """PSNR of the training crops over the steps."""
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained", dpi=150)
+    axes = plain(figure.subplots())
+    for row in rows:
+        if row["psnr_in_training"]:
+            steps, psnr = np.asarray(row["psnr_in_training"]).T
+            axes.plot(steps, psnr, color=_COLOURS[row["method"]], label=row["title"], linewidth=1.4)
+    axes.set(xlabel="step", ylabel="dB")
+    if axes.lines:
+        axes.legend(frameon=False, ncols=2, fontsize=9)
+    titled(axes, "PSNR of the training crops, each point the mean of 20 steps")
+    return figure

@@ -1,0 +1,176 @@
+"""Figures, as matplotlib objects: reconstructions, atoms, their use, density of codes, losses."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scvae_fast.data.pictures import to_bytes
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError('scvae_fast.plotting needs matplotlib: pip install "scvae_fast[train]"') from error
+
+INK, QUIET, BLUE, ORANGE = "#1b1f24", "#6b7280", "#2563a8", "#d9822b"
+# Transparent where codes are sparse, bright where they are dense.
+HEAT = LinearSegmentedColormap.from_list(
+    "heat", [(0.10, 0.02, 0.30, 0.0), (0.75, 0.15, 0.40, 0.55), (1.0, 0.85, 0.30, 0.9)]
+)
+
+
+def reconstructions(
+    title: str, names: Sequence[str], originals: Sequence[Tensor], rebuilt: Sequence[Tensor], captions: Sequence[str]
+) -> Figure:
+    """Originals (3, H, W) in the upper row, what was made of them in the lower one."""
+    widths = [picture.shape[2] / picture.shape[1] for picture in originals]
+    figure = Figure(figsize=(max(3.1 * sum(widths), 6), 7.0), layout="constrained", dpi=150)
+    figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
+    axes = figure.subplots(2, len(names), squeeze=False, width_ratios=widths)
+    for i, name in enumerate(names):
+        show(axes[0, i], originals[i], f"{name}, original")
+        show(axes[1, i], rebuilt[i], captions[i])
+    return figure
+
+
+def atom_patches(patches: Tensor, usage: Tensor, *, columns: int = 32) -> Figure:
+    """Patches (K, C, s, s) of all atoms, the most used first; each scaled to its own largest value."""
+    order = usage.argsort(descending=True, stable=True)
+    peak = patches.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-9)
+    scaled = (patches / peak)[order]
+    rows = -(-len(scaled) // columns)
+    side, gap = scaled.shape[-1], 2
+    sheet = torch.ones(3, rows * (side + gap) - gap, columns * (side + gap) - gap)
+    for i, patch in enumerate(scaled):
+        top, left = (i // columns) * (side + gap), (i % columns) * (side + gap)
+        sheet[:, top : top + side, left : left + side] = patch
+    figure = Figure(figsize=(12, 12 * rows / columns + 0.7), layout="constrained", dpi=150)
+    show(figure.subplots(), sheet, "")
+    figure.suptitle(
+        f"What each of the {len(patches)} atoms paints, the most used first (grey: no change; each to its own scale)",
+        color=INK,
+        fontsize=13,
+        fontweight="bold",
+    )
+    return figure
+
+
+def atom_usage(held_out: Tensor, training: Tensor, n_codes: tuple[int, int]) -> Figure:
+    """How many of the codes use each atom, atoms ordered by their use on the training photographs."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=150)
+    axes = plain(figure.subplots())
+    order = training.argsort(descending=True, stable=True)
+    rank = np.arange(1, len(order) + 1)
+    shares = [
+        100 * usage[order].double() / max(count, 1) for usage, count in zip((held_out, training), n_codes, strict=True)
+    ]
+    axes.scatter(rank, shares[0].numpy(), s=7, color=ORANGE, alpha=0.7, linewidths=0, label="held-out photographs")
+    axes.plot(rank, shares[1].numpy(), color=BLUE, linewidth=2, label="training photographs")
+    axes.set(
+        xlim=(0, len(order) + 1),
+        ylim=(0, None),
+        xlabel="atoms, the most used first",
+        ylabel="codes that use the atom, %",
+    )
+    axes.legend(frameon=False)
+    titled(axes, "How often each atom is used")
+    return figure
+
+
+def density_overlay(
+    names: Sequence[str], originals: Sequence[Tensor], active: Sequence[Tensor], *, stride: int, n_atoms: int
+) -> Figure:
+    """Photographs in grey, and over them the numbers `active` (h, w) of entries of their codes that are not zero."""
+    widths = [picture.shape[2] / picture.shape[1] for picture in originals]
+    figure = Figure(figsize=(4.4 * sum(widths) + 0.8, 4.9), layout="constrained", dpi=150)
+    axes = figure.subplots(1, len(names), squeeze=False, width_ratios=widths)[0]
+    most = max(float(torch.quantile(count.double(), 0.995)) for count in active)
+    for axis, name, picture, count in zip(axes, names, originals, active, strict=True):
+        show(axis, picture.mean(0, keepdim=True).expand(3, -1, -1) * 0.6 - 0.2, name)
+        height, width = picture.shape[1:]
+        extent = (-0.5, count.shape[1] * stride - 0.5, count.shape[0] * stride - 0.5, -0.5)
+        heat = axis.imshow(count.numpy(), cmap=HEAT, vmin=0, vmax=most, extent=extent, interpolation="nearest")
+        axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    bar = figure.colorbar(heat, ax=list(axes), shrink=0.85, pad=0.01)
+    bar.set_label(f"entries of a code that are not zero, of {n_atoms}", color=INK)
+    bar.outline.set_visible(False)
+    figure.suptitle("Where the codes are dense", color=INK, fontsize=13, fontweight="bold")
+    return figure
+
+
+def alpha_maps(originals: Sequence[Tensor], alpha: Tensor) -> Figure:
+    """Pictures (3, H, W) above the weights α (B, h, w) of their positions, from 0 to the largest of each."""
+    widths = [picture.shape[2] / picture.shape[1] for picture in originals]
+    figure = Figure(figsize=(max(3.1 * sum(widths), 6), 7.0), layout="constrained", dpi=150)
+    figure.suptitle("Weights α of the positions in the loss", color=INK, fontsize=13, fontweight="bold")
+    axes = figure.subplots(2, len(originals), squeeze=False, width_ratios=widths)
+    for i, picture in enumerate(originals):
+        show(axes[0, i], picture, "")
+        axes[1, i].imshow(alpha[i].numpy(), cmap="magma", interpolation="nearest", vmin=0)
+        axes[1, i].set_axis_off()
+        least, most = float(alpha[i].min()), float(alpha[i].max())
+        axes[1, i].set_title(f"{least:.2g} … {most:.2g}", color=INK, fontsize=10)
+    return figure
+
+
+def support_histogram(counts: Tensor, n_atoms: int) -> Figure:
+    """How many codes have how many entries that are not zero; counts (codes,)."""
+    figure = Figure(figsize=(7, 4), layout="constrained", dpi=150)
+    axes = plain(figure.subplots())
+    values = counts.numpy()
+    axes.hist(values, bins=min(40, max(int(values.max()), 1)), color=BLUE)
+    axes.set(xlabel=f"entries of a code that are not zero, of {n_atoms}", ylabel="codes", xlim=(0, None))
+    titled(axes, f"Supports: {values.mean():.1f} entries on average")
+    return figure
+
+
+def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
+    """The terms of the loss, PSNR of the training crops and density of their codes, over the steps."""
+    figure = Figure(figsize=(12, 3.8), layout="constrained", dpi=150)
+    left, middle, right = (plain(axes) for axes in figure.subplots(1, 3))
+    steps = [row["step"] for row in history]
+    for name, colour in (("total", INK), ("image", BLUE), ("latent", ORANGE), ("sparsity", "#7a9a3a")):
+        left.plot(steps, [row[f"loss/{name}"] for row in history], color=colour, label=name, linewidth=1.4)
+    left.set(yscale="log", xlabel="step")
+    left.legend(frameon=False, ncols=2)
+    titled(left, "Terms of the loss")
+    middle.plot(steps, [row["psnr"] for row in history], color=BLUE, linewidth=1.4)
+    middle.set(xlabel="step", ylabel="dB")
+    titled(middle, "PSNR of the training crops")
+    right.plot(steps, [100 * row["density"] for row in history], color=ORANGE, linewidth=1.4)
+    right.set(xlabel="step", ylabel="%", ylim=(0, None))
+    titled(right, "Code entries that are not zero")
+    return figure
+
+
+def show(axes: Axes, picture: Tensor, title: str) -> None:
+    """Draws a picture (3, H, W) in −1 … 1, without a frame."""
+    axes.imshow(to_bytes(picture), interpolation="antialiased")
+    axes.set_axis_off()
+    axes.set_title(title, color=INK, fontsize=10)
+
+
+def plain(axes: Axes) -> Axes:
+    """The same axes with a quiet grid and without a frame."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=QUIET)
+    axes.grid(color="#e5e7eb", linewidth=0.7)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def titled(axes: Axes, text: str) -> None:
+    """Writes a title above the left end."""
+    axes.set_title(text, color=INK, fontsize=11, fontweight="bold", loc="left")
+
+
+def pixels_of(figure: Figure) -> np.ndarray:  # -> (H, W, 3) uint8
+    """What the figure looks like at 100 dots an inch."""
+    figure.set_dpi(100)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,0 +1,35 @@
+"""Sheets of pictures: queries and their neighbours."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from scvae_fast.plotting.figures import BLUE, INK, ORANGE, Figure, show
+
+
+class Neighbour(NamedTuple):
+    """A picture of a gallery beside a query; `same` says whether it is of the query's class, None if nobody knows."""
+
+    picture: Tensor  # (3, H, W)
+    caption: str
+    same: bool | None = None
+
+
+def neighbour_sheet(
+    title: str, queries: Sequence[tuple[str, Tensor]], neighbours: Sequence[Sequence[Neighbour]]
+) -> Figure:
+    """A row for each query: itself (its name and picture), and its neighbours, the most similar first."""
+    columns = 1 + max(len(row) for row in neighbours)
+    figure = Figure(figsize=(1.45 * columns + 0.3, 1.6 * len(queries) + 0.5), layout="constrained", dpi=150)
+    figure.suptitle(title, color=INK, fontsize=11, fontweight="bold")
+    axes = figure.subplots(len(queries), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for (name, picture), row, own in zip(queries, axes, neighbours, strict=True):
+        show(row[0], picture, name)
+        row[0].title.set(fontsize=6, fontweight="bold")
+        for axis, neighbour in zip(row[1:], own, strict=False):
+            show(axis, neighbour.picture, neighbour.caption)
+            axis.title.set(fontsize=6, color={None: INK, True: BLUE, False: ORANGE}[neighbour.same])
+    return figure

@@ -1,0 +1,36 @@
+"""Sheets of edited pictures beside what they are compared with."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from scvae_fast.plotting.figures import INK, Figure, show
+
+
+def picture_grid(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, Tensor]]]], *, width: float = 1.9) -> Figure:
+    """Rows of pictures (3, H, W), each with a caption above it; a row has a name, or "" for none.
+
+    Args:
+        title: of the sheet.
+        rows: pairs of a name, and of pairs of a caption and a picture.
+        width: of a picture, in inches.
+    """
+    columns = max(len(pictures) for _, pictures in rows)
+    first = rows[0][1][0][1]
+    height = width * first.shape[1] / first.shape[2] + 0.25
+    figure = Figure(figsize=(width * columns + 0.3, height * len(rows) + 0.5), layout="constrained", dpi=130)
+    figure.suptitle(title, color=INK, fontsize=11, fontweight="bold")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for (name, pictures), line in zip(rows, axes, strict=True):
+        for index, (axis, (caption, picture)) in enumerate(zip(line, pictures, strict=False)):
+            show(axis, picture, f"{name}: {caption}" if name and index == 0 else caption)
+            axis.title.set(fontsize=8)
+    return figure
+
+
+def centre(picture: Tensor, side: int = 192) -> Tensor:
+    """The middle of a picture, for sheets that show noise or single pixels."""
+    top, left = (max(0, (length - side) // 2) for length in picture.shape[1:])
+    return picture[:, top : top + side, left : left + side]

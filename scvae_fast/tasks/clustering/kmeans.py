@@ -1,0 +1,178 @@
+"""K-means over rows that need not fit into memory: scikit-learn's on a sample, then Lloyd's passes over all rows."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scvae_fast.errors import UsageError
+from scvae_fast.tasks.clustering.rows import ROWS_AT_ONCE, Pieces, RowScale, scaled, stacked
+
+try:
+    from scipy import sparse
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.metrics.pairwise import euclidean_distances
+except ImportError as error:
+    raise ImportError('scvae_fast.tasks.clustering needs scikit-learn: pip install "scvae_fast[train]"') from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class KMeansSettings:
+    """How rows are clustered.
+
+    Args:
+        scale: of rows, see `RowScale`.
+        seed: of the sample and of k-means++.
+        starts: k-means++ starts, of which the best counts.
+        sample: so many rows, drawn uniformly, are clustered by scikit-learn; all of them where there are no more.
+        passes: most of Lloyd's iterations over all rows that follow, where the sample is not all of them.
+        tolerance: they end when the mean square of the centres' steps is below this share of their own.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    scale: RowScale = "unit"
+    seed: int = 0
+    starts: int = 4
+    sample: int = 2**16
+    passes: int = 8
+    tolerance: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name, least in (("seed", 0), ("starts", 1), ("sample", 1), ("passes", 0), ("tolerance", 0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"KMeansSettings: {name} must be {least} or more, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class KMeansFit:
+    """What K-means found, d features a row."""
+
+    centres: np.ndarray  # (k, d) float32, of rows as they are compared
+    means: np.ndarray  # (k, d) float32, of the rows as they are
+    counts: np.ndarray  # (k,) int64
+    inertia: float  # sum of the squared distances of all rows from their centres
+
+
+class Assigned:
+    """A piece of rows and the centres nearest to them."""
+
+    def __init__(self, rows: Any, centres: np.ndarray, scale: RowScale) -> None:
+        self.rows, self.compared = rows, scaled(rows, scale)
+        distances = euclidean_distances(self.compared, centres, squared=True)  # (M, k)
+        self.labels = distances.argmin(1)  # (M,)
+        self.distances = distances[np.arange(len(distances)), self.labels]  # (M,), squared
+
+    def sums(self, rows: Any, k: int) -> np.ndarray:  # -> (k, d)
+        """Of rows of each cluster, float64."""
+        members = sparse.csr_array(
+            (np.ones(len(self.labels)), (self.labels, np.arange(len(self.labels)))), shape=(k, len(self.labels))
+        )
+        total = members @ rows
+        return total.toarray() if sparse.issparse(total) else total
+
+
+def assigned(pieces: Pieces, centres: np.ndarray, scale: RowScale) -> Iterator[Assigned]:
+    """All rows with their centres, at most `ROWS_AT_ONCE` at a time."""
+    for piece in pieces():
+        for first in range(0, piece.shape[0], ROWS_AT_ONCE):
+            yield Assigned(piece[first : first + ROWS_AT_ONCE], centres, scale)
+
+
+def sample_rows(pieces: Pieces, size: int, seed: int) -> tuple[Any, int]:
+    """Rows drawn uniformly without replacement, in their order, and how many there are; all of them if no more.
+
+    Every row gets a random number, and those with the smallest stay.
+
+    Raises:
+        UsageError: there are none.
+    """
+    dice = np.random.default_rng(seed)
+    kept: list[tuple[np.ndarray, Any]] = []
+    count = n_kept = 0
+    for piece in pieces():
+        count += piece.shape[0]
+        n_kept += piece.shape[0]
+        kept.append((dice.random(piece.shape[0]), piece))
+        if n_kept >= 2 * size:
+            kept, n_kept = [_smallest(kept, size)], size
+    if not count:
+        raise UsageError("there is nothing to cluster: no rows")
+    return _smallest(kept, size)[1], count
+
+
+def _smallest(kept: list[tuple[np.ndarray, Any]], size: int) -> tuple[np.ndarray, Any]:
+    numbers, rows = np.concatenate([each for each, _ in kept]), stacked([each for _, each in kept])
+    if len(numbers) <= size:
+        return numbers, rows
+    chosen = np.sort(np.argpartition(numbers, size - 1)[:size])
+    return numbers[chosen], rows[chosen]
+
+
+def fit_kmeans(pieces: Pieces, clusters: Sequence[int], settings: KMeansSettings | None = None) -> list[KMeansFit]:
+    """Cluster rows, once for each number of clusters.
+
+    Memory is that of a sample and of a piece, however many rows there are. Rows that fit into the sample are clustered
+    by `sklearn.cluster.KMeans` alone. Of more rows it clusters the sample, and Lloyd's iterations over all rows start
+    from there: they don't depend on the order of the rows, as mini-batches of neighbouring cells would.
+
+    Args:
+        pieces: a function that starts over, see `Pieces`; rows must be finite.
+        clusters: numbers k of clusters.
+        settings: see there.
+
+    Raises:
+        ValueError: there is no k, or one is below 1.
+        UsageError: there are fewer rows than clusters, or fewer that differ.
+    """
+    settings = settings or KMeansSettings()
+    if not clusters or min(clusters) < 1:
+        raise ValueError(f"fit_kmeans: clusters must be one or more numbers, each 1 or more, got {clusters}")
+    sample, count = sample_rows(pieces, settings.sample, settings.seed)
+    if sample.shape[0] < max(clusters):
+        raise UsageError(f"{max(clusters)} clusters need as many patches, there are {sample.shape[0]}")
+    sample, whole = scaled(sample, settings.scale), sample.shape[0] == count
+    centres = [_fit_sample(sample, k, settings) for k in clusters]
+    del sample
+    if not whole:
+        centres = [_pass_over(pieces, each, settings) for each in centres]
+    return [_finish(pieces, each, settings.scale) for each in centres]
+
+
+def _fit_sample(sample: Any, k: int, settings: KMeansSettings) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)  # it says one thing only: duplicates
+        try:
+            return KMeans(k, n_init=settings.starts, random_state=settings.seed).fit(sample).cluster_centers_
+        except ConvergenceWarning as error:
+            raise UsageError(f"{k} clusters need as many different patches, there are fewer: ask for less") from error
+
+
+def _pass_over(pieces: Pieces, centres: np.ndarray, settings: KMeansSettings) -> np.ndarray:
+    k = len(centres)
+    for _ in range(settings.passes):
+        sums, counts = np.zeros(centres.shape), np.zeros(k, np.int64)
+        for piece in assigned(pieces, centres, settings.scale):
+            sums += piece.sums(piece.compared, k)
+            counts += np.bincount(piece.labels, minlength=k)
+        found = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centres)  # none: stays
+        step = np.square(found - centres).sum() / max(np.square(centres).sum(), np.finfo(float).tiny)
+        centres = found.astype(centres.dtype)
+        if step < settings.tolerance:
+            break
+    return centres
+
+
+def _finish(pieces: Pieces, centres: np.ndarray, scale: RowScale) -> KMeansFit:
+    k, inertia = len(centres), 0.0
+    sums, counts = np.zeros(centres.shape), np.zeros(k, np.int64)
+    for piece in assigned(pieces, centres, scale):
+        sums += piece.sums(piece.rows, k)
+        counts += np.bincount(piece.labels, minlength=k)
+        inertia += float(piece.distances.sum(dtype=np.float64))
+    means = sums / np.maximum(counts, 1)[:, None]
+    return KMeansFit(centres.astype(np.float32), means.astype(np.float32), counts, inertia)

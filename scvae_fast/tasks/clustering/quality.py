@@ -1,0 +1,88 @@
+"""How good a clustering is, and rows that show what its clusters are."""
+
+from typing import Any
+
+import numpy as np
+
+from scvae_fast.tasks.clustering.kmeans import KMeansFit, KMeansSettings, assigned, sample_rows
+from scvae_fast.tasks.clustering.rows import Pieces, dense, scaled
+
+try:
+    from sklearn.metrics import davies_bouldin_score, silhouette_score
+except ImportError as error:
+    raise ImportError('scvae_fast.tasks.clustering needs scikit-learn: pip install "scvae_fast[train]"') from error
+
+# Silhouettes take the distances of all pairs.
+SAMPLE = 4096
+
+
+def rate(pieces: Pieces, fits: list[KMeansFit], settings: KMeansSettings) -> list[dict[str, Any]]:
+    """Of each clustering k, inertia (of all rows), mean silhouette and Davies-Bouldin index (of a sample of rows).
+
+    The last two compare rows as they were clustered; they are None where they are not defined: for a sample in which
+    there is one cluster, or each row is one.
+    """
+    sample, _ = sample_rows(pieces, SAMPLE, settings.seed + 1)
+    compared = dense(scaled(sample, settings.scale))
+    found = []
+    for fit in fits:
+        labels = np.concatenate([piece.labels for piece in assigned(lambda: [sample], fit.centres, settings.scale)])
+        defined = 2 <= len(np.unique(labels)) < len(labels)
+        found.append(
+            {
+                "clusters": len(fit.centres),
+                "inertia": fit.inertia,
+                "silhouette": float(silhouette_score(compared, labels)) if defined else None,
+                "davies_bouldin": float(davies_bouldin_score(compared, labels)) if defined else None,
+                "rated_on": len(labels),
+            }
+        )
+    return found
+
+
+def best_of(rated: list[dict[str, Any]]) -> int:
+    """Index of the clustering with the largest silhouette; the first one, if none has any."""
+    return max(range(len(rated)), key=lambda i: -np.inf if rated[i]["silhouette"] is None else rated[i]["silhouette"])
+
+
+def examples(pieces: Pieces, fit: KMeansFit, settings: KMeansSettings, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of each cluster by their numbers: those nearest to its centre, the nearest first, and some at random.
+
+    Args:
+        pieces: the rows.
+        fit: their clusters.
+        settings: with which they were found.
+        n: so many of each.
+
+    Returns:
+        Twice (k, n) int64; −1 where a cluster has fewer rows. No row is there twice.
+    """
+    k, dice, first = len(fit.centres), np.random.default_rng(settings.seed), 0
+    by_distance, by_chance = _Smallest(k, n), _Smallest(k, 2 * n)  # n of them may be the nearest as well
+    for piece in assigned(pieces, fit.centres, settings.scale):
+        numbers = np.arange(first, first + len(piece.labels))
+        by_distance.add(piece.labels, piece.distances, numbers)
+        by_chance.add(piece.labels, dice.random(len(numbers)), numbers)
+        first += len(numbers)
+    nearest, drawn = by_distance.rows, np.full((k, n), -1)
+    for cluster in range(k):
+        others = by_chance.rows[cluster]
+        others = others[(others >= 0) & ~np.isin(others, nearest[cluster])][:n]
+        drawn[cluster, : len(others)] = others
+    return nearest, drawn
+
+
+class _Smallest:
+    """The rows with the n smallest keys of each cluster, in the order of their keys."""
+
+    def __init__(self, k: int, n: int) -> None:
+        self.keys, self.rows = np.full((k, n), np.inf), np.full((k, n), -1)
+
+    def add(self, labels: np.ndarray, keys: np.ndarray, numbers: np.ndarray) -> None:
+        n = self.keys.shape[1]
+        for cluster in np.unique(labels):
+            own = labels == cluster
+            all_keys = np.concatenate([self.keys[cluster], keys[own]])
+            order = np.argsort(all_keys, kind="stable")[:n]
+            self.keys[cluster] = all_keys[order]
+            self.rows[cluster] = np.concatenate([self.rows[cluster], numbers[own]])[order]

@@ -1,0 +1,69 @@
+"""Rows of a matrix in pieces, dense or sparse, as clustering reads them again and again."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from scvae_fast.codes import SparseCodes
+from scvae_fast.codes.coding import check_finite
+from scvae_fast.codes.storage import CodeFile
+
+try:
+    from scipy import sparse
+    from sklearn.preprocessing import normalize
+except ImportError as error:
+    raise ImportError('scvae_fast.tasks.clustering needs scikit-learn: pip install "scvae_fast[train]"') from error
+
+# What becomes of a row x before it is compared: x itself, x / ‖x‖, or |x| / ‖x‖. A row of zeros stays one.
+RowScale = Literal["none", "unit", "magnitude"]
+
+# Pieces of a pass: small pictures are put together until there are so many rows.
+ROWS_AT_ONCE = 2**14
+
+# Starts over each time that it is called: pieces (M, d), as arrays or scipy.sparse matrices in CSR form.
+Pieces = Callable[[], Iterable[Any]]
+
+
+def scaled(rows: Any, scale: RowScale) -> Any:  # (M, d) -> (M, d), of the same kind
+    """Rows as they are compared.
+
+    Raises:
+        ValueError: scale is none of `RowScale`.
+    """
+    if scale not in get_args(RowScale):
+        raise ValueError(f"scaled: scale must be one of {get_args(RowScale)}, got {scale!r}")
+    if scale == "none":
+        return rows
+    return normalize(abs(rows) if scale == "magnitude" else rows)
+
+
+def stacked(parts: list[Any]) -> Any:
+    """Matrices below each other."""
+    return sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
+
+
+def dense(rows: Any) -> np.ndarray:
+    """An array, of either kind of matrix."""
+    return rows.toarray() if sparse.issparse(rows) else rows
+
+
+class CodePieces:
+    """The codes of a file as pieces of about `ROWS_AT_ONCE` rows, in the file's order.
+
+    A call starts over, and raises UsageError at codes that are not finite; it names their picture.
+    """
+
+    def __init__(self, file: CodeFile) -> None:
+        self._file = file
+
+    def __call__(self) -> Iterator[Any]:
+        waiting: list[SparseCodes] = []
+        for coded in self._file:
+            check_finite(coded.name, coded.codes)
+            waiting.append(coded.codes)
+            if sum(len(codes.counts) for codes in waiting) >= ROWS_AT_ONCE:
+                yield stacked([codes.csr() for codes in waiting])
+                waiting = []
+        if waiting:
+            yield stacked([codes.csr() for codes in waiting])

@@ -1,0 +1,166 @@
+"""A vector for a picture of any size: what its cells hold, pooled."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch.nn.functional as F
+
+from scvae_fast.codes.coding import BATCH_SIZE
+from scvae_fast.data.stream import NamedPicture
+from scvae_fast.models import SCVAE
+from scvae_fast.models.speed import Speed
+from scvae_fast.tasks.cells import CellKind, PictureCells, cells_of
+
+# What a descriptor is made of: the cells of a picture, or the picture itself, made small.
+DescriptorKind = Literal[CellKind, "thumbnail"]
+Pooling = Literal["mean", "max", "signs", "use"]
+
+# Side of a thumbnail; scikit-learn's digits have as many pixels.
+_THUMBNAIL = 8
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """How a vector is made of a picture.
+
+    Args:
+        kind: "codes" (K), "latents" (n), "pixels" (of a cell, 3·stride²) and "colour" (their mean, 3) are pooled over
+            cells, see `cells_of`; "thumbnail" is the picture itself made 8 x 8 pixels, and nothing is pooled.
+        pooling: "mean"; "max" of absolute values; "signs", the mean of positive and the mean of negative entries, one
+            after the other; "use", the share of cells in which an entry is not zero (codes).
+        grid: 1 pools over the whole picture; 2 also over each of its quarters, a spatial pyramid of two levels
+            (Lazebnik, Schmid and Ponce 2006).
+
+    Of codes and latents, `describe` takes the signed square root of what was pooled, so that the few features that are
+    in use everywhere don't drown the others (the power normalisation of Fisher vectors: Perronnin, Sánchez and Mensink
+    2010). Of pixels it doesn't: there it did harm.
+
+    Raises:
+        ValueError: kind, pooling or grid is none of these, or "use" is to be made of what is never zero.
+    """
+
+    kind: DescriptorKind = "codes"
+    pooling: Pooling = "signs"
+    grid: int = 1
+
+    def __post_init__(self) -> None:
+        kinds = (*get_args(CellKind), "thumbnail")
+        _require(self.kind in kinds, "kind", f"one of {', '.join(kinds)}", self.kind)
+        _require(self.pooling in get_args(Pooling), "pooling", f"one of {', '.join(get_args(Pooling))}", self.pooling)
+        _require(self.grid in (1, 2), "grid", "1 or 2", self.grid)
+        _require(self.pooling != "use" or self.kind == "codes", "pooling", 'another than "use" for dense rows', "use")
+
+    @classmethod
+    def parse(cls, text: str) -> "Descriptor":
+        """KIND, KIND:POOLING or KIND:POOLING:GRID, as in "codes:signs:2".
+
+        Raises:
+            ValueError: as the class, or there are more parts.
+        """
+        kind, *rest = text.split(":")
+        _require(len(rest) < 3 and (len(rest) < 2 or rest[1].isdecimal()), "text", "KIND[:POOLING[:GRID]]", text)
+        return cls(kind, *(rest[:1] or ()), *(int(grid) for grid in rest[1:]))  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "thumbnail" else f"{self.kind}:{self.pooling}:{self.grid}"
+
+
+class Described(NamedTuple):
+    """Pictures as rows of a matrix, one matrix for each descriptor; all in the same order."""
+
+    names: list[str]
+    rows: dict[Descriptor, np.ndarray]  # (N, d) float32 each
+
+
+def describe(
+    model: SCVAE,
+    pictures: Iterable[NamedPicture],
+    descriptors: Sequence[Descriptor],
+    *,
+    batch_size: int = BATCH_SIZE,
+    speed: Speed | None = None,
+) -> Described:
+    """The descriptors of pictures of any sizes; pictures are read once for each kind of rows.
+
+    Args:
+        model: in evaluation mode, on any device.
+        pictures: (3, H, W) each, to iterate over several times.
+        descriptors: what is wanted.
+        batch_size: see `cells_of`.
+        speed: see `cells_of`.
+
+    Raises:
+        UsageError: as `cells_of`.
+    """
+    names: list[str] = []
+    rows: dict[Descriptor, list[np.ndarray]] = {descriptor: [] for descriptor in descriptors}
+    for kind in dict.fromkeys(descriptor.kind for descriptor in descriptors):
+        own = [descriptor for descriptor in rows if descriptor.kind == kind]
+        names = []
+        if kind == "thumbnail":
+            for named in pictures:
+                names.append(named.name)
+                rows[own[0]].append(thumbnail(named))
+            continue
+        for cells in cells_of(model, pictures, kind, batch_size=batch_size, speed=speed):
+            names.append(cells.name)
+            for descriptor in own:
+                vector = pool(cells, descriptor.pooling, descriptor.grid)
+                rows[descriptor].append(_signed_root(vector) if kind in ("codes", "latents") else vector)
+    return Described(names, {each: np.array(vectors) for each, vectors in rows.items()})
+
+
+def thumbnail(named: NamedPicture) -> np.ndarray:  # -> (3 · 8 · 8,) float32
+    """The picture made 8 x 8 pixels: the means of its parts."""
+    return F.adaptive_avg_pool2d(named.picture.cpu(), _THUMBNAIL).flatten().numpy()
+
+
+def pool(cells: PictureCells, pooling: Pooling, grid: int) -> np.ndarray:
+    """The vector of a picture, see `Descriptor`.
+
+    Args:
+        cells: (h·w, d) rows, sparse or not.
+        pooling: how a region's rows become one.
+        grid: 1, or 2 for the quarters as well; of an odd number of rows or columns, two quarters share the middle one.
+
+    Returns:
+        float32, (d,), of "signs" (2d,); with grid 2 five times that: of the picture, and its quarters row by row.
+    """
+    regions = _regions(*cells.grid, grid)
+    return np.concatenate([_pooled(cells.rows[region], pooling) for region in regions]).astype(np.float32, copy=False)
+
+
+def _pooled(rows: Any, pooling: Pooling) -> np.ndarray:  # (m, d) -> (d,), of "signs" (2d,)
+    if pooling == "mean":
+        return _dense(rows.mean(axis=0))
+    if pooling == "max":
+        return _dense(abs(rows).max(axis=0))
+    if pooling == "use":
+        return _dense((rows != 0).mean(axis=0))
+    mean, size = _dense(rows.mean(axis=0)), _dense(abs(rows).mean(axis=0))
+    return np.concatenate([(size + mean) / 2, (size - mean) / 2])
+
+
+def _dense(vector: Any) -> np.ndarray:
+    return np.asarray(vector.toarray() if hasattr(vector, "toarray") else vector).ravel()
+
+
+def _signed_root(vector: np.ndarray) -> np.ndarray:
+    return np.sign(vector) * np.sqrt(np.abs(vector))
+
+
+def _regions(h: int, w: int, grid: int) -> list[np.ndarray]:
+    """The indices of cells in the picture, and in each of its quarters."""
+    index = np.arange(h * w).reshape(h, w)
+    regions = [index.ravel()]
+    if grid == 2:
+        bands = [[slice(0, -(-side // 2)), slice(side // 2, side)] for side in (h, w)]
+        regions += [index[rows, columns].ravel() for rows in bands[0] for columns in bands[1]]
+    return regions
+
+
+def _require(condition: bool, name: str, expected: str, value: object) -> None:
+    if not condition:
+        raise ValueError(f"Descriptor: {name} must be {expected}, got {value!r}")

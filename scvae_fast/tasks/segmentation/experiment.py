@@ -1,0 +1,100 @@
+"""Ways to segment, compared: each fitted, mapped and scored in the same manner."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from scvae_fast.data.masks import MaskedPicture, MaskedPictures
+from scvae_fast.data.stream import NamedPicture
+from scvae_fast.models import SCVAE
+from scvae_fast.tasks.segmentation.features import Feature, FeatureSettings
+from scvae_fast.tasks.segmentation.scores import confusion, match, matched, rate
+from scvae_fast.tasks.segmentation.segmenter import Classifier, MapSettings, Segmenter, fit_classes, fit_clusters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to segment.
+
+    Args:
+        features: how cells are described.
+        maps: how scores of cells become labels of pixels.
+        clusters: how many, where no masks are learned from; None: as many as there are classes.
+        classifier: what learns from masks.
+    """
+
+    features: FeatureSettings
+    maps: MapSettings
+    clusters: int | None = None
+    classifier: Classifier = "logistic"
+
+    def of(self, feature: Feature, seed: int, *, plain: bool) -> "Method":
+        """The same way with another feature and seed; plain: each cell by its row alone, no words, no smoothing."""
+        features = replace(self.features, feature=feature, seed=seed)
+        if not plain:
+            return replace(self, features=features)
+        return replace(self, features=replace(features, words=0, pool=0.0), maps=MapSettings(shifts=1, smooth=0.0))
+
+
+class Task(NamedTuple):
+    """Pictures to segment, and what may be learned from."""
+
+    pictures: MaskedPictures
+    scored: Sequence[int]  # which of them
+    labelled: Sequence[MaskedPicture]  # their masks are learned from; none: clusters
+    fitted: Sequence[int]  # which of the pictures clusters are found in
+
+
+class Segmented(NamedTuple):
+    """A picture, and the class that was found for each pixel."""
+
+    picture: MaskedPicture
+    classes: np.ndarray  # (H, W) uint8
+
+
+def run(model: SCVAE, task: Task, method: Method, keep: Callable[[Segmented], object] | None = None) -> dict[str, Any]:
+    """Fit a method, segment the scored pictures one by one, and rate it.
+
+    Clusters are given their classes by the masks of all scored pictures together, see `match`: the rating is that of
+    the best naming, as is usual for segmentation without labels.
+
+    Args:
+        model: in evaluation mode.
+        task: see there.
+        method: see there.
+        keep: gets each picture with the classes found. Clusters get their names last: till then they are in a temporary
+            file, and pictures are read again.
+
+    Returns:
+        As `rate`, and "classes_of_clusters".
+    """
+    segmenter, n_classes = _fit(model, task, method), len(task.pictures.classes)
+    n_labels, learned = segmenter.head.n_labels, bool(task.labelled)
+    counts = np.zeros((n_classes, n_labels), np.int64)
+    with tempfile.TemporaryFile() as unnamed:
+        for index in task.scored:
+            picture = task.pictures[index]
+            labels = segmenter(picture.picture)
+            counts += confusion(picture.mask, labels, n_classes, n_labels)
+            if keep and learned:
+                keep(Segmented(picture, labels.astype(np.uint8)))
+            elif keep:
+                np.save(unnamed, labels.astype(np.min_scalar_type(n_labels)))
+        names = np.arange(n_classes) if learned else match(counts)
+        if keep and not learned:
+            unnamed.seek(0)
+            for index in task.scored:
+                keep(Segmented(task.pictures[index], names[np.load(unnamed)].astype(np.uint8)))
+    return rate(matched(counts, names)) | {"classes_of_clusters": None if learned else names.tolist()}
+
+
+def _fit(model: SCVAE, task: Task, method: Method) -> Segmenter:
+    n_classes = len(task.pictures.classes)
+    if task.labelled:
+        return fit_classes(model, task.labelled, n_classes, method.features, method.maps, method.classifier)
+    pictures = [task.pictures[index] for index in task.fitted]
+    named = [NamedPicture(each.name, each.picture) for each in pictures]
+    return fit_clusters(model, named, method.clusters or n_classes, method.features, method.maps)

@@ -1,0 +1,103 @@
+"""What describes a cell: its row, or a histogram of the words around it."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from scvae_fast.data.stream import NamedPicture
+from scvae_fast.models import SCVAE
+from scvae_fast.tasks.cells import PictureCells, cells_of
+from scvae_fast.tasks.clustering.kmeans import KMeansSettings, assigned, fit_kmeans, sample_rows
+from scvae_fast.tasks.clustering.rows import RowScale, dense, scaled
+
+try:
+    from scipy.ndimage import gaussian_filter
+except ImportError as error:
+    raise ImportError('scvae_fast.tasks.segmentation needs SciPy: pip install "scvae_fast[train]"') from error
+
+# As `CellKind`, and "centred": the pixels of a cell less their mean.
+Feature = Literal["codes", "latents", "pixels", "centred", "colour"]
+FEATURES: tuple[Feature, ...] = get_args(Feature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSettings:
+    """How cells are described.
+
+    Args:
+        feature: what stands for a cell.
+        words: so many clusters of the rows, scaled to unit length (but colours, which are then all the same for grey
+            pictures), are words; a cell is described by the histogram of words around it, with square roots
+            (Hellinger). 0 leaves rows as they are.
+        pool: standard deviation, in cells, of the Gaussian window that looks around a cell; 0 looks at it alone.
+        seed: of the words.
+
+    Raises:
+        ValueError: one is out of its range.
+    """
+
+    feature: Feature = "codes"
+    words: int = 256
+    pool: float = 1.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.feature not in FEATURES:
+            raise ValueError(f"FeatureSettings: feature must be one of {FEATURES}, got {self.feature!r}")
+        for name in ("words", "pool", "seed"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"FeatureSettings: {name} must be 0 or more, got {getattr(self, name)!r}")
+
+
+def feature_cells(model: SCVAE, pictures: Iterable[NamedPicture], feature: Feature) -> Iterator[PictureCells]:
+    """As `cells_of`, of a feature."""
+    for cells in cells_of(model, pictures, "pixels" if feature == "centred" else feature):
+        if feature == "centred":
+            channels = cells.rows.reshape(len(cells.rows), 3, -1)
+            cells = cells._replace(rows=(channels - channels.mean(2, keepdims=True)).reshape(cells.rows.shape))
+        yield cells
+
+
+class Describer:
+    """Describes cells, with words found in some of them.
+
+    Local histograms of vector-quantised patches are textons: M. Varma and A. Zisserman, "A statistical approach to
+    texture classification from single images", IJCV 2005.
+
+    Args:
+        settings: see there.
+        rows: matrices of rows to find words in; a sample of them counts.
+
+    Raises:
+        UsageError: fewer rows differ than there are words.
+    """
+
+    def __init__(self, settings: FeatureSettings, rows: list[Any]) -> None:
+        self.settings = settings
+        self._words: np.ndarray | None = None
+        self._scale: RowScale = "none" if settings.feature == "colour" else "unit"
+        if settings.words:
+            found = KMeansSettings(scale=self._scale, seed=settings.seed, starts=1, sample=_SAMPLE, passes=0)
+            sample, _ = sample_rows(lambda: rows, _SAMPLE, settings.seed)
+            (fit,) = fit_kmeans(lambda: [sample], [settings.words], found)
+            self._words = fit.centres
+
+    def __call__(self, cells: PictureCells) -> np.ndarray:  # -> (h·w, d)
+        """The descriptions of the cells of a picture."""
+        if self._words is None:
+            rows = dense(cells.rows) if not self.settings.pool else dense(scaled(cells.rows, self._scale))
+            return self._pooled(rows, cells.grid)
+        pieces = assigned(lambda: [cells.rows], self._words, self._scale)
+        words = np.concatenate([piece.labels for piece in pieces])
+        return np.sqrt(self._pooled(np.eye(len(self._words), dtype=np.float32)[words], cells.grid).clip(0))
+
+    def _pooled(self, rows: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+        if not self.settings.pool:
+            return rows
+        sigma = (self.settings.pool, self.settings.pool, 0)
+        return gaussian_filter(rows.reshape(*grid, -1), sigma, mode="nearest").reshape(rows.shape)
+
+
+_SAMPLE = 2**14

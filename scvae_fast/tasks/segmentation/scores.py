@@ -1,0 +1,63 @@
+"""How well segmentations agree with masks: counts of pixels, classes for clusters, IoU, Dice, accuracy."""
+
+from typing import Any
+
+import numpy as np
+
+from scvae_fast.data.masks import IGNORED
+
+try:
+    from scipy.optimize import linear_sum_assignment
+except ImportError as error:
+    raise ImportError('scvae_fast.tasks.segmentation needs SciPy: pip install "scvae_fast[train]"') from error
+
+
+def confusion(mask: np.ndarray, labels: np.ndarray, n_classes: int, n_labels: int) -> np.ndarray:
+    """Pixels of each class (rows) with each label (columns), (n_classes, n_labels) int64; IGNORED ones don't count.
+
+    Raises:
+        ValueError: mask and labels are of different shapes.
+    """
+    if mask.shape != labels.shape:
+        raise ValueError(f"confusion: labels must be {mask.shape} as the mask, got {labels.shape}")
+    counted = mask != IGNORED
+    pairs = mask[counted].astype(np.int64) * n_labels + labels[counted]
+    return np.bincount(pairs, minlength=n_classes * n_labels).reshape(n_classes, n_labels)
+
+
+def match(counts: np.ndarray) -> np.ndarray:  # (n_classes, n_labels) -> (n_labels,)
+    """A class for each label, so that most pixels agree.
+
+    Of labels and classes, pairs are chosen by the Hungarian method (Kuhn 1955); labels that are left over, where there
+    are more of them than classes, go to the class that they overlap most.
+    """
+    classes = counts.argmax(0)
+    rows, columns = linear_sum_assignment(counts, maximize=True)
+    classes[columns] = rows
+    return classes
+
+
+def matched(counts: np.ndarray, classes: np.ndarray) -> np.ndarray:  # -> (n_classes, n_classes)
+    """Counts of pixels when label l is called classes[l]."""
+    named = np.zeros((len(counts), len(counts)), counts.dtype)
+    np.add.at(named.T, classes, counts.T)
+    return named
+
+
+def rate(counts: np.ndarray) -> dict[str, Any]:  # (C, C), true classes in rows
+    """IoU and Dice of each class, their means, and the share of pixels that are right.
+
+    A class that is neither in masks nor in segmentations has neither (None), and is not in the means.
+    """
+    right, true, found = np.diag(counts).astype(float), counts.sum(1), counts.sum(0)
+    union = true + found - right
+    with np.errstate(invalid="ignore"):
+        iou, dice = right / union, 2 * right / (true + found)
+    there = union > 0
+    return {
+        "miou": float(iou[there].mean()) if there.any() else None,
+        "dice": float(dice[there].mean()) if there.any() else None,
+        "accuracy": float(right.sum() / counts.sum()) if counts.sum() else None,
+        "iou_of_classes": [float(value) if defined else None for value, defined in zip(iou, there, strict=True)],
+        "dice_of_classes": [float(value) if defined else None for value, defined in zip(dice, there, strict=True)],
+    }

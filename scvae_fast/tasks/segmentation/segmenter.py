@@ -1,0 +1,196 @@
+"""Segmentation of pictures by their cells: by clusters, or by a classifier that saw a few masks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from scvae_fast.data.masks import IGNORED, MaskedPicture
+from scvae_fast.data.stream import NamedPicture
+from scvae_fast.errors import UsageError
+from scvae_fast.models import SCVAE
+from scvae_fast.tasks.clustering.kmeans import KMeansSettings, fit_kmeans
+from scvae_fast.tasks.segmentation.features import Describer, FeatureSettings, feature_cells
+
+try:
+    from skimage.restoration import denoise_tv_chambolle
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics.pairwise import euclidean_distances
+except ImportError as error:
+    raise ImportError('scvae_fast.tasks.segmentation needs scikit-learn: pip install "scvae_fast[train]"') from error
+
+Classifier = Literal["logistic", "centres"]
+
+# A cell has a class for training if so much of it has.
+_MAJORITY = 0.75
+
+
+class Head(Protocol):
+    """Scores of labels for descriptions of cells."""
+
+    n_labels: int
+
+    def __call__(self, described: np.ndarray) -> np.ndarray:
+        """Shares (M, n_labels), which add up to 1, for descriptions (M, d)."""
+
+
+class Centres:
+    """Label l where centre l is nearest; scores are a softmax of −d² / the mean d² of a cell to its nearest centre.
+
+    Args:
+        centres: (n_labels, d).
+        described: (M, d), whose mean distance sets the scale.
+    """
+
+    def __init__(self, centres: np.ndarray, described: np.ndarray) -> None:
+        self.n_labels, self._centres = len(centres), centres
+        self._scale = max(float(euclidean_distances(described, centres, squared=True).min(1).mean()), 1e-12)
+
+    def __call__(self, described: np.ndarray) -> np.ndarray:
+        """See `Head`."""
+        distances = euclidean_distances(described, self._centres, squared=True) / self._scale
+        shares = np.exp(distances.min(1, keepdims=True) - distances)
+        return shares / shares.sum(1, keepdims=True)
+
+
+class Classes:
+    """Multinomial logistic regression on the descriptions of labelled cells."""
+
+    def __init__(self, described: np.ndarray, classes: np.ndarray, n_classes: int, seed: int) -> None:
+        self.n_labels = n_classes
+        self._model = LogisticRegression(max_iter=2000, random_state=seed).fit(described, classes)
+
+    def __call__(self, described: np.ndarray) -> np.ndarray:
+        """See `Head`; a class that no labelled cell had gets 0."""
+        shares = np.zeros((len(described), self.n_labels))
+        shares[:, self._model.classes_] = self._model.predict_proba(described)
+        return shares
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapSettings:
+    """How scores of cells become labels of pixels.
+
+    Args:
+        shifts: cells are laid over a picture at so many offsets in each direction, and their maps averaged.
+        smooth: weight of the total variation that smooths the scores (Chambolle 2004, scikit-image's); 0: none.
+
+    Raises:
+        ValueError: one is out of its range.
+    """
+
+    shifts: int = 2
+    smooth: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.shifts < 1:
+            raise ValueError(f"MapSettings: shifts must be 1 or more, got {self.shifts}")
+        if not 0 <= self.smooth < float("inf"):
+            raise ValueError(f"MapSettings: smooth must be 0 or more, got {self.smooth}")
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """Labels the pixels of pictures.
+
+    Args:
+        model: whose cells are described.
+        describer: how.
+        head: which label a description speaks for.
+        maps: how that becomes a map.
+    """
+
+    model: SCVAE
+    describer: Describer
+    head: Head
+    maps: MapSettings
+
+    def scores(self, picture: Tensor) -> np.ndarray:  # (3, H, W) -> (H, W, n_labels)
+        """Shares of the labels at every pixel, averaged over the shifts and smoothed."""
+        stride, (height, width) = self.model.config.stride, picture.shape[1:]
+        offsets = sorted({stride * i // self.maps.shifts for i in range(self.maps.shifts)})
+        total = np.zeros((height, width, self.head.n_labels))
+        for top in offsets:
+            for left in offsets:
+                shifted = F.pad(picture[None], (left, 0, top, 0), mode="replicate")[0]
+                feature = self.describer.settings.feature
+                (cells,) = feature_cells(self.model, [NamedPicture("the picture", shifted)], feature)
+                shares = self.head(self.describer(cells)).reshape(*cells.grid, -1)
+                pixels = shares.repeat(stride, 0).repeat(stride, 1)
+                total += pixels[top : top + height, left : left + width]
+        total /= len(offsets) ** 2
+        return denoise_tv_chambolle(total, self.maps.smooth, channel_axis=-1) if self.maps.smooth else total
+
+    def __call__(self, picture: Tensor) -> np.ndarray:  # (3, H, W) -> (H, W) int64
+        """The label of every pixel."""
+        return self.scores(picture).argmax(2)
+
+
+def fit_clusters(
+    model: SCVAE, pictures: Sequence[NamedPicture], clusters: int, features: FeatureSettings, maps: MapSettings
+) -> Segmenter:
+    """A segmenter whose labels are the clusters of the cells of pictures; no mask is looked at.
+
+    Raises:
+        UsageError: there are fewer cells than clusters or words, or fewer that differ.
+    """
+    cells = list(feature_cells(model, pictures, features.feature))
+    describer = Describer(features, [each.rows for each in cells])
+    described = np.concatenate([describer(each) for each in cells])
+    settings = KMeansSettings(scale="none", seed=features.seed, starts=10)
+    (fit,) = fit_kmeans(lambda: [described], [clusters], settings)
+    return Segmenter(model, describer, Centres(fit.centres, described), maps)
+
+
+def fit_classes(
+    model: SCVAE,
+    labelled: Sequence[MaskedPicture],
+    n_classes: int,
+    features: FeatureSettings,
+    maps: MapSettings,
+    classifier: Classifier = "logistic",
+) -> Segmenter:
+    """A segmenter whose labels are classes, learned from the cells of pictures with masks.
+
+    A cell takes part if three quarters of its pixels are of one class.
+
+    Args:
+        model: whose cells are described.
+        labelled: the pictures, all of which also give the words.
+        n_classes: C.
+        features: how cells are described.
+        maps: how scores become maps.
+        classifier: "logistic" regression, or the nearest of the "centres" (means) of the classes.
+
+    Raises:
+        ValueError: classifier is neither.
+        UsageError: their cells have fewer than two classes.
+    """
+    if classifier not in get_args(Classifier):
+        raise ValueError(f"fit_classes: classifier must be one of {get_args(Classifier)}, got {classifier!r}")
+    pictures = [NamedPicture(each.name, each.picture) for each in labelled]
+    cells = list(feature_cells(model, pictures, features.feature))
+    describer = Describer(features, [each.rows for each in cells])
+    classes = np.concatenate([cell_classes(each.mask, model.config.stride, n_classes) for each in labelled])
+    described = np.concatenate([describer(each) for each in cells])[classes != IGNORED]
+    classes = classes[classes != IGNORED]
+    found = np.unique(classes)
+    if len(found) < 2:
+        raise UsageError(f"the labelled pictures have cells of {len(found)} classes, it takes 2: label more pictures")
+    if classifier == "logistic":
+        return Segmenter(model, describer, Classes(described, classes, n_classes, features.seed), maps)
+    far = np.full((n_classes, described.shape[1]), 1e6)  # a class without cells is never the nearest
+    far[found] = [described[classes == one].mean(0) for one in found]
+    return Segmenter(model, describer, Centres(far, described), maps)
+
+
+def cell_classes(mask: np.ndarray, stride: int, n_classes: int) -> np.ndarray:  # (H, W) -> (h·w,)
+    """The class of each cell, IGNORED where less than three quarters of its pixels are of one."""
+    missing = [(0, -side % stride) for side in mask.shape]
+    padded = np.pad(mask, missing, mode="edge")
+    blocks = padded.reshape(padded.shape[0] // stride, stride, -1, stride).swapaxes(1, 2).reshape(-1, stride**2)
+    shares = np.stack([(blocks == one).mean(1) for one in range(n_classes)], 1)
+    return np.where(shares.max(1) >= _MAJORITY, shares.argmax(1), IGNORED)

@@ -1,0 +1,153 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import scene
+from trees import write_imagenet, write_pictures
+
+from scvae_fast import cli
+from scvae_fast.commands._recognition import LabelledData
+from scvae_fast.commands.probe import probe_checkpoint
+from scvae_fast.commands.retrieve import retrieve_checkpoint
+from scvae_fast.data import load_picture, save_picture
+from scvae_fast.errors import UsageError
+
+SOME = ["codes:signs:1", "latents:mean:2", "thumbnail"]
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two colours, noisy."""
+    folder, generator = tmp_path_factory.mktemp("classes"), torch.Generator().manual_seed(0)
+    for kind, colour in {"red": (0.6, -0.6, -0.6), "blue": (-0.6, -0.6, 0.6)}.items():
+        for index in range(8):
+            noise = 0.2 * torch.randn(3, 20, 24, generator=generator)
+            save_picture(folder / kind / f"{index}.png", torch.tensor(colour)[:, None, None] + noise)
+    return folder
+
+
+def test_probe_from_the_command_line(
+    checkpoint: Path, classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["probe", "--checkpoint", str(checkpoint), "--data", str(classes), "--repeats", "2", "--device", "cpu"]
+    assert cli.main([*command, "--descriptors", *SOME, "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert content["classes"] == ["blue", "red"]
+    assert list(content["descriptors"]) == SOME
+    thumbnail = content["descriptors"]["thumbnail"]
+    assert thumbnail["accuracies"] == [1.0, 1.0]
+    assert thumbnail["accuracy"] == 1
+    assert (content["n_train"], content["n_test"]) == ([12, 12], [4, 4])
+    assert content["share_of_largest_class"] == 0.5
+    table = (tmp_path / "metrics.md").read_text()
+    assert "| thumbnail      |       192 | 100.0 ± 0.0 % |" in table
+    assert table in capsys.readouterr().out
+
+
+def test_retrieve_from_the_command_line(checkpoint: Path, classes: Path, tmp_path: Path) -> None:
+    command = ["retrieve", "--checkpoint", str(checkpoint), "--data", str(classes), "--k", "7"]
+    assert cli.main([*command, "--descriptors", *SOME, "--resize", "none", "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert content["descriptors"]["thumbnail"] == {
+        "dimension": 192,
+        "precision@1": 1.0,
+        "precision@7": 1.0,
+        "mAP": pytest.approx(1.0),
+        "n_queries": 16,
+    }
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "metrics.md", "neighbours.png"}
+    assert load_picture(tmp_path / "neighbours.png").std() > 0.05
+
+
+def test_queries_find_their_own_class_and_themselves(checkpoint: Path, classes: Path, tmp_path: Path) -> None:
+    queries = [classes / "red" / "3.png", classes / "blue" / "0.png"]
+    content = retrieve_checkpoint(checkpoint, LabelledData(classes), tmp_path, queries=queries, descriptors=SOME, k=3)
+    for query in queries:
+        found = content["neighbours"][str(query)]
+        assert all(found[each][0]["name"] == f"{query.parent.name}/{query.name}" for each in SOME)
+        assert found["codes:signs:1"][0]["similarity"] == pytest.approx(1, abs=1e-5)
+        assert {each["name"].split("/")[0] for each in found["thumbnail"]} == {query.parent.name}
+
+
+def test_a_query_among_pictures_without_classes(checkpoint: Path, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "flat", ["a.png", "b.png", "c.png"])
+    save_picture(tmp_path / "q.png", scene(30, 20))
+    content = retrieve_checkpoint(
+        checkpoint, LabelledData(tmp_path / "flat"), tmp_path / "out", queries=[tmp_path / "q.png"], k=3
+    )
+    (found,) = content["neighbours"].values()
+    assert sorted(each["name"] for each in found["codes:signs:1"]) == ["a.png", "b.png", "c.png"]
+
+
+def test_data_in_two_parts(checkpoint: Path, tmp_path: Path) -> None:
+    data = LabelledData(write_imagenet(tmp_path / "data", training=4, validation=2))
+    content = probe_checkpoint(checkpoint, data, tmp_path / "probe", descriptors=["thumbnail"], repeats=1)
+    assert (content["n_train"], content["n_test"]) == ([8], [4])
+    content = retrieve_checkpoint(checkpoint, data, tmp_path / "retrieve", descriptors=["thumbnail"], k=8)
+    assert content["descriptors"]["thumbnail"]["n_queries"] == 4
+    assert content["descriptors"]["thumbnail"]["precision@8"] == pytest.approx(0.5)
+
+
+def test_patches_are_asked_for_both_ways(checkpoint: Path, tmp_path: Path) -> None:
+    data = LabelledData("patches", per_class=1)
+    content = retrieve_checkpoint(checkpoint, data, tmp_path, descriptors=["colour:mean"], k=2)
+    rating = content["descriptors"]["colour:mean:1"]
+    assert rating["n_queries"] == 40
+    assert 0.05 < rating["precision@1"] < 1, "one picture of twenty is right by chance"
+
+
+def test_a_picture_that_can_not_be_read(
+    checkpoint: Path, classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pictures(tmp_path / "data", [f"{kind}/{i}.png" for kind in "ab" for i in range(6)])
+    (tmp_path / "data" / "b" / "3.png").write_text("no picture")
+    content = probe_checkpoint(
+        checkpoint, LabelledData(tmp_path / "data"), tmp_path / "out", descriptors=SOME, repeats=1
+    )
+    assert content["n_pictures"] == 11
+    assert content["n_train"][0] + content["n_test"][0] == 11
+    assert "3.png" in capsys.readouterr().err
+    assert np.isfinite(content["descriptors"]["thumbnail"]["accuracy"])
+
+
+def test_errors_come_before_the_work_and_leave_older_results(
+    checkpoint: Path, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "metrics.json").write_text("older")
+    write_pictures(tmp_path / "one", ["a/x.png", "a/y.png"])
+    write_pictures(tmp_path / "flat", ["x.png", "y.png"])
+    (tmp_path / "empty").mkdir()
+
+    def work(*arguments: object, **options: object) -> None:
+        raise AssertionError("pictures were described")
+
+    monkeypatch.setattr("scvae_fast.commands.probe.describe", work)
+    monkeypatch.setattr("scvae_fast.commands.retrieve.describe", work)
+    wrong = {
+        ("probe", "one"): "two classes or more, got 1",
+        ("probe", "classes", "--folds", "7"): "as there are folds, 7; class 0 leaves 6",
+        ("probe", "classes", "--folds", "1"): "folds must be 2 or more",
+        ("probe", "classes", "--seed", "-1"): "seed must be 0 or more",
+        ("probe", "flat"): "must have a folder for each class",
+        ("probe", "empty"): "no pictures in this folder",
+        ("probe", "classes", "--descriptors", "edges"): "kind must be one of",
+        ("retrieve", "one"): "two classes or more, got 1",
+        ("retrieve", "classes", "--k", "16"): "--k must be at most 15",
+        ("retrieve", "flat", "--k", "3", "--query", str(classes / "red" / "0.png")): "--k must be at most 2",
+        ("retrieve", "flat", "--query", str(tmp_path / "missing.png")): "missing.png: no such file",
+        ("retrieve", "empty", "--query", str(classes / "red" / "0.png")): "no pictures in this folder",
+        ("retrieve", "classes", "--seed", "-1"): "--seed must be 0 or more",
+    }
+    for (command, data, *options), message in wrong.items():
+        folder = classes if data == "classes" else tmp_path / data
+        common = ["--checkpoint", str(checkpoint), "--data", str(folder), "--out", str(out)]
+        assert cli.main([command, *common, *options]) == cli.FAILED
+        assert message in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["metrics.json"]
+    assert (out / "metrics.json").read_text() == "older"
+    with pytest.raises(UsageError, match=r"--out .* can't be written to"):
+        probe_checkpoint(checkpoint, LabelledData(classes), out / "metrics.json")

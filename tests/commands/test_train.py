@@ -1,0 +1,279 @@
+"""`scvae-fast train`, mostly as a process of its own: killed, stopped, in two processes, and with wrong arguments."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from pictures import TINY
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from scvae_fast import cli
+from scvae_fast.commands import train as run
+from scvae_fast.commands.train import train
+from scvae_fast.errors import UsageError
+from scvae_fast.models import SCVAE, SCVAEConfig
+from scvae_fast.models.loading import load_model
+
+CONFIG = {
+    "seed_everything": 0,
+    "ema": 0.9,
+    "checkpoint_minutes": 1e-9,  # after every step
+    "model": {
+        "network": {name: list(v) if isinstance(v, tuple) else v for name, v in TINY.to_dict().items()},
+        "loss": {"code_weight": 6000.0},
+        "optimiser": {"learning_rate": 1e-3, "warm_up": 0.1, "last_learning_rate": 0.1},
+        "start": "linear",
+    },
+    "data": {"class_path": "Photographs", "init_args": {"resolution": 16, "samples": 60, "batch_size": 4}},
+    "trainer": {
+        "max_steps": 40,
+        "accelerator": "cpu",
+        "precision": "32-true",
+        "limit_val_batches": 2,
+        "log_every_n_steps": 1,
+        "gradient_clip_val": 1.0,
+    },
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(CONFIG), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Lightning's own warnings about small trainings are no errors here; seeds are given back."""
+    state = torch.random.get_rng_state()
+    yield
+    torch.random.set_rng_state(state)
+
+
+def command(config: Path, out: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "scvae_fast", "train", "--config", str(config), "--out", str(out), *options]
+
+
+def run_to_the_end(config: Path, out: Path, *options: str) -> str:
+    done = subprocess.run(
+        command(config, out, *options), capture_output=True, text=True, check=False, env=one_thread(), timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def one_thread() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def outcome(out: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    """What was logged, without times, and the weights that came of it."""
+    rows = json.loads((out / "training.json").read_text(encoding="utf-8"))["history"]
+    kept = [{k: v for k, v in row.items() if k not in ("seconds", "pictures_per_second")} for row in rows]
+    return kept, load_file(out / "model" / "model.safetensors")
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(1200):
+        if path.exists() or process.poll() is not None:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{path} has not appeared")
+
+
+def test_killed_again_and_again_it_gives_the_same_losses(config: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_to_the_end(config, whole)
+    dice, kills = random.Random(1), 0
+    while not (parts / "training.json").exists() and kills < 3:
+        process = subprocess.Popen(
+            command(config, parts, "--resume"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=one_thread(),
+        )
+        log = parts / "logs" / f"version_{kills}"
+        wait_for(log, process)
+        time.sleep(dice.uniform(0.1, 0.6))
+        if process.poll() is None:
+            kills += 1
+        process.kill()
+        process.communicate()
+    assert kills > 0
+    if not (parts / "training.json").exists():
+        run_to_the_end(config, parts, "--resume")
+    (losses, weights), (expected_losses, expected) = outcome(parts), outcome(whole)
+    assert losses == expected_losses
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_state_in_which_c_had_no_dimension_is_resumed(config: Path, tmp_path: Path) -> None:
+    """With the moments of the optimiser and the averaged weights, to the same losses."""
+    now, before = tmp_path / "now", tmp_path / "before"
+    run_to_the_end(config, now, "--trainer.max_steps", "6")
+    shutil.copytree(now, before)
+    state = torch.load(before / "last.ckpt", weights_only=False)
+    removed = []
+
+    def squeeze(tree: Any) -> Any:
+        if isinstance(tree, dict):
+            return type(tree)({key: squeeze(value) for key, value in tree.items()})
+        if isinstance(tree, list):
+            return [squeeze(value) for value in tree]
+        if isinstance(tree, torch.Tensor) and tree.shape == (1,):
+            removed.append(tree)
+            return tree.reshape(())
+        return tree
+
+    torch.save(squeeze(state), before / "last.ckpt")
+    assert len(removed) >= 4  # c, its average and its two moments
+    for out in (now, before):
+        (out / "training.json").unlink()
+        run_to_the_end(config, out, "--resume", "--trainer.max_steps", "12")
+    (losses, weights), (expected_losses, expected) = outcome(before), outcome(now)
+    assert losses == expected_losses
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_sigterm_saves_and_ends(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--checkpoint_minutes", "1000", "--trainer.max_steps", "100000")
+    process = subprocess.Popen(
+        command(config, out, *options), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=one_thread()
+    )
+    wait_for(out / "logs" / "csv", process)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    step = torch.load(out / "last.ckpt", weights_only=False)["global_step"]
+    assert f"keeps the state after step {step}: --resume goes on" in printed
+    assert not (out / "model").exists()
+
+
+def test_two_processes_give_the_losses_of_one(config: Path, tmp_path: Path) -> None:
+    run_to_the_end(config, tmp_path / "one")
+    two = ("--data.batch_size", "2", "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    run_to_the_end(config, tmp_path / "two", *two)
+    losses, weights = outcome(tmp_path / "two")
+    expected_losses, expected = outcome(tmp_path / "one")
+    assert len(losses) == len(expected_losses) == 2
+    for row, other in zip(losses, expected_losses, strict=True):
+        assert row == pytest.approx(other, rel=1e-4)
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-4)
+    assert json.loads((tmp_path / "two" / "training.json").read_text(encoding="utf-8"))["processes"] == 2
+
+
+def test_what_a_training_leaves(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    printed = run_to_the_end(config, out, "--trainer.max_steps", "16")
+    assert "16 steps in 0:" in printed
+    assert "scvae-fast evaluate" in printed
+    model = SCVAE.from_pretrained(out / "model")
+    assert model.config == TINY
+    for checkpoint in (out, out / "last.ckpt"):
+        weights = load_model(checkpoint).state_dict()
+        assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items()), checkpoint
+    assert "## Training" in (out / "model" / "README.md").read_text(encoding="utf-8")
+    saved = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+    assert saved["trainer"]["max_steps"] == 16
+    assert saved["model"]["loss"]["code_weight"] == 6000.0
+    record = json.loads((out / "training.json").read_text(encoding="utf-8"))
+    assert record["steps"] == 16
+    assert record["settings"]["model"]["network"]["n_atoms"] == TINY.n_atoms
+    assert {path.stem for path in (out / "pictures").iterdir()} == {"reconstructions", "alpha", "atoms", "supports"}
+    events = EventAccumulator(str(out / "logs" / "version_0")).Reload().Tags()
+    assert {f"pictures/{name}" for name in ("reconstructions", "alpha", "atoms", "supports")} <= set(events["images"])
+    assert {"codes/support", "codes/usage_of_atoms"} <= set(events["histograms"])
+    assert {"loss/total", "val/psnr"} <= set(events["scalars"])
+    header, *rows = (out / "logs" / "csv" / "version_0" / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    assert {"loss/total", "loss/image", "density", "psnr", "val/psnr"} <= set(header.split(","))
+    assert len(rows) >= 16
+
+
+@pytest.mark.usefixtures("quiet")
+class TestArguments:
+    """What is refused before any work, in this process."""
+
+    def test_unknown_keys(self, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = ["train", "--config", str(config), "--out", str(tmp_path / "out"), "--model.loss.from", "paper"]
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == 2
+        assert "model.loss.from" in capsys.readouterr().err
+        config.write_text(yaml.safe_dump({**CONFIG, "modle": {"a": 1}}), encoding="utf-8")
+        with pytest.raises(SystemExit):
+            cli.main(arguments[:-2])
+        assert "modle" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--ema", "1.5"], "ema must be a number between 0 and 1"),
+            (["--model.network.n_atoms", "0"], "SCVAEConfig: n_atoms must be a positive integer"),
+            (["--model.optimiser.learning_rate", "-1"], "OptimiserSettings: learning_rate must be a positive number"),
+            (["--model.network.norm_out", "true"], "needs a network with norm_out=False"),
+            (["--data.resolution", "17"], "resolution 17 of the data must be a multiple of the network's stride, 2"),
+        ],
+    )
+    def test_values_out_of_range(self, config: Path, tmp_path: Path, options: list[str], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            train(["--config", str(config), "--out", str(tmp_path / "out"), *options])
+        assert not (tmp_path / "out").exists()
+
+    def test_data_that_are_not_there(self, config: Path, tmp_path: Path) -> None:
+        folder = ["--data", "PictureFolder", "--data.root", str(tmp_path / "nothing"), "--data.resolution", "16"]
+        with pytest.raises(UsageError, match="nothing"):
+            train(["--config", str(config), "--out", str(tmp_path / "out"), *folder])
+        assert not (tmp_path / "out").exists()
+
+    def test_second_stage_without_its_weights(self, config: Path, tmp_path: Path) -> None:
+        options = ["--model.second_stage.perceptual_weights", str(tmp_path)]
+        with pytest.raises(UsageError, match=r"(?s)second_stage: LPIPS .*vgg16"):
+            train(["--config", str(config), "--out", str(tmp_path / "out"), *options])
+        assert not (tmp_path / "out").exists()
+
+    def test_folders_that_can_not_be_used(self, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(UsageError, match="can't be written to"):
+            train(["--config", str(config), "--out", str(tmp_path / "file")])
+        usage = shutil._ntuple_diskusage(2**30, 2**30, 1000)
+        monkeypatch.setattr(run.shutil, "disk_usage", lambda path: usage)
+        with pytest.raises(UsageError, match="0 MiB free, and checkpoints of this training need"):
+            train(["--config", str(config), "--out", str(tmp_path / "full")])
+
+    def test_a_training_is_not_overwritten(self, config: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        torch.save({"network": {**TINY.to_dict(), "n_atoms": 99}, "state_dict": {}}, out / "last.ckpt")
+        with pytest.raises(UsageError, match="holds a training already: --resume"):
+            train(["--config", str(config), "--out", str(out)])
+        with pytest.raises(UsageError, match="a training of another network: n_atoms differ"):
+            train(["--config", str(config), "--out", str(out), "--resume"])
+        (out / "last.ckpt").write_bytes(b"cut short")
+        with pytest.raises(UsageError, match=r"last\.ckpt can't be read as the state of a training"):
+            train(["--config", str(config), "--out", str(out), "--resume"])
+
+    def test_packaged_configurations_are_the_presets(self) -> None:
+        for name in ("ffhq256-16x16", "ffhq256-32x32", "imagenet256-16x16", "imagenet256-32x32", "pictures64"):
+            (path,) = run.with_packaged_configs(["--config", name])[1:]
+            assert run.with_packaged_configs([f"--config={name}"]) == [f"--config={path}"]
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            assert SCVAEConfig(**values["model"]["network"]) == SCVAEConfig.preset(name)
