@@ -15,12 +15,13 @@ SANITIZE = sanitize-none sanitize-address sanitize-thread
 SYSTEM_CMAKE := $(shell command -v cmake)
 CMAKE = $(or $(SYSTEM_CMAKE),$(BIN)/cmake)
 
-.PHONY: help demo test test-gpu sanitize $(SANITIZE) lint format bench doctor dist clean
+.PHONY: help demo test test-fast test-gpu sanitize $(SANITIZE) lint format bench doctor dist clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      train SC-VAE on real photographs and evaluate it, into $(OUT) (MINUTES=$(MINUTES))"
 	@echo "make test      set up and run the tests"
+	@echo "make test-fast those that need no compiler, browser or other process, in three minutes"
 	@echo "make test-gpu  build, test and benchmark on a machine with a GPU, into $(GPU_OUT)"
 	@echo "make sanitize  native tests of the CPU kernels: as they are, then with address, undefined and thread sanitizers"
 	@echo "make lint      style, types and formatting of Python and C++"
@@ -43,6 +44,10 @@ demo: $(VENV)/.train
 # Two at a time: most of them wait for one thread. The tests of a file stay together and share what they built.
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# What to run between two edits.
+test-fast: $(VENV)/.dev
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not nested and not compiles and not processes and not browser and not slow"
 
 test-gpu:
 	PYTHON=$(PYTHON) benchmarks/gpu.sh $(GPU_OUT)

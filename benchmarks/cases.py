@@ -63,7 +63,7 @@ class LassoCase(NamedTuple):
     rows: int = 1024
     side: int = 8  # a patch has side² pixels
     overcomplete: int = 4  # K / n
-    sparsity: float = 0.5  # λ, patches having a mean norm of √n
+    lmbda: float = 0.5  # λ, patches having a mean norm of √n
     dictionary: str = "dct"
     gap: float = 1e-3
 
@@ -71,7 +71,7 @@ class LassoCase(NamedTuple):
     def name(self) -> str:
         """What --case matches."""
         n, K = self.side**2, self.overcomplete * self.side**2
-        return f"lasso-{self.dictionary}-M{self.rows}-n{n}-K{K}-λ{self.sparsity:g}"
+        return f"lasso-{self.dictionary}-M{self.rows}-n{n}-K{K}-λ{self.lmbda:g}"
 
 
 class ModelCase(NamedTuple):

@@ -30,7 +30,7 @@ class Lasso(NamedTuple):
 
     x: torch.Tensor  # (M, n)
     D: torch.Tensor  # (n, K)
-    sparsity: float  # λ
+    lmbda: float  # λ
     c: float  # ‖D‖₂²
 
     @property
@@ -46,18 +46,18 @@ class Lasso(NamedTuple):
     @property
     def theta(self) -> float:
         """The threshold λ/c."""
-        return self.sparsity / self.c
+        return self.lmbda / self.c
 
     def objective(self, z: torch.Tensor) -> float:
         """F(z), summed over the rows in float64."""
         x, D, z = self.x.double(), self.D.double(), z.double()
-        return float(0.5 * (x - z @ D.T).square().sum() + self.sparsity * z.abs().sum())
+        return float(0.5 * (x - z @ D.T).square().sum() + self.lmbda * z.abs().sum())
 
     def duality_gap(self, z: torch.Tensor) -> float:
         """F(z) less the dual's value at the residual, scaled to be feasible, row by row: F(z) − F* is at most that."""
         x, D, z = self.x.double(), self.D.double(), z.double()
         r = x - z @ D.T
-        scale = (self.sparsity / (r @ D).abs().amax(1, keepdim=True).clamp_min(1e-300)).clamp_max(1)
+        scale = (self.lmbda / (r @ D).abs().amax(1, keepdim=True).clamp_min(1e-300)).clamp_max(1)
         dual = 0.5 * x.square().sum() - 0.5 * (x - scale * r).square().sum()
         return self.objective(z) - float(dual)
 
@@ -79,7 +79,7 @@ def problem(case: LassoCase, device: str) -> Lasso:
     drawn = torch.Generator().manual_seed(0)
     K = case.overcomplete * n
     D = dictionaries.dct(n, K) if case.dictionary == "dct" else dictionaries.random_unit(n, K, generator=drawn)
-    return Lasso(x.to(device), D.to(device), case.sparsity, float(torch.linalg.matrix_norm(D.double(), ord=2) ** 2))
+    return Lasso(x.to(device), D.to(device), case.lmbda, float(torch.linalg.matrix_norm(D.double(), ord=2) ** 2))
 
 
 def fista(p: Lasso, n_iter: int) -> torch.Tensor:
@@ -138,7 +138,7 @@ def _coordinate_descent(p: Lasso, n_iter: int) -> torch.Tensor:
     threads = torch.get_num_threads()
     with joblib.parallel_config(backend="threading"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is stopped where the objective is good enough
-        codes = sparse_encode(x, atoms, algorithm="lasso_cd", alpha=p.sparsity, max_iter=n_iter, n_jobs=threads)
+        codes = sparse_encode(x, atoms, algorithm="lasso_cd", alpha=p.lmbda, max_iter=n_iter, n_jobs=threads)
     return torch.from_numpy(codes)
 
 

@@ -19,7 +19,7 @@ from benchmarks import formulas, memory, operations, pictures, released, timing
 from benchmarks.cases import FORWARD, ModelCase, ParityCase
 from scvae_fast import SCVAE, SCVAEConfig
 from scvae_fast.models.loss import SCVAELoss, scvae_loss
-from scvae_fast.models.speed import Speed
+from scvae_fast.models.speed import SpeedSettings
 
 HABITS, EAGER, FLOAT32, OURS = "released code's habits", "clean eager LISTA", "ours, float32", "ours"
 NAMES = (HABITS, EAGER, FLOAT32, OURS)
@@ -34,7 +34,7 @@ def config_of(case: ModelCase | ParityCase) -> SCVAEConfig:
     config = SCVAEConfig.preset(case.preset, attention=case.attention)
     if isinstance(case, ModelCase) and not case.released:
         return config
-    return replace(config, compat="official", n_iter=30, sparsity=1.0)
+    return replace(config, compat="official", n_iter=30, lmbda=1.0)
 
 
 def batches(config: SCVAEConfig, batch: int, device: str, seed: int = 0) -> Iterator[torch.Tensor]:
@@ -49,7 +49,7 @@ class Contestant:
 
     model: SCVAE
     optimizer: torch.optim.Optimizer
-    speed: Speed
+    speed: SpeedSettings
     copies_losses: bool = False  # to the host, every step
     scope: Callable[[], AbstractContextManager[Any]] = nullcontext
 
@@ -57,7 +57,7 @@ class Contestant:
         """The released code's loss of a batch."""
         with self.scope(), self.speed.autocast(x.device.type):
             output = self.model(x)
-        return scvae_loss(x, output, sparsity=0, reduction="mean")
+        return scvae_loss(x, output, lmbda=0, reduction="mean")
 
     def train(self, x: torch.Tensor) -> SCVAELoss:
         """A training step."""
@@ -81,7 +81,7 @@ def contestant(name: str, config: SCVAEConfig, device: str, seed: int = 0) -> Co
     """One of NAMES, its weights drawn from the seed; Adam with the released code's numbers."""
     torch.manual_seed(seed)
     model = SCVAE(config)
-    speed, habits = Speed.of(device) if name == OURS else Speed(), name == HABITS
+    speed, habits = SpeedSettings.of(device) if name == OURS else SpeedSettings(), name == HABITS
     if habits:
         released.with_released_habits(model)
     elif name == EAGER:

@@ -33,11 +33,11 @@ class EagerBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # (B, h, w, n) -> (B, h, w, K), (B, h, w, n)
         """Codes and what they rebuild."""
-        D, c = self.ours.dictionary, self.ours.step
+        D, c = self.ours.dictionary, self.ours.c
         rows = x.flatten(0, -2)
         S = torch.eye(D.shape[1], dtype=D.dtype, device=D.device) - D.T @ D / c
         gain = c if self.ours.compat == "official" else None
-        z = self.iterate(rows @ D / c, S, self.ours.sparsity / c, self.ours.n_iter, gain)
+        z = self.iterate(rows @ D / c, S, self.ours.lmbda / c, self.ours.n_iter, gain)
         return z.view(*x.shape[:-1], -1), (z @ D.T).view(x.shape)
 
 

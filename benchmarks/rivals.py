@@ -124,7 +124,7 @@ def arguments(op: str, p: Problem) -> dict[str, torch.Tensor]:
     if op == "LISTA":
         return {"x": p.x, "W_e": p.W_e, "S": p.S, "theta": p.theta.repeat(len(p.S))}
     if op == "DictionaryLISTA":
-        return {"x": p.x, "dictionary": p.D, "step": p.c}
+        return {"x": p.x, "dictionary": p.D, "c": p.c}
     return {"x": p.x, "W_e": p.W_e, "S": p.S, "theta": p.theta, "D": p.D}
 
 
@@ -137,7 +137,7 @@ def composed(op: str, iterate: Iterate, p: Problem, a: Tensors) -> Results:
     if op == "LISTA":
         return (iterate(a["x"] @ a["W_e"].T, a["S"], a["theta"], p.n_iter, p.gain),)
     if op == "DictionaryLISTA":
-        D, c = a["dictionary"], a["step"]
+        D, c = a["dictionary"], a["c"]
         S = torch.eye(D.shape[1], dtype=D.dtype, device=D.device) - D.T @ D / c
         z = iterate(a["x"] @ D / c, S, p.theta * p.c / c, p.n_iter, c if p.official else None)
         return z, z @ D.T
@@ -166,15 +166,15 @@ def _clean(case: Case, p: Problem) -> Iterate:
 
 def _layer(case: Case, p: Problem, backend: str) -> Entrant:
     """Our layer with the case's numbers for parameters, in training where gradients are asked for."""
-    sparsity = float(p.theta) * float(p.c)
+    lmbda = float(p.theta) * float(p.c)
     layer: scvae_fast.LISTA | scvae_fast.DictionaryLISTA
     if case.op == "LISTA":
         layer = scvae_fast.LISTA(
-            case.features, case.atoms, p.n_iter, dictionary=p.D, sparsity=sparsity, backend=backend, dtype=p.D.dtype
+            case.features, case.atoms, p.n_iter, dictionary=p.D, lmbda=lmbda, backend=backend, dtype=p.D.dtype
         )
     else:
         layer = scvae_fast.DictionaryLISTA(
-            p.D, p.n_iter, sparsity, "official" if p.official else "paper", step=float(p.c), backend=backend
+            p.D, p.n_iter, lmbda, "official" if p.official else "paper", c=float(p.c), backend=backend
         )
     layer = layer.to(p.x).train(case.direction != FORWARD)
     x = p.x.detach().requires_grad_()

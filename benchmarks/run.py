@@ -21,8 +21,10 @@ from typing import Any
 
 import torch
 
-from benchmarks import against, cases, ceilings, environment, lasso, measured, memory, model, operations, parity, report
+from benchmarks import against, cases, ceilings, environment, lasso, memory, model, operations, parity
 from benchmarks.cases import AnyCase, Case, LassoCase, MemoryCase, ModelCase
+from benchmarks.report import measured
+from benchmarks.report import writing as report
 from benchmarks.results import Results, ResultsError
 
 SECONDS = {"quick": 0.5, "standard": 3.0, "full": 8.0}  # of samples for each case

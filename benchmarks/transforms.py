@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
@@ -16,6 +15,7 @@ from benchmarks.environment import environment, heading
 from benchmarks.formulas import iterates
 from benchmarks.timing import calls_that_take, spread, until
 from scvae_fast import DictionaryLISTA, dictionaries, lista
+from scvae_fast._markdown import markdown_table
 from scvae_fast.ops import dispatch
 
 Call = Callable[[], object]
@@ -82,20 +82,13 @@ def compare(contestants: Mapping[str, Call], seconds: float) -> tuple[dict[str, 
     return milliseconds, {name: spread(r[last] / r[name] for r in rounds).median for name in contestants}
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """In Markdown."""
-    lines = [list(header)]
-    lines += [["---"] * len(lines[0]), *(list(map(str, row)) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def transforms(seconds: float) -> str:
     """The table of the uses."""
     rows = []
     for name, use in uses().items():
         found, ratio = compare({OURS: use(_ours), PLAIN: use(_plain)}, seconds)
         rows.append([name, f"{found[OURS]:.1f} ms", f"{found[PLAIN]:.1f} ms", f"{ratio[OURS]:.1f} ×"])
-    return table(["M = 256, K = 512, T = 16", OURS, PLAIN, "times as fast"], rows)
+    return markdown_table(["M = 256, K = 512, T = 16", OURS, PLAIN, "times as fast"], rows)
 
 
 def layers(seconds: float) -> str:
@@ -113,8 +106,8 @@ def layers(seconds: float) -> str:
             return call()
 
         found, _ = compare({"formed": formed, "kept": kept}, seconds)
-        rows.append([M, f"{found['kept']:.2f} ms", f"{found['formed']:.2f} ms"])
-    return table(["rows, T = 5", "weights kept and compared", "formed anew"], rows)
+        rows.append([str(M), f"{found['kept']:.2f} ms", f"{found['formed']:.2f} ms"])
+    return markdown_table(["rows, T = 5", "weights kept and compared", "formed anew"], rows)
 
 
 def short_cut(seconds: float) -> str:
@@ -142,7 +135,7 @@ def short_cut(seconds: float) -> str:
         found, _ = compare({"short": call, "long": through_it(call)}, seconds)
         short, long = (1e3 * found[kind] for kind in ("short", "long"))
         rows.append([name, f"{short:.0f} µs", f"{long:.0f} µs", f"{long - short:.0f} µs"])
-    return table(["M = 1, K = 16, T = 2", "as it is", "through the dispatcher", "saved"], rows)
+    return markdown_table(["M = 1, K = 16, T = 2", "as it is", "through the dispatcher", "saved"], rows)
 
 
 def ensembles(seconds: float) -> str:
@@ -158,7 +151,8 @@ def ensembles(seconds: float) -> str:
         found, _ = compare(
             {"vmap": lambda: vmap(call)(parameters, buffers), "loop": lambda: [m(x)[0] for m in models]}, seconds
         )
-    return table([f"{_MODELS} layers, M = 256, T = 5", "milliseconds"], [[k, f"{v:.1f}"] for k, v in found.items()])
+    rows = [[name, f"{milliseconds:.1f}"] for name, milliseconds in found.items()]
+    return markdown_table([f"{_MODELS} layers, M = 256, T = 5", "milliseconds"], rows)
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from scvae_fast.functional import backends, decode, lista, soft_threshold, sparse_code
+from scvae_fast import dictionaries, functional
+from scvae_fast.functional import backends, decode, lasso, lista, soft_threshold, sparse_code
 from scvae_fast.nn import LISTA, DictionaryLISTA
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ __all__ = [
     "SCVAEOutput",
     "backends",
     "decode",
+    "dictionaries",
+    "functional",
+    "lasso",
     "lista",
     "soft_threshold",
     "sparse_code",

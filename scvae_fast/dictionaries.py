@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from scvae_fast._devices import holds_values
+from scvae_fast._extras import extra
 
 _UNIT_TOLERANCE = 1e-4
 _DUPLICATE_COHERENCE = 1 - 1e-6
@@ -98,7 +99,7 @@ def learned(
     data: torch.Tensor | np.ndarray,
     n_atoms: int,
     *,
-    sparsity: float = 1.0,
+    lmbda: float = 1.0,
     max_iter: int = 100,
     batch_size: int = 256,
     seed: int = 0,
@@ -108,7 +109,7 @@ def learned(
     Args:
         data: (M, n) vectors, floating point.
         n_atoms: K ≥ 1.
-        sparsity: λ of ½‖x − Dz‖² + λ‖z‖₁, in the units of the data.
+        lmbda: λ of ½‖x − Dz‖² + λ‖z‖₁, in the units of the data.
         max_iter: passes over the data at most.
         batch_size: rows a step.
         seed: of the initialisation and of the order of the rows.
@@ -120,10 +121,8 @@ def learned(
         ImportError: scikit-learn is not installed.
         ValueError: data is not a finite (M, n) matrix, K < 1, or learning ended with zero or duplicate atoms.
     """
-    try:
+    with extra("dictionaries.learned", "scikit-learn"):
         from sklearn.decomposition import MiniBatchDictionaryLearning
-    except ImportError as error:
-        raise ImportError('dictionaries.learned needs scikit-learn: pip install "scvae_fast[train]"') from error
     # torch takes no array whose strides are negative.
     rows = (data if isinstance(data, torch.Tensor) else torch.tensor(np.ascontiguousarray(data))).detach().cpu()
     if rows.dim() != 2 or not rows.is_floating_point() or not rows.isfinite().all():
@@ -134,7 +133,7 @@ def learned(
     rows = rows if rows.dtype == torch.float64 else rows.float()
     learner = MiniBatchDictionaryLearning(
         n_components=n_atoms,
-        alpha=sparsity,
+        alpha=lmbda,
         max_iter=max_iter,
         batch_size=batch_size,
         random_state=seed,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal, NamedTuple
+
 import torch
 
 from scvae_fast.ops import checks
 from scvae_fast.ops.backends import BACKENDS, check_name
 from scvae_fast.ops.backends.reference import shrink
+from scvae_fast.ops.lasso_solver import ALGORITHMS, Lasso, solve
 from scvae_fast.ops.normalisation import group_norm_silu
 from scvae_fast.ops.operations import DECODE, LISTA, SPARSE_CODE
 
-__all__ = ["backends", "decode", "group_norm_silu", "lista", "soft_threshold", "sparse_code"]
+__all__ = ["backends", "decode", "group_norm_silu", "lasso", "lista", "soft_threshold", "sparse_code"]
 
 
 def backends() -> dict[str, str | None]:
@@ -165,6 +169,72 @@ def soft_threshold(u: torch.Tensor, theta: torch.Tensor | float) -> torch.Tensor
     if checks.is_half(u.dtype):
         return shrink(u.float(), threshold.float()).to(u.dtype)
     return shrink(u, threshold)
+
+
+class LassoResult(NamedTuple):
+    """What `lasso` returns."""
+
+    codes: torch.Tensor  # (..., K)
+    gap: torch.Tensor  # (...), duality gap as a share of ½‖x‖²
+
+
+def lasso(
+    x: torch.Tensor,
+    D: torch.Tensor,
+    alpha: float,
+    *,
+    tol: float = 1e-4,
+    max_iter: int = 1000,
+    algorithm: Literal["fista", "ista"] = "fista",
+) -> LassoResult:
+    """The codes that minimise ½‖x − Dz‖² + α‖z‖₁, and how far each row may still be from its minimum.
+
+    Each row goes on until its duality gap is at most tol · ½‖x‖², or for max_iter iterations. Neither the other rows
+    nor the unit of x and α change its codes. "ista" is `lista` with W_e = Dᵀ/c, S = I − DᵀD/c, θ = α/c and c = ‖D‖₂²;
+    "fista" is FISTA (Beck & Teboulle 2009) with the restarts of O'Donoghue & Candès (2015). This function has no
+    gradient; `lista` has, for a fixed number of iterations.
+
+    Args:
+        x: (..., n) vectors; float32 or float64.
+        D: (n, K) dictionary, an atom a column, not zero, in x's dtype.
+        alpha: α > 0, the weight of the codes' absolute values; the field's λ.
+        tol: largest relative gap, ≥ 0; 0 makes exactly max_iter iterations.
+        max_iter: iterations of a row at most, ≥ 0.
+        algorithm: "fista" or "ista".
+
+    Returns:
+        Codes (..., K) and the relative duality gap (...) of each row, in x's dtype. A gap above tol, or NaN, says that
+        the row is not solved.
+
+    Raises:
+        TypeError: an argument is of the wrong type or dtype.
+        ValueError: shapes, devices or numbers don't fit, or a tensor needs a gradient.
+    """
+    op = "lasso"
+    checks.are_tensors(op, x=x, D=D)
+    checks.agree(op, ("x", "D"), (x, D))
+    if checks.is_half(x.dtype):
+        raise TypeError(f"{op}: x must be float32 or float64, got {x.dtype}")
+    n = checks.has_rows(op, "x", x, "(..., n)")
+    if D.dim() != 2 or D.shape[0] != n or D.shape[1] == 0:
+        raise ValueError(f"{op}: D must be (n, K) with {n} rows, got {list(D.shape)}")
+    if torch.is_grad_enabled() and (x.requires_grad or D.requires_grad):
+        raise ValueError(f"{op}: it has no gradient: detach x and D, or use lista for a fixed number of iterations")
+    alpha, tol = checks.python_number(alpha), checks.python_number(tol)
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"{op}: alpha must be a finite number > 0, got {alpha}")
+    if not (math.isfinite(tol) and tol >= 0):
+        raise ValueError(f"{op}: tol must be a finite number >= 0, got {tol}")
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"{op}: algorithm must be one of {ALGORITHMS}, got {algorithm!r}")
+    max_iter = checks.count(op, "max_iter", max_iter)
+    problem = Lasso.over(D, float(alpha))
+    if not (math.isfinite(problem.c) and problem.c > 0):
+        raise ValueError(f"{op}: D must be finite and not zero, got ‖D‖₂² = {problem.c}")
+    with torch.no_grad():
+        rows = x.reshape(-1, n).contiguous()
+        codes, gap = solve(problem, rows, algorithm=algorithm, max_iter=max_iter, tol=float(tol))
+    return LassoResult(codes.reshape(*x.shape[:-1], D.shape[1]), gap.reshape(x.shape[:-1]))
 
 
 def _start_gain(

@@ -29,7 +29,7 @@ assert cli.main(["convert", "folder", "x.pt"]) == 1
 assert cli.main(["app", "--checkpoint", "x"]) == 1
 assert cli.main(["probe", "--checkpoint", "x", "--data", "y"]) == 1
 assert cli.main(["retrieve", "--checkpoint", "x", "--data", "y"]) == 1
-assert cli.main(["edit", "denoise", "--checkpoint", "x", "y.png"]) == 1
+assert cli.main(["edit", "atoms", "--checkpoint", "x", "y.png"]) == 1
 try:
     cli.main(["--help"])
 except SystemExit as stop:

@@ -57,7 +57,7 @@ def test_random_atoms_follow_the_generator():
 def test_learned_dictionary_suits_its_data_better_than_a_random_one(dtype):
     atoms = dictionaries.random_unit(8, 12, dtype=dtype)
     x = torch.randn(400, 12, dtype=dtype) * (torch.rand(400, 12) < 0.15) @ atoms.T
-    D = dictionaries.learned(x, 12, sparsity=0.05, max_iter=20)
+    D = dictionaries.learned(x, 12, lmbda=0.05, max_iter=20)
     assert D.shape == (8, 12)
     assert D.dtype == dtype
 

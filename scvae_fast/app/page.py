@@ -81,7 +81,7 @@ class Visit:
         return [views.cluster_map(view, self.stride, labels), _legend(labels)]
 
     def _results(self, view: views.View, n_clusters: int) -> list[Any]:
-        usage, cells = view.usage, len(view.codes.counts)
+        usage, cells = view.codes.usage(), len(view.codes.counts)
         used = usage.argsort(descending=True, stable=True)[: min(_ATOMS_SHOWN, int((usage > 0).sum()))]
         shares = [f"{atom}: {100 * int(usage[atom]) / cells:.0f} %" for atom in used.tolist()]
         return [

@@ -52,11 +52,6 @@ class View(NamedTuple):
         """Bits of the codes for each pixel of the picture."""
         return self.bits / (self.picture.shape[1] * self.picture.shape[2])
 
-    @property
-    def usage(self) -> Tensor:
-        """(K,) int64, how many of the codes use an atom."""
-        return torch.bincount(torch.from_numpy(self.codes.atoms.astype(np.int64)), minlength=self.codes.n_atoms)
-
 
 def read_picture(path: Path, limits: Limits) -> Tensor:  # -> (3, H, W)
     """The picture of a file, if it keeps the limits; larger ones are refused before they are decoded.

@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from scvae_fast.commands.evaluate import evaluate_checkpoint
     from scvae_fast.evaluation.settings import METRICS, EvaluationSettings
-    from scvae_fast.models.speed import Speed
+    from scvae_fast.models.speed import SpeedSettings
 
     try:
         settings = EvaluationSettings(
@@ -65,7 +65,7 @@ def _run(options: argparse.Namespace) -> int:
             limit=options.limit,
             batch_size=options.batch_size,
             device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-            speed=Speed(precision=options.precision),
+            speed=SpeedSettings(precision=options.precision),
             weights=options.weights,
             download=options.download,
             value_bits=options.value_bits,

@@ -59,7 +59,7 @@ def add_labelled(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from scvae_fast.commands._inputs import InferenceOptions
-    from scvae_fast.commands._recognition import LabelledData
+    from scvae_fast.commands._labelled import LabelledData
     from scvae_fast.commands.probe import probe_checkpoint
 
     probe_checkpoint(

@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from scvae_fast.commands._inputs import InferenceOptions
-    from scvae_fast.commands._recognition import LabelledData
+    from scvae_fast.commands._labelled import LabelledData
     from scvae_fast.commands.retrieve import retrieve_checkpoint
 
     retrieve_checkpoint(

@@ -10,13 +10,13 @@ from scvae_fast.codes.tiling import batches_of_one_size, decode_tiled, encode_ti
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
-from scvae_fast.models.speed import Speed
+from scvae_fast.models.speed import SpeedSettings
 
 BATCH_SIZE = 16
 
 
 def encode_pictures(
-    model: SCVAE, pictures: Iterable[NamedPicture], *, batch_size: int = BATCH_SIZE, speed: Speed | None = None
+    model: SCVAE, pictures: Iterable[NamedPicture], *, batch_size: int = BATCH_SIZE, speed: SpeedSettings | None = None
 ) -> Iterator[CodedPicture]:
     """Code pictures of any sizes, in their order.
 
@@ -32,7 +32,7 @@ def encode_pictures(
     Raises:
         UsageError: codes have NaN or infinity in them; the message names the picture.
     """
-    speed, like = speed or Speed(), model.bottleneck.dictionary
+    speed, like = speed or SpeedSettings(), model.bottleneck.dictionary
     for batch, whole in batches_of_one_size(model.config, pictures, batch_size):
         with torch.no_grad(), speed.autocast(like.device.type):
             if whole:
@@ -46,7 +46,7 @@ def encode_pictures(
 
 
 def decode_pictures(
-    model: SCVAE, coded: Iterable[CodedPicture], *, batch_size: int = BATCH_SIZE, speed: Speed | None = None
+    model: SCVAE, coded: Iterable[CodedPicture], *, batch_size: int = BATCH_SIZE, speed: SpeedSettings | None = None
 ) -> Iterator[NamedPicture]:
     """Bring pictures back from their codes, in their order; as `encode_pictures`, with the same arguments.
 
@@ -57,7 +57,7 @@ def decode_pictures(
         ValueError: codes are not over the model's atoms, or not one for each cell of their picture; the message names
             it.
     """
-    speed, device = speed or Speed(), model.bottleneck.dictionary.device.type
+    speed, device = speed or SpeedSettings(), model.bottleneck.dictionary.device.type
     checked = (picture.check(model.config) for picture in coded)
     for batch, whole in batches_of_one_size(model.config, checked, batch_size):
         with torch.no_grad(), speed.autocast(device):

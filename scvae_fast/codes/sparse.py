@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scvae_fast._extras import extra
 from scvae_fast.models.config import SCVAEConfig
 
 
@@ -68,6 +69,10 @@ class SparseCodes:
         index = index_type(n_atoms)
         counts, atoms = (each.cpu().numpy().astype(index) for each in (support.sum(1), support.nonzero()[:, 1]))
         return cls(h, w, n_atoms, counts, atoms, values.cpu().numpy())
+
+    def usage(self) -> Tensor:
+        """(K,) int64, how many of the codes use each atom."""
+        return torch.bincount(torch.from_numpy(self.atoms.astype(np.int64)), minlength=self.n_atoms)
 
     @classmethod
     def stack(cls, parts: Sequence["SparseCodes"]) -> "SparseCodes":
@@ -141,10 +146,8 @@ class SparseCodes:
         Raises:
             ImportError: SciPy is not installed.
         """
-        try:
+        with extra("SparseCodes.csr", "SciPy"):
             from scipy.sparse import csr_array
-        except ImportError as error:
-            raise ImportError('SparseCodes.csr needs SciPy: pip install "scvae_fast[train]"') from error
         index = np.int32 if self.n_entries <= np.iinfo(np.int32).max else np.int64
         starts = np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)]).astype(index)
         values = self.values.astype(np.float32) if self.values.dtype == np.float16 else self.values

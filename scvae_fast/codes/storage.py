@@ -17,16 +17,15 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from scvae_fast._extras import extra
 from scvae_fast._files import write_atomically
 from scvae_fast.codes.sparse import CodedPicture, SparseCodes, index_type
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
 
-try:
+with extra("scvae_fast.codes.storage", "pyarrow"):
     import pyarrow as pa
     import pyarrow.parquet as pq
-except ImportError as error:
-    raise ImportError('scvae_fast.codes.storage needs pyarrow: pip install "scvae_fast[train]"') from error
 
 ValueType = Literal["float16", "float32"]
 

@@ -69,8 +69,7 @@ def reconstruct_tiled(
     codes = encode_tiled(model, picture, tile=tile, margin=margin, on_codes=on_codes)
     x_hat = decode_tiled(model, codes, (picture.shape[1], picture.shape[2]), tile=tile, margin=margin)
     active = torch.from_numpy(codes.counts.astype("int64")).view(codes.h, codes.w)
-    usage = torch.bincount(torch.from_numpy(codes.atoms.astype("int64")), minlength=codes.n_atoms)
-    return TiledReconstruction(x_hat, active.to(x_hat.device), usage.to(x_hat.device))
+    return TiledReconstruction(x_hat, active.to(x_hat.device), codes.usage().to(x_hat.device))
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from scvae_fast.commands._inputs import InferenceOptions
 from scvae_fast.commands._results import claim_folder, write_results
 from scvae_fast.data.pictures import PictureError, load_picture
 from scvae_fast.errors import UsageError
-from scvae_fast.evaluation.record import identity, plain, versions
+from scvae_fast.evaluation.record import head, plain
 from scvae_fast.models import SCVAE
 from scvae_fast.plotting.figures import Figure
 
@@ -63,11 +62,8 @@ def finish(
         UsageError: the folder can't be written to.
     """
     content = {
-        "schema": 1,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "checkpoint": identity(checkpoint),
+        **head(checkpoint),
         **found,
-        "versions": versions("scvae-fast", "torch", "scikit-image"),
     }
     write_results(out, plain(content), table, figures, pictures)
     print(f"{table}\n\n{out}")

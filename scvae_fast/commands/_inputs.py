@@ -5,17 +5,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from scvae_fast._devices import find_device
+from scvae_fast._extras import extra
 from scvae_fast.codes.coding import BATCH_SIZE
 from scvae_fast.codes.sparse import CodedPicture
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
 from scvae_fast.models.loading import load_model
-from scvae_fast.models.speed import Precision, Speed
+from scvae_fast.models.speed import Precision, SpeedSettings
 
-try:
+with extra("scvae_fast.commands", "tqdm"):
     from tqdm import tqdm  # type: ignore[import-untyped]
-except ImportError as error:
-    raise ImportError('scvae_fast.commands needs tqdm: pip install "scvae_fast[train]"') from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +31,13 @@ class InferenceOptions:
     precision: Precision = "float32"
     batch_size: int = BATCH_SIZE
 
-    def load(self, checkpoint: str | os.PathLike[str]) -> tuple[SCVAE, Speed]:
+    def load(self, checkpoint: str | os.PathLike[str]) -> tuple[SCVAE, SpeedSettings]:
         """The model of a checkpoint for pictures with three colours, where it is to run, and how.
 
         Raises:
             UsageError: there is no such device or checkpoint, or the model is for other pictures.
         """
-        speed = Speed(precision=self.precision)
+        speed = SpeedSettings(precision=self.precision)
         model = load_model(checkpoint, find_device(self.device))
         if model.config.in_channels != 3:
             raise UsageError(f"{checkpoint} codes pictures with {model.config.in_channels} channels, not with 3")

@@ -1,6 +1,6 @@
 """What a command leaves in its folder: metrics.json, a table, figures."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,19 @@ from scvae_fast.errors import UsageError
 from scvae_fast.plotting.figures import Figure
 
 
-def claim_folder(out: Path) -> None:
+def claim_folder(out: Path, *, empty: bool = False) -> None:
     """Find out whether the folder can be written to before hours of work.
 
+    Args:
+        out: the folder; made if it doesn't exist.
+        empty: whether it must hold nothing, so that nothing is overwritten or mixed up with the results.
+
     Raises:
-        UsageError: it can't.
+        UsageError: it can't be written to, or it must be empty and is not.
     """
     try:
+        if empty and out.is_dir() and any(out.iterdir()):
+            raise UsageError(f"--out {out} is not empty: choose another folder")
         check_writable(out)
     except OSError as error:
         raise UsageError(f"--out {out} can't be written to: {error}") from error
@@ -66,15 +72,3 @@ def write_results(
     except OSError as error:
         raise UsageError(f"{out} can't be written to: {error}") from error
     return paths
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text, the first column to the left and the others to the right."""
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    rule = [f":{'-' * (widths[0] + 1)}", *(f"{'-' * (width + 1)}:" for width in widths[1:])]
-
-    def line(row: Sequence[str]) -> str:
-        first, *others = zip(row, widths, strict=True)
-        return f"| {' | '.join([first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)])} |"
-
-    return "\n".join([line(head), f"|{'|'.join(rule)}|", *map(line, rows)])

@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scvae_fast._markdown import markdown_table
 from scvae_fast.codes import CodedPicture
 from scvae_fast.codes.coding import encode_pictures
 from scvae_fast.codes.storage import CodeFile, write_codes
@@ -18,7 +18,7 @@ from scvae_fast.commands._inputs import InferenceOptions
 from scvae_fast.commands._results import claim_folder, write_results
 from scvae_fast.data.stream import Layout, PictureStream, Split, check_arrangement
 from scvae_fast.errors import UsageError
-from scvae_fast.evaluation.record import versions
+from scvae_fast.evaluation.record import head
 from scvae_fast.models import SCVAE
 from scvae_fast.plotting import clusters as drawing
 from scvae_fast.plotting.figures import Figure
@@ -29,7 +29,6 @@ from scvae_fast.tasks.clustering.rows import CodePieces
 from scvae_fast.tasks.clustering.saved import Clustering
 from scvae_fast.tasks.clustering.sources import FromCodes, FromPictures, Source
 
-SCHEMA = 1
 FILE = "clustering.safetensors"
 _EXAMPLES = 8
 _MAPS = 4
@@ -168,10 +167,7 @@ def _record(
 ) -> dict[str, Any]:
     data = {"codes": str(source)} if isinstance(source, Path) else {**asdict(source), "data": str(source.data)}
     return {
-        "schema": SCHEMA,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": versions("scvae-fast", "torch", "scikit-learn"),
-        "checkpoint": str(checkpoint),
+        **head(checkpoint, "scikit-learn"),
         "fingerprint": clustering.fingerprint,
         "data": data,
         "pictures": len(places.grids),
@@ -186,13 +182,14 @@ def _record(
 
 def table(content: dict[str, Any]) -> str:
     """The quality of each number of clusters as a Markdown table, and below what was clustered."""
-    lines = ["| clusters | silhouette | Davies-Bouldin | inertia |", "|---:|---:|---:|---:|"]
+    rows = []
     for each in content["quality"]:
         scores = (f"{each[key]:.3f}" if each[key] is not None else "–" for key in ("silhouette", "davies_bouldin"))
         mark = "**" if each["clusters"] == content["clusters"] and len(content["quality"]) > 1 else ""
-        lines.append(f"| {mark}{each['clusters']}{mark} | {' | '.join(scores)} | {each['inertia']:.6g} |")
+        rows.append([f"{mark}{each['clusters']}{mark}", *scores, f"{each['inertia']:.6g}"])
     settings = content["settings"]
-    lines += [
+    lines = [
+        markdown_table(("clusters", "silhouette", "Davies-Bouldin", "inertia"), rows, left=()),
         "",
         f"{content['patches']:,} patches of {content['pictures']:,} pictures; rows scaled: {settings['scale']}; "
         f"seed {settings['seed']}. Silhouette and Davies-Bouldin of {content['quality'][0]['rated_on']:,} patches.",

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from scvae_fast.commands.train import with_packaged_configs
 from scvae_fast.comparison.folder import ComparisonFolder
 from scvae_fast.comparison.page import with_table
-from scvae_fast.comparison.run import Comparison, Phase, compare
+from scvae_fast.comparison.run import Comparison, Phase
 from scvae_fast.comparison.settings import METHODS, ComparisonSettings
 from scvae_fast.errors import UsageError
 from scvae_fast.training.data import PictureData
@@ -67,7 +67,28 @@ def run(arguments: Sequence[str]) -> int:
         weights=Path(options.weights) if options.weights else None,
         download=options.download,
     )
-    return compare(comparison, again=options.again, page=page)
+    return _compare(comparison, again=options.again, page=page)
+
+
+def _compare(comparison: Comparison, *, again: Phase | None = None, page: Path | None = None) -> int:
+    """All phases that are left, or one of them anew; then the table.
+
+    Returns:
+        0, or 128 + the number of the signal that stopped a training: its state is kept.
+
+    Raises:
+        UsageError: a phase can't be done; the message says why.
+    """
+    if again is not None:
+        comparison.again(again)
+    else:
+        if (signal := comparison.train()) is not None:
+            print("Stopped. The state of the training is kept: --resume goes on from there.")
+            return 128 + signal
+        comparison.rate(anew=False)
+        comparison.time(anew=False)
+    comparison.write(page)
+    return 0
 
 
 def _parser() -> _Parser:

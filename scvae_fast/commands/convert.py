@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from scvae_fast._extras import extra
 from scvae_fast._files import write_atomically
 from scvae_fast.errors import UsageError
 from scvae_fast.models.config import PRESETS, SCVAEConfig
@@ -103,7 +104,7 @@ def _write_official(source: str | os.PathLike[str], out: Path) -> str:
     config = model.config
     return (
         f"{source} -> {out}, for the authors' Model_VAEf16. The file doesn't hold: --n-iter {config.n_iter} "
-        f"--beta {config.sparsity:g} --attention {config.attention}"
+        f"--beta {config.lmbda:g} --attention {config.attention}"
     )
 
 
@@ -136,10 +137,8 @@ def _completed(given: OfficialOptions) -> tuple[OfficialOptions, dict[str, Any] 
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
-    try:
+    with extra("--config", "PyYAML"):
         import yaml  # type: ignore[import-untyped]  # JSON is YAML as well
-    except ImportError as error:
-        raise ImportError('--config needs PyYAML: pip install "scvae_fast[train]"') from error
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:

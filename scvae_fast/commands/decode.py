@@ -5,17 +5,17 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from scvae_fast._extras import extra
 from scvae_fast.codes.coding import decode_pictures
 from scvae_fast.codes.sparse import CodedPicture
 from scvae_fast.codes.storage import CodeFile
 from scvae_fast.commands._inputs import InferenceOptions, with_progress
+from scvae_fast.commands._results import claim_folder
 from scvae_fast.data.pictures import save_picture
 from scvae_fast.errors import UsageError
 
-try:
+with extra("scvae_fast.commands.decode", "Pillow"):
     from PIL import Image
-except ImportError as error:
-    raise ImportError('scvae_fast.commands.decode needs Pillow: pip install "scvae_fast[train]"') from error
 
 
 def decode_codes(
@@ -56,7 +56,7 @@ def decode_codes(
             f"{codes} has codes over {file.info.n_atoms} atoms for {file.info.stride} x {file.info.stride} pixels, "
             f"{checkpoint} over {model.config.n_atoms} for {model.config.stride} x {model.config.stride}"
         )
-    _claim_empty(out)
+    claim_folder(out, empty=True)
     pixels = 0
     coded = with_progress(_with_safe_names(file), len(file))
     for name, picture in decode_pictures(model, coded, batch_size=inference.batch_size, speed=speed):
@@ -69,16 +69,6 @@ def decode_codes(
     bits_per_pixel = 8 * codes.stat().st_size / pixels if pixels else float("nan")
     print(f"{len(file):,} pictures in {out}; {codes}: {bits_per_pixel:.3f} bits per pixel")
     return len(file)
-
-
-def _claim_empty(folder: Path) -> None:
-    """What is in a folder already is neither overwritten nor mixed up with the results."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise UsageError(f"{folder} is not empty: choose another folder")
-    except OSError as error:
-        raise UsageError(f"{folder} can't be written to: {error}") from error
 
 
 def _with_safe_names(coded: Iterable[CodedPicture]) -> Iterator[CodedPicture]:

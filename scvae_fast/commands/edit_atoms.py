@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scvae_fast._markdown import markdown_table
 from scvae_fast.codes import SparseCodes
 from scvae_fast.codes.tiling import decode_tiled, encode_tiled
 from scvae_fast.commands._editing import Checkpoint, decibels, finish, read, start
-from scvae_fast.commands._recognition import usable
-from scvae_fast.commands._results import markdown_table
+from scvae_fast.commands._labelled import usable
 from scvae_fast.errors import UsageError
-from scvae_fast.metrics.edits import psnr
+from scvae_fast.metrics.psnr import psnr
 from scvae_fast.models import SCVAE
 from scvae_fast.models.atoms import decode_atoms
 from scvae_fast.plotting.figures import Figure
@@ -83,7 +83,7 @@ def edit_atoms(
 
 def _ranking(codes: SparseCodes, energies: Tensor, order: Sequence[int]) -> list[dict[str, Any]]:
     cells = codes.h * codes.w
-    used = torch.bincount(torch.from_numpy(codes.atoms.astype("int64")), minlength=codes.n_atoms)
+    used = codes.usage()
     total = float(energies.sum()) or 1.0
     return [{"atom": atom, "energy": float(energies[atom]) / total, "used": int(used[atom]) / cells} for atom in order]
 

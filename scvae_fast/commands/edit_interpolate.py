@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from scvae_fast._markdown import markdown_table
 from scvae_fast.commands._editing import Checkpoint, decibels, finish, read, start
-from scvae_fast.commands._results import markdown_table
 from scvae_fast.errors import UsageError
-from scvae_fast.metrics.edits import psnr
+from scvae_fast.metrics.psnr import psnr
 from scvae_fast.plotting.sheets import picture_grid
 from scvae_fast.tasks.editing.interpolation import interpolate
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from scvae_fast._markdown import markdown_table
 from scvae_fast.commands._inputs import InferenceOptions
-from scvae_fast.commands._recognition import (
+from scvae_fast.commands._labelled import (
     LabelledData,
     content_of,
     finish,
@@ -16,7 +17,7 @@ from scvae_fast.commands._recognition import (
     parse_descriptors,
     usable,
 )
-from scvae_fast.commands._results import claim_folder, markdown_table
+from scvae_fast.commands._results import claim_folder
 from scvae_fast.data.labelled import LabelledPictures
 from scvae_fast.tasks.descriptors import Described, Descriptor, describe
 from scvae_fast.tasks.probe import ProbeResult, ProbeSettings, Split, make_splits, probe

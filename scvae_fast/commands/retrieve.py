@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from scvae_fast._markdown import markdown_table
 from scvae_fast.commands._inputs import InferenceOptions
-from scvae_fast.commands._recognition import (
+from scvae_fast.commands._labelled import (
     DEFAULTS,
     LabelledData,
     content_of,
@@ -19,10 +20,10 @@ from scvae_fast.commands._recognition import (
     parse_descriptors,
     usable,
 )
-from scvae_fast.commands._results import claim_folder, markdown_table
+from scvae_fast.commands._results import claim_folder
 from scvae_fast.data.labelled import DIGITS, PATCHES, LabelledPictures
 from scvae_fast.data.pictures import PictureError, load_picture
-from scvae_fast.data.squares import load_centre
+from scvae_fast.data.square_crops import load_centre
 from scvae_fast.data.stream import NamedPicture, PictureStream
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAEConfig

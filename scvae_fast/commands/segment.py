@@ -5,7 +5,6 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from scvae_fast._markdown import markdown_table
 from scvae_fast.commands._inputs import InferenceOptions
 from scvae_fast.commands._results import claim_folder, write_results
 from scvae_fast.data.files import Split
 from scvae_fast.data.masks import MaskedFiles, MaskedPictures, MaskLayout
 from scvae_fast.data.mosaics import Mosaics
 from scvae_fast.errors import UsageError
-from scvae_fast.evaluation.record import versions
+from scvae_fast.evaluation.record import head
 from scvae_fast.plotting.figures import Figure
 from scvae_fast.plotting.segmentation import palette, segmentations
 from scvae_fast.tasks.segmentation.experiment import Method, Segmented, Task, run
 from scvae_fast.tasks.segmentation.features import Feature
 
-SCHEMA = 1
 MOSAICS = "mosaics"
 _SHOWN = 4
 _SCORES = ("miou", "dice", "accuracy")
@@ -152,10 +151,7 @@ def _record(
     found: list[dict[str, Any]],
 ) -> dict[str, Any]:
     return {
-        "schema": SCHEMA,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": versions("scvae-fast", "torch", "scikit-learn", "scikit-image"),
-        "checkpoint": str(checkpoint),
+        **head(checkpoint, "scikit-learn", "scikit-image"),
         "fingerprint": fingerprint,
         "data": asdict(labels) | {"data": str(labels.data)},
         "classes": list(task.pictures.classes),
@@ -170,13 +166,14 @@ def table(content: dict[str, Any]) -> str:
     method = content["method"]
     labelled = content["data"]["labelled"]
     way = f"{method['classifier']}, {labelled} labelled pictures" if labelled else "K-means, no labels"
-    lines = [f"| {way} | | mIoU | Dice | pixel accuracy |", "|---|---|---:|---:|---:|"]
+    rows = []
     window = f"{method['features']['words']} words, window of {method['features']['pool']:g}"
     for key in dict.fromkeys((each["feature"], each["plain"]) for each in content["runs"]):
         runs = [each for each in content["runs"] if (each["feature"], each["plain"]) == key]
-        cells = " | ".join(_mean([each[score] for each in runs]) for score in _SCORES)
-        lines.append(f"| {key[0]} | {'single cells' if key[1] else window} | {cells} |")
+        scores = (_mean([each[score] for each in runs]) for score in _SCORES)
+        rows.append([key[0], "single cells" if key[1] else window, *scores])
     seeds = sorted({each["seed"] for each in content["runs"]})
+    lines = [markdown_table((way, "", "mIoU", "Dice", "pixel accuracy"), rows, left=(0, 1))]
     lines += ["", f"{content['segmented']} pictures of {content['data']['data']}, {len(content['classes'])} classes."]
     lines.append(
         f"Seeds {seeds[0]} … {seeds[-1]}: mean ± standard deviation." if len(seeds) > 1 else f"Seed {seeds[0]}."

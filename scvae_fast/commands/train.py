@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Sequence
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,10 +9,13 @@ from typing import Any, NoReturn
 import torch
 import yaml  # type: ignore[import-untyped]
 
+from scvae_fast._extras import extra
 from scvae_fast._files import check_writable, write_atomically, write_json
 from scvae_fast.errors import UsageError
+from scvae_fast.evaluation.record import versions
+from scvae_fast.models import SCVAEConfig
 from scvae_fast.models.loading import MODEL_FOLDER, STATE_FILE, read_training_state
-from scvae_fast.models.speed import Speed
+from scvae_fast.models.speed import SpeedSettings
 from scvae_fast.training.bar import TrainingBar, clock, figures_line
 from scvae_fast.training.callbacks import (
     AtomicCheckpointIO,
@@ -24,19 +26,17 @@ from scvae_fast.training.callbacks import (
     TrainingDivergedError,
 )
 from scvae_fast.training.data import PictureData
+from scvae_fast.training.lightning_messages import lightning_messages_silenced
 from scvae_fast.training.module import SCVAEModule
 from scvae_fast.training.monitors import CodeMonitor, PictureMonitor
-from scvae_fast.training.noise import lightning_noise_silenced
 from scvae_fast.training.progress import time_spent
 
-try:
+with extra("scvae_fast.commands.train", "lightning"):
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, Timer
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
     from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
-except ImportError as error:
-    raise ImportError('scvae_fast.commands.train needs lightning: pip install "scvae_fast[train]"') from error
 
 _DESCRIPTION = """Train an SC-VAE. --config takes a YAML file, or the name of one that comes with the package; every key
 of it can be overridden on the command line, and unknown keys are errors. Several GPUs: --trainer.devices 8
@@ -85,7 +85,7 @@ class RunFolder:
 
     def _check_network(self, model: SCVAEModule) -> None:
         try:
-            found = read_training_state(self.state)["network"]
+            found = SCVAEConfig.from_dict(read_training_state(self.state)["network"]).to_dict()
         except (OSError, ValueError) as error:
             raise UsageError(f"{self.state} can't be read as the state of a training: {error}") from error
         wanted = model.model.config.to_dict()
@@ -113,7 +113,7 @@ class _TrainCLI(LightningCLI):
         trainer = self.config.trainer
         if trainer.precision is None:
             cuda = torch.cuda.is_available() and trainer.accelerator in ("auto", "gpu", "cuda")
-            trainer.precision = Speed.of("cuda" if cuda else "cpu").lightning_precision
+            trainer.precision = SpeedSettings.of("cuda" if cuda else "cpu").lightning_precision
         if self.config.ema is not None and not 0 < self.config.ema < 1:
             raise UsageError(f"ema must be a number between 0 and 1, got {self.config.ema:g}")
 
@@ -148,7 +148,7 @@ def train(arguments: Sequence[str]) -> int:
     Raises:
         UsageError: the configuration, the data or the folder can't be used, or the loss is not finite.
     """
-    with lightning_noise_silenced():
+    with lightning_messages_silenced():
         cli = _cli([*arguments])
         folder = RunFolder(Path(cli.config.out))
         first = cli.trainer.is_global_zero
@@ -233,7 +233,7 @@ def _finish(cli: _TrainCLI, folder: RunFolder) -> None:
         "settings": settings,
         "processes": trainer.world_size,
         "device": str(trainer.strategy.root_device),
-        "versions": {name: version(name) for name in ("scvae-fast", "torch", "lightning")},
+        "versions": versions("scvae-fast", "torch", "lightning"),
         "history": cli.history.rows,
     }
     write_json(folder.record, record)

@@ -11,14 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scvae_fast._extras import extra
 from scvae_fast.comparison.settings import GaussianSettings, QuantiserSettings
 
-try:
+with extra("scvae_fast.comparison", "vector-quantize-pytorch", "compare"):
     from vector_quantize_pytorch import ResidualVQ, VectorQuantize
-except ImportError as error:
-    raise ImportError(
-        'scvae_fast.comparison needs vector-quantize-pytorch: pip install "scvae_fast[compare]"'
-    ) from error
 
 # Standard deviation that a mean begins with where there is nothing for it to say: its square is the variance from
 # which Burda et al. call a unit active.

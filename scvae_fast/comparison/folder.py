@@ -55,14 +55,15 @@ class ComparisonFolder:
             found = read_json(self.settings)
             if different := differences(settings, found):
                 raise UsageError(
-                    f"{self.path} holds a comparison with other settings ({', '.join(different)}): choose another --out"
+                    f"{self.path} holds a comparison with other settings ({', '.join(different)}): "
+                    "choose another folder"
                 )
             if not resume:
-                raise UsageError(f"{self.path} holds a comparison already: --resume goes on with it")
+                raise UsageError(f"{self.path} holds a comparison already: resume it, or choose another folder")
             return
         try:
             if self.path.is_dir() and any(self.path.iterdir()):
-                raise UsageError(f"{self.path} holds other files: choose another --out")
+                raise UsageError(f"{self.path} holds other files: choose another folder")
             check_writable(self.path)
             write_json(self.settings, dict(settings))
         except OSError as error:

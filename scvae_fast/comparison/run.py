@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from scvae_fast._devices import find_device
+from scvae_fast._extras import extra
 from scvae_fast._files import write_atomically, write_json
 from scvae_fast.comparison.folder import ComparisonFolder
 from scvae_fast.comparison.methods import REGISTRY
@@ -23,10 +24,8 @@ from scvae_fast.plotting import comparison as figures
 from scvae_fast.training.bar import clock
 from scvae_fast.training.data import PictureData
 
-try:
+with extra("scvae_fast.comparison", "lightning"):
     from lightning.pytorch.callbacks import Callback
-except ImportError as error:
-    raise ImportError('scvae_fast.comparison needs lightning: pip install "scvae_fast[train]"') from error
 
 Phase = Literal["evaluation", "timing", "table"]
 
@@ -151,27 +150,6 @@ class Comparison:
             "collapse": figures.collapse(rows),
             "training": figures.training_curves(rows),
         }
-
-
-def compare(comparison: Comparison, *, again: Phase | None = None, page: Path | None = None) -> int:
-    """All phases that are left, or one of them anew; then the table.
-
-    Returns:
-        0, or 128 + the number of the signal that stopped a training: its state is kept.
-
-    Raises:
-        UsageError: a phase can't be done; the message says why.
-    """
-    if again is not None:
-        comparison.again(again)
-    else:
-        if (signal := comparison.train()) is not None:
-            print("Stopped. The state of the training is kept: --resume goes on from there.")
-            return 128 + signal
-        comparison.rate(anew=False)
-        comparison.time(anew=False)
-    comparison.write(page)
-    return 0
 
 
 def _save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:

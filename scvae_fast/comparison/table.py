@@ -4,14 +4,13 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timezone
 from typing import Any
 
+from scvae_fast._markdown import markdown_table
 from scvae_fast.comparison.diagnosis import ACTIVE_VARIANCE
 from scvae_fast.comparison.folder import ComparisonFolder, read_json
 from scvae_fast.comparison.methods import COMMON, REGISTRY
-
-SCHEMA = 1
+from scvae_fast.evaluation.record import head
 
 _COLUMNS = (
     "method",
@@ -54,8 +53,7 @@ def collect(folder: ComparisonFolder) -> dict[str, Any]:
         }
         rows.append(row)
     return {
-        "schema": SCHEMA,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **head(None, "lightning", "vector-quantize-pytorch"),
         "settings": read_json(folder.settings),
         "timing": {key: value for key, value in timing.items() if key != "seconds"},
         "rows": rows,
@@ -77,7 +75,10 @@ def abridged(content: Mapping[str, Any]) -> dict[str, Any]:
 def markdown(content: Mapping[str, Any]) -> str:
     """The table, what each column is, and how each method differs from its source."""
     rows = [_cells(row, content["rows"]) for row in content["rows"]]
-    return "\n".join([*_grid(_COLUMNS, rows), "", *_legend(content), "", *_notes(content)])
+    left = (0, len(_COLUMNS) - 1)
+    return "\n".join(
+        [markdown_table(_COLUMNS, rows, left=left, aligned=False), "", *_legend(content), "", *_notes(content)]
+    )
 
 
 def as_csv(content: Mapping[str, Any]) -> str:
@@ -126,12 +127,6 @@ def _in_use(found: Mapping[str, Any]) -> str:
         f"{found['in_use']} of {found['atoms']} atoms, perplexity {found['perplexity']:.0f}, "
         f"{found['entries_per_position']:.1f} in each code"
     )
-
-
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
-    lines.insert(1, "|" + " --- |" + " ---: |" * (len(header) - 2) + " --- |")
-    return lines
 
 
 def _legend(content: Mapping[str, Any]) -> Iterator[str]:

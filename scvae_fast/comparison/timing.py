@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scvae_fast.comparison.settings import ComparisonSettings
-from scvae_fast.models.speed import Speed
+from scvae_fast.models.speed import SpeedSettings
 from scvae_fast.training.base import AutoencoderModule
 
 WARM_UPS = 2
@@ -35,7 +35,7 @@ def time_steps(
         `seconds`, the median by method; `least` and `rounds`, `threads` and `batch_size`.
     """
     optimisers = {name: torch.optim.AdamW(module.parameters(), lr=_RATE) for name, module in modules.items()}
-    speed = Speed.of(batch.device) if settings.precision is None else _of_lightning(settings.precision)
+    speed = SpeedSettings.of(batch.device) if settings.precision is None else _of_lightning(settings.precision)
     samples: dict[str, list[float]] = {name: [] for name in modules}
     names = list(modules)
     for number in range(WARM_UPS + rounds):
@@ -55,7 +55,7 @@ def time_steps(
 
 
 def _step(
-    module: AutoencoderModule, optimiser: torch.optim.Optimizer, batch: Tensor, speed: Speed, clip: float
+    module: AutoencoderModule, optimiser: torch.optim.Optimizer, batch: Tensor, speed: SpeedSettings, clip: float
 ) -> float:
     _wait(batch)
     begin = time.perf_counter()
@@ -74,6 +74,6 @@ def _wait(batch: Tensor) -> None:
         torch.cuda.synchronize(batch.device)
 
 
-def _of_lightning(precision: str) -> Speed:
+def _of_lightning(precision: str) -> SpeedSettings:
     names = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "float16"}
-    return Speed(precision=names[precision])  # type: ignore[arg-type]
+    return SpeedSettings(precision=names[precision])  # type: ignore[arg-type]

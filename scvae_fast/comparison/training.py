@@ -1,11 +1,11 @@
 """The trainings of a comparison, one after the other, each resumable."""
 
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import nn
 
+from scvae_fast._extras import extra
 from scvae_fast._files import write_json
 from scvae_fast.comparison.bottlenecks import QuantiserBottleneck
 from scvae_fast.comparison.folder import MethodFolder
@@ -13,20 +13,19 @@ from scvae_fast.comparison.module import make_module
 from scvae_fast.comparison.rating import Model
 from scvae_fast.comparison.settings import ComparisonSettings
 from scvae_fast.errors import UsageError
+from scvae_fast.evaluation.record import versions
 from scvae_fast.models.loading import read_training_state
 from scvae_fast.training.bar import TrainingBar
 from scvae_fast.training.base import AutoencoderModule
 from scvae_fast.training.callbacks import History, KeepCheckpoint, LossGuard, StopOnSignal
 from scvae_fast.training.data import PictureData
-from scvae_fast.training.noise import lightning_noise_silenced
+from scvae_fast.training.lightning_messages import lightning_messages_silenced
 from scvae_fast.training.progress import time_spent
 from scvae_fast.training.single import single_trainer
 
-try:
+with extra("scvae_fast.comparison", "lightning"):
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import Callback, Timer
-except ImportError as error:
-    raise ImportError('scvae_fast.comparison needs lightning: pip install "scvae_fast[train]"') from error
 
 
 def train_method(
@@ -50,7 +49,7 @@ def train_method(
     module = make_module(method, settings)
     history, stop = History(), StopOnSignal()
     keep = KeepCheckpoint(folder.state, every=60 * settings.checkpoint_minutes)
-    with lightning_noise_silenced():
+    with lightning_messages_silenced():
         trainer = single_trainer(
             [Timer(verbose=False), LossGuard(), history, stop, TrainingBar(), *others, keep],
             clip=settings.clip,
@@ -76,7 +75,7 @@ def _record(method: str, module: AutoencoderModule, trainer: Trainer, history: H
         "device": str(trainer.strategy.root_device),
         "precision": str(trainer.precision),
         "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("scvae-fast", "torch", "lightning", "vector-quantize-pytorch")},
+        "versions": versions("scvae-fast", "torch", "lightning", "vector-quantize-pytorch"),
         "history": history.rows,
     }
 

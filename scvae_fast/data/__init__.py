@@ -3,18 +3,17 @@
 Tar shards are in `scvae_fast.data.shards`, which needs webdataset.
 """
 
-from scvae_fast.data.broken import BrokenFiles
 from scvae_fast.data.crops import CropSettings, RandomCrops
 from scvae_fast.data.files import Files, list_classes, list_ffhq, list_folder, list_imagenet
 from scvae_fast.data.loading import FixedBatches, StreamBatches, picture_loader
-from scvae_fast.data.numbered import FixedPictures, TrainingPictures
 from scvae_fast.data.photographs import Photograph, held_out_photographs, training_photographs
 from scvae_fast.data.pictures import PictureError, load_picture, save_picture
-from scvae_fast.data.squares import PlacedCrop, ZoomedCrop
+from scvae_fast.data.sampling import FixedPictures, TrainingPictures
+from scvae_fast.data.square_crops import PlacedCrop, ZoomedCrop
 from scvae_fast.data.stream import NamedPicture, PictureStream
+from scvae_fast.data.unreadable import UnreadableFiles
 
 __all__ = [
-    "BrokenFiles",
     "CropSettings",
     "Files",
     "FixedBatches",
@@ -27,6 +26,7 @@ __all__ = [
     "RandomCrops",
     "StreamBatches",
     "TrainingPictures",
+    "UnreadableFiles",
     "ZoomedCrop",
     "held_out_photographs",
     "list_classes",

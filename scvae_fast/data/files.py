@@ -79,6 +79,8 @@ def list_file(path: str | os.PathLike[str]) -> Files:
 def list_classes(root: str | os.PathLike[str]) -> Files:
     """CLASS/…: a folder for each class; classes are counted in the order of their folders' names.
 
+    This follows the data set's description. It has not been tried on the real files.
+
     Raises:
         UsageError: there is no such folder, no picture in it, or a picture outside of the classes.
     """
@@ -87,6 +89,8 @@ def list_classes(root: str | os.PathLike[str]) -> Files:
 
 def list_ffhq(root: str | os.PathLike[str], split: Split) -> Files:
     """FFHQ: files 00000 … 69999, in folders of a thousand or not; those from 60000 on are for validation.
+
+    This follows the data set's description. It has not been tried on the real files.
 
     Args:
         root: the folder of the pictures, or the one with images1024x1024 or thumbnails128x128 in it.

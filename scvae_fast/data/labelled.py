@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from scvae_fast._extras import extra
 from scvae_fast.data.files import Files, Split, list_classes, list_imagenet, looks_like_imagenet
 from scvae_fast.data.photographs import Photograph, held_out_photographs, training_photographs
 from scvae_fast.data.stream import NamedPicture, PictureStream
@@ -114,10 +115,8 @@ def digits(side: int, *, per_class: int | None = None, seed: int = 0) -> Labelle
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    try:
+    with extra("the digits", "scikit-learn"):
         from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError('the digits need scikit-learn: pip install "scvae_fast[train]"') from error
     levels, kinds = load_digits(return_X_y=True)
     chosen = _draw(kinds, per_class, seed)
     names = [f"{kinds[index]}/{index:04}" for index in chosen]

@@ -59,6 +59,8 @@ class MaskedFiles:
     | cub | images/CLASS/NAME.jpg | segmentations/CLASS/NAME.png: the bird where most annotators say so, above 127 |
     | isic | ISIC_0000000.jpg in any folder | ISIC_0000000_segmentation.png or _Segmentation.png: 0 and 255 |
 
+    All but "folder" follow the descriptions of their data sets. They have not been tried on the real files.
+
     Args:
         root: the folder with these in it.
         layout: "auto" looks at it.

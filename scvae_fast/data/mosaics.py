@@ -7,14 +7,13 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from scvae_fast._extras import extra
 from scvae_fast.data.files import Split
 from scvae_fast.data.masks import MaskedPicture
 from scvae_fast.data.photographs import load_photograph
 
-try:
+with extra("scvae_fast.data.mosaics", "SciPy"):
     from scipy.ndimage import gaussian_filter
-except ImportError as error:
-    raise ImportError('scvae_fast.data.mosaics needs SciPy: pip install "scvae_fast[train]"') from error
 
 TEXTURES = ("brick", "grass", "gravel", "moon", "hubble_deep_field")
 _AREA, _HALF = 512, 256  # of a texture: the square that is used, and the width of either half

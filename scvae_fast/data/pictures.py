@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scvae_fast._extras import extra
 from scvae_fast._files import write_atomically
 
-try:
+with extra("scvae_fast.data", "Pillow"):
     from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-except ImportError as error:
-    raise ImportError('scvae_fast.data needs Pillow: pip install "scvae_fast[train]"') from error
 
 # Pillow knows these formats, but finds no picture in them without plug-ins.
 _NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG"}

@@ -15,19 +15,18 @@ from urllib.parse import urlparse
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from scvae_fast.data.broken import BrokenFiles
+from scvae_fast._extras import extra
 from scvae_fast.data.files import SHARD_SUFFIXES
-from scvae_fast.data.numbered import sample_dice
 from scvae_fast.data.pictures import PictureError, is_picture_name
-from scvae_fast.data.squares import Crop, load_centre, load_square
+from scvae_fast.data.sampling import sample_dice
+from scvae_fast.data.square_crops import Crop, load_centre, load_square
+from scvae_fast.data.unreadable import UnreadableFiles
 from scvae_fast.errors import UsageError
 
-try:
+with extra("tar shards", "webdataset"):
     import webdataset
     from webdataset.shardlists import expand_urls
     from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
-except ImportError as error:
-    raise ImportError('tar shards need webdataset: pip install "scvae_fast[train]"') from error
 
 
 class RawPicture(NamedTuple):
@@ -150,7 +149,7 @@ class ShardPictures(Dataset[Tensor]):
         *,
         samples: int,
         seed: int,
-        broken: BrokenFiles,
+        broken: UnreadableFiles,
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
@@ -224,7 +223,7 @@ class ShardsInOrder(Dataset[Tensor]):
         broken: counts the pictures, and the shards, that can't be read.
     """
 
-    def __init__(self, urls: Sequence[str], resolution: int, *, samples: int, broken: BrokenFiles) -> None:
+    def __init__(self, urls: Sequence[str], resolution: int, *, samples: int, broken: UnreadableFiles) -> None:
         self.urls, self.resolution, self.samples, self.broken = list(urls), resolution, samples, broken
         self._reader: _Reader | None = None
 
@@ -261,7 +260,7 @@ _Load = Callable[[RawPicture], Tensor]
 class _Reader:
     """Decodes a stream of raw pictures; `position` is how many it has given or skipped."""
 
-    def __init__(self, raw: Iterator[RawPicture], count: int, broken: BrokenFiles) -> None:
+    def __init__(self, raw: Iterator[RawPicture], count: int, broken: UnreadableFiles) -> None:
         self.position = 0
         self._raw, self._count, self._broken = raw, count, broken
         self._ahead: deque[RawPicture] = deque()
@@ -293,7 +292,7 @@ class _Reader:
         self.position += 1
 
 
-def _chained(urls: Sequence[str], broken: BrokenFiles) -> Iterator[RawPicture]:
+def _chained(urls: Sequence[str], broken: UnreadableFiles) -> Iterator[RawPicture]:
     return itertools.chain.from_iterable(raw_pictures(url, broken.add) for url in urls)
 
 

@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from torch import Tensor
 
-from scvae_fast.data.broken import too_many
 from scvae_fast.data.files import (
     SHARD_SUFFIXES,
     Files,
@@ -25,7 +24,8 @@ from scvae_fast.data.files import (
 )
 from scvae_fast.data.photographs import Photograph, held_out_photographs, training_photographs
 from scvae_fast.data.pictures import PictureError, decode_picture
-from scvae_fast.data.squares import centre_square, load_centre
+from scvae_fast.data.square_crops import centre_square, load_centre
+from scvae_fast.data.unreadable import too_many
 from scvae_fast.errors import UsageError
 
 Layout = Literal["auto", "photographs", "folder", "ffhq", "imagenet", "shards"]

@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from scvae_fast import dictionaries
 from scvae_fast._devices import find_device
-from scvae_fast.estimators._lasso import ALGORITHMS, Lasso, solve
+from scvae_fast.ops.lasso_solver import ALGORITHMS, Lasso, solve, unfinished
 
 FLOATS = (np.float64, np.float32)
 _ROWS_AT_ONCE = 4096  # with K = 512 in float32, their codes take 8 MiB
@@ -135,20 +135,21 @@ class LassoTransformer(SparseTransformer):
 
     def _codes(self, X: np.ndarray) -> Iterator[torch.Tensor]:
         problem = Lasso.over(self._dictionary(X.dtype), self.alpha)
-        unfinished = 0
+        missing = 0
         for x in self._pieces(X):
-            codes, missing = self._solve(problem, x)
-            unfinished += missing
+            codes, gap = self._solve(problem, x)
+            if self.transform_tol > 0:
+                missing += int(unfinished(gap, self.transform_tol).sum())
             yield codes
-        if unfinished:
+        if missing:
             warnings.warn(
-                f"{self._name}: {unfinished} of {len(X)} rows did not reach a duality gap of {self.transform_tol:g} "
+                f"{self._name}: {missing} of {len(X)} rows did not reach a duality gap of {self.transform_tol:g} "
                 f"times ½‖x‖² in {self.transform_max_iter} iterations: raise transform_max_iter or transform_tol",
                 ConvergenceWarning,
                 stacklevel=2,
             )
 
-    def _solve(self, problem: Lasso, x: torch.Tensor) -> tuple[torch.Tensor, int]:
+    def _solve(self, problem: Lasso, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return solve(
             problem, x, algorithm=self.transform_algorithm, max_iter=self.transform_max_iter, tol=self.transform_tol
         )

@@ -13,8 +13,8 @@ from sklearn.utils.validation import validate_data
 
 from scvae_fast._devices import find_device
 from scvae_fast.estimators._base import FLOATS, SparseTransformer
-from scvae_fast.estimators._lasso import Lasso
 from scvae_fast.nn import LISTA
+from scvae_fast.ops.lasso_solver import Lasso
 
 
 class LISTACoder(SparseTransformer):
@@ -88,7 +88,7 @@ class LISTACoder(SparseTransformer):
             len(atoms),
             int(self.n_iter),
             dictionary=problem.D,
-            sparsity=problem.alpha,
+            lmbda=problem.alpha,
             device=problem.D.device,
             dtype=problem.D.dtype,
         )

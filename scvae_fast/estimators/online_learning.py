@@ -11,7 +11,7 @@ from sklearn.utils.validation import validate_data
 
 from scvae_fast._devices import find_device
 from scvae_fast.estimators._base import FLOATS, LassoTransformer
-from scvae_fast.estimators._lasso import Lasso, unit_of
+from scvae_fast.ops.lasso_solver import Lasso, unit_of
 
 _DEAD = 1e-6  # an atom whose mean squared entry is below that share of all atoms' mean
 

@@ -10,7 +10,7 @@ from scvae_fast.codes.tiling import batches_of_one_size, reconstruct_tiled
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
-from scvae_fast.models.speed import Speed
+from scvae_fast.models.speed import SpeedSettings
 
 
 class Rebuilt(NamedTuple):
@@ -28,7 +28,7 @@ def rebuild(
     *,
     on_codes: Callable[[Tensor], object],
     batch_size: int = 16,
-    speed: Speed | None = None,
+    speed: SpeedSettings | None = None,
 ) -> Iterator[Rebuilt]:
     """Reconstruct pictures, in their order.
 
@@ -46,7 +46,7 @@ def rebuild(
     Raises:
         UsageError: a reconstruction has NaN or infinity in it; the message names the picture.
     """
-    device, speed = next(model.parameters()).device, speed or Speed()
+    device, speed = next(model.parameters()).device, speed or SpeedSettings()
     for batch, whole in batches_of_one_size(model.config, pictures, batch_size):
         x = torch.stack([named.picture for named in batch]).to(device)
         with torch.no_grad(), speed.autocast(device.type):

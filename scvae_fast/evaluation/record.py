@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from scvae_fast._markdown import markdown_table
 from scvae_fast.data.stream import PictureStream
 from scvae_fast.evaluation.run import Evaluation
 from scvae_fast.evaluation.settings import EvaluationSettings
@@ -57,9 +58,7 @@ def record(
         if metric in evaluation.figures
     }
     content = {
-        "schema": SCHEMA,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "checkpoint": identity(checkpoint),
+        **head(checkpoint, "torchmetrics", "lpips", "torch-fidelity"),
         "model": config.to_dict(),
         "data": stream.describe(),
         "limit": settings.limit,
@@ -78,19 +77,15 @@ def record(
         "device": _device(settings.device),
         "precision": settings.speed.precision,
         "threads": torch.get_num_threads(),
-        "versions": versions("scvae-fast", "torch", "torchmetrics", "lpips", "torch-fidelity"),
     }
     return {key: plain(value) for key, value in content.items()}
 
 
 def table(content: dict[str, Any]) -> str:
     """The figures of a record as a Markdown table, and below what they are of and what is missing."""
-    rows = [("metric", "value"), *_rows(content["figures"])]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    lines = [f"| {name:<{widths[0]}} | {value:>{widths[1]}} |" for name, value in rows]
-    lines.insert(1, f"|{'-' * (widths[0] + 2)}|{'-' * (widths[1] + 1)}:|")
     data = content["data"]
-    lines += [
+    lines = [
+        markdown_table(("metric", "value"), list(_rows(content["figures"]))),
         "",
         f"N = {content['n_pictures']} pictures of {data['data']} (layout {data['layout']}, split {data['split']}).",
     ]
@@ -152,8 +147,21 @@ def _number(value: float | str | None, form: str, unit: str = "") -> str:
     return value + unit if isinstance(value, str) else f"{value:{form}}{unit}"
 
 
+def head(checkpoint: str | os.PathLike[str] | None, *packages: str) -> dict[str, Any]:
+    """What every metrics.json begins with: schema, date, versions of packages and, where there is one, the checkpoint.
+
+    scvae-fast and torch are always among the packages.
+    """
+    about: dict[str, Any] = {
+        "schema": SCHEMA,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions("scvae-fast", "torch", *packages),
+    }
+    return about if checkpoint is None else {**about, "checkpoint": identity(checkpoint)}
+
+
 def identity(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
-    """What model it was, for a record: the path or name, and for files their SHA-256."""
+    """The path or name, and for files their SHA-256."""
     path = Path(checkpoint)
     file = path / WEIGHTS_FILE if path.is_dir() else path
     return {"path": os.fspath(checkpoint), "sha256": inspect(file, "").sha256 if file.is_file() else None}

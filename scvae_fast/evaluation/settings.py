@@ -5,7 +5,7 @@ from pathlib import Path
 
 from scvae_fast._devices import find_device
 from scvae_fast.errors import UsageError
-from scvae_fast.models.speed import Speed
+from scvae_fast.models.speed import SpeedSettings
 
 METRICS = ("psnr", "ssim", "lpips-alex", "lpips-vgg", "fid", "kid", "codes", "block-means")
 
@@ -33,7 +33,7 @@ class EvaluationSettings:
     limit: int | None = None
     batch_size: int = 16
     device: str = "cpu"
-    speed: Speed = field(default_factory=Speed)
+    speed: SpeedSettings = field(default_factory=SpeedSettings)
     weights: Path | None = None
     download: bool = False
     value_bits: float = 16

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from scvae_fast import _torchvision
+from scvae_fast._extras import extra
 from scvae_fast.metrics import weights
 
 _torchvision.make_importable()
-try:
+with extra("scvae_fast.metrics", "torchmetrics"):
     from torchmetrics.image import FrechetInceptionDistance, KernelInceptionDistance
-except ImportError as error:
-    raise ImportError('scvae_fast.metrics needs torchmetrics: pip install "scvae_fast[train]"') from error
 
 N_FEATURES = 2048
 # Of fewer pictures than features no covariance has full rank, and the bias of FID is large.

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from scvae_fast import _torchvision
+from scvae_fast._extras import extra
 from scvae_fast.metrics._pieces import pieces
 
 _torchvision.make_importable()
-try:
+with extra("scvae_fast.metrics", "torchmetrics"):
     from torchmetrics.functional.image import structural_similarity_index_measure
     from torchmetrics.image import PeakSignalNoiseRatio
-except ImportError as error:
-    raise ImportError('scvae_fast.metrics needs torchmetrics: pip install "scvae_fast[train]"') from error
 
 # The window of SSIM is 11 x 11; torchmetrics takes no smaller pictures.
 _LEAST_SIDE_FOR_SSIM = 11

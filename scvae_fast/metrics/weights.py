@@ -87,7 +87,7 @@ def locate(weights: PublishedWeights, folder: Path | None = None, *, download: b
     if not download:
         raise UnavailableError(
             f"needs the weights of {weights.network}; looked for {', '.join(map(str, paths))}. "
-            f"Put {weights.url} there, or into a folder given by --weights, or have it fetched by --download"
+            f"Put {weights.url} there, or name a folder that has it (weights), or have it fetched (download)"
         )
     try:
         folders[0].mkdir(parents=True, exist_ok=True)

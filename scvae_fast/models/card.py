@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
 
+from scvae_fast._extras import extra
+from scvae_fast._markdown import markdown_table
 from scvae_fast.models.config import SCVAEConfig
 
 if TYPE_CHECKING:
@@ -120,10 +122,8 @@ def model_card(model: Described, record: Mapping[str, Any] | None = None, *, nam
 
 
 def _front_matter(record: Mapping[str, Any], title: str) -> ModelCardData:
-    try:
+    with extra("a model card", "huggingface_hub"):
         from huggingface_hub import EvalResult, ModelCardData
-    except ImportError as error:
-        raise ImportError('a model card needs huggingface_hub: pip install "scvae_fast[train]"') from error
     evaluation = record.get("evaluation") or {}
     figures = dict(_flat(_figures(evaluation)))
     about: dict[str, Any] = {
@@ -229,15 +229,12 @@ def _duration(seconds: float) -> str:
 
 
 def _table(values: Mapping[str, Any]) -> str:
-    rows = [f"| {_cell(str(key))} | {_cell(_text(value))} |" for key, value in values.items()]
-    return "\n".join(["| | |", "|---|---|", *rows])
+    return markdown_table(
+        ("", ""), [(str(key), _text(value)) for key, value in values.items()], left=(0, 1), aligned=False
+    )
 
 
 def _text(value: Any) -> str:
     if value is None:
         return "none"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())

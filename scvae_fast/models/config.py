@@ -18,7 +18,7 @@ _POSITIVE = (
     "num_res_blocks",
     "norm_groups",
 )
-_FLAGS = ("learn_dictionary", "learn_step", "mid_attention", "norm_out")
+_FLAGS = ("learn_dictionary", "learn_c", "mid_attention", "norm_out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +29,12 @@ class SCVAEConfig:
         n_features: n, length of a latent vector.
         n_atoms: K, columns of the dictionary.
         n_iter: T, iterations of LISTA.
-        sparsity: λ of the paper, β of the released code: the threshold is sparsity / c.
+        lmbda: λ of the paper, β of the released code: the threshold is lmbda / c.
         compat: "paper", or "official" for what the authors' code computes, see `DictionaryLISTA`.
         attention: the network that weighs positions in the loss, see `scvae_fast.nn.attention`.
         attention_hidden: hidden width of the "eq" network.
         learn_dictionary: whether D is a parameter or a buffer.
-        learn_step: whether c is a parameter or a buffer.
+        learn_c: whether c is a parameter or a buffer.
         in_channels: channels of a picture.
         resolution: height and width of the pictures that the model is meant for. No layer depends on it: any
             height and width that `stride` divides will do.
@@ -54,12 +54,12 @@ class SCVAEConfig:
     n_features: int = 256
     n_atoms: int = 512
     n_iter: int = 16
-    sparsity: float = 1.0
+    lmbda: float = 1.0
     compat: Compat = "paper"
     attention: AttentionName = "constant"
     attention_hidden: int = 64
     learn_dictionary: bool = True
-    learn_step: bool = True
+    learn_c: bool = True
     in_channels: int = 3
     resolution: int = 256
     ch: int = 128
@@ -86,7 +86,7 @@ class SCVAEConfig:
 
     def _check_ranges(self) -> None:
         _require(_is_int(self.n_iter, 0), "n_iter", "an integer, 0 or more", self.n_iter)
-        _require(_is_number(self.sparsity, 0, float("inf")), "sparsity", "a number, 0 or more", self.sparsity)
+        _require(_is_number(self.lmbda, 0, float("inf")), "lmbda", "a number, 0 or more", self.lmbda)
         _require(_is_number(self.dropout, 0, 1), "dropout", "a number in [0, 1)", self.dropout)
         _require(self.compat in get_args(Compat), "compat", f"one of {get_args(Compat)}", self.compat)
         names = get_args(AttentionName)
@@ -146,11 +146,16 @@ class SCVAEConfig:
         if not isinstance(values, Mapping):
             raise ValueError(f"SCVAEConfig.from_dict: values must be a mapping, got {type(values).__name__}")
         known = {field.name for field in fields(cls)}
+        values = {_FORMER_NAMES.get(name, name): value for name, value in values.items()}
         if missing := sorted(known - values.keys()):
             raise ValueError(f"SCVAEConfig.from_dict: fields missing: {', '.join(missing)}")
         if unknown := sorted(values.keys() - known):
             raise ValueError(f"SCVAEConfig.from_dict: unknown fields: {', '.join(unknown)}")
         return cls(**values)
+
+
+# Of fields, in files written before they had their present names.
+_FORMER_NAMES = {"sparsity": "lmbda", "learn_step": "learn_c"}
 
 
 def _require(condition: bool, name: str, expected: str, value: object) -> None:
@@ -177,7 +182,7 @@ PRESETS = {
     "imagenet256-32x32": _FFHQ_32,
     "pictures64": SCVAEConfig(
         n_iter=8,
-        sparsity=0.1,
+        lmbda=0.1,
         resolution=64,
         ch=16,
         ch_mult=(1, 2, 6, 8),

@@ -22,20 +22,20 @@ def scvae_loss(
     x: Tensor,
     output: SCVAEOutput,
     *,
-    sparsity: float,
+    lmbda: float,
     reduction: Reduction = "sum",
     image_weight: float = 1.0,
     latent_weight: float = 1.0,
 ) -> SCVAELoss:
-    """image_weight ‖x − x̂‖² + latent_weight Σ_ij α_ij ‖E_ij(x) − D z_ij‖² + sparsity Σ_ij α_ij ‖z_ij‖₁.
+    """image_weight ‖x − x̂‖² + latent_weight Σ_ij α_ij ‖E_ij(x) − D z_ij‖² + lmbda Σ_ij α_ij ‖z_ij‖₁.
 
-    The paper's loss (arXiv 2303.16666) is `sparsity=λ, reduction="sum"` and weights of 1. The authors'
-    released code minimises `mean((x̂ − x)²) + mean(α (E(x) − D z)²)`: `sparsity=0, reduction="mean"`.
+    The paper's loss (arXiv 2303.16666) is `lmbda=λ, reduction="sum"` and weights of 1. The authors'
+    released code minimises `mean((x̂ − x)²) + mean(α (E(x) − D z)²)`: `lmbda=0, reduction="mean"`.
 
     Args:
         x: (B, C, H, W), the pictures.
         output: what the model made of them.
-        sparsity: λ, the weight of the codes' absolute values; 0 leaves that term out.
+        lmbda: λ, the weight of the codes' absolute values; 0 leaves that term out.
         reduction: "sum" adds up over a picture, as the paper's norms do, and averages over the batch. "mean"
             averages each term over all of its entries: pixels, (B, h, w, n) for the latents, (B, h, w, K) for
             the codes. As α sums to 1 over a picture already, that divides the last two terms by the number
@@ -55,11 +55,11 @@ def scvae_loss(
     image = image_weight * _reduce((x - output.x_hat).square(), reduction)
     sq_err = (output.latents - output.latents_hat).square().permute(0, 2, 3, 1)  # (B, h, w, n)
     latent = latent_weight * _reduce(output.alpha * sq_err, reduction)
-    if sparsity == 0:
+    if lmbda == 0:
         l1 = image.new_zeros(())
     else:
         position_weight = output.alpha.mean(-1, keepdim=True)  # (B, h, w, 1)
-        l1 = sparsity * _reduce(position_weight * output.codes.abs(), reduction)
+        l1 = lmbda * _reduce(position_weight * output.codes.abs(), reduction)
     return SCVAELoss(image + latent + l1, image, latent, l1)
 
 

@@ -64,7 +64,7 @@ def load_official(
         n_features=_shape(weights, "Dict")[0],
         n_atoms=_shape(weights, "Dict")[1],
         n_iter=n_iter,
-        sparsity=beta,
+        lmbda=beta,
         compat="official",
         attention=attention,
         attention_hidden=_shape(weights, "el1.0.weight")[0],
@@ -200,7 +200,7 @@ def _check_layout(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor])
 def _by_official_name(model: SCVAE) -> dict[str, Tensor]:
     """Every tensor of a checkpoint by its name there; what the model holds as a view of its own tensor."""
     dictionary = model.bottleneck.dictionary
-    tensors = {"Dict": dictionary, "c": model.bottleneck.step.view(1), "w": torch.ones_like(dictionary[:, 0])}
+    tensors = {"Dict": dictionary, "c": model.bottleneck.c.view(1), "w": torch.ones_like(dictionary[:, 0])}
     tensors |= {f"encoder.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
     for network in _attention_networks(model):
         tensors |= _attention_by_official_name(network)

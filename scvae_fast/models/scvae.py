@@ -72,10 +72,10 @@ class SCVAE(PretrainedModel):
         self.bottleneck = DictionaryLISTA(
             dictionary,
             config.n_iter,
-            config.sparsity,
+            config.lmbda,
             config.compat,
             learn_dictionary=config.learn_dictionary,
-            learn_step=config.learn_step,
+            learn_c=config.learn_c,
             backend=backend,
         )
         self.attention = alpha_network(

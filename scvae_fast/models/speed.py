@@ -12,7 +12,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
+class SpeedSettings:
     """Choices that change how fast an `SCVAE` runs, and its results by rounding alone.
 
     The sparse coding is computed in float32 whatever the precision, as are losses and parameters.
@@ -32,10 +32,10 @@ class Speed:
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
-            raise ValueError(f"Speed: precision must be one of {get_args(Precision)}, got {self.precision!r}")
+            raise ValueError(f"SpeedSettings: precision must be one of {get_args(Precision)}, got {self.precision!r}")
 
     @classmethod
-    def of(cls, device: torch.device | str) -> "Speed":
+    def of(cls, device: torch.device | str) -> "SpeedSettings":
         """What is fastest on a device, as `python -m benchmarks` measures it.
 
         On a GPU bfloat16, channels last, and compiled. On a CPU bfloat16 where the processor multiplies it, else

@@ -62,7 +62,7 @@ def is_plain(tensors: Iterable[torch.Tensor]) -> bool:
     return not keys & ~_PRIVATE.ordinary
 
 
-def is_bare(tensors: Iterable[torch.Tensor], cast: bool = True) -> bool:
+def can_skip_dispatcher(tensors: Iterable[torch.Tensor], cast: bool = True) -> bool:
     """Whether a call with these plain tensors concerns nothing but autograd.
 
     `cast` is whether autocast has a rule for the operation; without one, autocast changes nothing.

@@ -95,7 +95,7 @@ def autocast_is_on(device_type: str) -> bool:
     return known and torch.is_autocast_enabled(device_type)
 
 
-def apply_bare(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+def apply_directly(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     """`function.apply` for a bare call: without the preparations for torch.func, which cost more than a small call."""
     apply: Callable[..., Any] = getattr(super(torch.autograd.Function, function), "apply")  # noqa: B009
     return apply(*arguments)

@@ -20,8 +20,8 @@ import torch
 from torch.overrides import has_torch_function
 
 from scvae_fast.ops.batching import Dims, batched
-from scvae_fast.ops.dispatch import in_forward_mode, is_bare, needs_gradient
-from scvae_fast.ops.library import Registered, apply_bare, autocast_is_on, in_float32
+from scvae_fast.ops.dispatch import can_skip_dispatcher, in_forward_mode, needs_gradient
+from scvae_fast.ops.library import Registered, apply_directly, autocast_is_on, in_float32
 
 Results = tuple[torch.Tensor, ...]
 Gradients = tuple[torch.Tensor | None, ...]
@@ -135,9 +135,9 @@ class Operation:
     def __call__(self, *arguments: Any) -> Any:
         """The operation's results; arguments as in its schema."""
         tensors = [t for t in arguments[: self._tensors] if t is not None]
-        if is_bare(tensors, cast=self._autocast):
+        if can_skip_dispatcher(tensors, cast=self._autocast):
             if needs_gradient(tensors):
-                return apply_bare(self._recorded, *arguments, True)
+                return apply_directly(self._recorded, *arguments, True)
             return self._returned(self._computation.forward(*arguments))
         # Here and not only in the dispatcher: there a transform of torch.func, when it calls the next one, undoes what
         # autocast's rule has done.
@@ -234,7 +234,7 @@ class Operation:
         if in_forward_mode():
             return self._computation.plain_backward(*self._split(arguments)) + nothing
         tensors = [t for t in (*grads, *saved) if t is not None]
-        if not torch.is_grad_enabled() and is_bare(tensors, cast=self._autocast):
+        if not torch.is_grad_enabled() and can_skip_dispatcher(tensors, cast=self._autocast):
             return self._computation.backward(*self._split(arguments)) + nothing
         # A compiler that traces this backward pass takes no Function inside a Function.
         compiling = torch.compiler.is_compiling()

@@ -6,15 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scvae_fast._extras import extra
 from scvae_fast.data.pictures import to_bytes
 
-try:
+with extra("scvae_fast.plotting", "matplotlib"):
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
-except ImportError as error:
-    raise ImportError('scvae_fast.plotting needs matplotlib: pip install "scvae_fast[train]"') from error
 
 INK, QUIET, BLUE, ORANGE = "#1b1f24", "#6b7280", "#2563a8", "#d9822b"
 # Transparent where codes are sparse, bright where they are dense.
@@ -56,28 +55,6 @@ def atom_patches(patches: Tensor, usage: Tensor, *, columns: int = 32) -> Figure
         fontsize=13,
         fontweight="bold",
     )
-    return figure
-
-
-def atom_usage(held_out: Tensor, training: Tensor, n_codes: tuple[int, int]) -> Figure:
-    """How many of the codes use each atom, atoms ordered by their use on the training photographs."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=150)
-    axes = plain(figure.subplots())
-    order = training.argsort(descending=True, stable=True)
-    rank = np.arange(1, len(order) + 1)
-    shares = [
-        100 * usage[order].double() / max(count, 1) for usage, count in zip((held_out, training), n_codes, strict=True)
-    ]
-    axes.scatter(rank, shares[0].numpy(), s=7, color=ORANGE, alpha=0.7, linewidths=0, label="held-out photographs")
-    axes.plot(rank, shares[1].numpy(), color=BLUE, linewidth=2, label="training photographs")
-    axes.set(
-        xlim=(0, len(order) + 1),
-        ylim=(0, None),
-        xlabel="atoms, the most used first",
-        ylabel="codes that use the atom, %",
-    )
-    axes.legend(frameon=False)
-    titled(axes, "How often each atom is used")
     return figure
 
 

@@ -12,7 +12,7 @@ from scvae_fast.codes.coding import BATCH_SIZE, encode_pictures
 from scvae_fast.codes.tiling import encode_latents_tiled
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.models import SCVAE
-from scvae_fast.models.speed import Speed
+from scvae_fast.models.speed import SpeedSettings
 
 # "codes": z (K), sparse; "latents": E(x) (n); "pixels": the pixels of the cell (3·stride²); "colour": their mean (3).
 CellKind = Literal["codes", "latents", "pixels", "colour"]
@@ -33,7 +33,7 @@ def cells_of(
     kind: CellKind = "codes",
     *,
     batch_size: int = BATCH_SIZE,
-    speed: Speed | None = None,
+    speed: SpeedSettings | None = None,
 ) -> Iterator[PictureCells]:
     """The cells of pictures of any sizes, in their order; in memory is a batch, or one large picture.
 
@@ -56,7 +56,7 @@ def cells_of(
         for coded in encode_pictures(model, pictures, batch_size=batch_size, speed=speed):
             yield PictureCells(coded.name, coded.size, (coded.codes.h, coded.codes.w), coded.codes.csr())
         return
-    speed, device = speed or Speed(), model.bottleneck.dictionary.device.type
+    speed, device = speed or SpeedSettings(), model.bottleneck.dictionary.device.type
     for named in pictures:
         with torch.no_grad(), speed.autocast(device):
             values = _values(model, named.picture, kind)  # (d, h, w)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scvae_fast.codes.coding import BATCH_SIZE
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.models import SCVAE
-from scvae_fast.models.speed import Speed
+from scvae_fast.models.speed import SpeedSettings
 from scvae_fast.tasks.cells import CellKind, PictureCells, cells_of
 
 # What a descriptor is made of: the cells of a picture, or the picture itself, made small.
@@ -80,7 +80,7 @@ def describe(
     descriptors: Sequence[Descriptor],
     *,
     batch_size: int = BATCH_SIZE,
-    speed: Speed | None = None,
+    speed: SpeedSettings | None = None,
 ) -> Described:
     """The descriptors of pictures of any sizes; pictures are read once for each kind of rows.
 

@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-try:
+from scvae_fast._extras import extra
+
+with extra("scvae_fast.tasks", "scikit-learn"):
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-except ImportError as error:
-    raise ImportError('scvae_fast.tasks needs scikit-learn: pip install "scvae_fast[train]"') from error
 
 _MOST_ITERATIONS = 2000
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-try:
+from scvae_fast._extras import extra
+
+with extra("scvae_fast.tasks", "scikit-learn"):
     from sklearn.neighbors import NearestNeighbors
-except ImportError as error:
-    raise ImportError('scvae_fast.tasks needs scikit-learn: pip install "scvae_fast[train]"') from error
 
 # So many distances are held at a time; with float64 that is 64 MiB.
 _AT_ONCE = 8_000_000

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from scvae_fast.errors import UsageError
+from scvae_fast.metrics.psnr import psnr_of
 from scvae_fast.models import SCVAEConfig
 from scvae_fast.models.decoder import Decoder
-from scvae_fast.models.speed import Speed
+from scvae_fast.models.speed import SpeedSettings
 from scvae_fast.training.data import PictureData
 from scvae_fast.training.progress import batches_seen, progress_of
 from scvae_fast.training.second_stage import SecondStage, SecondStageSettings
@@ -24,6 +25,9 @@ Start = Literal["random", "linear"]
 
 # The linear start is fitted to so many pictures.
 _START_PICTURES = 96
+
+# A mean squared error whose PSNR is logged has at least this size, so that the PSNR is finite.
+_LEAST_ERROR = 1e-12
 
 
 class Objective(NamedTuple):
@@ -47,7 +51,7 @@ class AutoencoderModule(LightningModule, ABC):
         optimiser: see `OptimiserSettings`.
         second_stage: perceptual and adversarial terms; None leaves them out.
         start: the first weights, "random" or "linear", see `scvae_fast.training.start`.
-        channels_last: memory format of pictures; None is what is fastest on the device, see `Speed`.
+        channels_last: memory format of pictures; None is what is fastest on the device, see `SpeedSettings`.
         compile: whether encoder and decoder go through torch.compile; None as before.
         seed: of what is random within a step.
 
@@ -94,9 +98,9 @@ class AutoencoderModule(LightningModule, ABC):
         if self.start == "linear" and not self.trainer.ckpt_path:
             self.start_linearly(self._first_pictures())
         device = self.trainer.strategy.root_device
-        fastest = Speed.of(device)
+        fastest = SpeedSettings.of(device)
         channels_last, compile = self._speed
-        speed = Speed(
+        speed = SpeedSettings(
             channels_last=fastest.channels_last if channels_last is None else channels_last,
             compile=fastest.compile if compile is None else compile,
         )
@@ -122,7 +126,8 @@ class AutoencoderModule(LightningModule, ABC):
         """Log the mean over pictures of what training logs, and of the PSNR of each."""
         _, terms, x_hat, _ = self.objective(batch)
         sq_err = (batch - x_hat.clamp(-1, 1)).square().flatten(1).mean(1)
-        figures = {f"val/{name}": value for name, value in terms.items()} | {"val/psnr": psnr_of(sq_err).mean()}
+        psnr = psnr_of(sq_err.clamp_min(_LEAST_ERROR)).mean()
+        figures = {f"val/{name}": value for name, value in terms.items()} | {"val/psnr": psnr}
         self.log_dict(figures, on_epoch=True, sync_dist=True, batch_size=len(batch))
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
@@ -181,7 +186,7 @@ class AutoencoderModule(LightningModule, ABC):
         if self.trainer.world_size > 1:
             values = self.trainer.strategy.reduce(values, reduce_op="mean")
         figures = dict(zip(figures, values, strict=True))
-        self.log_dict(figures | {"psnr": psnr_of(figures["loss/image"])})
+        self.log_dict(figures | {"psnr": psnr_of(figures["loss/image"].clamp_min(_LEAST_ERROR))})
 
     def _first_pictures(self) -> Tensor:  # -> (B, C, H, W)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -204,8 +209,3 @@ def _second_stage(settings: SecondStageSettings, in_channels: int) -> SecondStag
                 f"second_stage: LPIPS (perceptual_weight {settings.perceptual_weight:g}, 0 leaves it out): {error}"
             ) from error
     return SecondStage(settings, in_channels, perceptual)
-
-
-def psnr_of(mse: Tensor) -> Tensor:
-    """PSNR in dB of a mean squared error of values in −1 … 1."""
-    return 10 * torch.log10(4 / mse.clamp_min(1e-12))

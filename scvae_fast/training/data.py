@@ -22,13 +22,13 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from scvae_fast.data.broken import BrokenFiles
 from scvae_fast.data.crops import CropSettings, RandomCrops
 from scvae_fast.data.files import Files, list_ffhq, list_folder, list_imagenet
 from scvae_fast.data.loading import FixedBatches, StreamBatches, picture_loader
-from scvae_fast.data.numbered import FixedPictures, TrainingPictures
 from scvae_fast.data.photographs import held_out_photographs, training_photographs
-from scvae_fast.data.squares import Crop, PlacedCrop, ZoomedCrop, centre_square
+from scvae_fast.data.sampling import FixedPictures, TrainingPictures
+from scvae_fast.data.square_crops import Crop, PlacedCrop, ZoomedCrop, centre_square
+from scvae_fast.data.unreadable import UnreadableFiles
 from scvae_fast.errors import UsageError
 from scvae_fast.training.progress import batches_seen
 
@@ -81,7 +81,7 @@ class PictureData(LightningDataModule, ABC):
             if value < least:
                 raise ValueError(f"{type(self).__name__}: {name} must be at least {least}, got {value}")
         self.resolution, self.batch_size, self.num_workers, self.seed = resolution, batch_size, num_workers, seed
-        self.broken = BrokenFiles(most_broken)
+        self.broken = UnreadableFiles(most_broken)
         self._before = {"samples": 0, "batches": 0}
         self._found: Found | None = None
 

@@ -16,7 +16,7 @@ from scvae_fast.training.start import start_as_linear_coder
 # Batches between two projections of c, each of which costs a singular value decomposition of D; and how far above
 # ‖D‖₂² they keep it, for the steps between.
 _PROJECT_EVERY = 10
-_STEP_MARGIN = 1.01
+_MARGIN_OF_C = 1.01
 
 _LOSS, _OPTIMISER = LossSettings(), OptimiserSettings()
 
@@ -34,9 +34,9 @@ class SCVAEModule(AutoencoderModule):
         second_stage: perceptual and adversarial terms; None leaves them out.
         start: the first weights: "random", or "linear" for a transform coder fitted to the first pictures, see
             `scvae_fast.training.start`; that needs a network with `norm_out=False`.
-        project_step: whether the step constant c of the bottleneck is raised to ‖D‖₂² now and then, if it is less, so
+        project_c: whether the step constant c of the bottleneck is raised to ‖D‖₂² now and then, if it is less, so
             that the iterations converge whatever D has become. The released code doesn't.
-        channels_last: memory format of pictures; None is what is fastest on the device, see `Speed`.
+        channels_last: memory format of pictures; None is what is fastest on the device, see `SpeedSettings`.
         compile: whether encoder and decoder go through torch.compile; None as before.
         seed: of what is random within a step.
 
@@ -54,7 +54,7 @@ class SCVAEModule(AutoencoderModule):
         optimiser: OptimiserSettings = _OPTIMISER,
         second_stage: SecondStageSettings | None = None,
         start: Start = "random",
-        project_step: bool = True,
+        project_c: bool = True,
         channels_last: bool | None = None,
         compile: bool | None = None,
         seed: int = 0,
@@ -69,7 +69,7 @@ class SCVAEModule(AutoencoderModule):
             compile=compile,
             seed=seed,
         )
-        self.loss, self.project_step = loss, project_step
+        self.loss, self.project_c = loss, project_c
 
     def start_linearly(self, pictures: Tensor) -> None:
         """See `start_as_linear_coder`."""
@@ -78,7 +78,7 @@ class SCVAEModule(AutoencoderModule):
     def objective(self, batch: Tensor) -> Objective:
         """The loss of a batch, the density of its codes, and how many of them use each atom."""
         output = self.model(batch)
-        loss = self.loss.of(batch, output, self.model.config.sparsity)
+        loss = self.loss.of(batch, output, self.model.config.lmbda)
         usage = (output.codes.detach() != 0).flatten(0, -2).sum(0)  # (K,)
         figures = {f"loss/{name}": term for name, term in loss._asdict().items()}
         figures["density"] = usage.sum() / output.codes.numel()
@@ -87,10 +87,10 @@ class SCVAEModule(AutoencoderModule):
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         """Seed this step; keep c at ‖D‖₂² or above."""
         super().on_train_batch_start(batch, batch_idx)
-        if self.project_step and batches_seen(self.trainer) % _PROJECT_EVERY == 0:
+        if self.project_c and batches_seen(self.trainer) % _PROJECT_EVERY == 0:
             sharded = self.sharded()
             with nullcontext() if sharded is None else FullyShardedDataParallel.summon_full_params(sharded):
-                self.model.bottleneck.raise_step(_STEP_MARGIN)
+                self.model.bottleneck.raise_c(_MARGIN_OF_C)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Give c's moments the dimension that c has: checkpoints in which it had none are resumed as well."""

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -15,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from scvae_fast._files import write_atomically
+from scvae_fast.metrics.psnr import psnr_of
 from scvae_fast.models import SCVAE
 from scvae_fast.models.atoms import decode_atoms
 from scvae_fast.plotting import figures
@@ -146,10 +146,7 @@ def look(model: SCVAE, pictures: Tensor) -> View:
     usage, counts = support.sum(0), support.sum(1)
     originals, rebuilt = (list(each.float().cpu()) for each in (pictures, output.x_hat))
     alpha = output.alpha.float().mean(-1).cpu()  # (B, h, w)
-    captions = [
-        f"{10 * np.log10(4 / max(float((a - b).square().mean()), 1e-12)):.1f} dB"
-        for a, b in zip(originals, rebuilt, strict=True)
-    ]
+    captions = [f"{float(psnr_of((a - b).square().mean())):.1f} dB" for a, b in zip(originals, rebuilt, strict=True)]
     names = [str(number) for number in range(1, len(originals) + 1)]
     drawn = {
         "reconstructions": figures.reconstructions("Validation pictures", names, originals, rebuilt, captions),

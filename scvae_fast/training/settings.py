@@ -3,14 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from torch import Tensor
 
 from scvae_fast.models.loss import SCVAELoss, scvae_loss
 from scvae_fast.models.scvae import SCVAEOutput
-
-LossForm = Literal["paper", "released"]
+from scvae_fast.nn.lista import Compat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,37 +17,37 @@ class LossSettings:
     """The loss of a batch; see `scvae_fast.models.loss.scvae_loss` for its terms.
 
     Args:
-        form: "paper" is (‖x − x̂‖² + w Σ α (‖E − Dz‖² + λ‖z‖₁)) / (C·H·W), averaged over the batch: the paper's loss per
-            value of a picture, so that its size doesn't depend on the resolution. "released" is what the authors' code
-            minimises, mean((x − x̂)²) + w mean(α (E − Dz)²), with λ = 0 unless it is given. The image term of either
-            is the mean squared error.
+        compat: "paper" is (‖x − x̂‖² + w Σ α (‖E − Dz‖² + λ‖z‖₁)) / (C·H·W), averaged over the batch: the paper's loss
+            per value of a picture, so that its size doesn't depend on the resolution. "official" is what the authors'
+            code minimises, mean((x − x̂)²) + w mean(α (E − Dz)²), with λ = 0 unless it is given. The image term of
+            either is the mean squared error.
         code_weight: w. Both the paper and the authors' code have 1; but α adds up to 1 over a whole picture, so that
             codes then cost nearly nothing and become dense.
-        sparsity: λ; None is the λ of the network for "paper" and 0 for "released".
+        lmbda: λ; None is the λ of the network for "paper" and 0 for "official".
 
     Raises:
         ValueError: a field is out of its range.
     """
 
-    form: LossForm = "paper"
+    compat: Compat = "paper"
     code_weight: float = 1.0
-    sparsity: float | None = None
+    lmbda: float | None = None
 
     def __post_init__(self) -> None:
-        _require("LossSettings", "form", self.form in get_args(LossForm), f"one of {get_args(LossForm)}", self.form)
+        _require("LossSettings", "compat", self.compat in get_args(Compat), f"one of {get_args(Compat)}", self.compat)
         _require("LossSettings", "code_weight", 0 <= self.code_weight < math.inf, "0 or more", self.code_weight)
-        known = self.sparsity is None or 0 <= self.sparsity < math.inf
-        _require("LossSettings", "sparsity", known, "None, or a number, 0 or more", self.sparsity)
+        known = self.lmbda is None or 0 <= self.lmbda < math.inf
+        _require("LossSettings", "lmbda", known, "None, or a number, 0 or more", self.lmbda)
 
-    def of(self, x: Tensor, output: SCVAEOutput, network_sparsity: float) -> SCVAELoss:  # x: (B, C, H, W)
+    def of(self, x: Tensor, output: SCVAEOutput, network_lmbda: float) -> SCVAELoss:  # x: (B, C, H, W)
         """The loss of pictures and what a model of that λ made of them."""
-        if self.form == "released":
-            sparsity = self.code_weight * (self.sparsity or 0.0)
-            return scvae_loss(x, output, sparsity=sparsity, reduction="mean", latent_weight=self.code_weight)
+        if self.compat == "official":
+            lmbda = self.code_weight * (self.lmbda or 0.0)
+            return scvae_loss(x, output, lmbda=lmbda, reduction="mean", latent_weight=self.code_weight)
         per_value = 1 / x[0].numel()
         weight = self.code_weight * per_value
-        sparsity = network_sparsity if self.sparsity is None else self.sparsity
-        return scvae_loss(x, output, sparsity=sparsity * weight, image_weight=per_value, latent_weight=weight)
+        lmbda = network_lmbda if self.lmbda is None else self.lmbda
+        return scvae_loss(x, output, lmbda=lmbda * weight, image_weight=per_value, latent_weight=weight)
 
 
 @dataclass(frozen=True, kw_only=True)

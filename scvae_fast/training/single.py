@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from scvae_fast.models.speed import Speed
+from scvae_fast.models.speed import SpeedSettings
 from scvae_fast.training.callbacks import AtomicCheckpointIO
 
 
@@ -25,7 +25,7 @@ def single_trainer(
     return Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=1,
-        precision=precision or Speed.of(device).lightning_precision,  # type: ignore[arg-type]
+        precision=precision or SpeedSettings.of(device).lightning_precision,  # type: ignore[arg-type]
         max_steps=max_steps,
         max_epochs=-1,
         limit_val_batches=0,

@@ -21,6 +21,8 @@ from scvae_fast.data.pictures import load_picture
 from scvae_fast.models import SCVAE
 from scvae_fast.models.loading import load_model
 
+pytestmark = pytest.mark.browser
+
 _FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -103,7 +105,7 @@ def test_an_upload_shows_the_figures_of_the_library(page, served: Served, tmp_pa
         image.wait_for()
         page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=image.element_handle())
         assert image.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [50, 37]
-    assert page.locator("#atoms img").count() == min(24, int((view.usage > 0).sum()))
+    assert page.locator("#atoms img").count() == min(24, int((view.codes.usage() > 0).sum()))
     legend = page.locator(".legend > span")
     assert legend.count() == 5
     page.locator("#groups input[type=number]").fill("3")

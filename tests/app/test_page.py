@@ -47,8 +47,8 @@ def test_an_upload_shows_its_results(visit, model: SCVAE, tmp_path: Path) -> Non
     assert "30 × 20 pixels" in figures
     assert density.shape == clusters.shape == (20, 30, 3)
     assert len(re.findall(r"\d+ %", legend)) == 3
-    most = int(expected.usage.argmax())
-    assert atoms[0][1] == f"{most}: {100 * int(expected.usage[most]) / len(expected.codes.counts):.0f} %"
+    most = int(expected.codes.usage().argmax())
+    assert atoms[0][1] == f"{most}: {100 * int(expected.codes.usage()[most]) / len(expected.codes.counts):.0f} %"
     again, legend = visit.clusters(view, 5)
     assert len(re.findall(r"\d+ %", legend)) == 5
     assert not np.array_equal(again, clusters)
@@ -67,7 +67,7 @@ def test_a_refused_upload_says_why_and_hides_results(visit, tmp_path: Path) -> N
 
 
 def test_a_code_without_entries_has_no_atoms_to_show(visit, model: SCVAE, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(model.bottleneck, "sparsity", 1e9)
+    monkeypatch.setattr(model.bottleneck, "lmbda", 1e9)
     save_picture(tmp_path / "a.png", scene(20, 30))
     results = visit.upload(str(tmp_path / "a.png"), 4)
     assert results[-1] == []

@@ -44,7 +44,7 @@ def test_a_view_is_what_the_library_says(model: SCVAE, view: views.View) -> None
     torch.testing.assert_close(view.x_hat, expected.x_hat)
     error = (view.x_hat.double() - scene(37, 50).double()).square().mean()
     assert view.psnr == pytest.approx(10 * np.log10(4 / float(error)))
-    assert torch.equal(view.usage, expected.usage)
+    assert torch.equal(view.codes.usage(), expected.usage)
     sizes = view.codes.counts.astype(int)
     K = TINY.n_atoms
     choices = sum(np.log2(float(np.prod(np.arange(K - s + 1, K + 1) / np.arange(1, s + 1)))) for s in sizes)

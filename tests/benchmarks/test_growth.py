@@ -6,8 +6,8 @@ from pathlib import Path
 import benchmark_results as made
 import pytest
 
-from benchmarks import growth
 from benchmarks.cases import FORWARD, Case
+from benchmarks.report import growth
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 2.0])

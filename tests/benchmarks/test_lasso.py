@@ -8,7 +8,7 @@ from benchmarks import lasso
 from benchmarks.cases import LassoCase
 from benchmarks.lasso import FISTA, ISTA, SKLEARN, fewest
 
-SMALL = LassoCase(rows=12, side=4, overcomplete=2, sparsity=0.5, dictionary="random")
+SMALL = LassoCase(rows=12, side=4, overcomplete=2, lmbda=0.5, dictionary="random")
 
 
 def test_the_optimum_is_scikit_learns_and_certified():
@@ -17,7 +17,7 @@ def test_the_optimum_is_scikit_learns_and_certified():
     torch.testing.assert_close(p.x.mean(1), torch.zeros(12), atol=1e-5, rtol=0)
     best, gap = lasso.optimum(p)
     assert 0 <= gap < 1e-6
-    solver = ScikitLasso(alpha=p.sparsity / 16, fit_intercept=False, tol=1e-10, max_iter=100_000)
+    solver = ScikitLasso(alpha=p.lmbda / 16, fit_intercept=False, tol=1e-10, max_iter=100_000)
     z = torch.from_numpy(solver.fit(p.D.double().numpy(), p.x.double().numpy().T).coef_)
     assert p.objective(z) == pytest.approx(best, rel=1e-6)
 

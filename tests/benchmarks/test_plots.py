@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks import drawing, plots
 from benchmarks.cases import BOTH, FORWARD, Case
+from benchmarks.report import drawing, plots
 from benchmarks.rivals import CLEAN
 
 

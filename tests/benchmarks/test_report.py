@@ -7,8 +7,9 @@ from pathlib import Path
 import benchmark_results as made
 import pytest
 
-from benchmarks import plots, report, tables
 from benchmarks.cases import BOTH, FORWARD, Case
+from benchmarks.report import plots, tables
+from benchmarks.report import writing as report
 from benchmarks.results import FILE, Results
 from benchmarks.rivals import CLEAN
 

@@ -9,9 +9,10 @@ from typing import Any
 import benchmark_results as made
 import pytest
 
-from benchmarks import cases, measured, tables
+from benchmarks import cases
 from benchmarks.cases import BACKWARD, BOTH, FORWARD, Case
 from benchmarks.model import HABITS, OURS
+from benchmarks.report import measured, tables
 from benchmarks.rivals import CLEAN, COMPILED, PRODUCTS, RELEASED
 
 LISTA = Case("lista", FORWARD)

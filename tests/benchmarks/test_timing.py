@@ -2,7 +2,8 @@
 
 import time
 
-from benchmarks import measured, timing
+from benchmarks import timing
+from benchmarks.report import measured
 
 
 def test_rounds_are_interleaved_and_ratios_paired():

@@ -12,7 +12,7 @@ from scvae_fast.codes.tiling import encode_tiled, reconstruct_tiled
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
-from scvae_fast.models.speed import Speed
+from scvae_fast.models.speed import SpeedSettings
 
 SIZES = [(16, 16), (16, 16), (16, 16), (8, 12), (16, 16), (20, 30), (20, 30), (1, 1), (15, 16)]
 
@@ -72,7 +72,7 @@ def test_memory_holds_one_batch(model: SCVAE) -> None:
 
 
 def test_precision(model: SCVAE) -> None:
-    speed = Speed(precision="bfloat16")
+    speed = SpeedSettings(precision="bfloat16")
     originals = named([(16, 16), (20, 30)])
     coded = list(encode_pictures(model, originals, speed=speed))
     for (_, picture), (_, x_hat) in zip(originals, decode_pictures(model, coded, speed=speed), strict=True):

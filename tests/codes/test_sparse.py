@@ -21,6 +21,7 @@ def test_round_trip(shape: tuple[int, int, int], density: float) -> None:
     assert codes.n_entries == int((dense != 0).sum())
     assert codes.density == pytest.approx(float((dense != 0).float().mean()))
     assert codes.counts.dtype == codes.atoms.dtype == np.uint16
+    assert torch.equal(codes.usage(), (dense != 0).sum((0, 1)))
 
 
 def test_rows_of_cells() -> None:

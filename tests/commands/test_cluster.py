@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pictures import TINY, scene
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from texts import words
 
 from scvae_fast import cli
 from scvae_fast.codes import CodedPicture, SparseCodes
@@ -60,7 +61,7 @@ def test_what_the_command_writes(folder: Path) -> None:
     best = max(content["quality"], key=lambda each: each["silhouette"])
     assert content["clusters"] == best["clusters"] == Clustering.load(out / FILE).k
     assert sum(content["shares"]) == pytest.approx(1)
-    assert f"| **{best['clusters']}** | {best['silhouette']:.3f} |" in (out / "metrics.md").read_text()
+    assert f"| **{best['clusters']}** | {best['silhouette']:.3f} |" in words(out / "metrics.md")
     for name in ("patches", "maps", "quality"):
         picture = load_picture(out / f"{name}.png")
         assert min(picture.shape[1:]) > 100
@@ -142,7 +143,7 @@ def test_a_file_of_codes_gives_the_same(folder: Path, tmp_path: Path) -> None:
 def test_one_cluster_has_no_silhouette(folder: Path, tmp_path: Path) -> None:
     content = cluster_codes(folder / "model0", Pictures(data=folder / "data", limit=1), tmp_path, clusters=[1])
     assert (content["pictures"], content["quality"][0]["silhouette"]) == (1, None)
-    assert "| 1 | – | – |" in (tmp_path / "metrics.md").read_text()
+    assert "| 1 | – | – |" in words(tmp_path / "metrics.md")
     assert not (tmp_path / "quality.png").exists()
 
 

@@ -65,7 +65,7 @@ def test_their_configuration(arranged, official, given, golden_gat, tmp_path):
 
 def test_a_preset(tmp_path):
     # The published architecture, but narrow, is not the published one; with its widths it is too large for a test.
-    config = SCVAEConfig.preset("ffhq256-32x32", ch=32, sparsity=2.0)
+    config = SCVAEConfig.preset("ffhq256-32x32", ch=32, lmbda=2.0)
     torch.save(to_official(SCVAE(config, dictionary=dictionaries.dct(256, 512))), tmp_path / "official.pt")
     options = OfficialOptions(beta=2.0, attention="constant", preset="ffhq256-32x32")
     with pytest.raises(UsageError, match=r"official.pt can't be converted: load_official: \d+ tensors .* don't fit"):
@@ -89,7 +89,7 @@ def test_a_preset_has_iterations_and_architecture(official, given, tmp_path, mon
         ({"attention": None}, "give --attention too"),
         ({"n_iter": None, "attention": None, "preset": "ffhq256-16x16"}, "give --attention too"),
         ({"preset": "pictures64"}, "--preset must be one of ffhq256-16x16, .*, got 'pictures64'"),
-        ({"beta": float("nan")}, "can't be converted: SCVAEConfig: sparsity must be"),
+        ({"beta": float("nan")}, "can't be converted: SCVAEConfig: lmbda must be"),
     ],
 )
 def test_what_is_missing_or_wrong(changes, message, official, given, tmp_path):

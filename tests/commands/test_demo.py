@@ -1,72 +1,91 @@
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pictures import TINY, photographs, scene
 
 from scvae_fast.commands import demo
-from scvae_fast.commands.demo import DemoError, DemoSettings, run_demo
-from scvae_fast.data import CropSettings, Photograph, RandomCrops
+from scvae_fast.commands.demo import run_demo
+from scvae_fast.data import Photograph, RandomCrops, load_picture
+from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
-from scvae_fast.training import data
 
-SETTINGS = DemoSettings(model=TINY, batch_size=2, crops=CropSettings(size=16))
-SHORT, LONG = 0.01, 0.05  # minutes
+pytestmark = pytest.mark.slow
+
+NETWORK = [
+    f"--model.network.{name}={value if isinstance(value, str) else json.dumps(value)}"
+    for name, value in TINY.to_dict().items()
+]
+SETTINGS = [
+    *NETWORK,
+    "--data.resolution=16",
+    "--data.batch_size=2",
+    "--data.samples=40",
+    "--trainer.log_every_n_steps=1",
+]
+SHORT, LONG = 4 / 60, 8 / 60  # minutes
+
+
+def read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 @pytest.fixture(autouse=True)
 def small_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (demo, data):
-        monkeypatch.setattr(module, "training_photographs", photographs)
-        monkeypatch.setattr(module, "held_out_photographs", lambda: [Photograph("unseen", scene(30, 50, seed=9), True)])
+    held_out = [Photograph("unseen", scene(30, 50, seed=9), True)]
+    for place in ("commands.demo", "training.data", "data.stream"):
+        monkeypatch.setattr(f"scvae_fast.{place}.held_out_photographs", lambda: held_out)
+    monkeypatch.setattr("scvae_fast.training.data.training_photographs", photographs)
 
 
 def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_demo(tmp_path, SHORT, SETTINGS) == 0
-    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
-    for part, names in (("held_out", ["unseen"]), ("training", ["waves"])):
-        figures = metrics[part]
-        assert list(figures["pictures"]) == names
-        assert {"psnr", "ssim", "density", "atoms_in_use"} <= figures.keys()
-        assert figures["block_means"].keys() == {"8x8", "4x4"}
-        assert 0 < figures["density"] < 1
-        assert 0 < figures["atoms_in_use"] <= TINY.n_atoms
-    assert metrics["steps"] > 0
-    assert metrics["seconds"]["training"] >= 60 * SHORT
-    assert metrics["settings"] == SETTINGS.to_dict()
-    assert SCVAE.from_pretrained(tmp_path / "checkpoint").config == TINY
-    pictures = {path.stem for path in (tmp_path / "pictures").iterdir()}
-    assert {"held_out", "training", "atoms", "usage", "density"} <= pictures
-    assert f"{metrics['held_out']['psnr']:.2f} dB" in capsys.readouterr().out
+    metrics = read(tmp_path / "evaluation" / "metrics.json")
+    assert {"psnr", "ssim", "codes", "block-means"} == metrics["figures"].keys()
+    assert 0 < metrics["figures"]["codes"]["density"] < 1
+    assert not metrics["unavailable"]
+    training = read(tmp_path / "training.json")
+    assert training["steps"] > 0
+    assert training["seconds"] >= 60 * SHORT
+    assert SCVAE.from_pretrained(tmp_path / "model").config == TINY
+    for name in ("held_out", "density", "losses", "atoms"):
+        picture = load_picture(tmp_path / "pictures" / f"{name}.png")
+        assert min(picture.shape[1:]) > 100, name
+        assert picture.std() > 0.05, f"{name} is nearly blank"
+    assert f"{metrics['figures']['psnr']['pooled']:.2f} dB" in capsys.readouterr().out
 
 
 def test_a_second_run_only_prints_and_a_longer_one_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_demo(tmp_path, SHORT, SETTINGS)
-    state, metrics = tmp_path / "training.ckpt", tmp_path / "metrics.json"
-    before, first = state.stat().st_mtime_ns, json.loads(metrics.read_text(encoding="utf-8"))
+    state, metrics = tmp_path / "last.ckpt", tmp_path / "evaluation" / "metrics.json"
+    before, first, rated = state.stat().st_mtime_ns, read(tmp_path / "training.json"), read(metrics)
     capsys.readouterr()
     assert run_demo(tmp_path, SHORT, SETTINGS) == 0
-    assert "holds the result of 0.01 minutes of training already" in capsys.readouterr().out
-    assert state.stat().st_mtime_ns == before
+    printed = capsys.readouterr().out
+    assert "holds the result of 0.0666667 minutes of training already" in printed
+    assert f"{rated['figures']['psnr']['pooled']:.2f} dB" in printed
+    assert (state.stat().st_mtime_ns, read(metrics)) == (before, rated)
     assert run_demo(tmp_path, LONG, SETTINGS) == 0
-    assert "it goes on to 0.05" in capsys.readouterr().out
-    second = json.loads(metrics.read_text(encoding="utf-8"))
-    assert second["minutes"] == LONG
-    assert second["steps"] > first["steps"]
+    assert "going on with" in capsys.readouterr().out
+    assert read(tmp_path / "training.json")["steps"] > first["steps"]
+    assert read(metrics)["checkpoint"] != rated["checkpoint"]
 
 
 def test_stopped_before_the_evaluation_it_goes_on_with_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*args: object) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(demo, "evaluate", interrupt)
+        patch.setattr(demo, "evaluate_checkpoint", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_demo(tmp_path, SHORT, SETTINGS)
-    assert not (tmp_path / "metrics.json").exists()
+    metrics, steps = tmp_path / "evaluation" / "metrics.json", read(tmp_path / "training.json")["steps"]
+    assert not metrics.exists()
     assert run_demo(tmp_path, SHORT, SETTINGS) == 0
-    assert (tmp_path / "metrics.json").exists()
+    assert metrics.exists()
+    assert read(tmp_path / "training.json")["steps"] == steps
 
 
 def test_a_signal_stops_it_and_the_next_run_goes_on(
@@ -82,24 +101,23 @@ def test_a_signal_stops_it_and_the_next_run_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(RandomCrops, "__getitem__", press_ctrl_c)
         assert run_demo(tmp_path, 1, SETTINGS) == 130
-    assert "the same command goes on" in capsys.readouterr().out
-    assert (tmp_path / "training.ckpt").exists()
+    assert "The same command goes on" in capsys.readouterr().out
+    assert (tmp_path / "last.ckpt").exists()
     assert run_demo(tmp_path, SHORT, SETTINGS) == 0
-    steps = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["steps"]
-    assert steps >= 100
+    assert read(tmp_path / "training.json")["steps"] >= 100
 
 
 def test_folders_that_can_not_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DemoError, match="can't be written to"):
+    with pytest.raises(UsageError, match="can't be written to"):
         run_demo(tmp_path / "file" / "out", SHORT, SETTINGS)
-    (tmp_path / "settings.json").write_text(json.dumps(DemoSettings().to_dict()), encoding="utf-8")
-    with pytest.raises(DemoError, match=r"other settings .*crops\.size.*model\.n_atoms"):
-        run_demo(tmp_path, SHORT, SETTINGS)
+    run_demo(tmp_path / "out", SHORT, SETTINGS)
+    with pytest.raises(UsageError, match="holds a training of another network: n_iter differ"):
+        run_demo(tmp_path / "out", LONG, [*SETTINGS, "--model.network.n_iter=5"])
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan"), float("inf")])
 def test_minutes_are_checked(tmp_path: Path, minutes: float) -> None:
-    with pytest.raises(DemoError, match="minutes must be a positive number"):
+    with pytest.raises(UsageError, match="minutes must be a positive number"):
         run_demo(tmp_path / "out", minutes, SETTINGS)
     assert not (tmp_path / "out").exists()

@@ -106,7 +106,7 @@ def test_missing_weights_change_the_status_and_nothing_else(
     path = tmp_path / "home" / "hub" / "checkpoints" / "vgg16-397923af.pth"
     for text in (content["unavailable"]["lpips-vgg"], output.err, output.out):
         assert str(path) in text
-        assert "--weights" in text
+        assert "name a folder that has it (weights)" in text
     assert content["weights"] == {}
 
 

@@ -9,6 +9,7 @@ import torch
 from pictures import TINY, scene
 from PIL import Image
 from sklearn.metrics import jaccard_score
+from texts import words
 
 from scvae_fast import cli
 from scvae_fast.data import load_picture, save_picture
@@ -61,7 +62,7 @@ def test_what_is_written_is_what_is_rated(folder: Path, tmp_path: Path, options:
     expected = jaccard_score(np.concatenate(truth), np.concatenate(found), average="macro")
     assert first["miou"] == pytest.approx(expected)
     assert max(first["accuracy"], second["accuracy"]) > 0.8
-    assert f"| colour | 6 words, window of 1.5 | {first['miou']:.3f} |" in (tmp_path / "metrics.md").read_text()
+    assert f"| colour | 6 words, window of 1.5 | {first['miou']:.3f} |" in words(tmp_path / "metrics.md")
     assert load_picture(tmp_path / "overlays.png").std() > 0.05
 
 
@@ -83,7 +84,7 @@ def test_mosaics_are_compared(folder: Path, tmp_path: Path, monkeypatch: pytest.
         for plain in (False, True)
     ]
     assert len(content["runs"][0]["iou_of_classes"]) == 5
-    table = (tmp_path / "metrics.md").read_text()
+    table = words(tmp_path / "metrics.md")
     assert "Seeds 0 … 1: mean ± standard deviation." in table
     values = [each["miou"] for each in content["runs"] if each["feature"] == "latents" and each["plain"]]
     expected = f"| latents | single cells | {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f} |"

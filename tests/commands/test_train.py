@@ -26,6 +26,8 @@ from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE, SCVAEConfig
 from scvae_fast.models.loading import load_model
 
+pytestmark = pytest.mark.processes
+
 CONFIG = {
     "seed_everything": 0,
     "ema": 0.9,

@@ -7,11 +7,11 @@ from torch.utils.data import Dataset
 from trees import flat, write_pictures
 
 from scvae_fast.data import (
-    BrokenFiles,
     FixedBatches,
     FixedPictures,
     StreamBatches,
     TrainingPictures,
+    UnreadableFiles,
     ZoomedCrop,
     list_folder,
     picture_loader,
@@ -102,7 +102,7 @@ def test_pictures_and_errors_come_through_worker_processes(
     tmp_path: Path, num_workers: int, start_method: str | None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_pictures(tmp_path, [f"{i}.png" for i in range(8)])
-    samples = TrainingPictures(list_folder(tmp_path), ZoomedCrop(8), seed=0, broken=BrokenFiles(1))
+    samples = TrainingPictures(list_folder(tmp_path), ZoomedCrop(8), seed=0, broken=UnreadableFiles(1))
     expected = [samples[number] for number in range(8)]
     loader = picture_loader(samples, StreamBatches(8, 2), num_workers=num_workers, start_method=start_method)
     batches = [batch for _, batch in zip(range(4), loader, strict=False)]
@@ -116,7 +116,7 @@ def test_pictures_and_errors_come_through_worker_processes(
 
 def test_validation_can_be_repeated(tmp_path: Path) -> None:
     write_pictures(tmp_path, [f"{i}.png" for i in range(5)])
-    pictures = FixedPictures(list_folder(tmp_path), 8, broken=BrokenFiles(0))
+    pictures = FixedPictures(list_folder(tmp_path), 8, broken=UnreadableFiles(0))
     loader = picture_loader(pictures, FixedBatches(5, 2), num_workers=2)
     expected = torch.stack([pictures[index] for index in range(5)])
     for _ in range(2):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from trees import crops, flat, write_shard
 
-from scvae_fast.data import BrokenFiles, FixedBatches, StreamBatches, ZoomedCrop, picture_loader
-from scvae_fast.data.numbered import sample_dice
+from scvae_fast.data import FixedBatches, StreamBatches, UnreadableFiles, ZoomedCrop, picture_loader
 from scvae_fast.data.pictures import PictureError
+from scvae_fast.data.sampling import sample_dice
 from scvae_fast.data.shards import (
     RawPicture,
     ShardPictures,
@@ -19,7 +19,7 @@ from scvae_fast.data.shards import (
     expand_shards,
     raw_pictures,
 )
-from scvae_fast.data.squares import load_square
+from scvae_fast.data.square_crops import load_square
 from scvae_fast.errors import UsageError
 
 
@@ -53,7 +53,7 @@ class Numbered(ShardPictures):
 
 def stream(urls: list[str], kind: type[ShardPictures] = Numbered, most: int = 100, **others: int) -> ShardPictures:
     settings = {"samples": 20, "seed": 0, "batch_size": 2, "buffer": 4, **others}
-    return kind(urls, ZoomedCrop(8), broken=BrokenFiles(most), **settings)
+    return kind(urls, ZoomedCrop(8), broken=UnreadableFiles(most), **settings)
 
 
 def batches(data: ShardPictures, count: int, first: int = 0, workers: int = 0) -> list[list[int]]:
@@ -93,7 +93,7 @@ def test_pipes_give_what_files_give(shards: list[str], capfd: pytest.CaptureFixt
     assert members(pipes) == members(shards)
     assert batches(stream(pipes), 10) == batches(stream(shards), 10)
     next(raw_pictures(pipes[0], fail))  # and the command is cut off
-    broken = BrokenFiles(5)
+    broken = UnreadableFiles(5)
     assert len(list(raw_pictures(f"pipe:cat {shards[0]}; exit 3", broken.add))) == 5
     assert not list(raw_pictures("pipe:false", broken.add))
     assert not list(raw_pictures("/no/such.tar", broken.add))
@@ -178,7 +178,7 @@ def test_a_shard_that_is_cut_short_gives_what_is_whole(tmp_path: Path, shards: l
     content = Path(shards[0]).read_bytes()
     Path(shards[0]).write_bytes(content[: len(content) // 2])
     Path(shards[1]).write_bytes(b"")
-    broken = BrokenFiles(10)
+    broken = UnreadableFiles(10)
     readable = [raw.member for url in shards for raw in raw_pictures(url, broken.add)]
     assert len(broken) == 2
     assert readable[-10:] == [f"{number:04}.png" for number in range(10, 20)]
@@ -193,7 +193,7 @@ def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there are no pictures in"):
         batches(stream([empty], samples=4), 1)
     with pytest.raises(UsageError, match="there are no pictures in"):
-        list(picture_loader(ShardsInOrder([empty], 8, samples=2, broken=BrokenFiles(1)), FixedBatches(2, 2)))
+        list(picture_loader(ShardsInOrder([empty], 8, samples=2, broken=UnreadableFiles(1)), FixedBatches(2, 2)))
     damaged = [str(write_shard(tmp_path / "damaged.tar", 0, 3, broken=range(3)))]
     with pytest.raises(UsageError, match="none of the 3 pictures can be read"):
         batches(stream(damaged, samples=3), 1)
@@ -201,7 +201,7 @@ def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_validation_reads_each_picture_once_and_in_order(shards: list[str], workers: int) -> None:
-    data = ShardsInOrder(shards, 8, samples=20, broken=BrokenFiles(0))
+    data = ShardsInOrder(shards, 8, samples=20, broken=UnreadableFiles(0))
     alone = picture_loader(data, FixedBatches(20, 3), num_workers=workers)
     pictures = [torch.cat(list(alone)) for _ in range(2)]
     assert torch.equal(*pictures)
@@ -211,6 +211,6 @@ def test_validation_reads_each_picture_once_and_in_order(shards: list[str], work
 
 
 def test_shards_that_can_not_be_opened_are_named(capfd: pytest.CaptureFixture[str]) -> None:
-    broken = BrokenFiles(1)
+    broken = UnreadableFiles(1)
     assert not list(raw_pictures("nothing://opens/this.tar", broken.add))
     assert capfd.readouterr().err.startswith("skipped: nothing://opens/this.tar: can't be opened: ")

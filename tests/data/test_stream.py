@@ -9,7 +9,7 @@ from trees import write_ffhq, write_imagenet, write_pictures, write_shard
 
 from scvae_fast.data import PictureStream, held_out_photographs, load_picture
 from scvae_fast.data import stream as stream_module
-from scvae_fast.data.squares import load_centre
+from scvae_fast.data.square_crops import load_centre
 from scvae_fast.errors import UsageError
 
 

@@ -11,7 +11,7 @@ from scvae_fast.errors import UsageError
 from scvae_fast.evaluation.extremes import Extremes
 from scvae_fast.evaluation.rebuilding import Rebuilt, rebuild
 from scvae_fast.models import SCVAE
-from scvae_fast.models.speed import Speed
+from scvae_fast.models.speed import SpeedSettings
 
 # The first six and the last go through TINY as they are; the others have an odd side, or one over 16 pixels.
 SIZES = [(16, 16)] * 5 + [(12, 8), (13, 8), (16, 18), (16, 16)]
@@ -74,7 +74,7 @@ def test_pictures_are_read_as_they_are_needed(model: SCVAE) -> None:
 
 def test_a_precision_changes_rounding_alone(model: SCVAE, pictures: list[NamedPicture]) -> None:
     exact, _ = rebuilt_with(model, pictures)
-    rounded, _ = rebuilt_with(model, pictures, speed=Speed(precision="bfloat16"))
+    rounded, _ = rebuilt_with(model, pictures, speed=SpeedSettings(precision="bfloat16"))
     for a, b in zip(exact, rounded, strict=True):
         assert b.x_hat.dtype == torch.float32
         assert not torch.equal(a.x_hat, b.x_hat)

@@ -16,7 +16,7 @@ from scvae_fast.evaluation import METRICS, EvaluationSettings, evaluate
 from scvae_fast.metrics import CodeSparsity, CodeStatistics, PictureQuality, block_means
 from scvae_fast.metrics.perceptual import PerceptualDistance
 from scvae_fast.models import SCVAE
-from scvae_fast.models.speed import Speed
+from scvae_fast.models.speed import SpeedSettings
 
 WITHOUT_WEIGHTS = ("psnr", "ssim", "codes", "block-means")
 # TINY has a stride of 2; a stride of 4 leaves blocks of 4 and of 2 pixels.
@@ -130,7 +130,7 @@ def test_nothing_but_what_was_asked_for(pictures: list[NamedPicture]) -> None:
 
 
 def test_codes_that_are_all_zero(pictures: list[NamedPicture]) -> None:
-    found = evaluate(SCVAE(replace(TINY, sparsity=1e6)), pictures, settings("codes"))
+    found = evaluate(SCVAE(replace(TINY, lmbda=1e6)), pictures, settings("codes"))
     codes = found.figures["codes"]
     assert codes["density"] == 0
     assert codes["dead_atoms"] == 24
@@ -173,4 +173,4 @@ def test_what_can_not_be_evaluated() -> None:
 def test_settings_are_checked(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=f"EvaluationSettings: {message}"):
         EvaluationSettings(**changes)  # type: ignore[arg-type]
-    assert EvaluationSettings().speed == Speed()
+    assert EvaluationSettings().speed == SpeedSettings()

@@ -54,8 +54,8 @@ def test_missing_weights_say_where_they_are_looked_for(published: PublishedWeigh
         for name in (published.name, "net-also.pth"):
             assert str(folder / name) in message
     assert published.url in message
-    assert "--weights" in message
-    assert "--download" in message
+    assert "name a folder that has it (weights)" in message
+    assert "have it fetched (download)" in message
     assert not (tmp_path / "mine").exists()
 
 

@@ -38,7 +38,7 @@ def run(request, golden) -> Run:
     model = load_official(golden.state_dict, **golden.load_options()).to(request.param)
     x = golden.arrays["x"].to(request.param)
     output = model(x)
-    loss = scvae_loss(x, output, sparsity=0.0, reduction="mean")
+    loss = scvae_loss(x, output, lmbda=0.0, reduction="mean")
     loss.total.backward()
     return Run(output, loss, gradients_by_official_name(model))
 

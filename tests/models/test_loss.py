@@ -37,7 +37,7 @@ def test_paper(alpha_features):
                 alpha = output.alpha[b, i, j]
                 latent += (alpha * error.square()).sum() / B
                 sparsity += 0.3 * alpha.mean() * output.codes[b, i, j].abs().sum() / B
-    loss = scvae_loss(x, output, sparsity=0.3)
+    loss = scvae_loss(x, output, lmbda=0.3)
     torch.testing.assert_close(loss.image, image)
     torch.testing.assert_close(loss.latent, latent)
     torch.testing.assert_close(loss.sparsity, sparsity)
@@ -47,7 +47,7 @@ def test_paper(alpha_features):
 def test_released_code():
     x, output = random_output()
     sq_err = (output.latents - output.latents_hat).square().permute(0, 2, 3, 1)
-    loss = scvae_loss(x, output, sparsity=0.0, reduction="mean")
+    loss = scvae_loss(x, output, lmbda=0.0, reduction="mean")
     expected = torch.nn.functional.mse_loss(output.x_hat, x) + (output.alpha * sq_err).mean()
     torch.testing.assert_close(loss.total, expected)
     assert loss.sparsity == 0
@@ -56,7 +56,7 @@ def test_released_code():
 @pytest.mark.parametrize("alpha_features", [1, N])
 def test_mean_of_the_sparsity_term(alpha_features):
     x, output = random_output(alpha_features)
-    loss = scvae_loss(x, output, sparsity=0.3, reduction="mean")
+    loss = scvae_loss(x, output, lmbda=0.3, reduction="mean")
     expected = 0.3 * (output.alpha.mean(-1, keepdim=True) * output.codes.abs()).mean()
     torch.testing.assert_close(loss.sparsity, expected)
 
@@ -64,7 +64,7 @@ def test_mean_of_the_sparsity_term(alpha_features):
 def test_constant_alpha_gives_the_mean_latent_error():
     x, output = random_output()
     output = output._replace(alpha=torch.full((B, H, W, N), 1 / (H * W * N), dtype=torch.float64))
-    loss = scvae_loss(x, output, sparsity=0.3)
+    loss = scvae_loss(x, output, lmbda=0.3)
     torch.testing.assert_close(loss.latent, (output.latents - output.latents_hat).square().mean())
     torch.testing.assert_close(loss.sparsity, 0.3 / N * output.codes.abs().sum(-1).mean())
 
@@ -72,8 +72,8 @@ def test_constant_alpha_gives_the_mean_latent_error():
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_weights(reduction):
     x, output = random_output()
-    plain = scvae_loss(x, output, sparsity=0.3, reduction=reduction)
-    weighted = scvae_loss(x, output, sparsity=0.6, reduction=reduction, image_weight=0.5, latent_weight=4.0)
+    plain = scvae_loss(x, output, lmbda=0.3, reduction=reduction)
+    weighted = scvae_loss(x, output, lmbda=0.6, reduction=reduction, image_weight=0.5, latent_weight=4.0)
     torch.testing.assert_close(weighted.image, 0.5 * plain.image)
     torch.testing.assert_close(weighted.latent, 4 * plain.latent)
     torch.testing.assert_close(weighted.sparsity, 2 * plain.sparsity)
@@ -83,12 +83,12 @@ def test_weights(reduction):
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_a_batch_costs_the_mean_of_its_pictures(reduction):
     x, output = random_output()
-    whole = scvae_loss(x, output, sparsity=0.3, reduction=reduction)
+    whole = scvae_loss(x, output, lmbda=0.3, reduction=reduction)
     single = [
         scvae_loss(
             x[i : i + 1],
             SCVAEOutput(*(tensor[i : i + 1] for tensor in output)),
-            sparsity=0.3,
+            lmbda=0.3,
             reduction=reduction,
         )
         for i in range(B)
@@ -100,17 +100,17 @@ def test_a_batch_costs_the_mean_of_its_pictures(reduction):
 def test_gradients_reach_every_output():
     x, output = random_output()
     output = SCVAEOutput(*(tensor.requires_grad_() for tensor in output))
-    scvae_loss(x, output, sparsity=0.3).total.backward()
+    scvae_loss(x, output, lmbda=0.3).total.backward()
     assert all(tensor.grad is not None and tensor.grad.abs().sum() > 0 for tensor in output)
 
 
 def test_wrong_shape():
     x, output = random_output()
     with pytest.raises(ValueError, match=r"scvae_loss: x must be \(2, 3, 8, 8\).*got \(2, 3, 4, 8\)"):
-        scvae_loss(x[:, :, :4], output, sparsity=0.0)
+        scvae_loss(x[:, :, :4], output, lmbda=0.0)
 
 
 def test_wrong_reduction():
     x, output = random_output()
     with pytest.raises(ValueError, match=r"reduction must be one of .*, got 'none'"):
-        scvae_loss(x, output, sparsity=0.0, reduction="none")
+        scvae_loss(x, output, lmbda=0.0, reduction="none")

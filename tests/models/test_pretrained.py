@@ -183,7 +183,7 @@ def test_fingerprint(small_model, small_config, tmp_path):
     other.load_state_dict(small_model.state_dict())
     others.add(other.fingerprint())
     with torch.no_grad():
-        small_model.bottleneck.step.add_(1e-6)
+        small_model.bottleneck.c.add_(1e-6)
     others.add(small_model.fingerprint())
     others.add(small_model.bfloat16().fingerprint())
     assert len(others) == 4

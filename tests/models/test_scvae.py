@@ -36,8 +36,8 @@ def test_output(attention, features, small_config, pictures):
 def test_codes_are_those_of_the_formula(compat, small_config, pictures):
     model = SCVAE(dataclasses.replace(small_config, compat=compat)).double().eval()
     output = model(pictures.double())
-    D, c = model.bottleneck.dictionary, model.bottleneck.step
-    threshold = small_config.sparsity / c
+    D, c = model.bottleneck.dictionary, model.bottleneck.c
+    threshold = small_config.lmbda / c
 
     def shrink(u):
         return u.sign() * (u.abs() - threshold).clamp_min(0)
@@ -76,7 +76,7 @@ def test_compiles_without_graph_breaks(attention, small_config, pictures):
 def test_gradients_of_the_compiled_model(small_model, pictures):
     def gradients(model):
         small_model.zero_grad()
-        scvae_loss(pictures, model(pictures), sparsity=0.1).total.backward()
+        scvae_loss(pictures, model(pictures), lmbda=0.1).total.backward()
         return [parameter.grad.clone() for parameter in small_model.parameters()]
 
     compiled = torch.compile(small_model, fullgraph=True, backend="aot_eager")
@@ -102,7 +102,7 @@ def test_exports_for_any_size(small_model, pictures):
 @pytest.mark.parametrize("attention", NETWORKS)
 def test_every_parameter_learns(attention, small_config, pictures):
     model = SCVAE(dataclasses.replace(small_config, attention=attention))
-    scvae_loss(pictures, model(pictures), sparsity=0.1).total.backward()
+    scvae_loss(pictures, model(pictures), lmbda=0.1).total.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -111,8 +111,8 @@ def test_every_parameter_learns(attention, small_config, pictures):
 
 
 def test_fixed_dictionary_and_step(small_config):
-    model = SCVAE(dataclasses.replace(small_config, learn_dictionary=False, learn_step=False))
-    assert {name for name, _ in model.bottleneck.named_buffers()} == {"dictionary", "step"}
+    model = SCVAE(dataclasses.replace(small_config, learn_dictionary=False, learn_c=False))
+    assert {name for name, _ in model.bottleneck.named_buffers()} == {"dictionary", "c"}
     assert not list(model.bottleneck.parameters())
 
 
@@ -146,7 +146,7 @@ def test_autocast(small_model, pictures):
     exact = small_model(pictures)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = small_model(pictures)
-        loss = scvae_loss(pictures, output, sparsity=0.1).total
+        loss = scvae_loss(pictures, output, lmbda=0.1).total
     loss.backward()
     assert (output.x_hat.float() - exact.x_hat).norm() < 0.1 * exact.x_hat.norm()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in small_model.parameters())
@@ -203,7 +203,7 @@ def test_distributed_data_parallel(small_model, pictures, tmp_path):
         parallel = torch.nn.parallel.DistributedDataParallel(small_model)
         output = parallel(pictures)
         assert isinstance(output, SCVAEOutput)
-        scvae_loss(pictures, output, sparsity=0.1).total.backward()
+        scvae_loss(pictures, output, lmbda=0.1).total.backward()
     finally:
         torch.distributed.destroy_process_group()
     assert all(parameter.grad is not None for parameter in small_model.parameters())

@@ -11,10 +11,10 @@ from scvae_fast import LISTA, DictionaryLISTA, dictionaries, soft_threshold
 from scvae_fast.nn import lista as module
 
 
-def tied(D, c, sparsity, x, n_iter, official):
+def tied(D, c, lmbda, x, n_iter, official):
     """SC-VAE's bottleneck, written out: the paper's start, or the released code's."""
     y = x @ D
-    theta = sparsity / c
+    theta = lmbda / c
     S = torch.eye(D.shape[1], dtype=D.dtype) - D.T @ D / c
     z = soft_threshold(y if official else y / c, theta)
     for _ in range(n_iter):
@@ -32,7 +32,7 @@ def D():
 def test_tied_form_and_its_gradients(D, compat, n_iter):
     layer = DictionaryLISTA(D, n_iter, 0.3, compat)
     x = torch.randn(2, 5, 6, dtype=torch.float64)
-    plain = [layer.dictionary.detach().clone().requires_grad_(), layer.step.detach().clone().requires_grad_()]
+    plain = [layer.dictionary.detach().clone().requires_grad_(), layer.c.detach().clone().requires_grad_()]
     expected = tied(*plain, 0.3, x, n_iter, compat == "official")
     found = layer(x)
     for ours, theirs in zip(found, expected, strict=True):
@@ -40,7 +40,7 @@ def test_tied_form_and_its_gradients(D, compat, n_iter):
     sum(t.square().sum() for t in found).backward()
     sum(t.square().sum() for t in expected).backward()
     torch.testing.assert_close(layer.dictionary.grad, plain[0].grad)
-    torch.testing.assert_close(layer.step.grad, plain[1].grad)
+    torch.testing.assert_close(layer.c.grad, plain[1].grad)
 
 
 def test_paper_form_converges_to_the_lasso(D):
@@ -51,10 +51,10 @@ def test_paper_form_converges_to_the_lasso(D):
 
 
 def test_fixed_dictionary_and_step_are_buffers(D):
-    layer = DictionaryLISTA(D, 2, 0.1, learn_dictionary=False, learn_step=False)
+    layer = DictionaryLISTA(D, 2, 0.1, learn_dictionary=False, learn_c=False)
     assert list(layer.parameters()) == []
-    assert set(layer.state_dict()) == {"dictionary", "step"}
-    torch.testing.assert_close(layer.step, torch.linalg.matrix_norm(D, 2).reshape(1) ** 2)
+    assert set(layer.state_dict()) == {"dictionary", "c"}
+    torch.testing.assert_close(layer.c, torch.linalg.matrix_norm(D, 2).reshape(1) ** 2)
 
 
 def test_warm_start_from_the_solution_stays_there(D):
@@ -77,13 +77,13 @@ def test_weights_are_kept_in_eval_mode_and_formed_again_after_a_change(D, monkey
     assert torch.equal(first, again)
     with torch.no_grad():
         layer.dictionary.mul_(0.5)
-        layer.step.mul_(2)
+        layer.c.mul_(2)
         changed = layer(x)[0]
     assert len(formed) == 2
-    torch.testing.assert_close(changed, tied(layer.dictionary, layer.step, 0.1, x, 2, False)[0])
-    layer.load_state_dict({"dictionary": D, "step": torch.tensor(9.0, dtype=D.dtype)})
+    torch.testing.assert_close(changed, tied(layer.dictionary, layer.c, 0.1, x, 2, False)[0])
+    layer.load_state_dict({"dictionary": D, "c": torch.tensor(9.0, dtype=D.dtype)})
     with torch.no_grad():
-        torch.testing.assert_close(layer(x)[0], tied(D, layer.step, 0.1, x, 2, False)[0])
+        torch.testing.assert_close(layer(x)[0], tied(D, layer.c, 0.1, x, 2, False)[0])
 
 
 def test_eval_mode_still_differentiates(D):
@@ -95,7 +95,7 @@ def test_eval_mode_still_differentiates(D):
 
 
 def test_frozen_layer_passes_gradients_through_kept_weights(D):
-    layer = DictionaryLISTA(D, 2, 0.1, learn_dictionary=False, learn_step=False).eval()
+    layer = DictionaryLISTA(D, 2, 0.1, learn_dictionary=False, learn_c=False).eval()
     with torch.inference_mode():
         layer(torch.randn(3, 6, dtype=torch.float64))
     x = torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
@@ -146,7 +146,7 @@ def test_warns_once_when_the_step_falls_under_the_norm(D):
         warnings.simplefilter("error")
         layer(x)
         with torch.no_grad():
-            layer.step.mul_(0.5)
+            layer.c.mul_(0.5)
         for _ in range(layer._CHECK_EVERY - 1):
             layer(x)
     with pytest.warns(UserWarning, match=r"step constant c = .* fell under ‖D‖₂² = "):
@@ -159,11 +159,11 @@ def test_warns_once_when_the_step_falls_under_the_norm(D):
 
 def test_step_is_raised_to_the_norm_but_never_lowered(D):
     norm = torch.linalg.matrix_norm(D, 2).reshape(1) ** 2
-    layer = DictionaryLISTA(D, 1, 0.1, step=0.5 * float(norm))
-    layer.raise_step(1.01)
-    torch.testing.assert_close(layer.step.detach(), 1.01 * norm)
-    layer.raise_step()
-    torch.testing.assert_close(layer.step.detach(), 1.01 * norm)
+    layer = DictionaryLISTA(D, 1, 0.1, c=0.5 * float(norm))
+    layer.raise_c(1.01)
+    torch.testing.assert_close(layer.c.detach(), 1.01 * norm)
+    layer.raise_c()
+    torch.testing.assert_close(layer.c.detach(), 1.01 * norm)
 
 
 @pytest.mark.parametrize("compat", ["paper", "official"])
@@ -185,7 +185,7 @@ def test_inductor_trains_like_eager(D):
         layer = DictionaryLISTA(D, 3, 0.1)
         z, x_hat = (torch.compile(layer, fullgraph=True) if compile_it else layer)(x)
         ((x - x_hat).square().sum() + 0.1 * z.abs().sum()).backward()
-        gradients.append((layer.dictionary.grad, layer.step.grad))
+        gradients.append((layer.dictionary.grad, layer.c.grad))
     for compiled, eager in zip(gradients[1], gradients[0], strict=True):
         torch.testing.assert_close(compiled, eager)
 
@@ -210,18 +210,18 @@ def test_inductor_trains_like_eager(D):
         ),
         ({"n_iter": -1}, ValueError, "DictionaryLISTA: n_iter must be at least 0, got -1"),
         ({"n_iter": 1.5}, TypeError, "DictionaryLISTA: n_iter must be an int, got float"),
-        ({"sparsity": -0.1}, ValueError, "DictionaryLISTA: sparsity must be a finite number >= 0"),
+        ({"lmbda": -0.1}, ValueError, "DictionaryLISTA: lmbda must be a finite number >= 0"),
         ({"compat": "both"}, ValueError, "DictionaryLISTA: compat must be 'paper' or 'official', got 'both'"),
-        ({"step": 0.0}, ValueError, "DictionaryLISTA: step must be a finite number > 0, got 0.0"),
+        ({"c": 0.0}, ValueError, "DictionaryLISTA: c must be a finite number > 0, got 0.0"),
     ],
 )
 def test_bad_settings_of_the_tied_form(change, error, message):
     with pytest.raises(error, match=message):
-        DictionaryLISTA(**{"dictionary": torch.eye(3, 4), "n_iter": 2, "sparsity": 0.1, **change})
+        DictionaryLISTA(**{"dictionary": torch.eye(3, 4), "n_iter": 2, "lmbda": 0.1, **change})
 
 
 def test_untied_form_starts_as_ista(D):
-    layer = LISTA(6, 10, 4000, dictionary=D, sparsity=0.3, dtype=torch.float64)
+    layer = LISTA(6, 10, 4000, dictionary=D, lmbda=0.3, dtype=torch.float64)
     x = torch.randn(4, 6, dtype=torch.float64)
     z = layer(x)
     assert z.shape == (4, 10)
@@ -235,8 +235,8 @@ def test_untied_form_starts_as_ista(D):
 
 def test_untied_form_learns_to_predict_codes(D):
     x = torch.randn(256, 6, dtype=torch.float64)
-    target = LISTA(6, 10, 2000, dictionary=D, sparsity=0.2, dtype=torch.float64)(x).detach()
-    layer = LISTA(6, 10, 2, dictionary=D, sparsity=0.2, dtype=torch.float64)
+    target = LISTA(6, 10, 2000, dictionary=D, lmbda=0.2, dtype=torch.float64)(x).detach()
+    layer = LISTA(6, 10, 2, dictionary=D, lmbda=0.2, dtype=torch.float64)
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
     losses = []
     for _ in range(150):
@@ -266,7 +266,7 @@ def test_untied_form_compiles():
         ({"n_features": 0}, ValueError, "LISTA: n_features must be at least 1, got 0"),
         ({"n_atoms": 2.0}, TypeError, "LISTA: n_atoms must be an int, got float"),
         ({"n_iter": -1}, ValueError, "LISTA: n_iter must be at least 0, got -1"),
-        ({"sparsity": float("nan")}, ValueError, "LISTA: sparsity must be a finite number >= 0, got nan"),
+        ({"lmbda": float("nan")}, ValueError, "LISTA: lmbda must be a finite number >= 0, got nan"),
         ({"dictionary": torch.eye(4)}, ValueError, r"LISTA: dictionary must be .* = \(3, 4\), got \[4, 4\]"),
     ],
 )
@@ -284,8 +284,8 @@ def test_printing_names_the_sizes(D):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_S_in_bfloat16_is_for_inference_only(D, compiled):
     x = torch.randn(3, 6)
-    tied_layers = [DictionaryLISTA(D.float(), 3, 0.1, bfloat16_S=rounded) for rounded in (True, False)]
-    untied = [LISTA(6, 10, 3, dictionary=D, bfloat16_S=rounded) for rounded in (True, False)]
+    tied_layers = [DictionaryLISTA(D.float(), 3, 0.1, inhibition_dtype=dtype) for dtype in (torch.bfloat16, None)]
+    untied = [LISTA(6, 10, 3, dictionary=D, inhibition_dtype=dtype) for dtype in (torch.bfloat16, None)]
     for ours, plain in (tied_layers, untied):
         run = torch.compile(ours, fullgraph=True, backend="aot_eager") if compiled else ours
         found, expected = (torch.cat(f(x), -1) if plain is tied_layers[1] else f(x) for f in (run, plain))
@@ -300,7 +300,7 @@ def test_S_in_bfloat16_is_for_inference_only(D, compiled):
 
 
 def test_S_in_bfloat16_follows_the_parameter(D):
-    layer = LISTA(6, 10, 2, dictionary=D, bfloat16_S=True).eval()
+    layer = LISTA(6, 10, 2, dictionary=D, inhibition_dtype=torch.bfloat16).eval()
     x = torch.randn(3, 6)
     with torch.no_grad():
         first = layer(x)
@@ -315,5 +315,5 @@ def test_settings_of_the_tied_form_may_change_between_calls(D):
     layer = DictionaryLISTA(D.float(), 2, 0.1).eval()
     with torch.no_grad():
         assert layer._weights()[1].dtype == torch.float32
-        layer.bfloat16_S = True
+        layer.inhibition_dtype = torch.bfloat16
         assert layer._weights()[1].dtype == torch.bfloat16

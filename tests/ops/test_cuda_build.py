@@ -15,6 +15,7 @@ import pytest
 from scvae_fast.ops.native import module as native
 
 pytestmark = [
+    pytest.mark.compiles,
     pytest.mark.skipif(not hasattr(native, "cuda_plan"), reason="the module was built without nvcc"),
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no triton, whose cuobjdump this uses"),
 ]

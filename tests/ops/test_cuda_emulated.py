@@ -35,6 +35,7 @@ def emulator(tmp_path_factory):
     return module
 
 
+@pytest.mark.nested
 @pytest.mark.parametrize("name", ["fused", "cuda", "fuzz", "lista", "sparse_code", "decode", "autograd"])
 def test_kernels_hold_emulated(emulator, name):
     folder = HERE.parent / "transforms" if name == "autograd" else HERE

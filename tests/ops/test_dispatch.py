@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scvae_fast import decode, lista, sparse_code
 from scvae_fast.ops import registration
-from scvae_fast.ops.dispatch import is_bare
+from scvae_fast.ops.dispatch import can_skip_dispatcher
 
 EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -36,7 +36,7 @@ EVERY_OPERATION = pytest.mark.parametrize("case", CASES)
 @pytest.fixture
 def through_the_dispatcher(monkeypatch):
     """A function after whose call nothing skips the dispatcher any more."""
-    return lambda: monkeypatch.setattr(registration, "is_bare", lambda tensors, cast: False)
+    return lambda: monkeypatch.setattr(registration, "can_skip_dispatcher", lambda tensors, cast: False)
 
 
 @EVERY_BACKEND
@@ -196,22 +196,22 @@ def test_inside_another_operations_kernel_nothing_is_recorded():
 
 def test_plain_tensors_are_bare_in_every_grad_mode():
     tensors = [torch.ones(2), torch.nn.Parameter(torch.ones(2))]
-    assert is_bare(tensors)
+    assert can_skip_dispatcher(tensors)
     with torch.no_grad():
-        assert is_bare(tensors)
+        assert can_skip_dispatcher(tensors)
     with torch.inference_mode():
-        assert is_bare([*tensors, torch.ones(2)])
+        assert can_skip_dispatcher([*tensors, torch.ones(2)])
 
 
 def test_what_the_dispatcher_must_see_is_not_bare():
     plain = torch.ones(2)
-    assert not is_bare([plain, torch.ones(2, device="meta")])
-    assert not is_bare([torch.eye(2).to_sparse()])
+    assert not can_skip_dispatcher([plain, torch.ones(2, device="meta")])
+    assert not can_skip_dispatcher([torch.eye(2).to_sparse()])
     with torch.autocast("cpu"):
-        assert not is_bare([plain])
+        assert not can_skip_dispatcher([plain])
     found = []
-    torch.vmap(lambda t: found.append(is_bare([t])) or t)(plain)
-    torch.func.grad(lambda t: found.append(is_bare([t])) or t.sum())(plain)
+    torch.vmap(lambda t: found.append(can_skip_dispatcher([t])) or t)(plain)
+    torch.func.grad(lambda t: found.append(can_skip_dispatcher([t])) or t.sum())(plain)
     assert found == [False, False]
 
 

@@ -185,7 +185,7 @@ def test_cpu_frozen_inputs(learned, layout):
 def test_dispatcher_gives_the_same(monkeypatch):
     p = problem((2, 16, 3, 5))
     direct = run(group_norm_silu, *p, 4)
-    monkeypatch.setattr(registration, "is_bare", lambda tensors, cast: False)
+    monkeypatch.setattr(registration, "can_skip_dispatcher", lambda tensors, cast: False)
     dispatched = run(group_norm_silu, *p, 4)
     assert all(torch.equal(direct[name], t) for name, t in dispatched.items())
 

@@ -31,7 +31,9 @@ def run(instructions: str, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("instructions", native.instruction_sets())
+# The first is what every other test runs on.
+@pytest.mark.nested
+@pytest.mark.parametrize("instructions", native.instruction_sets()[1:])
 def test_operations_hold_on_each(instructions):
     done = run(instructions, RUN_TESTS, "-q", "-p", "no:cacheprovider", "-k", SELECTED, *OPERATIONS)
     assert done.returncode == 0, done.stdout + done.stderr

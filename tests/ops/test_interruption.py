@@ -7,6 +7,8 @@ import sys
 import pytest
 from problems import BACKENDS
 
+pytestmark = pytest.mark.processes
+
 CALL = """
 import signal, sys, torch, scvae_fast
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore

@@ -16,18 +16,18 @@ DICTIONARIES = {
 }
 
 
-def ista(x, D, sparsity, n_iter, backend, z0=None):
+def ista(x, D, lmbda, n_iter, backend, z0=None):
     c = torch.linalg.matrix_norm(D, ord=2) ** 2
     S = torch.eye(D.shape[1], dtype=D.dtype) - D.T @ D / c
-    z, _ = sparse_code(x, D.T / c, S, sparsity / c, D, n_iter, z0=z0, backend=backend)
+    z, _ = sparse_code(x, D.T / c, S, lmbda / c, D, n_iter, z0=z0, backend=backend)
     return z
 
 
-def optimality_residual(x, D, sparsity, z):
+def optimality_residual(x, D, lmbda, z):
     """Largest distance of Dᵀ(x − Dz) from λ ∂‖z‖₁: 0 exactly at a solution of the lasso."""
     correlation = (x - z @ D.T) @ D
-    on_support = (correlation - sparsity * z.sign()).abs()
-    off_support = (correlation.abs() - sparsity).clamp_min(0)
+    on_support = (correlation - lmbda * z.sign()).abs()
+    off_support = (correlation.abs() - lmbda).clamp_min(0)
     return torch.where(z != 0, on_support, off_support).max()
 
 
@@ -35,12 +35,12 @@ def optimality_residual(x, D, sparsity, z):
 @pytest.mark.parametrize("kind", DICTIONARIES)
 def test_residual_falls_to_the_fixed_point(backend, kind):
     D = DICTIONARIES[kind]()
-    x, sparsity = torch.randn(6, 16, dtype=torch.float64), 0.4
+    x, lmbda = torch.randn(6, 16, dtype=torch.float64), 0.4
     residuals, z = [], None
     for _ in range(4):
-        z = ista(x, D, sparsity, 1500, backend, z0=z)
-        residuals.append(float(optimality_residual(x, D, sparsity, z)))
-    start = float(optimality_residual(x, D, sparsity, ista(x, D, sparsity, 0, backend)))
+        z = ista(x, D, lmbda, 1500, backend, z0=z)
+        residuals.append(float(optimality_residual(x, D, lmbda, z)))
+    start = float(optimality_residual(x, D, lmbda, ista(x, D, lmbda, 0, backend)))
     assert residuals[0] < 1e-2 * start
     assert residuals[-1] < 1e-9
     assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(residuals))
@@ -51,12 +51,12 @@ def test_residual_falls_to_the_fixed_point(backend, kind):
 @pytest.mark.parametrize("kind", DICTIONARIES)
 def test_objective_falls_with_every_iteration(backend, kind):
     D = DICTIONARIES[kind]()
-    x, sparsity = torch.randn(6, 16, dtype=torch.float64), 0.4
+    x, lmbda = torch.randn(6, 16, dtype=torch.float64), 0.4
 
     def objective(z):
-        return float(0.5 * (x - z @ D.T).square().sum() + sparsity * z.abs().sum())
+        return float(0.5 * (x - z @ D.T).square().sum() + lmbda * z.abs().sum())
 
-    values = [objective(ista(x, D, sparsity, n, backend)) for n in range(12)]
+    values = [objective(ista(x, D, lmbda, n, backend)) for n in range(12)]
     assert all(later < earlier for earlier, later in itertools.pairwise(values))
 
 
@@ -64,14 +64,14 @@ def test_objective_falls_with_every_iteration(backend, kind):
 @pytest.mark.parametrize("kind", DICTIONARIES)
 def test_objective_is_scikit_learns(backend, kind):
     D = DICTIONARIES[kind]()
-    x, sparsity = torch.randn(8, 16, dtype=torch.float64), 0.4
-    z = ista(x, D, sparsity, 4000, backend)
+    x, lmbda = torch.randn(8, 16, dtype=torch.float64), 0.4
+    z = ista(x, D, lmbda, 4000, backend)
     theirs = torch.from_numpy(
-        sparse_encode(x.numpy(), D.T.contiguous().numpy(), algorithm="lasso_cd", alpha=sparsity, max_iter=100_000)
+        sparse_encode(x.numpy(), D.T.contiguous().numpy(), algorithm="lasso_cd", alpha=lmbda, max_iter=100_000)
     )
 
     def objective(codes):
-        return 0.5 * (x - codes @ D.T).square().sum(1) + sparsity * codes.abs().sum(1)
+        return 0.5 * (x - codes @ D.T).square().sum(1) + lmbda * codes.abs().sum(1)
 
     torch.testing.assert_close(objective(z), objective(theirs), rtol=1e-5, atol=0)
     assert (objective(z) <= objective(theirs) * (1 + 1e-9)).all()

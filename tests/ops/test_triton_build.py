@@ -15,10 +15,13 @@ import torch
 
 from scvae_fast.ops.backends.triton.tiles import CHAIN, COLLECTED, Tile, tiles
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") == "1",
-    reason="kernels are compiled by triton, in a process that does not interpret them",
-)
+pytestmark = [
+    pytest.mark.compiles,
+    pytest.mark.skipif(
+        importlib.util.find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") == "1",
+        reason="kernels are compiled by triton, in a process that does not interpret them",
+    ),
+]
 
 # What a block may have, in bytes, by compute capability times ten; and the matrix instructions of a dense tile.
 SHARED = {80: 166_912, 90: 232_448, 100: 232_448}

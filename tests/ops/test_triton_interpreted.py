@@ -10,9 +10,10 @@ from processes import run
 
 HERE = Path(__file__).resolve().parent
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="there is no triton on this platform"
-)
+pytestmark = [
+    pytest.mark.nested,
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="there is no triton on this platform"),
+]
 
 
 @pytest.mark.parametrize("name", ["fused", "triton", "fuzz", "lista", "sparse_code", "decode", "autograd"])

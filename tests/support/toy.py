@@ -10,8 +10,8 @@ from pictures import TINY, photographs
 from scvae_fast.data import RandomCrops
 from scvae_fast.training import data
 from scvae_fast.training.callbacks import AtomicCheckpointIO, History, KeepCheckpoint, LossGuard, StopOnSignal
+from scvae_fast.training.lightning_messages import lightning_messages_silenced
 from scvae_fast.training.module import SCVAEModule
-from scvae_fast.training.noise import lightning_noise_silenced
 from scvae_fast.training.settings import LossSettings, OptimiserSettings
 
 LOSS = LossSettings(code_weight=6000.0)
@@ -53,7 +53,7 @@ class Run:
 
     def fit(self, *, resume: bool = False, batch_size: int = 2) -> "Run":
         """Train; returns itself."""
-        with lightning_noise_silenced():
+        with lightning_messages_silenced():
             self.trainer.fit(self.module, datamodule=Toy(batch_size), ckpt_path=self.state if resume else None)
         return self
 

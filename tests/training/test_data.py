@@ -19,10 +19,10 @@ from scvae_fast.data import (
     list_imagenet,
     training_photographs,
 )
-from scvae_fast.data.squares import load_centre
+from scvae_fast.data.square_crops import load_centre
 from scvae_fast.errors import UsageError
 from scvae_fast.training.data import FFHQ, ImageNet, Photographs, PictureData, PictureFolder, Shards
-from scvae_fast.training.noise import lightning_noise_silenced
+from scvae_fast.training.lightning_messages import lightning_messages_silenced
 
 SMALL: dict[str, Any] = {"resolution": 8, "batch_size": 2, "num_workers": 0}
 
@@ -61,7 +61,7 @@ class StopAfter(Callback):
 
 def fit(data: PictureData, *callbacks: Callback, resume: Path | None = None, **settings: Any) -> Recorder:
     recorder = Recorder()
-    with lightning_noise_silenced():
+    with lightning_messages_silenced():
         trainer = Trainer(
             accelerator="cpu",
             callbacks=list(callbacks),

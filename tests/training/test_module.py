@@ -107,11 +107,11 @@ def test_the_step_constant_stays_above_the_norm_of_the_dictionary(tmp_path: Path
 
     model = Run(tmp_path, 12, Grow()).fit().module.model
     norm = torch.linalg.matrix_norm(model.bottleneck.dictionary.detach(), ord=2)
-    assert model.bottleneck.step >= norm**2
+    assert model.bottleneck.c >= norm**2
 
 
 def test_without_the_projection_a_warning_is_given(tmp_path: Path) -> None:
-    run = Run(tmp_path, 2, project_step=False)
+    run = Run(tmp_path, 2, project_c=False)
     run.module.model.bottleneck.dictionary.data.mul_(1.5)
     with pytest.warns(UserWarning, match="fell under ‖D‖₂²"):
         run.fit()

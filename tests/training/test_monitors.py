@@ -37,7 +37,7 @@ def test_dead_atoms_are_warned_of_once(tmp_path: Path) -> None:
 
         def on_train_batch_start(self, trainer: Trainer, pl_module: SCVAEModule, *args: Any) -> None:
             if trainer.global_step == 3:
-                pl_module.model.bottleneck.sparsity = 1e6
+                pl_module.model.bottleneck.lmbda = 1e6
 
     with pytest.warns(UserWarning, match=r"of 24 atoms that were in use are in none of the codes") as caught:
         Run(tmp_path, 9, CodeMonitor(window=3), Kill()).fit()

@@ -20,12 +20,12 @@ def test_losses_are_the_formulas() -> None:
     torch.testing.assert_close(paper.latent, 3 * latent)
     torch.testing.assert_close(paper.sparsity, 3 * 0.25 * l1)
     torch.testing.assert_close(paper.total, mse + 3 * latent + 3 * 0.25 * l1)
-    assert LossSettings(sparsity=0.0).of(x, output, 0.25).sparsity == 0
+    assert LossSettings(lmbda=0.0).of(x, output, 0.25).sparsity == 0
 
-    released = LossSettings(form="released").of(x, output, 0.25)
+    released = LossSettings(compat="official").of(x, output, 0.25)
     torch.testing.assert_close(released.image, mse)
     torch.testing.assert_close(released.total, mse + (output.alpha * error).mean())
-    assert LossSettings(form="released", sparsity=0.5).of(x, output, 0.25).sparsity > 0
+    assert LossSettings(compat="official", lmbda=0.5).of(x, output, 0.25).sparsity > 0
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
@@ -41,9 +41,9 @@ def test_the_learning_rate_rises_and_falls() -> None:
 @pytest.mark.parametrize(
     ("kind", "field", "value"),
     [
-        (LossSettings, "form", "mse"),
+        (LossSettings, "compat", "mse"),
         (LossSettings, "code_weight", -1.0),
-        (LossSettings, "sparsity", float("nan")),
+        (LossSettings, "lmbda", float("nan")),
         (OptimiserSettings, "learning_rate", 0.0),
         (OptimiserSettings, "betas", (0.9, 1.0)),
         (OptimiserSettings, "betas", (0.9,)),

@@ -13,7 +13,7 @@ def crops(size: int, count: int) -> torch.Tensor:
 
 
 def test_model_reconstructs_from_the_start() -> None:
-    config = SCVAEConfig.preset("pictures64", ch=12, ch_mult=(1, 2, 4, 8), norm_out=False, norm_groups=4, sparsity=0.02)
+    config = SCVAEConfig.preset("pictures64", ch=12, ch_mult=(1, 2, 4, 8), norm_out=False, norm_groups=4, lmbda=0.02)
     model, x = SCVAE(config).eval(), crops(64, 12)
     start_as_linear_coder(model, x)
     with torch.no_grad():

@@ -67,7 +67,7 @@ def _dictionary() -> Tensor:
 
 
 def _untied(backend: str) -> Subject:
-    layer = LISTA(4, 6, 3, dictionary=_dictionary(), sparsity=0.3, backend=backend, dtype=torch.float64)
+    layer = LISTA(4, 6, 3, dictionary=_dictionary(), lmbda=0.3, backend=backend, dtype=torch.float64)
 
     def make() -> Tensors:
         W_e, S, theta = (p.detach() + 0.05 * torch.randn_like(p) for p in layer.parameters())
@@ -84,14 +84,14 @@ def _untied(backend: str) -> Subject:
 def _tied(backend: str, compat: str) -> Subject:
     layer = DictionaryLISTA(_dictionary(), 3, 0.4, compat, backend=backend)
 
-    def plain(x: Tensor, dictionary: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-        D, c = dictionary, step
+    def plain(x: Tensor, dictionary: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        D = dictionary
         S = torch.eye(6, dtype=D.dtype, device=D.device) - D.T @ D / c
         return unrolled_sparse_code(x, D.T / c, S, 0.4 / c, D, 3, gain=c if compat == "official" else None)
 
     def make() -> Tensors:
         D = layer.dictionary.detach() + 0.05 * torch.randn(4, 6)
-        return suited(backend, {"x": torch.randn(3, 4), "dictionary": D, "step": layer.step.detach() * 1.5})
+        return suited(backend, {"x": torch.randn(3, 4), "dictionary": D, "c": layer.c.detach() * 1.5})
 
     return Subject(lambda x, **parameters: functional_call(layer, parameters, (x,)), plain, make, ("x",))
 

@@ -15,6 +15,7 @@ from scvae_fast import DictionaryLISTA, dictionaries, lista
 from transforms.subjects import SUBJECTS, assert_same, in_float64, weighted_sum
 
 pytestmark = [
+    pytest.mark.compiles,
     pytest.mark.filterwarnings("ignore:`torch.jit"),
     pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning"),
     pytest.mark.filterwarnings("ignore:Converting a tensor to a Python boolean"),
@@ -214,7 +215,7 @@ def test_inductor(compat):
         layer.zero_grad()
         results = function(x)
         weighted_sum(results).backward()
-        found.append([*results, layer.dictionary.grad.clone(), layer.step.grad.clone()])
+        found.append([*results, layer.dictionary.grad.clone(), layer.c.grad.clone()])
     assert_same(*found)
 
 

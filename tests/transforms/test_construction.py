@@ -18,7 +18,7 @@ MAKES = {
     "LISTA": lambda: LISTA(N, K, T),
     "DictionaryLISTA": lambda: DictionaryLISTA(dictionaries.dct(N, K), T, 0.1),
     "DictionaryLISTA, buffers": lambda: DictionaryLISTA(
-        dictionaries.random_unit(N, K), T, 0.1, "official", learn_dictionary=False, learn_step=False
+        dictionaries.random_unit(N, K), T, 0.1, "official", learn_dictionary=False, learn_c=False
     ),
     "SCVAE": lambda: SCVAE(TINY),
 }
@@ -141,18 +141,18 @@ def test_numpys_scalars():
     pictures, ones = torch.randn(2, 4, 3, 3), torch.ones(4)
     normalised = group_norm_silu(pictures, ones, ones, int64(2), float32(0.5))
     assert torch.equal(normalised, group_norm_silu(pictures, ones, ones, 2, 0.5))
-    layer = LISTA(int64(5), int64(6), int64(2), sparsity=float32(0.5))
+    layer = LISTA(int64(5), int64(6), int64(2), lmbda=float32(0.5))
     assert (layer.n_features, layer.n_atoms, layer.n_iter) == (5, 6, 2)
     assert type(layer.n_iter) is int
-    tied = DictionaryLISTA(dictionaries.dct(int64(9), int64(12)), int64(2), float32(0.5), step=float32(20.0))
+    tied = DictionaryLISTA(dictionaries.dct(int64(9), int64(12)), int64(2), float32(0.5), c=float32(20.0))
     assert torch.equal(
-        tied(torch.ones(1, 9))[0], DictionaryLISTA(dictionaries.dct(9, 12), 2, 0.5, step=20.0)(torch.ones(1, 9))[0]
+        tied(torch.ones(1, 9))[0], DictionaryLISTA(dictionaries.dct(9, 12), 2, 0.5, c=20.0)(torch.ones(1, 9))[0]
     )
     for dictionary in (dictionaries.orthogonal_dct(int64(4)), dictionaries.random_unit(int64(4), int64(3))):
         assert dictionary.shape[0] == 4
-    fields = {"n_atoms": int64(512), "n_iter": np.uint8(3), "sparsity": float32(0.5), "ch_mult": (int64(1), int64(2))}
+    fields = {"n_atoms": int64(512), "n_iter": np.uint8(3), "lmbda": float32(0.5), "ch_mult": (int64(1), int64(2))}
     config = SCVAEConfig.preset("pictures64", **fields)
-    assert config == SCVAEConfig.preset("pictures64", n_atoms=512, n_iter=3, sparsity=0.5, ch_mult=(1, 2))
+    assert config == SCVAEConfig.preset("pictures64", n_atoms=512, n_iter=3, lmbda=0.5, ch_mult=(1, 2))
     assert all(type(v) in (int, float, str, bool, tuple) for v in config.to_dict().values())
     for wrong in (np.bool_(True), True, np.float32(2.0), "2", None, np.array([2, 3])):
         with pytest.raises(TypeError, match="lista: n_iter must be an int"):
@@ -186,13 +186,13 @@ def test_parameters_are_contiguous(make, tmp_path):
 def test_step_constant_without_dimensions_is_loaded(assign):
     model = SCVAE(TINY).eval()
     given = model.state_dict()
-    scalar = {**given, "bottleneck.step": (2 * given["bottleneck.step"]).reshape(())}
+    scalar = {**given, "bottleneck.c": (2 * given["bottleneck.c"]).reshape(())}
     model.load_state_dict(scalar, assign=assign)
-    assert model.bottleneck.step.shape == (1,)
-    assert torch.equal(model.bottleneck.step.detach(), scalar["bottleneck.step"].reshape(1))
-    assert scalar["bottleneck.step"].shape == ()  # what was given stays as it was
-    with pytest.raises(RuntimeError, match=r"size mismatch for bottleneck\.step"):
-        model.load_state_dict({**given, "bottleneck.step": torch.ones(2)})
+    assert model.bottleneck.c.shape == (1,)
+    assert torch.equal(model.bottleneck.c.detach(), scalar["bottleneck.c"].reshape(1))
+    assert scalar["bottleneck.c"].shape == ()  # what was given stays as it was
+    with pytest.raises(RuntimeError, match=r"size mismatch for bottleneck\.c"):
+        model.load_state_dict({**given, "bottleneck.c": torch.ones(2)})
 
 
 def test_one_value_may_have_any_number_of_dimensions():

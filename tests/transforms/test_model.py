@@ -42,7 +42,7 @@ def pictures():
 
 
 def loss_of(model, pictures):
-    return scvae_loss(pictures, model(pictures), sparsity=0.01).total
+    return scvae_loss(pictures, model(pictures), lmbda=0.01).total
 
 
 def assert_equal(found, expected):
@@ -97,8 +97,8 @@ class Plain(SCVAE):
 
     def _encode(self, x):
         latents = self.encoder(x)
-        D, c = self.bottleneck.dictionary, self.bottleneck.step
-        b, theta = latents.permute(0, 2, 3, 1) @ D / c, self.config.sparsity / c
+        D, c = self.bottleneck.dictionary, self.bottleneck.c
+        b, theta = latents.permute(0, 2, 3, 1) @ D / c, self.config.lmbda / c
         S = torch.eye(D.shape[1], dtype=D.dtype) - D.T @ D / c
 
         def threshold(u):
@@ -234,7 +234,7 @@ for kind in ("fully_shard", "FullyShardedDataParallel", "from meta"):
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         for _ in range(2):
             optimizer.zero_grad()
-            scvae_loss(pictures, model.train()(pictures), sparsity=0.01).total.backward()
+            scvae_loss(pictures, model.train()(pictures), lmbda=0.01).total.backward()
             optimizer.step()
     with torch.no_grad():
         for a, b in zip(spread.eval()(pictures), expected.eval()(pictures)):
@@ -246,6 +246,6 @@ dist.destroy_process_group()
 
 def test_sharded_training(tmp_path):
     """On a mesh of one process: the numbers of the model that is not sharded."""
-    tests = next(path for path in sys.path if path.endswith("tests"))
+    tests = next(path for path in sys.path if path.endswith("support"))
     printed = run(sys.executable, "-W", "ignore", "-c", SHARDED, tests, str(tmp_path / "store"))
     assert printed.strip().split("\n")[-3:] == ["fully_shard", "FullyShardedDataParallel", "from meta"]

@@ -14,6 +14,8 @@ from processes import run
 from scvae_fast import LISTA, DictionaryLISTA, dictionaries
 from transforms.subjects import SUBJECTS, assert_same, in_float64, weighted_sum
 
+pytestmark = pytest.mark.processes
+
 N, K, T = 8, 12, 3
 
 
@@ -23,7 +25,7 @@ def layers():
     made = [
         LISTA(N, K, T),
         DictionaryLISTA(dictionaries.random_unit(N, K), T, 0.1),
-        DictionaryLISTA(dictionaries.random_unit(N, K), T, 0.1, "official", bfloat16_S=True),
+        DictionaryLISTA(dictionaries.random_unit(N, K), T, 0.1, "official", inhibition_dtype=torch.bfloat16),
     ]
     with torch.no_grad():
         for layer in made:
@@ -182,7 +184,7 @@ torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
 torch.manual_seed(0)
 x = torch.randn(8, 8)
-for make in (lambda: DictionaryLISTA(dictionaries.random_unit(8, 12), 3, 0.1, step=20.0), lambda: LISTA(8, 12, 3)):
+for make in (lambda: DictionaryLISTA(dictionaries.random_unit(8, 12), 3, 0.1, c=20.0), lambda: LISTA(8, 12, 3)):
     torch.manual_seed(1)
     alone = torch.nn.Sequential(torch.nn.Linear(8, 8), make())
     spread = copy.deepcopy(alone)
@@ -218,12 +220,12 @@ for make in (lambda: DictionaryLISTA(dictionaries.random_unit(8, 12), 3, 0.1, st
             module.reshard()
         for name, p in wrapped.named_parameters():
             torch.testing.assert_close(p.full_tensor(), alone.get_parameter(name), rtol=1e-4, atol=1e-5)
-        if hasattr(spread[1], "raise_step"):
+        if hasattr(spread[1], "raise_c"):
             with torch.no_grad():
                 for layer in (spread[1], alone[1]):
-                    layer.step.mul_(0.1)
-                    layer.raise_step()
-            torch.testing.assert_close(spread[1].step.full_tensor(), alone[1].step, rtol=1e-4, atol=1e-5)
+                    layer.c.mul_(0.1)
+                    layer.raise_c()
+            torch.testing.assert_close(spread[1].c.full_tensor(), alone[1].c, rtol=1e-4, atol=1e-5)
 dist.destroy_process_group()
 print("done", flush=True)
 os._exit(0)  # threads of gloo may be at work still, which ends a process of torch 2.10 by an abort

@@ -15,16 +15,16 @@ N, K, T = 8, 12, 3
 
 
 def tied_formula(layer, x):
-    D, c = layer.dictionary, layer.step
+    D, c = layer.dictionary, layer.c
     S = torch.eye(K, dtype=D.dtype) - D.T @ D / c
-    if layer.bfloat16_S:
+    if layer.inhibition_dtype:
         S = S.bfloat16().to(D.dtype)
     gain = c if layer.compat == "official" else None
-    return unrolled_sparse_code(x, D.T / c, S, layer.sparsity / c, D, T, gain=gain)[0]
+    return unrolled_sparse_code(x, D.T / c, S, layer.lmbda / c, D, T, gain=gain)[0]
 
 
 def untied_formula(layer, x):
-    S = layer.S.bfloat16().to(layer.S.dtype) if layer.bfloat16_S else layer.S
+    S = layer.S.bfloat16().to(layer.S.dtype) if layer.inhibition_dtype else layer.S
     return unrolled_lista(x @ layer.W_e.T, S, layer.theta, T)
 
 
@@ -36,12 +36,15 @@ def codes(layer, x):
 LAYERS = {
     "paper": (lambda **s: DictionaryLISTA(dictionaries.random_unit(N, K), T, 0.2, "paper", **s), tied_formula),
     "official": (lambda **s: DictionaryLISTA(dictionaries.random_unit(N, K), T, 0.2, "official", **s), tied_formula),
-    "bfloat16_S": (
-        lambda **s: DictionaryLISTA(dictionaries.random_unit(N, K), T, 0.2, bfloat16_S=True, **s),
+    "inhibition in bfloat16": (
+        lambda **s: DictionaryLISTA(dictionaries.random_unit(N, K), T, 0.2, inhibition_dtype=torch.bfloat16, **s),
         tied_formula,
     ),
-    "untied": (lambda **s: LISTA(N, K, T, sparsity=0.2, **s), untied_formula),
-    "untied, bfloat16_S": (lambda **s: LISTA(N, K, T, sparsity=0.2, bfloat16_S=True, **s), untied_formula),
+    "untied": (lambda **s: LISTA(N, K, T, lmbda=0.2, **s), untied_formula),
+    "untied, inhibition in bfloat16": (
+        lambda **s: LISTA(N, K, T, lmbda=0.2, inhibition_dtype=torch.bfloat16, **s),
+        untied_formula,
+    ),
 }
 
 
@@ -235,8 +238,8 @@ def test_loaded_weights(layer, kind, x, assign):
         layer.load_state_dict({n: v * factor for n, v in layer.state_dict().items()}, assign=assign)
         assert_current(layer, kind, x)
     if isinstance(layer, DictionaryLISTA):
-        layer.load_state_dict({**layer.state_dict(), "step": torch.tensor(9.0)}, assign=assign)
-        assert layer.step.shape == (1,)
+        layer.load_state_dict({**layer.state_dict(), "c": torch.tensor(9.0)}, assign=assign)
+        assert layer.c.shape == (1,)
         assert_current(layer, kind, x)
 
 
@@ -247,7 +250,7 @@ def test_replaced_parameters_and_settings(layer, kind, x):
     vector = torch.nn.utils.parameters_to_vector(layer.parameters()).detach() * 0.9
     torch.nn.utils.vector_to_parameters(vector, layer.parameters())
     assert_current(layer, kind, x)
-    layer.bfloat16_S = not layer.bfloat16_S
+    layer.inhibition_dtype = None if layer.inhibition_dtype else torch.bfloat16
     assert_current(layer, kind, x)
 
 
@@ -271,7 +274,7 @@ def test_what_is_kept_is_found_again():
         layer.dictionary.data.copy_(layer.dictionary.clone())  # the same values: nothing to form again
         layer(x)
         assert layer._kept is kept
-        layer.step.data.mul_(2)
+        layer.c.data.mul_(2)
         layer(x)
         assert layer._kept is not kept
 

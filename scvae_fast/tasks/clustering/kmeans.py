@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from scvae_fast._extras import extra
 from scvae_fast.errors import UsageError
 from scvae_fast.tasks.clustering.rows import ROWS_AT_ONCE, Pieces, RowScale, scaled, stacked
 
-try:
+with extra("scvae_fast.tasks.clustering", "scikit-learn"):
     from scipy import sparse
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics.pairwise import euclidean_distances
-except ImportError as error:
-    raise ImportError('scvae_fast.tasks.clustering needs scikit-learn: pip install "scvae_fast[train]"') from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,13 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from scvae_fast._extras import extra
 from scvae_fast.tasks.clustering.kmeans import KMeansFit, KMeansSettings, assigned, sample_rows
 from scvae_fast.tasks.clustering.rows import Pieces, dense, scaled
 
-try:
+with extra("scvae_fast.tasks.clustering", "scikit-learn"):
     from sklearn.metrics import davies_bouldin_score, silhouette_score
-except ImportError as error:
-    raise ImportError('scvae_fast.tasks.clustering needs scikit-learn: pip install "scvae_fast[train]"') from error
 
 # Silhouettes take the distances of all pairs.
 SAMPLE = 4096

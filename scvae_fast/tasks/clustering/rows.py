@@ -5,15 +5,14 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from scvae_fast._extras import extra
 from scvae_fast.codes import SparseCodes
 from scvae_fast.codes.coding import check_finite
 from scvae_fast.codes.storage import CodeFile
 
-try:
+with extra("scvae_fast.tasks.clustering", "scikit-learn"):
     from scipy import sparse
     from sklearn.preprocessing import normalize
-except ImportError as error:
-    raise ImportError('scvae_fast.tasks.clustering needs scikit-learn: pip install "scvae_fast[train]"') from error
 
 # What becomes of a row x before it is compared: x itself, x / ‖x‖, or |x| / ‖x‖. A row of zeros stays one.
 RowScale = Literal["none", "unit", "magnitude"]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from scvae_fast._extras import extra
 from scvae_fast._files import write_atomically
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.errors import UsageError
@@ -18,11 +19,9 @@ from scvae_fast.models import SCVAE
 from scvae_fast.tasks.cells import cells_of
 from scvae_fast.tasks.clustering.kmeans import KMeansFit, KMeansSettings, assigned
 
-try:
+with extra("scvae_fast.tasks.clustering", "safetensors"):
     from safetensors import SafetensorError, safe_open
     from safetensors.numpy import save_file
-except ImportError as error:
-    raise ImportError('scvae_fast.tasks.clustering needs safetensors: pip install "scvae_fast[train]"') from error
 
 SCHEMA = 1
 _KEY = "scvae_fast.clustering"

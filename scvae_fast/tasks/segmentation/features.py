@@ -6,16 +6,15 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from scvae_fast._extras import extra
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.models import SCVAE
 from scvae_fast.tasks.cells import PictureCells, cells_of
 from scvae_fast.tasks.clustering.kmeans import KMeansSettings, assigned, fit_kmeans, sample_rows
 from scvae_fast.tasks.clustering.rows import RowScale, dense, scaled
 
-try:
+with extra("scvae_fast.tasks.segmentation", "SciPy"):
     from scipy.ndimage import gaussian_filter
-except ImportError as error:
-    raise ImportError('scvae_fast.tasks.segmentation needs SciPy: pip install "scvae_fast[train]"') from error
 
 # As `CellKind`, and "centred": the pixels of a cell less their mean.
 Feature = Literal["codes", "latents", "pixels", "centred", "colour"]

@@ -4,12 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from scvae_fast._extras import extra
 from scvae_fast.data.masks import IGNORED
 
-try:
+with extra("scvae_fast.tasks.segmentation", "SciPy"):
     from scipy.optimize import linear_sum_assignment
-except ImportError as error:
-    raise ImportError('scvae_fast.tasks.segmentation needs SciPy: pip install "scvae_fast[train]"') from error
 
 
 def confusion(mask: np.ndarray, labels: np.ndarray, n_classes: int, n_labels: int) -> np.ndarray:

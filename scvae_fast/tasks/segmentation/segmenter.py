@@ -8,6 +8,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from scvae_fast._extras import extra
 from scvae_fast.data.masks import IGNORED, MaskedPicture
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.errors import UsageError
@@ -15,12 +16,10 @@ from scvae_fast.models import SCVAE
 from scvae_fast.tasks.clustering.kmeans import KMeansSettings, fit_kmeans
 from scvae_fast.tasks.segmentation.features import Describer, FeatureSettings, feature_cells
 
-try:
+with extra("scvae_fast.tasks.segmentation", "scikit-learn"):
     from skimage.restoration import denoise_tv_chambolle
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics.pairwise import euclidean_distances
-except ImportError as error:
-    raise ImportError('scvae_fast.tasks.segmentation needs scikit-learn: pip install "scvae_fast[train]"') from error
 
 Classifier = Literal["logistic", "centres"]
 

@@ -137,7 +137,7 @@ def choice(card: Card, direction: str, dtype: torch.dtype, M: int, K: int, n: in
     `run` computes the problem as a choice says; it may be called several times.
     """
     default = launch.choice(card, dtype, M, K)
-    if not enabled() or interpreted() or launch.way is not None or M == 0:
+    if not enabled() or interpreted() or launch.forced_choice is not None or M == 0:
         return default
     candidates = [Choice(tile, way) for tile in tiles.fitting(card, dtype) for way in (False, True)]
     tuner, name = _tuner(path()), key(card, direction, dtype, M, K, n)

@@ -89,24 +89,24 @@ class Choice(NamedTuple):
     by_iteration: bool
 
 
-way: bool | None = None
+forced_choice: bool | None = None
 """What `forced` asks for: a launch for every iteration, or one for all; None where the table is asked."""
 
 
 @contextlib.contextmanager
 def forced(by_iteration: bool) -> Iterator[None]:
     """For tests and benchmarks: a launch for every iteration, or one for all, whatever the table says."""
-    global way
-    before, way = way, by_iteration
+    global forced_choice
+    before, forced_choice = forced_choice, by_iteration
     try:
         yield
     finally:
-        way = before
+        forced_choice = before
 
 
 def choice(card: Card, dtype: torch.dtype, M: int, K: int) -> Choice:
     """The table's, for M rows and K atoms."""
-    by_iteration = tiles.by_iteration(card, dtype, M, K) if way is None else way
+    by_iteration = tiles.by_iteration(card, dtype, M, K) if forced_choice is None else forced_choice
     return Choice(choose(card, dtype, M, K if by_iteration else 1), by_iteration)
 
 

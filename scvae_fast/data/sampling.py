@@ -8,9 +8,9 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from scvae_fast.data.broken import BrokenFiles
 from scvae_fast.data.pictures import PictureError
-from scvae_fast.data.squares import Crop, load_centre, load_square
+from scvae_fast.data.square_crops import Crop, load_centre, load_square
+from scvae_fast.data.unreadable import UnreadableFiles
 from scvae_fast.errors import UsageError
 
 # What else than the seed and a number the randomness depends on: the order of an epoch, or the crop of a sample.
@@ -44,7 +44,7 @@ class TrainingPictures(Dataset[Tensor]):
         broken: counts the pictures that can't be read.
     """
 
-    def __init__(self, pictures: Source, crop: Crop, *, seed: int, broken: BrokenFiles) -> None:
+    def __init__(self, pictures: Source, crop: Crop, *, seed: int, broken: UnreadableFiles) -> None:
         self.pictures, self.crop, self.seed, self.broken = pictures, crop, seed, broken
         self._orders: dict[int, np.ndarray] = {}
 
@@ -84,7 +84,7 @@ class FixedPictures(Dataset[Tensor]):
         broken: counts the pictures that can't be read.
     """
 
-    def __init__(self, pictures: Source, resolution: int, *, broken: BrokenFiles) -> None:
+    def __init__(self, pictures: Source, resolution: int, *, broken: UnreadableFiles) -> None:
         self.pictures, self.resolution, self.broken = pictures, resolution, broken
 
     def __len__(self) -> int:
@@ -101,7 +101,7 @@ class FixedPictures(Dataset[Tensor]):
         return _first_readable(read, index, len(self), self.broken)
 
 
-def _first_readable(read: Callable[[int], Tensor], first: int, count: int, broken: BrokenFiles) -> Tensor:
+def _first_readable(read: Callable[[int], Tensor], first: int, count: int, broken: UnreadableFiles) -> Tensor:
     """Reads `first`, or the next one, around a circle of `count`, that can be read."""
     for step in range(count):
         try:

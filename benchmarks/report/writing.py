@@ -15,10 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks import environment, measured, page, tables, wording
-from benchmarks.measured import Loss, Spread, Trouble
+from benchmarks import environment
+from benchmarks.report import measured, page, tables, wording
+from benchmarks.report.measured import Loss, Spread, Trouble
+from benchmarks.report.tables import TableError
 from benchmarks.results import Results, ResultsError
-from benchmarks.tables import TableError
 from scvae_fast._files import write_atomically
 
 README = environment.ROOT / "README.md"
@@ -51,7 +52,7 @@ def write(results: Results) -> None:
 
 def _pictures(results: Results) -> dict[str, bytes]:
     """Draws and writes them."""
-    from benchmarks import drawing, plots
+    from benchmarks.report import drawing, plots
 
     drawn: dict[str, bytes] = {}
     for name, draw in plots.PICTURES.items():
@@ -234,7 +235,3 @@ def _print_troubles(results: Results) -> None:
 
 def _trouble(trouble: Trouble) -> str:
     return ", ".join(filter(None, (trouble.case, trouble.contestant))) + f": {trouble.why}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

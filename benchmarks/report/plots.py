@@ -12,9 +12,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks import drawing, growth, measured, wording
 from benchmarks.cases import BACKWARD, BOTH, FORWARD
 from benchmarks.model import HABITS
+from benchmarks.report import drawing, growth, measured, wording
 from benchmarks.results import Results
 from benchmarks.rivals import CLEAN, PRODUCTS, RELEASED, WAYS
 from scvae_fast.plotting.figures import BLUE, INK, ORANGE, QUIET, plain, titled

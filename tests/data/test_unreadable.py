@@ -2,13 +2,13 @@ import multiprocessing
 
 import pytest
 
-from scvae_fast.data import BrokenFiles, PictureError
+from scvae_fast.data import PictureError, UnreadableFiles
 from scvae_fast.errors import UsageError
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_processes_count_together(method: str, capfd: pytest.CaptureFixture[str]) -> None:
-    broken = BrokenFiles(2)
+    broken = UnreadableFiles(2)
     broken.add(PictureError("a", "empty"))
     broken.add(PictureError("a", "empty"))
     process = multiprocessing.get_context(method).Process(target=broken.add, args=(PictureError("b", "empty"),))
@@ -27,4 +27,4 @@ def test_processes_count_together(method: str, capfd: pytest.CaptureFixture[str]
 
 def test_none_may_be_broken() -> None:
     with pytest.raises(UsageError, match="most_broken = 0 allows"):
-        BrokenFiles(0).add(PictureError("a", "empty"))
+        UnreadableFiles(0).add(PictureError("a", "empty"))

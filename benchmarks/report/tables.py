@@ -7,13 +7,12 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks import cases, environment, growth, measured
+from benchmarks import cases, environment
 from benchmarks.cases import BOTH, EXTENTS
-from benchmarks.measured import Spread
 from benchmarks.model import HABITS, OURS
-from benchmarks.results import Results
-from benchmarks.rivals import CLEAN, COMPILED, RELEASED
-from benchmarks.wording import (
+from benchmarks.report import growth, measured
+from benchmarks.report.measured import Spread
+from benchmarks.report.wording import (
     KINDS_OF_RIVALS,
     NONE,
     called,
@@ -25,6 +24,9 @@ from benchmarks.wording import (
     times,
     varying,
 )
+from benchmarks.results import Results
+from benchmarks.rivals import CLEAN, COMPILED, RELEASED
+from scvae_fast._markdown import markdown_table
 
 _ERRORS = ("z", "x̂", "∂x", "∂W_e", "∂S", "∂theta", "∂D")
 _UNITS = {"float64": -16, "float32": -7, "float16": -4, "bfloat16": -3}
@@ -47,8 +49,7 @@ class Table(NamedTuple):
 
 def markdown(table: Table) -> str:
     """The table for a README."""
-    lines = [table.head, ["---"] * len(table.head), *table.rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return markdown_table(table.head, table.rows, left=range(len(table.head)), aligned=False)
 
 
 def overview(found: Sequence[dict[str, Any]]) -> Table:

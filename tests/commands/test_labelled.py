@@ -8,7 +8,7 @@ from pictures import scene
 from trees import write_imagenet, write_pictures
 
 from scvae_fast import cli
-from scvae_fast.commands._recognition import LabelledData
+from scvae_fast.commands._labelled import LabelledData
 from scvae_fast.commands.probe import probe_checkpoint
 from scvae_fast.commands.retrieve import retrieve_checkpoint
 from scvae_fast.data import load_picture, save_picture

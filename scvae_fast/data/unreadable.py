@@ -11,7 +11,7 @@ from scvae_fast.data.pictures import PictureError
 from scvae_fast.errors import UsageError
 
 
-class BrokenFiles:
+class UnreadableFiles:
     """Names files that can't be read on stderr, and stops when there are too many.
 
     Worker processes of a data loader that got the same object share the count; each process of a distributed training

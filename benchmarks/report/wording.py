@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks import measured
 from benchmarks.cases import BACKWARD, BOTH, FORWARD
-from benchmarks.measured import Spread
 from benchmarks.pictures import PHOTOGRAPHS
+from benchmarks.report import measured
+from benchmarks.report.measured import Spread
 
 NONE = "–"
 KINDS_OF_RIVALS = {
@@ -23,7 +23,7 @@ KINDS_OF_RIVALS = {
 DIRECTIONS = {FORWARD: "forward", BACKWARD: "backward", BOTH: "forward and backward"}
 _STEPS = {FORWARD: "inference", BOTH: "training step"}  # of whole models
 _STARTS = {"official": "γ = c", "paper": "γ = 1"}
-_SYMBOLS = {"rows": "M", "n_iter": "T", "density": "d", "atoms": "K", "sparsity": "λ", "batch": "B"}
+_SYMBOLS = {"rows": "M", "n_iter": "T", "density": "d", "atoms": "K", "lmbda": "λ", "batch": "B"}
 
 
 def called(name: str) -> str:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scvae_fast.functional import lista, soft_threshold
+from scvae_fast.ops.backends.reference import shrink
+from scvae_fast.ops.operations import LISTA
 
 ALGORITHMS = ("fista", "ista")
 _LOOK_EVERY = 16  # iterations between two looks at the duality gap, which costs about as much as one of them
@@ -64,11 +65,11 @@ class _Iterate(NamedTuple):
 
 
 # Takes b, S, θ, where it is, and a number of iterations.
-_Advance = Callable[[Tensor, Tensor, float, _Iterate, int], _Iterate]
+_Advance = Callable[[Tensor, Tensor, Tensor, _Iterate, int], _Iterate]
 
 
-def solve(problem: Lasso, x: Tensor, *, algorithm: str, max_iter: int, tol: float) -> tuple[Tensor, int]:
-    """Codes z (M, K) of x (M, n), and the number of rows that did not get there.
+def solve(problem: Lasso, x: Tensor, *, algorithm: str, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
+    """Codes z (M, K) of x (M, n), and the relative duality gap (M,) of each; see `unfinished`.
 
     From z_0 = h_θ(b), each row goes on until its duality gap is at most tol · ½‖x‖², its objective at z = 0. Neither
     the other rows nor the unit of x and α change its codes. "ista" is `lista` with W_e = Dᵀ/c, S = I − DᵀD/c and
@@ -79,42 +80,50 @@ def solve(problem: Lasso, x: Tensor, *, algorithm: str, max_iter: int, tol: floa
         x: float32 or float64.
         algorithm: one of `ALGORITHMS`.
         max_iter: T ≥ 0, the iterations of a row at most.
-        tol: 0 makes exactly max_iter iterations, and then no row is counted.
+        tol: 0 makes exactly max_iter iterations.
     """
     unit = unit_of(problem.alpha)
-    codes, missing = _solve(problem._replace(alpha=problem.alpha / unit), x / unit, algorithm, max_iter, tol)
-    return codes * unit, missing
+    codes, gap = _solve(problem._replace(alpha=problem.alpha / unit), x / unit, algorithm, max_iter, tol)
+    return codes * unit, gap
 
 
-def _solve(problem: Lasso, x: Tensor, algorithm: str, max_iter: int, tol: float) -> tuple[Tensor, int]:
+def _solve(problem: Lasso, x: Tensor, algorithm: str, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
     advance: _Advance = _ista if algorithm == "ista" else _fista
     D, c = problem.D, problem.c
     S = torch.eye(D.shape[1], dtype=D.dtype, device=D.device) - D.T @ D / c
     b, theta = x @ D / c, problem.alpha / c
-    start = soft_threshold(b, theta)
+    threshold = torch.full((), theta, dtype=b.dtype, device=b.device)
+    start = shrink(b, threshold)
     iterate = _Iterate(start, start, torch.ones_like(b[:, :1]))
     if tol == 0:
-        return advance(b, S, theta, iterate, max_iter).z, 0
-    codes, rows, done = torch.empty_like(b), torch.arange(len(x), device=x.device), 0
+        codes = advance(b, S, threshold, iterate, max_iter).z
+        return codes, problem.relative_gap(x, codes)
+    codes, gaps = torch.empty_like(b), torch.empty_like(b[:, 0])
+    rows, done = torch.arange(len(x), device=x.device), 0
     while True:
-        going = ~(problem.relative_gap(x, iterate.z) <= tol)  # a gap that is NaN has not been reached
-        codes[rows] = iterate.z
+        codes[rows], gaps[rows] = iterate.z, problem.relative_gap(x, iterate.z)
+        going = unfinished(gaps[rows], tol)
         rows, x, b, iterate = rows[going], x[going], b[going], iterate.at(going)
         if done == max_iter or not len(rows):
-            return codes, len(rows)
+            return codes, gaps
         steps = min(_LOOK_EVERY, max_iter - done)
-        iterate = advance(b, S, theta, iterate, steps)
+        iterate = advance(b, S, threshold, iterate, steps)
         done += steps
 
 
-def _ista(b: Tensor, S: Tensor, theta: float, at: _Iterate, n_iter: int) -> _Iterate:
-    return at._replace(z=lista(b, S, theta, n_iter, z0=at.z))
+def unfinished(gap: Tensor, tol: float) -> Tensor:  # (M,) -> (M,) bool
+    """Which rows have not reached the tolerance; a gap that is NaN has not."""
+    return ~(gap <= tol)
 
 
-def _fista(b: Tensor, S: Tensor, theta: float, at: _Iterate, n_iter: int) -> _Iterate:
+def _ista(b: Tensor, S: Tensor, theta: Tensor, at: _Iterate, n_iter: int) -> _Iterate:
+    return at._replace(z=LISTA(b, S, theta, None, at.z, n_iter, None))
+
+
+def _fista(b: Tensor, S: Tensor, theta: Tensor, at: _Iterate, n_iter: int) -> _Iterate:
     z, y, t = at
     for _ in range(n_iter):
-        new = lista(b, S, theta, 1, z0=y)
+        new = LISTA(b, S, theta, None, y, 1, None)
         uphill = ((y - new) * (new - z)).sum(1, keepdim=True) > 0
         t = torch.where(uphill, 1.0, t)
         following = (1 + (1 + 4 * t * t).sqrt()) / 2

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import measured
+from benchmarks.report import measured
 from benchmarks.results import Results
 
 # By the name of the size: the setting that holds it, and the groups in which it varies.

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -12,7 +11,7 @@ import numpy as np
 from scvae_fast.commands._results import write_results
 from scvae_fast.data.labelled import LabelledPictures, open_labelled
 from scvae_fast.errors import UsageError
-from scvae_fast.evaluation.record import identity, plain, versions
+from scvae_fast.evaluation.record import head, plain
 from scvae_fast.models import SCVAEConfig
 from scvae_fast.plotting.figures import Figure
 from scvae_fast.tasks.descriptors import Descriptor
@@ -88,16 +87,13 @@ def content_of(
 ) -> dict[str, Any]:
     """What both write down of a run."""
     return {
-        "schema": 1,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "checkpoint": identity(checkpoint),
+        **head(checkpoint, "scikit-learn"),
         "data": pictures.data,
         "side": data.side,
         "per_class": data.per_class,
         "seed": data.seed,
         "n_pictures": n_pictures,
         "classes": pictures.classes,
-        "versions": versions("scvae-fast", "torch", "scikit-learn"),
     }
 
 

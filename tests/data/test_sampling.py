@@ -4,15 +4,15 @@ import pytest
 import torch
 from trees import write_pictures
 
-from scvae_fast.data import BrokenFiles, FixedPictures, TrainingPictures, ZoomedCrop, list_folder
-from scvae_fast.data.numbered import sample_dice
+from scvae_fast.data import FixedPictures, TrainingPictures, UnreadableFiles, ZoomedCrop, list_folder
 from scvae_fast.data.pictures import PictureError
-from scvae_fast.data.squares import load_centre, load_square
+from scvae_fast.data.sampling import sample_dice
+from scvae_fast.data.square_crops import load_centre, load_square
 from scvae_fast.errors import UsageError
 
 
 def stream(root: Path, seed: int = 0, most: int = 100) -> TrainingPictures:
-    return TrainingPictures(list_folder(root), ZoomedCrop(8), seed=seed, broken=BrokenFiles(most))
+    return TrainingPictures(list_folder(root), ZoomedCrop(8), seed=seed, broken=UnreadableFiles(most))
 
 
 @pytest.fixture
@@ -78,14 +78,14 @@ def test_nothing_but_broken_files_is_an_error(tree: Path) -> None:
     with pytest.raises(UsageError, match="none of the 7 pictures can be read"):
         stream(tree)[0]
     with pytest.raises(UsageError, match="none of the 7 pictures can be read"):
-        FixedPictures(list_folder(tree), 8, broken=BrokenFiles(7))[3]
+        FixedPictures(list_folder(tree), 8, broken=UnreadableFiles(7))[3]
 
 
 def test_fixed_pictures_are_the_middles_in_order(tree: Path) -> None:
     files = list_folder(tree)
     (tree / "3.png").write_bytes(b"")
     (tree / "6.png").write_bytes(b"")
-    pictures = FixedPictures(files, 8, broken=BrokenFiles(100))
+    pictures = FixedPictures(files, 8, broken=UnreadableFiles(100))
     expected = [0, 1, 2, 4, 4, 5, 0]
     for index, which in enumerate(expected):
         assert torch.equal(pictures[index], load_centre(tree / f"{which}.png", "", 8))

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from benchmarks import environment, measured, tables, wording
+from benchmarks import environment
 from benchmarks.cases import BOTH, FORWARD
+from benchmarks.report import measured, tables, wording
+from benchmarks.report.tables import Table, TableError
 from benchmarks.results import Results
-from benchmarks.tables import Table, TableError
 
 _TEMPLATE = "page.html.j2"
 # Groups by what they ask, in the order of the page; others follow.

@@ -13,7 +13,7 @@ from torch import Tensor
 from scvae_fast import _torchvision
 from scvae_fast.data import PlacedCrop, ZoomedCrop, save_picture
 from scvae_fast.data.pictures import to_bytes
-from scvae_fast.data.squares import centre_square, load_centre, load_square
+from scvae_fast.data.square_crops import centre_square, load_centre, load_square
 
 _torchvision.make_importable()
 transforms = pytest.importorskip("torchvision.transforms")

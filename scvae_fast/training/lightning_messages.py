@@ -18,7 +18,7 @@ _EXPECTED = (
 
 
 @contextmanager
-def lightning_noise_silenced() -> Iterator[None]:
+def lightning_messages_silenced() -> Iterator[None]:
     """Silences Lightning's list of accelerators and its advertisements, and warnings that are known to be harmless."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level

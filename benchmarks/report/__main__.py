@@ -1,0 +1,7 @@
+"""`python -m benchmarks.report`."""
+
+import sys
+
+from benchmarks.report.writing import main
+
+sys.exit(main())
