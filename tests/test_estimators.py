@@ -38,6 +38,7 @@ def test_scikit_learns_checks(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow
 def test_the_check_that_scikit_learn_skips_without_the_array_api():
     script = (
         "from sklearn.utils.estimator_checks import check_array_api_input\n"
@@ -231,6 +232,7 @@ def test_learned_dictionary_is_as_good_as_scikit_learns(digits):
     assert ours.score(held_out) == pytest.approx(-found[0].mean(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_planted_atoms_are_found_again():
     random = np.random.RandomState(0)
     planted = random.standard_normal((12, 20))

@@ -9,6 +9,8 @@ from benchmarks import against, environment, timing
 from benchmarks.against import AgainstError
 from benchmarks.cases import BOTH, FORWARD, Case, LassoCase
 
+pytestmark = pytest.mark.slow
+
 SMALL = Case("lista", FORWARD, rows=8, n_iter=1, atoms=128)
 
 

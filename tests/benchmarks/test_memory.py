@@ -12,6 +12,8 @@ from benchmarks.cases import BOTH, Case, MemoryCase
 from benchmarks.memory import Kept, kept_for_backward
 from benchmarks.rivals import CLEAN, RELEASED
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 
 

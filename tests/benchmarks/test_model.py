@@ -8,6 +8,8 @@ from benchmarks.cases import BOTH, FORWARD, ModelCase, ParityCase
 from benchmarks.model import EAGER, FLOAT32, HABITS, NAMES, OURS
 from scvae_fast import SCVAE, SCVAEConfig
 
+pytestmark = pytest.mark.slow
+
 TINY = {"resolution": 16, "ch": 8, "ch_mult": (1, 1), "n_atoms": 32, "n_features": 16, "num_res_blocks": 1}
 
 

@@ -15,6 +15,8 @@ from benchmarks import cases, environment, operations, run
 from benchmarks.cases import FORWARD, Case
 from benchmarks.results import FILE, Results
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = {"rows": 8, "n_iter": 1, "atoms": 128}
 ONE, TWO = Case("lista", FORWARD, **SMALL), Case("sparse_code", FORWARD, **SMALL)

@@ -20,6 +20,8 @@ from scvae_fast.data import load_picture, save_picture
 from scvae_fast.evaluation import METRICS
 from scvae_fast.models import SCVAE
 
+pytestmark = pytest.mark.slow
+
 LIGHT = ("psnr", "ssim", "codes")
 
 

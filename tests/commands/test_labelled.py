@@ -14,6 +14,8 @@ from scvae_fast.commands.retrieve import retrieve_checkpoint
 from scvae_fast.data import load_picture, save_picture
 from scvae_fast.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 SOME = ["codes:signs:1", "latents:mean:2", "thumbnail"]
 
 

@@ -16,6 +16,8 @@ from scvae_fast.data import load_picture, save_picture
 from scvae_fast.data.masks import MaskedFiles
 from scvae_fast.models import SCVAE
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"a.png": (24, 24), "deep/b.jpg": (17, 30), "c.png": (24, 20)}
 
 

@@ -18,6 +18,8 @@ from scvae_fast.comparison.page import BEGIN, END, stored, with_table
 from scvae_fast.errors import UsageError
 from scvae_fast.training.callbacks import History
 
+pytestmark = pytest.mark.slow
+
 CONFIG = {
     "steps": 6,
     "checkpoint_minutes": 0.0,  # after every step

@@ -95,6 +95,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return networks.save_inception(tmp_path_factory.mktemp("weights"))
 
 
+@pytest.mark.slow
 def test_features_are_those_that_torchmetrics_computes_without_antialiasing(file: Path) -> None:
     from torchmetrics.image.fid import NoTrainInceptionV3
 

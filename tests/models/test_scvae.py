@@ -84,6 +84,7 @@ def test_gradients_of_the_compiled_model(small_model, pictures):
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.compiles
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")  # torch 2.10, loading
 def test_exports_for_any_size(small_model, pictures):
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))

@@ -266,6 +266,7 @@ print("right", dispatch._PRIVATE is None)
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("name", "off"),
     [

@@ -12,6 +12,8 @@ from scvae_fast.models import SCVAEConfig
 from scvae_fast.training.module import SCVAEModule
 from scvae_fast.training.second_stage import SecondStageSettings
 
+pytestmark = pytest.mark.slow
+
 
 class StopAfter(Callback):
     """Asks for the end of the training after the given step."""
