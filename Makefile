@@ -43,7 +43,7 @@ demo: $(VENV)/.train
 
 # Two at a time: most of them wait for one thread. The tests of a file stay together and share what they built.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # What to run between two edits.
 test-fast: $(VENV)/.dev
