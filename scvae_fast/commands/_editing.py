@@ -40,9 +40,9 @@ def read(path: Path) -> Tensor:
         raise UsageError(str(error)) from error
 
 
-def decibels(value: float | None) -> str:
+def decibels(value: float) -> str:
     """A PSNR in words."""
-    return "–" if value is None else f"{value:.2f} dB"
+    return f"{value:.2f} dB"
 
 
 def finish(
@@ -61,10 +61,7 @@ def finish(
     Raises:
         UsageError: the folder can't be written to.
     """
-    content = {
-        **head(checkpoint),
-        **found,
-    }
+    content = {**head(checkpoint), **found}
     write_results(out, plain(content), table, figures, pictures)
     print(f"{table}\n\n{out}")
     return content

@@ -55,15 +55,15 @@ def run_demo(out: Path, minutes: float, settings: Sequence[str] = ()) -> int:
             print("The same command goes on from there.")
             return status
     metrics = out / "evaluation" / "metrics.json"
-    if _read(metrics).get("checkpoint") != identity(folder.model):
+    if _read(metrics).get("checkpoint") == identity(folder.model):
+        print((metrics.parent / "metrics.md").read_text(encoding="utf-8"))
+    else:
+        # Pictures first: where the evaluation is there, everything is.
+        for name, figure in _draw(load_model(folder.model), _read(folder.record).get("history", [])).items():
+            path = folder.pictures / f"{name}.png"
+            write_atomically(path, partial(figure.savefig, bbox_inches="tight", pad_inches=0.1))
         evaluation = EvaluationSettings(metrics=_METRICS)
         evaluate_checkpoint(folder.model, "photographs", metrics.parent, evaluation, resize=None)
-    else:
-        print((metrics.parent / "metrics.md").read_text(encoding="utf-8"))
-    drawn = _draw(load_model(folder.model), _read(folder.record).get("history", []))
-    for name, figure in drawn.items():
-        path = folder.pictures / f"{name}.png"
-        write_atomically(path, partial(figure.savefig, bbox_inches="tight", pad_inches=0.1))
     print(f"Pictures in {folder.pictures}, figures in {metrics}, model in {folder.model}")
     return 0
 

@@ -28,9 +28,3 @@ def picture_grid(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, Tenso
             show(axis, picture, f"{name}: {caption}" if name and index == 0 else caption)
             axis.title.set(fontsize=8)
     return figure
-
-
-def centre(picture: Tensor, side: int = 192) -> Tensor:
-    """The middle of a picture, for sheets that show noise or single pixels."""
-    top, left = (max(0, (length - side) // 2) for length in picture.shape[1:])
-    return picture[:, top : top + side, left : left + side]

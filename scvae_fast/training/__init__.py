@@ -1,4 +1,4 @@
-"""Training: a Lightning module, its callbacks, the start of the weights, and the demonstration."""
+"""Training: a Lightning module, its callbacks, and the start of the weights."""
 
 from scvae_fast import _torchvision
 from scvae_fast._extras import extra

@@ -23,7 +23,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     SCVAE(TINY).save_pretrained(folder / "model")
     for seed, (name, size) in enumerate({"a": (23, 30), "b": (23, 30), "small": (16, 16)}.items()):
         save_picture(folder / f"{name}.png", scene(*size, seed=seed))
-    save_picture(folder / "dark.png", -torch.ones(3, 23, 30))
     return folder
 
 

@@ -76,7 +76,7 @@ def test_any_number_of_rows_and_iterations_in_one_graph(backend):
 
 
 def refused_or(call):
-    """What the call gives, or None if torch refuses it."""
+    """What the call gives, or None if torch refuses it. A refusal is no wrong number: callers check what is given."""
     with contextlib.suppress(RuntimeError, NotImplementedError):  # torch._dynamo's errors are RuntimeErrors
         return call()
 
