@@ -1,11 +1,14 @@
 """Files that appear whole, or not at all."""
 
+import itertools
 import json
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from scvae_fast.errors import UsageError
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
@@ -29,15 +32,30 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
         os.replace(temporary, path)
 
 
-def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Make the folder, if it doesn't exist, and a file in it that is gone again.
+def claim_folder(folder: Path, *, empty: bool = False) -> None:
+    """Find out whether a folder can be written to before hours of work.
+
+    Args:
+        folder: made if it doesn't exist.
+        empty: whether it must hold nothing, so that nothing is overwritten or mixed up with the results.
 
     Raises:
-        OSError: the folder can't be written to.
+        UsageError: it can't be written to, or it must be empty and is not.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    try:
+        if empty and folder.is_dir() and any(folder.iterdir()):
+            raise UsageError(f"{folder} is not empty: choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"{folder} can't be written to: {error}") from error
+
+
+def untaken(path: Path, is_taken: Callable[[Path], bool]) -> Path:
+    """`name.png` for that path, or the first of `name-2.png`, `name-3.png` … that is not taken."""
+    numbered = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(2))
+    return next(candidate for candidate in itertools.chain([path], numbered) if not is_taken(candidate))
 
 
 def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ def colour_of(name: str) -> str:
         return VIOLET
     method, _, backend = name.partition(", ")
     if method in ("ISTA", "FISTA"):  # a solver
-        return {"cpu": BLUE, "triton": GREEN, "cuda": ORANGE}.get(backend, INK)
+        return {"scvae_fast.lasso": BLUE, "cpu": BLUE, "triton": GREEN, "cuda": ORANGE}.get(backend, INK)
     return _COLOURS.get(method, QUIET)
 
 

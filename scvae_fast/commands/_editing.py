@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from scvae_fast._files import claim_folder
 from scvae_fast.commands._inputs import InferenceOptions
-from scvae_fast.commands._results import claim_folder, write_results
+from scvae_fast.commands._results import write_results
 from scvae_fast.data.pictures import PictureError, load_picture
 from scvae_fast.errors import UsageError
 from scvae_fast.evaluation.record import head, plain

@@ -7,28 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from scvae_fast._files import check_writable, write_atomically, write_json
+from scvae_fast._files import write_atomically, write_json
 from scvae_fast.data.pictures import save_picture
 from scvae_fast.errors import UsageError
 from scvae_fast.plotting.figures import Figure
-
-
-def claim_folder(out: Path, *, empty: bool = False) -> None:
-    """Find out whether the folder can be written to before hours of work.
-
-    Args:
-        out: the folder; made if it doesn't exist.
-        empty: whether it must hold nothing, so that nothing is overwritten or mixed up with the results.
-
-    Raises:
-        UsageError: it can't be written to, or it must be empty and is not.
-    """
-    try:
-        if empty and out.is_dir() and any(out.iterdir()):
-            raise UsageError(f"--out {out} is not empty: choose another folder")
-        check_writable(out)
-    except OSError as error:
-        raise UsageError(f"--out {out} can't be written to: {error}") from error
 
 
 def write_results(

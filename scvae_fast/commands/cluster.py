@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scvae_fast._files import claim_folder
 from scvae_fast._markdown import markdown_table
 from scvae_fast.codes import CodedPicture
 from scvae_fast.codes.coding import encode_pictures
 from scvae_fast.codes.storage import CodeFile, write_codes
 from scvae_fast.commands._inputs import InferenceOptions
-from scvae_fast.commands._results import claim_folder, write_results
+from scvae_fast.commands._results import write_results
 from scvae_fast.data.stream import Layout, PictureStream, Split, check_arrangement
 from scvae_fast.errors import UsageError
 from scvae_fast.evaluation.record import head

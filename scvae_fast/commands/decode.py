@@ -1,16 +1,15 @@
 """`scvae-fast decode`: a file of codes to pictures."""
 
-import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from scvae_fast._extras import extra
+from scvae_fast._files import claim_folder, untaken
 from scvae_fast.codes.coding import decode_pictures
 from scvae_fast.codes.sparse import CodedPicture
 from scvae_fast.codes.storage import CodeFile
 from scvae_fast.commands._inputs import InferenceOptions, with_progress
-from scvae_fast.commands._results import claim_folder
 from scvae_fast.data.pictures import save_picture
 from scvae_fast.errors import UsageError
 
@@ -86,5 +85,4 @@ def _target(out: Path, name: str, suffix: str) -> Path:
     path = out / name
     is_picture = path.suffix.lower() in Image.registered_extensions()
     stem = path.stem if is_picture else path.name
-    candidates = (path.with_name(f"{stem}{'' if n == 1 else f'-{n}'}.{suffix}") for n in itertools.count(1))
-    return next(candidate for candidate in candidates if not candidate.exists())
+    return untaken(path.with_name(f"{stem}.{suffix}"), Path.exists)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from scvae_fast.commands._results import claim_folder, write_results
+from scvae_fast._files import claim_folder
+from scvae_fast.commands._results import write_results
 from scvae_fast.data.stream import PictureStream, check_arrangement
 from scvae_fast.evaluation.extremes import Shown
 from scvae_fast.evaluation.record import record, table, warnings_of

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from scvae_fast._files import claim_folder
 from scvae_fast._markdown import markdown_table
 from scvae_fast.commands._inputs import InferenceOptions
 from scvae_fast.commands._labelled import (
@@ -17,7 +18,6 @@ from scvae_fast.commands._labelled import (
     parse_descriptors,
     usable,
 )
-from scvae_fast.commands._results import claim_folder
 from scvae_fast.data.labelled import LabelledPictures
 from scvae_fast.tasks.descriptors import Described, Descriptor, describe
 from scvae_fast.tasks.probe import ProbeResult, ProbeSettings, Split, make_splits, probe

@@ -1,6 +1,5 @@
 """`scvae-fast reconstruct`: anyone's picture files through a trained model."""
 
-import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from scvae_fast._files import untaken
 from scvae_fast.codes.tiling import TiledReconstruction, reconstruct_tiled
 from scvae_fast.data.pictures import PictureError, load_picture, save_picture
 from scvae_fast.errors import UsageError
@@ -64,8 +64,7 @@ def result_paths(pictures: Sequence[Path], out: Path) -> list[Path]:
     taken = {_key(picture) for picture in pictures}
     results = []
     for picture in pictures:
-        candidates = (out / f"{picture.stem}{'' if n == 1 else f'-{n}'}.png" for n in itertools.count(1))
-        results.append(next(path for path in candidates if _key(path) not in taken))
+        results.append(untaken(out / f"{picture.stem}.png", lambda path: _key(path) in taken))
         taken.add(_key(results[-1]))
     return results
 

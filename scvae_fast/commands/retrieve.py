@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from scvae_fast._files import claim_folder
 from scvae_fast._markdown import markdown_table
 from scvae_fast.commands._inputs import InferenceOptions
 from scvae_fast.commands._labelled import (
@@ -20,7 +21,6 @@ from scvae_fast.commands._labelled import (
     parse_descriptors,
     usable,
 )
-from scvae_fast.commands._results import claim_folder
 from scvae_fast.data.labelled import DIGITS, PATCHES, LabelledPictures
 from scvae_fast.data.pictures import PictureError, load_picture
 from scvae_fast.data.square_crops import load_centre

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from scvae_fast._files import claim_folder
 from scvae_fast._markdown import markdown_table
 from scvae_fast.commands._inputs import InferenceOptions
-from scvae_fast.commands._results import claim_folder, write_results
+from scvae_fast.commands._results import write_results
 from scvae_fast.data.files import Split
 from scvae_fast.data.masks import MaskedFiles, MaskedPictures, MaskLayout
 from scvae_fast.data.mosaics import Mosaics

@@ -10,7 +10,7 @@ import torch
 import yaml  # type: ignore[import-untyped]
 
 from scvae_fast._extras import extra
-from scvae_fast._files import check_writable, write_atomically, write_json
+from scvae_fast._files import claim_folder, write_atomically, write_json
 from scvae_fast.errors import UsageError
 from scvae_fast.evaluation.record import versions
 from scvae_fast.models import SCVAEConfig
@@ -69,11 +69,8 @@ class RunFolder:
             raise UsageError(f"{self.path} holds a training already: --resume goes on with it, or choose another --out")
         if self.state.exists():
             self._check_network(model)
-        try:
-            check_writable(self.path)
-            free = shutil.disk_usage(self.path).free
-        except OSError as error:
-            raise UsageError(f"{self.path} can't be written to: {error}") from error
+        claim_folder(self.path)
+        free = shutil.disk_usage(self.path).free
         weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         # Weights, two moments of Adam, and averaged weights; a new checkpoint is written beside the old one.
         needed = 2 * weights * (4 if averaged else 3) + weights + _SPARE

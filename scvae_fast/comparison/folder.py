@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scvae_fast._files import check_writable, write_json
+from scvae_fast._files import claim_folder, write_json
 from scvae_fast._settings import differences
 from scvae_fast.comparison.settings import METHODS
 from scvae_fast.errors import UsageError
@@ -61,13 +61,8 @@ class ComparisonFolder:
             if not resume:
                 raise UsageError(f"{self.path} holds a comparison already: resume it, or choose another folder")
             return
-        try:
-            if self.path.is_dir() and any(self.path.iterdir()):
-                raise UsageError(f"{self.path} holds other files: choose another folder")
-            check_writable(self.path)
-            write_json(self.settings, dict(settings))
-        except OSError as error:
-            raise UsageError(f"{self.path} can't be written to: {error}") from error
+        claim_folder(self.path, empty=True)
+        write_json(self.settings, dict(settings))
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

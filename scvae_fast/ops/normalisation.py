@@ -17,7 +17,7 @@ from scvae_fast.ops import checks, native
 from scvae_fast.ops.dispatch import in_forward_mode, in_transform
 from scvae_fast.ops.library import autocast_is_on
 from scvae_fast.ops.native import address, threads
-from scvae_fast.ops.registration import Gradients, Keeps, Operation, Outcome, Results
+from scvae_fast.ops.registration import Keeps, Operation, OptionalTensors, Outcome, Results
 
 _NAME = "group_norm_silu"
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -165,7 +165,7 @@ class _Kernels:
         variance, mean = torch.var_mean(x.detach().float().unflatten(1, (groups, -1)).flatten(2), -1, correction=0)
         return _composed(x, weight, bias, groups, eps), torch.stack([mean, (variance + eps).rsqrt()])
 
-    def backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> Gradients:
+    def backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> OptionalTensors:
         """Gradients of x, weight and bias."""
         grad, statistics = self._checked(outcome, arguments, needed)
         x, weight, bias, groups, eps = arguments
@@ -199,7 +199,7 @@ class _Kernels:
             raise ValueError(f"{op}: needed must have 3 entries, one for each tensor, got {len(needed)}")
         return grad, statistics
 
-    def plain_backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> Gradients:
+    def plain_backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> OptionalTensors:
         """In differentiable PyTorch."""
         (grad,), (*tensors, groups, eps) = outcome.grads, arguments
         assert grad is not None
@@ -207,7 +207,7 @@ class _Kernels:
             g if n else None for g, n in zip(_formula_gradients(grad, tensors, groups, eps), needed, strict=True)
         )
 
-    def fake_backward(self, arguments: Sequence[Any], needed: Sequence[bool]) -> Gradients:
+    def fake_backward(self, arguments: Sequence[Any], needed: Sequence[bool]) -> OptionalTensors:
         """Gradients that are not computed yet."""
         layouts = (_format(arguments[0]), torch.contiguous_format, torch.contiguous_format)
         wanted = zip(arguments[:3], layouts, needed, strict=True)

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from scvae_fast.ops import backends, checks
-from scvae_fast.ops.problem import Decoding, Incoming, Needed, Problem, matrix_of
-from scvae_fast.ops.problem import Gradients as ByField
-from scvae_fast.ops.registration import Gradients, Keeps, Operation, Outcome, Results
+from scvae_fast.ops.problem import Decoding, Gradients, Incoming, Needed, Problem, matrix_of
+from scvae_fast.ops.registration import Keeps, Operation, OptionalTensors, Outcome, Results
 
 
 class _ByBackend:
@@ -30,7 +29,7 @@ class _ByBackend:
         record: Callable[..., Problem | Decoding],
         fields: Sequence[str],
         results: Callable[[Any, Any], Results],
-        gradients: Callable[[Any, Any, Outcome, Needed], ByField],
+        gradients: Callable[[Any, Any, Outcome, Needed], Gradients],
     ) -> None:
         self._name, self._record, self._fields = name, record, tuple(fields)
         self._results, self._gradients = results, gradients
@@ -63,7 +62,7 @@ class _ByBackend:
         """Empty tensors."""
         return tuple(arguments[0].new_empty(shape) for shape in self._checked(arguments).result_shapes())
 
-    def backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> Gradients:
+    def backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> OptionalTensors:
         """By the backend that was asked for or is chosen."""
         record = self._checked(arguments)
         self._check_backward(outcome, record, arguments, needed)
@@ -72,7 +71,7 @@ class _ByBackend:
         found = self._gradients(self._backend(arguments), record.in_matrices(), outcome, names)
         return self._of_arguments(found, arguments)
 
-    def plain_backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> Gradients:
+    def plain_backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> OptionalTensors:
         """By the reference. The codes depend on the arguments, so they are computed again."""
         record = self._record(*arguments[:-1]).in_matrices()
         with torch.autocast(arguments[0].device.type, enabled=False):
@@ -81,7 +80,7 @@ class _ByBackend:
             found = self._gradients(backends.REFERENCE, record, outcome, self._needed(arguments, needed))
         return self._of_arguments(found, arguments)
 
-    def fake_backward(self, arguments: Sequence[Any], needed: Sequence[bool]) -> Gradients:
+    def fake_backward(self, arguments: Sequence[Any], needed: Sequence[bool]) -> OptionalTensors:
         """Empty tensors."""
         wanted = zip(arguments, needed, strict=False)
         return tuple(t.new_empty(t.shape) if n and t is not None else None for t, n in wanted)
@@ -108,7 +107,7 @@ class _ByBackend:
         fields = zip(self._fields, arguments, needed, strict=False)
         return frozenset(field for field, tensor, is_needed in fields if is_needed and tensor is not None)
 
-    def _of_arguments(self, found: ByField, arguments: Sequence[Any]) -> Gradients:
+    def _of_arguments(self, found: Gradients, arguments: Sequence[Any]) -> OptionalTensors:
         fields = zip(self._fields, arguments, strict=False)
         return tuple(_shaped(found[field], t.shape) if field in found else None for field, t in fields)
 
@@ -133,7 +132,7 @@ def _code(backend: backends.Computes, p: Problem) -> Results:
     return backend.code(p)
 
 
-def _code_backward(backend: backends.Computes, p: Problem, outcome: Outcome, needed: Needed) -> ByField:
+def _code_backward(backend: backends.Computes, p: Problem, outcome: Outcome, needed: Needed) -> Gradients:
     assert outcome.kept is not None
     grad_z, grad_x_hat = (*outcome.grads, None)[:2]
     return backend.code_backward(p, Incoming(grad_z, grad_x_hat, outcome.kept), needed)
@@ -143,7 +142,7 @@ def _decode(backend: backends.Computes, p: Decoding) -> Results:
     return (backend.decode(p),)
 
 
-def _decode_backward(backend: backends.Computes, p: Decoding, outcome: Outcome, needed: Needed) -> ByField:
+def _decode_backward(backend: backends.Computes, p: Decoding, outcome: Outcome, needed: Needed) -> Gradients:
     (grad,) = outcome.grads
     assert grad is not None
     return backend.decode_backward(p, grad, needed)

@@ -24,7 +24,7 @@ from scvae_fast.ops.dispatch import can_skip_dispatcher, in_forward_mode, needs_
 from scvae_fast.ops.library import Registered, apply_directly, autocast_is_on, in_float32
 
 Results = tuple[torch.Tensor, ...]
-Gradients = tuple[torch.Tensor | None, ...]
+OptionalTensors = tuple[torch.Tensor | None, ...]
 
 
 class Outcome(NamedTuple):
@@ -50,13 +50,13 @@ class Computation(Protocol):
     def fake(self, *arguments: Any) -> Results:
         """Checks the arguments and makes results of the right shape without computing them."""
 
-    def backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> Gradients:
+    def backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> OptionalTensors:
         """Checks the arguments and computes the gradients."""
 
-    def plain_backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> Gradients:
+    def plain_backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> OptionalTensors:
         """The same as differentiable functions of grads and tensors; what was kept is computed again."""
 
-    def fake_backward(self, arguments: Sequence[Any], needed: Sequence[bool]) -> Gradients:
+    def fake_backward(self, arguments: Sequence[Any], needed: Sequence[bool]) -> OptionalTensors:
         """Makes gradients of the right shape without computing them."""
 
 
@@ -162,7 +162,7 @@ class Operation:
         outcome = Outcome(arguments[: self._differentiable], kept)
         return outcome, arguments[self._leading : -1], arguments[-1]
 
-    def _filled(self, gradients: Gradients, arguments: Sequence[Any]) -> Results:
+    def _filled(self, gradients: OptionalTensors, arguments: Sequence[Any]) -> Results:
         """The gradients, an empty tensor in the place of each None: a function of torch.library can't return None."""
         like = arguments[self._leading]
         return tuple(like.new_empty(0) if g is None else g for g in gradients)
@@ -186,7 +186,7 @@ class Operation:
                 operation._keep(ctx, inputs, output)
 
             @staticmethod
-            def backward(ctx: Any, *grads: torch.Tensor | None) -> Gradients:
+            def backward(ctx: Any, *grads: torch.Tensor | None) -> OptionalTensors:
                 return operation._differentiate(ctx, grads[: operation._differentiable])
 
             @staticmethod
@@ -205,7 +205,7 @@ class Operation:
                 ctx.rest = inputs[tensors:]
 
             @staticmethod
-            def backward(ctx: Any, *grads: torch.Tensor) -> Gradients:
+            def backward(ctx: Any, *grads: torch.Tensor) -> OptionalTensors:
                 return operation._differentiate_again(ctx, grads)
 
             @staticmethod
@@ -224,7 +224,7 @@ class Operation:
         if self._differentiable < self._results:
             ctx.mark_non_differentiable(*results[self._differentiable :])
 
-    def _differentiate(self, ctx: Any, grads: tuple[torch.Tensor | None, ...]) -> Gradients:
+    def _differentiate(self, ctx: Any, grads: tuple[torch.Tensor | None, ...]) -> OptionalTensors:
         nothing = (None,) * (len(ctx.rest) + 1)
         if all(grad is None for grad in grads):
             return (None,) * self._tensors + nothing
@@ -241,7 +241,7 @@ class Operation:
         gradients = (self._dispatched_backward if compiling else self._recorded_backward.apply)(*arguments)
         return *(g if n else None for g, n in zip(gradients, needed, strict=True)), *nothing
 
-    def _differentiate_again(self, ctx: Any, grads: tuple[torch.Tensor, ...]) -> Gradients:
+    def _differentiate_again(self, ctx: Any, grads: tuple[torch.Tensor, ...]) -> OptionalTensors:
         """Gradients of the backward pass's arguments. By torch.func they are differentiable in turn, in any order."""
         saved = ctx.saved_tensors
         arguments = [*saved, *ctx.rest]

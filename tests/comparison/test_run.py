@@ -178,7 +178,7 @@ def test_folders_with_something_else_are_refused(config: Path, tmp_path: Path) -
         run(["--config", str(config), "--out", str(out), "--resume", "--optimiser.learning_rate", "0.1"])
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(UsageError, match="holds other files"):
+    with pytest.raises(UsageError, match="is not empty"):
         run(["--config", str(config), "--out", str(tmp_path / "full")])
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
