@@ -57,6 +57,24 @@ class MemoryCase(NamedTuple):
         return f"memory-{self.op}-M{self.rows}-T{self.n_iter}"
 
 
+class FamilyCase(NamedTuple):
+    """A network of the LISTA family, one of `family.NETWORKS`, beside the loop that people write."""
+
+    form: str
+    direction: str  # FORWARD or BOTH
+    rows: int = 1024
+    n_iter: int = 16
+    density: float = 0.14
+    atoms: int = 512
+    features: int = 256
+
+    @property
+    def name(self) -> str:
+        """What --case matches."""
+        sizes = [f"M{self.rows}", f"T{self.n_iter}", f"d{self.density:g}", f"K{self.atoms}", f"n{self.features}"]
+        return "-".join(["family", self.form.replace(",", "").replace(" ", "_"), self.direction, *sizes])
+
+
 class LassoCase(NamedTuple):
     """The time to come within `gap` of the lasso's optimum, relatively, over patches of photographs."""
 
@@ -106,8 +124,10 @@ class ParityCase(NamedTuple):
         return f"parity-{self.preset}-B{self.batch}-{self.attention}-{self.steps}-steps"
 
 
-AnyCase: TypeAlias = Case | MemoryCase | LassoCase | ModelCase | ParityCase
-KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Case, MemoryCase, LassoCase, ModelCase, ParityCase)}
+AnyCase: TypeAlias = Case | FamilyCase | MemoryCase | LassoCase | ModelCase | ParityCase
+KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (Case, FamilyCase, MemoryCase, LassoCase, ModelCase, ParityCase)
+}
 
 
 def cases_of(kind: Mapping[str, Any]) -> AnyCase:
@@ -149,6 +169,15 @@ def _grid(op: str, directions: Iterable[str], **axes: Iterable[Any]) -> list[Any
     ]
 
 
+def _family(rows: Iterable[int]) -> list[AnyCase]:
+    """Weights, filters and steps of each iteration at two densities; non-negative FISTA; the factored form."""
+    forms = ("S and θ for each iteration", "W, S and θ for each iteration", "step and θ for each iteration")
+    axes = itertools.product(forms, (FORWARD, BOTH), rows, (0.14, 0.024))
+    found: list[AnyCase] = [FamilyCase(form, way, M, density=d) for form, way, M, d in axes]
+    found.append(FamilyCase("non-negative FISTA", FORWARD, n_iter=100, density=0.05))
+    return found + [FamilyCase("non-negative, factored", way, density=0.02, atoms=4096) for way in (FORWARD, BOTH)]
+
+
 def _on_cpu(full: bool) -> dict[str, list[AnyCase]]:
     twice = (FORWARD, BOTH)
     rows = (1, 16, 256, 4096, 65_536) if full else (1, 16, 256, 4096)
@@ -159,6 +188,7 @@ def _on_cpu(full: bool) -> dict[str, list[AnyCase]]:
         "iterations": _grid("sparse_code", DIRECTIONS, n_iter=(5, 16, 30)),
         "layers": _layers((5,)) + [Case("LISTA", way, start="paper") for way in twice],
         "crossover": _grid("lista", twice, rows=rows, density=densities),
+        "family": _family((256, 4096)),
         "atoms": _grid(
             "lista", twice, atoms=(128, 256, 512, 1024, 2048), rows=(1024,), density=(0.05, 0.5), dictionary=("random",)
         ),
@@ -199,6 +229,7 @@ def _on_gpu(full: bool) -> dict[str, list[AnyCase]]:
             "lista", twice, atoms=(128, 256, 512, 1024, 2048), rows=(16_384,), dictionary=("random",), dtype=both_dtypes
         ),
         "dtypes": _grid("sparse_code", twice, rows=(65_536,), dtype=("float16", "float64")),
+        "family": _family((65_536,)),
         "lasso": [LassoCase(rows=65_536, dictionary=dictionary) for dictionary in ("dct", "random")],
         # At last: it tunes for up to a minute at each.
         "compiled": _grid("sparse_code", twice, rows=(65_536,), dtype=both_dtypes, compiled=("default+max-autotune",)),

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from benchmarks import against, cases, ceilings, environment, lasso, memory, model, operations, parity
-from benchmarks.cases import AnyCase, Case, LassoCase, MemoryCase, ModelCase
+from benchmarks import against, cases, ceilings, environment, family, lasso, memory, model, operations, parity
+from benchmarks.cases import AnyCase, Case, FamilyCase, LassoCase, MemoryCase, ModelCase
 from benchmarks.report import measured
 from benchmarks.report import writing as report
 from benchmarks.results import Results, ResultsError
@@ -84,6 +84,8 @@ def measure(case: AnyCase, device: str, seconds: float) -> dict[str, Any]:
     """What is to be known of a case, by its kind."""
     if isinstance(case, Case):
         return operations.measure(case, device, seconds)
+    if isinstance(case, FamilyCase):
+        return family.measure(case, device, seconds)
     if isinstance(case, MemoryCase):
         return memory.measure(case)
     if isinstance(case, LassoCase):

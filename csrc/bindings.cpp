@@ -5,7 +5,9 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
+#include <tuple>
 
 #include "cpu/group_norm_silu.h"
 #include "cpu/interrupt.h"
@@ -38,12 +40,22 @@ Rows<T> rows_at(Address matrix, std::int64_t columns) {
   return {pointer<const T>(matrix), columns};
 }
 
+// What a call has beyond LISTA with shared weights. An `each` is a distance in elements, 0 where there is one for all.
+struct Options {
+  std::int64_t S_each, theta_each, W_e_each;
+  Address step;
+  bool step_each;
+  Address momentum;
+  bool momentum_each, kappa, factored, negated, positive;
+};
+
 struct ListaArguments {
   std::int64_t rows, atoms, n_iter;
   Address b, S, theta;
   bool theta_per_atom;
   double gain;
   Address z0;
+  Options options;
 
   template <typename T>
   ListaProblem<T> problem() const {
@@ -55,7 +67,17 @@ struct ListaArguments {
             pointer<const T>(theta),
             theta_per_atom,
             static_cast<T>(gain),
-            rows_at<T>(z0, atoms)};
+            rows_at<T>(z0, atoms),
+            options.S_each,
+            options.theta_each,
+            pointer<const T>(options.step),
+            options.step_each ? 1 : 0,
+            pointer<const T>(options.momentum),
+            options.momentum_each ? 1 : 0,
+            options.kappa,
+            options.factored,
+            options.negated,
+            options.positive};
   }
 };
 
@@ -66,8 +88,9 @@ struct SparseCodeArguments {
 
   template <typename T>
   SparseCodeProblem<T> problem() const {
-    return {lista.problem<T>(), features, rows_at<T>(x, features), rows_at<T>(W_e, features),
-            rows_at<T>(D, lista.atoms)};
+    return {lista.problem<T>(),         features,
+            rows_at<T>(x, features),    rows_at<T>(W_e, features),
+            rows_at<T>(D, lista.atoms), lista.options.W_e_each};
   }
 };
 
@@ -133,32 +156,44 @@ void with_scalar(bool float64, const Body& body) {
   });
 }
 
-void lista_forward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t n_iter, Address b, Address S,
-                   Address theta, bool theta_per_atom, double gain, Address z0, Address z, int threads) {
-  const ListaArguments arguments{rows, atoms, n_iter, b, S, theta, theta_per_atom, gain, z0};
+using OptionsTuple =
+    std::tuple<std::int64_t, std::int64_t, std::int64_t, Address, bool, Address, bool, bool, bool, bool, bool>;
+
+// None stands for no options.
+Options options_of(const std::optional<OptionsTuple>& given) {
+  if (!given.has_value()) return {};
+  return std::apply([](auto... each) { return Options{each...}; }, *given);
+}
+
+void lista_forward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t n_iter,
+                   const std::optional<OptionsTuple>& options, Address b, Address S, Address theta, bool theta_per_atom,
+                   double gain, Address z0, Address z, int threads) {
+  const ListaArguments arguments{rows, atoms, n_iter, b, S, theta, theta_per_atom, gain, z0, options_of(options)};
   with_scalar(float64, [&](auto scalar) {
     using T = decltype(scalar);
     cpu::lista_forward<T>(arguments.problem<T>(), pointer<T>(z), threads);
   });
 }
 
-void lista_backward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t n_iter, Address b, Address S,
-                    Address theta, bool theta_per_atom, double gain, Address z0, Address z, Address grad, Address d_b,
-                    Address d_S, Address d_theta, Address d_gain, Address d_z0, int threads) {
-  const ListaArguments arguments{rows, atoms, n_iter, b, S, theta, theta_per_atom, gain, z0};
+void lista_backward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t n_iter,
+                    const std::optional<OptionsTuple>& options, Address b, Address S, Address theta,
+                    bool theta_per_atom, double gain, Address z0, Address z, Address grad, Address d_b, Address d_S,
+                    Address d_theta, Address d_gain, Address d_z0, Address d_step, Address d_momentum, int threads) {
+  const ListaArguments arguments{rows, atoms, n_iter, b, S, theta, theta_per_atom, gain, z0, options_of(options)};
   with_scalar(float64, [&](auto scalar) {
     using T = decltype(scalar);
-    const ListaGradients<T> out{pointer<T>(d_b), pointer<T>(d_S), pointer<T>(d_theta), pointer<T>(d_gain),
-                                pointer<T>(d_z0)};
+    const ListaGradients<T> out{pointer<T>(d_b),  pointer<T>(d_S),    pointer<T>(d_theta),   pointer<T>(d_gain),
+                                pointer<T>(d_z0), pointer<T>(d_step), pointer<T>(d_momentum)};
     cpu::lista_backward<T>(arguments.problem<T>(), rows_at<T>(z, atoms), rows_at<T>(grad, atoms), out, threads);
   });
 }
 
 void sparse_code_forward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t n_iter,
-                         std::int64_t features, Address x, Address W_e, Address S, Address theta, bool theta_per_atom,
-                         Address D, double gain, Address z0, Address z, Address x_hat, int threads) {
+                         const std::optional<OptionsTuple>& options, std::int64_t features, Address x, Address W_e,
+                         Address S, Address theta, bool theta_per_atom, Address D, double gain, Address z0, Address z,
+                         Address x_hat, int threads) {
   const SparseCodeArguments arguments{
-      {rows, atoms, n_iter, 0, S, theta, theta_per_atom, gain, z0}, features, x, W_e, D};
+      {rows, atoms, n_iter, 0, S, theta, theta_per_atom, gain, z0, options_of(options)}, features, x, W_e, D};
   with_scalar(float64, [&](auto scalar) {
     using T = decltype(scalar);
     cpu::sparse_code_forward<T>(arguments.problem<T>(), pointer<T>(z), pointer<T>(x_hat), threads);
@@ -166,16 +201,16 @@ void sparse_code_forward(bool float64, std::int64_t rows, std::int64_t atoms, st
 }
 
 void sparse_code_backward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t n_iter,
-                          std::int64_t features, Address x, Address W_e, Address S, Address theta, bool theta_per_atom,
-                          Address D, double gain, Address z0, Address z, Address grad_z, Address grad_x_hat,
-                          Address d_x, Address d_W_e, Address d_S, Address d_theta, Address d_D, Address d_gain,
-                          Address d_z0, int threads) {
+                          const std::optional<OptionsTuple>& options, std::int64_t features, Address x, Address W_e,
+                          Address S, Address theta, bool theta_per_atom, Address D, double gain, Address z0, Address z,
+                          Address grad_z, Address grad_x_hat, Address d_x, Address d_W_e, Address d_S, Address d_theta,
+                          Address d_D, Address d_gain, Address d_z0, Address d_step, Address d_momentum, int threads) {
   const SparseCodeArguments arguments{
-      {rows, atoms, n_iter, 0, S, theta, theta_per_atom, gain, z0}, features, x, W_e, D};
+      {rows, atoms, n_iter, 0, S, theta, theta_per_atom, gain, z0, options_of(options)}, features, x, W_e, D};
   with_scalar(float64, [&](auto scalar) {
     using T = decltype(scalar);
-    const ListaGradients<T> of_lista{nullptr, pointer<T>(d_S), pointer<T>(d_theta), pointer<T>(d_gain),
-                                     pointer<T>(d_z0)};
+    const ListaGradients<T> of_lista{nullptr,          pointer<T>(d_S),    pointer<T>(d_theta),   pointer<T>(d_gain),
+                                     pointer<T>(d_z0), pointer<T>(d_step), pointer<T>(d_momentum)};
     const SparseCodeGradients<T> out{of_lista, pointer<T>(d_x), pointer<T>(d_W_e), pointer<T>(d_D)};
     cpu::sparse_code_backward<T>(arguments.problem<T>(), rows_at<T>(z, atoms), rows_at<T>(grad_z, atoms),
                                  rows_at<T>(grad_x_hat, features), out, threads);

@@ -45,7 +45,8 @@ void pack(const Call& call, Address matrix, int kind, std::int64_t column_stride
 
 void forward(const Call& call, const cuda::Plan& plan, std::int64_t rows, int atoms, int features, int n_iter,
              Address x, Address packed, bool encodes, bool decodes, Address theta, Address gain, int gain_kind,
-             Address z0, Address drives, Address codes, std::int64_t slab, Address z, Address x_hat) {
+             Address z0, Address drives, Address codes, std::int64_t slab, Address z, Address x_hat,
+             const cuda::Family& family, bool positive, int theta_stride, Address directions) {
   cuda::ForwardArguments a;
   a.x = pointer(x);
   a.packed = pointer(packed);
@@ -67,13 +68,17 @@ void forward(const Call& call, const cuda::Plan& plan, std::int64_t rows, int at
   a.NP = plan.NP;
   a.passes = plan.passes;
   a.feature_passes = plan.feature_passes;
+  a.family = family;
+  a.positive = positive;
+  a.theta_stride = theta_stride;
+  a.directions = pointer(directions);
   call.with([&](auto launcher, const cuda::Where& where) { launcher.forward(where, plan, a); });
 }
 
 void adjoint(const Call& call, const cuda::Plan& plan, std::int64_t rows, int n_iter, Address inhibition, Address codes,
-             Address adjoints, std::int64_t slab, bool given) {
-  const cuda::AdjointArguments a{pointer(inhibition), pointer(codes), pointer(adjoints), rows, slab, n_iter, plan.KP,
-                                 plan.passes,         given};
+             Address adjoints, std::int64_t slab, bool given, const cuda::Family& family) {
+  const cuda::AdjointArguments a{
+      pointer(inhibition), pointer(codes), pointer(adjoints), rows, slab, n_iter, plan.KP, plan.passes, given, family};
   call.with([&](auto launcher, const cuda::Where& where) { launcher.adjoint(where, plan, a); });
 }
 
@@ -86,7 +91,8 @@ void product(const Call& call, const cuda::Plan& plan, std::int64_t rows, int co
 
 void collect(const Call& call, std::int64_t rows, int KP, int n_iter, Address codes, Address adjoints,
              std::int64_t slab, Address drive, Address gain, int gain_kind, bool given, Address d_drive,
-             Address d_theta, Address d_gain) {
+             Address d_theta, Address d_gain, const cuda::Family& family, Address directions, Address d_step,
+             bool each_theta) {
   const cuda::CollectArguments a{pointer(codes),
                                  pointer(adjoints),
                                  pointer(drive),
@@ -98,7 +104,13 @@ void collect(const Call& call, std::int64_t rows, int KP, int n_iter, Address co
                                  slab,
                                  KP,
                                  n_iter,
-                                 given};
+                                 given,
+                                 family.step,
+                                 family.step_stride,
+                                 pointer(directions),
+                                 pointer<float>(d_step),
+                                 each_theta,
+                                 family.kappa};
   call.with([&](auto launcher, const cuda::Where& where) { launcher.collect(where, a); });
 }
 
@@ -142,6 +154,10 @@ void bind_cuda(py::module_& m) {
   py::class_<Call>(m, "CudaCall", py::module_local())
       .def(
           py::init([](int kind, bool three, int device, Address stream) { return Call{kind, three, device, stream}; }));
+  py::class_<cuda::Family>(m, "CudaFamily", py::module_local())
+      .def(py::init([](int kappa, Address step, int step_kind, int step_stride, bool each_matrix) {
+        return cuda::Family{kappa, numbers(step, step_kind), step_stride, each_matrix};
+      }));
   m.def("cuda_card", &cuda::card_of);
   m.def("cuda_plan",
         [](const cuda::Card& card, std::int64_t rows, std::int64_t atoms, std::int64_t features, bool product,

@@ -18,7 +18,11 @@ struct Rows {
   const T* operator[](std::int64_t row) const { return data + row * stride; }
 };
 
-// z_0 = h(gain b), or the given z0;  z_{t+1} = h(b + S z_t).
+// kappa = 0:  z_0 = h(gain b), or the given z0;  z_{t+1} = h(b + S_t z_t).
+// kappa = 1:  z_0 = 0, or the given z0;  y_t = z_t + momentum_t (z_t - z_{t-1}), y_0 = z_0;
+//             z_{t+1} = h(y_t + step_t (b + S_t y_t)).
+// What has an `each` is the same for all iterations where that is 0; else one of it for each iteration lies so many
+// elements after the one before. theta (and W_e below) then has one more for kappa = 0, the first, which makes z_0.
 template <typename T>
 struct ListaProblem {
   std::int64_t rows = 0;   // M
@@ -29,17 +33,31 @@ struct ListaProblem {
   const T* theta = nullptr;  // (K,), or one value
   bool theta_per_atom = false;
   T gain = T(1);
-  Rows<T> z0;  // (M, K); data is null where the start is h(gain b)
+  Rows<T> z0;  // (M, K); data is null where the start is h(gain b), or 0
+  std::int64_t S_each = 0;
+  std::int64_t theta_each = 0;
+  const T* step = nullptr;  // null stands for 1
+  std::int64_t step_each = 0;
+  const T* momentum = nullptr;  // null stands for 0
+  std::int64_t momentum_each = 0;
+  bool kappa = false;
+  bool factored = false;  // there is no S
+  bool negated = false;   // S stands for its negative
+  bool positive = false;  // h(u) = max(u - theta, 0)
+
+  std::int64_t row(std::int64_t t) const { return kappa ? t : t + 1; }  // of theta and W_e, in iteration t
 };
 
 // Gradients of a scalar with respect to what ListaProblem holds; a null pointer is not computed.
 template <typename T>
 struct ListaGradients {
-  T* b = nullptr;      // (M, K)
-  T* S = nullptr;      // (K, K)
-  T* theta = nullptr;  // (K,), or one value
-  T* gain = nullptr;   // one value
-  T* z0 = nullptr;     // (M, K)
+  T* b = nullptr;         // (M, K)
+  T* S = nullptr;         // (K, K), or (T, K, K)
+  T* theta = nullptr;     // as in the problem
+  T* gain = nullptr;      // one value
+  T* z0 = nullptr;        // (M, K)
+  T* step = nullptr;      // one value, or (T,)
+  T* momentum = nullptr;  // one value, or (T,)
 };
 
 // x_hat = D z for every row.
@@ -52,7 +70,8 @@ struct DecodeProblem {
   Rows<T> D;                  // (n, K)
 };
 
-// b = x W_e^T;  z = lista(b);  x_hat = D z. The b of `lista` is not read.
+// b_t = x W_e_t^T;  z = lista(b);  x_hat = D z. The b of `lista` is not read.
+// In the factored form kappa is 1 and b + S_t y_t is replaced by W_e_t (x - D y_t).
 template <typename T>
 struct SparseCodeProblem {
   ListaProblem<T> lista;
@@ -60,6 +79,7 @@ struct SparseCodeProblem {
   Rows<T> x;                  // (M, n)
   Rows<T> W_e;                // (K, n)
   Rows<T> D;                  // (n, K)
+  std::int64_t W_e_each = 0;
 };
 
 // As ListaGradients, whose b is not read.
@@ -67,7 +87,7 @@ template <typename T>
 struct SparseCodeGradients {
   ListaGradients<T> lista;
   T* x = nullptr;    // (M, n)
-  T* W_e = nullptr;  // (K, n)
+  T* W_e = nullptr;  // (K, n), or one for each iteration
   T* D = nullptr;    // (n, K)
 };
 

@@ -4,7 +4,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from scvae_fast import dictionaries, functional
-from scvae_fast.functional import backends, decode, lasso, lista, soft_threshold, sparse_code
+from scvae_fast.functional import backends, decode, ista, lasso, lista, soft_threshold, sparse_code
 from scvae_fast.nn import LISTA, DictionaryLISTA
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ __all__ = [
     "decode",
     "dictionaries",
     "functional",
+    "ista",
     "lasso",
     "lista",
     "soft_threshold",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -12,9 +12,9 @@ from scvae_fast.ops.backends import BACKENDS, check_name
 from scvae_fast.ops.backends.reference import shrink
 from scvae_fast.ops.lasso_solver import ALGORITHMS, Lasso, solve
 from scvae_fast.ops.normalisation import group_norm_silu
-from scvae_fast.ops.operations import DECODE, LISTA, SPARSE_CODE
+from scvae_fast.ops.operations import DECODE, ISTA, LISTA, SPARSE_CODE
 
-__all__ = ["backends", "decode", "group_norm_silu", "lasso", "lista", "soft_threshold", "sparse_code"]
+__all__ = ["backends", "decode", "group_norm_silu", "ista", "lasso", "lista", "soft_threshold", "sparse_code"]
 
 
 def backends() -> dict[str, str | None]:
@@ -34,26 +34,30 @@ def lista(
     *,
     gain: torch.Tensor | float = 1.0,
     z0: torch.Tensor | None = None,
+    positive: bool = False,
     backend: str | None = None,
 ) -> torch.Tensor:
     """Sparse codes of a drive by T unrolled iterations of LISTA (Gregor & LeCun 2010, section 3.2).
 
-        z_0     = h_θ(γ b), or the given z0
-        z_{t+1} = h_θ(b + z_t Sᵀ),  t = 0 … T−1,    h_θ(u) = sign(u)·max(|u| − θ, 0)
+        z_0     = h_{θ_0}(gain · b), or the given z0
+        z_{t+1} = h_{θ_{t+1}}(b + z_t S_tᵀ),  t = 0 … T−1,    h_θ(u) = sign(u)·max(|u| − θ, 0)
 
     With S = I − DᵀD/c, b = xD/c, θ = λ/c and c ≥ ‖D‖₂² this is ISTA on ½‖x − Dz‖² + λ‖z‖₁. Differentiable with respect
-    to b, S, θ, γ and z0. The backward pass keeps b, z and z0, however many iterations there are. Forward mode, second
-    and higher derivatives run the iterations in plain PyTorch.
+    to every tensor. The backward pass keeps b, z and z0, however many iterations there are. Forward mode, second and
+    higher derivatives run the iterations in plain PyTorch.
 
     Args:
         b: (..., K) drive; float32, float64, bfloat16 or float16 (16-bit types are computed in float32).
-        S: (K, K) mutual inhibition. Beside a float32 b it may be kept in bfloat16, for inference: the result is that of
-            S.float(), so all that is lost is S's own rounding (2⁻⁹ of each entry). It then gets no gradient.
-        theta: threshold, one value or (K,); may be negative. May be float32 where b is a 16-bit type.
+        S: mutual inhibition, (K, K), or (T, K, K) for one of each iteration. Beside a float32 b it may be kept in
+            bfloat16, for inference: the result is that of S.float(), so all that is lost is S's own rounding (2⁻⁹ of
+            each entry). It then gets no gradient.
+        theta: threshold, one value or (K,); or (T + 1, 1) or (T + 1, K) for those of z_0 … z_T. With a given z0 the
+            first row is not used. May be negative. May be float32 where b is a 16-bit type.
         n_iter: number of iterations, 0 ≤ T < 2³¹; with 0 the start z_0 is returned.
-        gain: γ, one value. May be float32 where b is a 16-bit type.
-        z0: (..., K) codes to start from (a warm start), instead of h_θ(γ b). Excludes `gain`.
-        backend: a name of `backends()`; None chooses by device and dtype.
+        gain: one value. May be float32 where b is a 16-bit type.
+        z0: (..., K) codes to start from (a warm start), instead of h_θ(gain · b). Excludes `gain`.
+        positive: whether codes are non-negative: h_θ(u) = max(u − θ, 0).
+        backend: a name of `backends()`; None chooses by device, dtype and options.
 
     Returns:
         (..., K) codes z_T, in b's dtype. Under autocast the operation runs in float32.
@@ -66,59 +70,129 @@ def lista(
     """
     op = "lista"
     checks.are_tensors(op, b=b, S=S, **({} if z0 is None else {"z0": z0}))
-    n_iter = checks.count(op, "n_iter", n_iter)
+    n_iter = _common(op, n_iter, positive, backend)
     checks.is_constant_if_narrowed(op, "S", S, "b", b)
-    check_name(op, backend)
     threshold = checks.scalar_tensor(op, "theta", theta, b)
-    return LISTA(b, S, threshold, _start_gain(op, gain, z0, b), z0, n_iter, backend)
+    return LISTA(b, S, threshold, _number(op, "gain", gain, b, default=1), z0, n_iter, positive, backend)
+
+
+def ista(
+    b: torch.Tensor,
+    G: torch.Tensor,
+    theta: torch.Tensor | float,
+    n_iter: int,
+    *,
+    step: torch.Tensor | float = 1.0,
+    momentum: torch.Tensor | float | None = None,
+    z0: torch.Tensor | None = None,
+    positive: bool = False,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """Sparse codes by T iterations of ISTA or FISTA on a Gram matrix (Beck & Teboulle 2009), steps learned or not.
+
+        z_0     = 0, or the given z0
+        y_t     = z_t + β_t (z_t − z_{t−1}),  y_0 = z_0
+        z_{t+1} = h_{θ_t}(y_t + γ_t (b − y_t G_tᵀ)),  t = 0 … T−1,    h_θ(u) = sign(u)·max(|u| − θ, 0)
+
+    With G = DᵀD, b = xD, γ = 1/c, θ = λ/c and c ≥ ‖D‖₂² this is ISTA on ½‖x − Dz‖² + λ‖z‖₁, and FISTA with
+    β_t = (τ_t − 1)/τ_{t+1}, τ_1 = 1, τ_{t+1} = (1 + √(1 + 4τ_t²))/2. With learned γ_t and θ_t = λ γ_t it is SLISTA
+    (Ablin et al. 2019). θ is the threshold itself; it is not multiplied by γ. Differentiable with respect to every
+    tensor. The backward pass keeps b, z and z0, however many iterations there are. Forward mode, second and higher
+    derivatives run the iterations in plain PyTorch.
+
+    Args:
+        b: (..., K) drive; float32, float64, bfloat16 or float16 (16-bit types are computed in float32).
+        G: Gram matrix, (K, K), or (T, K, K) for one of each iteration; as S in `lista` it may be bfloat16.
+        theta: threshold, one value or (K,); or (T, 1) or (T, K) for those of z_1 … z_T. May be negative.
+        n_iter: number of iterations, 0 ≤ T < 2³¹; with 0 the start is returned.
+        step: γ, one value or (T,).
+        momentum: β, one value or (T,); None stands for 0. β_0 has no effect.
+        z0: (..., K) codes to start from (a warm start), instead of 0.
+        positive: whether codes are non-negative: h_θ(u) = max(u − θ, 0).
+        backend: a name of `backends()`; None chooses by device, dtype and options.
+            theta, step and momentum may be float32 where b is a 16-bit type.
+
+    Returns:
+        (..., K) codes z_T, in b's dtype. Under autocast the operation runs in float32.
+
+    Raises:
+        TypeError: an argument is of the wrong type or dtype.
+        ValueError: shapes, devices, n_iter or the backend's name don't fit, or a bfloat16 G beside a float32 b needs a
+            gradient.
+        RuntimeError: the backend asked for can't take this call.
+    """
+    op = "ista"
+    checks.are_tensors(op, b=b, G=G, **({} if z0 is None else {"z0": z0}))
+    n_iter = _common(op, n_iter, positive, backend)
+    checks.is_constant_if_narrowed(op, "G", G, "b", b)
+    threshold = checks.scalar_tensor(op, "theta", theta, b)
+    gamma, beta = _number(op, "step", step, b, default=1), _number(op, "momentum", momentum, b, default=None)
+    return ISTA(b, G, threshold, gamma, beta, z0, n_iter, positive, backend)
 
 
 def sparse_code(
     x: torch.Tensor,
     W_e: torch.Tensor,
-    S: torch.Tensor,
+    S: torch.Tensor | None,
     theta: torch.Tensor | float,
     D: torch.Tensor,
     n_iter: int,
     *,
+    step: torch.Tensor | float | None = None,
+    momentum: torch.Tensor | float | None = None,
     gain: torch.Tensor | float = 1.0,
     z0: torch.Tensor | None = None,
+    positive: bool = False,
     backend: str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sparse codes of x and the reconstruction from them: b = x W_eᵀ, z = lista(b, …), x̂ = z Dᵀ.
+    """Sparse codes of x and the reconstruction x̂ = z Dᵀ from them, by one of three iterations.
 
-    The bottleneck of SC-VAE (arXiv 2303.16666). Differentiable with respect to every tensor. The backward pass keeps x,
-    z and z0, however many iterations there are, and recomputes b and the iterates. Forward mode, second and higher
-    derivatives run the iterations in plain PyTorch.
+    - With S and no step, LISTA: z = lista(x W_eᵀ, S, θ, …), the bottleneck of SC-VAE (arXiv 2303.16666).
+    - With S and a step, ISTA with other matrices: z_0 = 0, z_{t+1} = h(y_t + γ_t (b_t + y_t S_tᵀ)), b_t = x W_tᵀ. S is
+      −G, the negative of the Gram matrix, and not I − G/c.
+    - Without S, the factored form: z_0 = 0, z_{t+1} = h(y_t + γ_t (x − y_t Dᵀ) W_tᵀ). No K × K matrix is formed,
+      forward or backward. With a W for each iteration this is LISTA-CP (Chen et al. 2018); with one W, and a learned
+      step for each iteration, TiLISTA and ALISTA (Liu et al. 2019).
+
+    y_t = z_t + β_t (z_t − z_{t−1}), y_0 = z_0. Differentiable with respect to every tensor. The backward pass keeps x,
+    z and z0, however many iterations there are, and recomputes the iterates. Forward mode, second and higher
+    derivatives run the iterations in plain PyTorch. R, the number of rows of what there is for each iteration of W_e
+    and theta, is T + 1 for the first form and T for the others.
 
     Args:
         x: (..., n) vectors; float32, float64, bfloat16 or float16 (16-bit types are computed in float32).
-        W_e: (K, n) filter.
-        S: (K, K) mutual inhibition; for inference it may be bfloat16 beside a float32 x, as in `lista`.
-        theta: threshold, one value or (K,); may be negative. May be float32 where x is a 16-bit type.
+        W_e: filter, (K, n) or (R, K, n).
+        S: (K, K) or (T, K, K); for inference it may be bfloat16 beside a float32 x, as in `lista`. None: factored form.
+        theta: threshold, one value, (K,), (R, 1) or (R, K); no form multiplies it by γ. May be negative.
         D: (n, K) dictionary, an atom a column.
         n_iter: number of iterations, 0 ≤ T < 2³¹.
-        gain: γ, one value: z_0 = h_θ(γ b). May be float32 where x is a 16-bit type.
-        z0: (..., K) codes to start from, instead of h_θ(γ b). Excludes `gain`.
-        backend: a name of `backends()`; None chooses by device and dtype.
+        step: γ, one value or (T,). Without S, None stands for 1.
+        momentum: β, one value or (T,), with a step or without S; None stands for 0. β_0 has no effect.
+        gain: one value: z_0 = h_θ(gain · b). For the first form alone.
+        z0: (..., K) codes to start from, instead of h_θ(gain · b) or 0. Excludes `gain`.
+        positive: whether codes are non-negative: h_θ(u) = max(u − θ, 0).
+        backend: a name of `backends()`; None chooses by device, dtype and options.
+            theta, step, momentum and gain may be float32 where x is a 16-bit type.
 
     Returns:
         Codes z (..., K) and reconstruction x̂ (..., n), in x's dtype. Under autocast the operation runs in float32.
 
     Raises:
         TypeError: an argument is of the wrong type or dtype.
-        ValueError: shapes, devices, n_iter or the backend's name don't fit, both gain and z0 were given, or a bfloat16
+        ValueError: shapes, devices, n_iter or the backend's name don't fit, arguments exclude each other, or a bfloat16
             S beside a float32 x needs a gradient.
         RuntimeError: the backend asked for can't take this call.
     """
     op = "sparse_code"
-    checks.are_tensors(op, x=x, W_e=W_e, S=S, D=D, **({} if z0 is None else {"z0": z0}))
-    n_iter = checks.count(op, "n_iter", n_iter)
-    checks.is_constant_if_narrowed(op, "S", S, "x", x)
-    check_name(op, backend)
+    given = {"S": S, "z0": z0}
+    checks.are_tensors(op, x=x, W_e=W_e, D=D, **{name: t for name, t in given.items() if t is not None})
+    n_iter = _common(op, n_iter, positive, backend)
+    if S is not None:
+        checks.is_constant_if_narrowed(op, "S", S, "x", x)
     threshold = checks.scalar_tensor(op, "theta", theta, x)
-    start = _start_gain(op, gain, z0, x)
-    return SPARSE_CODE(x, W_e, S, threshold, D, start, z0, n_iter, backend)
+    gamma, beta = _number(op, "step", step, x, default=None), _number(op, "momentum", momentum, x, default=None)
+    start = _number(op, "gain", gain, x, default=1)
+    return SPARSE_CODE(x, W_e, S, threshold, D, start, z0, gamma, beta, n_iter, positive, backend)
 
 
 def decode(z: torch.Tensor, D: torch.Tensor, *, backend: str | None = None) -> torch.Tensor:
@@ -237,12 +311,17 @@ def lasso(
     return LassoResult(codes.reshape(*x.shape[:-1], D.shape[1]), gap.reshape(x.shape[:-1]))
 
 
-def _start_gain(
-    op: str, gain: torch.Tensor | float, z0: torch.Tensor | None, like: torch.Tensor
-) -> torch.Tensor | None:
-    """The gain as the operation takes it: None stands for 1; raises ValueError where z0 takes its place."""
-    if not isinstance(gain, torch.Tensor) and gain == 1:
+def _common(op: str, n_iter: int, positive: bool, backend: str | None) -> Any:
+    """T; raises unless it, `positive` and `backend` are in order."""
+    if positive is not False and positive is not True:
+        raise TypeError(f"{op}: positive must be a bool, got {type(positive).__name__}")
+    if backend is not None:
+        check_name(op, backend)
+    return checks.count(op, "n_iter", n_iter)
+
+
+def _number(op: str, name: str, value: object, like: torch.Tensor, *, default: float | None) -> torch.Tensor | None:
+    """A number or tensor as the operation takes it: None stands for the default."""
+    if value is default or (isinstance(value, (int, float)) and value == default):
         return None
-    if z0 is not None:
-        raise ValueError(f"{op}: gain scales the start that z0 replaces: give one of them, not both")
-    return checks.scalar_tensor(op, "gain", gain, like)
+    return checks.scalar_tensor(op, name, value, like)

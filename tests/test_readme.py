@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-ESTIMATORS = README.parent / "docs" / "estimators.md"
+ESTIMATORS, FAMILY = (README.parent / "docs" / f"{page}.md" for page in ("estimators", "family"))
 
 
-@pytest.mark.parametrize(("page", "least"), [(README, 4), (ESTIMATORS, 1)], ids=lambda each: getattr(each, "stem", ""))
+PAGES = {README: 4, ESTIMATORS: 1, FAMILY: 2}
+
+
+@pytest.mark.parametrize(("page", "least"), PAGES.items(), ids=lambda each: getattr(each, "stem", ""))
 def test_snippets_run(tmp_path, monkeypatch, page, least):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import lasso, model
+from benchmarks import family, lasso, model
 from benchmarks.model import HABITS, OURS
 from benchmarks.results import Results
 from benchmarks.rivals import CLEAN, COMPILED, GRAPH, PRODUCTS, RELEASED
@@ -16,8 +16,13 @@ from benchmarks.timing import Spread, spread
 
 BACKENDS = ("cpu", "triton", "cuda", "eager")
 # Whom a speed-up counts over, by the kind of the case: the released code, and eager PyTorch written with care.
-EAGER_WAYS = {"Case": (RELEASED, CLEAN), "ModelCase": (HABITS, model.EAGER), "LassoCase": ("", lasso.ISTA)}
-KINDS_THAT_LOSE = ("Case", "ModelCase")
+EAGER_WAYS = {
+    "Case": (RELEASED, CLEAN),
+    "FamilyCase": ("", family.LOOP),
+    "ModelCase": (HABITS, model.EAGER),
+    "LassoCase": ("", lasso.ISTA),
+}
+KINDS_THAT_LOSE = ("Case", "FamilyCase", "ModelCase")
 _RECORDED = re.compile(r"GeneratedBackwardFor_scvae_fast_(\w+)_default(Backward)?")  # torch.library's name for it
 _LAST = 4  # the part of a training run that its verdict looks at: the last quarter
 

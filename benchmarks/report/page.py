@@ -22,6 +22,7 @@ QUESTIONS = {
     "layer": "How fast is the layer, as a model would call it?",
     "layers": "How fast are the layers, as a model would call them?",
     "iterations": "What do more iterations cost, forward and backward?",
+    "family": "How fast are the other networks of the LISTA family, beside the loops that people write?",
     "crossover": "From which rows and densities on does it pay?",
     "rows": "How does it scale with the rows?",
     "atoms": "How does it scale with the atoms?",

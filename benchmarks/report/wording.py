@@ -23,7 +23,7 @@ KINDS_OF_RIVALS = {
 DIRECTIONS = {FORWARD: "forward", BACKWARD: "backward", BOTH: "forward and backward"}
 _STEPS = {FORWARD: "inference", BOTH: "training step"}  # of whole models
 _STARTS = {"official": "γ = c", "paper": "γ = 1"}
-_SYMBOLS = {"rows": "M", "n_iter": "T", "density": "d", "atoms": "K", "lmbda": "λ", "batch": "B"}
+_SYMBOLS = {"rows": "M", "n_iter": "T", "density": "d", "atoms": "K", "features": "n", "lmbda": "λ", "batch": "B"}
 
 
 def called(name: str) -> str:
@@ -68,7 +68,7 @@ def labels(found: Sequence[dict[str, Any]]) -> tuple[str, list[str]]:
     """What results have in common, and for each of them what it differs in."""
     if len({r["kind"] for r in found}) != 1:
         return "", [r["name"] for r in found]
-    keys = varying(found) if len(found) > 1 else ["op", "direction", "dictionary", "preset"]
+    keys = varying(found) if len(found) > 1 else ["op", "form", "direction", "dictionary", "preset"]
     shared = [key for key in found[0]["settings"] if key not in keys]
     return in_words(found[0]["settings"], shared), [in_words(r["settings"], keys) for r in found]
 
@@ -100,7 +100,7 @@ def _word(key: str, value: Any) -> str:
         return "released code's settings" if value else "preset's settings"
     if key == "compiled":
         return f"compiled, {value}" if value else ""
-    if key in ("op", "dtype", "preset", "attention"):
+    if key in ("op", "form", "dtype", "preset", "attention"):
         return str(value)
     if key == "side":
         return f"patches of {value} × {value}"

@@ -153,7 +153,7 @@ def _group_lines(results: Results, group: str) -> list[tuple[str, dict[str, list
     found = [r for r in results.group(group) if r["kind"] in measured.KINDS_THAT_LOSE]
     if not found:
         return []
-    split = [key for key in found[0]["settings"] if key in ("op", "direction")]
+    split = [key for key in found[0]["settings"] if key in ("op", "form", "direction")]
     for key in (key for key in _SPLIT if key in wording.varying(found) and key not in split):
         if len({_values(r, [*split, key]) for r in found}) <= _LINES:
             split.append(key)

@@ -10,6 +10,10 @@ namespace scvae::cpu {
 // the second-level cache, and the panel is read often enough to be worth its way there.
 inline constexpr std::int64_t kRowsPerBlock = 96;
 
+// The same where each iteration has a matrix of its own, which no cache holds from one block to the next: with so many
+// rows it is read less often.
+inline constexpr std::int64_t kRowsPerBlockOfEach = 192;
+
 // For so few rows packing a matrix may take longer than reading it as it is.
 inline constexpr std::int64_t kFewRows = 4;
 

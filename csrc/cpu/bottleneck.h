@@ -1,9 +1,12 @@
-// What surrounds the iteration in sparse_code: the filter before it and the dictionary after it.
+// What surrounds the iteration in sparse_code: the filters before it and the dictionary after it; and the factored form
+// of the iteration, which has nothing else.
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "cpu/blocks.h"
+#include "cpu/iteration.h"
 #include "cpu/product.h"
 
 namespace scvae::cpu {
@@ -27,18 +30,56 @@ class Bottleneck {
  public:
   // `reconstructs` is whether `reconstruct` will be called.
   Bottleneck(const SparseCodeProblem<T>& p, bool reconstructs, int threads) : p_(p), threads_(threads) {
-    if (p.lista.rows <= kFewRows) return;
-    filter_.emplace(Packed<T>::transposed(p.W_e, p.lista.atoms, p.features, threads));
+    if (factored()) {
+      minus_dictionary_.emplace(Packed<T>::transposed(p.D, p.features, p.lista.atoms, threads));
+      minus_dictionary_->negate();
+    }
+    if (p.lista.rows <= kFewRows && !factored()) return;
+    for (std::int64_t i = 0; i < filters(); ++i)
+      filter_.push_back(Packed<T>::transposed(filter(i), p.lista.atoms, p.features, threads));
     if (reconstructs) dictionary_.emplace(Packed<T>::transposed(p.D, p.features, p.lista.atoms, threads));
   }
 
-  // b = x W_e^T of so many rows, into the rows of b from `first` on
-  void drive(std::int64_t begin, std::int64_t rows, Matrix<T>& b, std::int64_t first, Supports& supports) const {
+  bool factored() const { return p_.lista.factored; }
+  bool has_drive_for_each() const { return p_.W_e_each != 0; }
+  std::int64_t filters() const { return how_many(p_.W_e_each, p_.lista.row(p_.lista.n_iter)); }
+  Rows<T> filter(std::int64_t i) const { return {p_.W_e.data + i * p_.W_e_each, p_.W_e.stride}; }
+
+  // b = x W_e^T of so many rows by that filter, into the rows of b from `first` on
+  void drive(std::int64_t row, std::int64_t begin, std::int64_t rows, Matrix<T>& b, std::int64_t first,
+             Supports& supports) const {
     const Rows<T> x{p_.x[begin], p_.x.stride};
-    if (filter_.has_value())
-      multiply_rows(x, *filter_, rows, b, first, supports);
+    if (!filter_.empty())
+      multiply_rows(x, of_iteration(filter_, row), rows, b, first, supports);
     else
-      multiply_by_dots<T>({p_.W_e, p_.lista.atoms, p_.features}, x, {}, rows, b.row(first), b.stride(), threads_);
+      multiply_by_dots<T>({filter(has_drive_for_each() ? row : 0), p_.lista.atoms, p_.features}, x, {}, rows,
+                          b.row(first), b.stride(), threads_);
+  }
+
+  // out = x - y D^T
+  void residual(std::int64_t begin, Rows<T> y, std::int64_t rows, Matrix<T>& out, std::int64_t first,
+                Supports& supports) const {
+    for (std::int64_t r = 0; r < rows; ++r) out.set_row(first + r, p_.x[begin + r]);
+    Product<T> product;
+    product.factor = minus_dictionary_->factor();
+    product.coefficients = y;
+    product.zeros = minus_dictionary_->finite() ? Zeros::skip : Zeros::keep;
+    product.rows = rows;
+    product.init = out.rows(first);
+    product.out = out.row(first);
+    product.out_stride = out.stride();
+    multiply(product, supports);
+  }
+
+  // The product of residuals with the filter of iteration t; where it goes, and what becomes of it, is left open.
+  Product<T> filtered(std::int64_t t, Rows<T> residuals, std::int64_t rows) const {
+    const Packed<T>& W = of_iteration(filter_, p_.lista.row(t));
+    Product<T> product;
+    product.factor = W.factor();
+    product.coefficients = residuals;
+    product.zeros = W.finite() ? Zeros::skip : Zeros::keep;
+    product.rows = rows;
+    return product;
   }
 
   // x_hat = z D^T
@@ -56,8 +97,9 @@ class Bottleneck {
   const SparseCodeProblem<T>& p_;
   int threads_;
   // Packed, where there are rows enough to be worth it.
-  std::optional<Packed<T>> filter_;
+  std::vector<Packed<T>> filter_;
   std::optional<Packed<T>> dictionary_;
+  std::optional<Packed<T>> minus_dictionary_;  // for the factored form
 };
 
 }  // namespace scvae::cpu

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
+#include <vector>
 
 #include "cpu/blocks.h"
 #include "cpu/product.h"
@@ -12,77 +12,163 @@ namespace scvae::cpu {
 // Whether a block of rows checks for interrupts before iteration t.
 inline bool is_time_to_look(std::int64_t t) { return t % 64 == 63; }
 
+// How many there are of what may be the same for all iterations.
+inline std::int64_t how_many(std::int64_t each, std::int64_t iterations) { return each != 0 ? iterations : 1; }
+
+// Which of so many belongs to iteration i.
+template <typename V>
+auto& of_iteration(V& values, std::int64_t i) {
+  return values[values.size() == 1 ? 0 : static_cast<std::size_t>(i)];
+}
+
+// S of each iteration, or the one of all, packed: transposed for a step, straight for a step back.
+template <typename T>
+std::vector<Packed<T>> packed_inhibition(const ListaProblem<T>& p, bool transposed, int threads) {
+  std::vector<Packed<T>> all;
+  if (p.n_iter == 0 || p.factored) return all;
+  for (std::int64_t i = 0; i < how_many(p.S_each, p.n_iter); ++i) {
+    const Rows<T> S{p.S.data + i * p.S_each, p.S.stride};
+    all.push_back(transposed ? Packed<T>::transposed(S, p.atoms, p.atoms, threads)
+                             : Packed<T>::straight(S, p.atoms, p.atoms, threads));
+    if (p.negated) all.back().negate();
+  }
+  return all;
+}
+
+// The thresholds, padded, and which finish applies them.
+template <typename T>
+class Thresholds {
+ public:
+  explicit Thresholds(const ListaProblem<T>& p)
+      : positive_(p.positive), values_(how_many(p.theta_each, p.row(p.n_iter)), p.atoms) {
+    values_.zero();
+    const std::int64_t count = how_many(p.theta_each, p.row(p.n_iter));
+    for (std::int64_t i = 0; i < count; ++i) {
+      const T* theta = p.theta + i * p.theta_each;
+      bool negative = false;
+      for (std::int64_t k = 0; k < p.atoms; ++k) {
+        values_.row(i)[k] = theta[p.theta_per_atom ? k : 0];
+        negative |= !(values_.row(i)[k] >= T(0));
+      }
+      rows_.push_back({values_.row(i), p.kappa || p.positive ? Finish::general
+                                       : negative            ? Finish::threshold_any
+                                                             : Finish::threshold});
+    }
+  }
+
+  const T* of(std::int64_t row) const { return of_iteration(rows_, row).theta; }
+
+  // What becomes of the sums of a product in iteration t.
+  void finish(const ListaProblem<T>& p, std::int64_t t, Rows<T> y, Product<T>& product) const {
+    const auto& row = of_iteration(rows_, p.row(t));
+    product.finish = row.finish;
+    product.theta = row.theta;
+    product.positive = positive_;
+    if (!p.kappa) return;
+    product.prior = y;
+    if (p.step != nullptr) product.scale = p.step + t * p.step_each;
+  }
+
+ private:
+  struct Row {
+    const T* theta;
+    Finish finish;
+  };
+
+  bool positive_;
+  Matrix<T> values_;
+  std::vector<Row> rows_;
+};
+
 template <typename T>
 class Iteration {
  public:
-  Iteration(const ListaProblem<T>& problem, int threads)
-      : p_(problem), threads_(threads), theta_(padded<T>(problem.atoms)) {
-    theta_.zero();
-    bool negative = false;
-    for (std::int64_t k = 0; k < p_.atoms; ++k) {
-      theta_.data()[k] = p_.theta[p_.theta_per_atom ? k : 0];
-      negative |= !(theta_.data()[k] >= T(0));
-    }
-    finish_ = negative ? Finish::threshold_any : Finish::threshold;
-    if (p_.rows > kFewRows && p_.n_iter > 0) pack();
+  Iteration(const ListaProblem<T>& problem, int threads) : p_(problem), threads_(threads), thresholds_(problem) {
+    if (p_.rows > kFewRows || p_.negated) pack();
   }
+
+  const Thresholds<T>& thresholds() const { return thresholds_; }
 
   // z = z_0 of a row whose padded drive is b
   void start(std::int64_t row, const T* b, Matrix<T>& z, std::int64_t r) const {
     if (p_.z0.data != nullptr)
       z.set_row(r, p_.z0[row]);
+    else if (p_.kappa)
+      z.zero_row(r);
     else
-      kernels<T>().start(b, p_.gain, theta_.data(), padded<T>(p_.atoms), z.row(r));
+      kernels<T>().start(b, p_.gain, thresholds_.of(0), p_.positive, padded<T>(p_.atoms), z.row(r));
   }
 
-  // next = h(b + S z) for so many rows, all of them padded
-  void step(Rows<T> b, Rows<T> z, T* next, std::int64_t next_stride, std::int64_t rows, Supports& supports) {
-    if (!decided_) decide(z, rows);
-    Product<T> product;
-    product.rows = rows;
-    product.finish = finish_;
-    product.init = b;
-    product.out = next;
-    product.out_stride = next_stride;
-    product.theta = theta_.data();
-    if (S_transposed_.has_value()) {
-      product.factor = S_transposed_->factor();
-      product.coefficients = z;
-      product.zeros = S_transposed_->finite() ? Zeros::skip : Zeros::keep;
-    } else {
-      multiply_by_dots<T>({p_.S, p_.atoms, p_.atoms}, z, b, rows, next, next_stride, threads_);
-      product.factor.columns = p_.atoms;
-      product.init = {next, next_stride};
-    }
+  // y_t of a row, padded like z_t and z_{t-1}; where that is z_t itself, nothing is written and z is returned.
+  const T* extrapolated(std::int64_t t, const T* z, const T* before, T* y) const {
+    if (t == 0 || p_.momentum == nullptr) return z;
+    kernels<T>().extrapolate(z, before, p_.momentum[t * p_.momentum_each], in_vectors<T>(p_.atoms), y);
+    return y;
+  }
+
+  // next = z_{t+1} for so many rows of y_t, all of them padded
+  void step(std::int64_t t, Rows<T> b, Rows<T> y, T* next, std::int64_t next_stride, std::int64_t rows,
+            Supports& supports) {
+    Product<T> product = sums(t, b, y, next, next_stride, rows);
+    thresholds_.finish(p_, t, y, product);
     multiply(product, supports);
+  }
+
+  // out = v_t
+  void direction(std::int64_t t, Rows<T> b, Rows<T> y, T* out, std::int64_t out_stride, std::int64_t rows,
+                 Supports& supports) {
+    multiply(sums(t, b, y, out, out_stride, rows), supports);
   }
 
  private:
   void pack() {
-    S_transposed_.emplace(Packed<T>::transposed(p_.S, p_.atoms, p_.atoms, threads_));
+    transposed_ = packed_inhibition(p_, true, threads_);
     decided_ = true;
+  }
+
+  // out = b + S_t y, where a product finishes what this begins.
+  Product<T> sums(std::int64_t t, Rows<T> b, Rows<T> y, T* out, std::int64_t out_stride, std::int64_t rows) {
+    if (!decided_) decide(y, rows);
+    Product<T> product;
+    product.rows = rows;
+    product.init = b;
+    product.out = out;
+    product.out_stride = out_stride;
+    if (!transposed_.empty()) {
+      const Packed<T>& S = of_iteration(transposed_, t);
+      product.factor = S.factor();
+      product.coefficients = y;
+      product.zeros = S.finite() ? Zeros::skip : Zeros::keep;
+    } else {
+      const Rows<T> S{p_.S.data + t * p_.S_each, p_.S.stride};
+      multiply_by_dots<T>({S, p_.atoms, p_.atoms}, y, b, rows, out, out_stride, threads_);
+      product.factor.columns = p_.atoms;
+      product.init = {out, out_stride};
+    }
+    return product;
   }
 
   // So few rows are one block: nothing else runs while the first step decides.
   // Packing S costs about as much as reading it four times. A few dense rows read it less often as it is: once an
-  // iteration for each of them. How dense they are is taken from the codes they start with.
+  // iteration for each of them. How dense they are is taken from the codes they start with. An S that only one
+  // iteration reads is not packed.
   void decide(Rows<T> z, std::int64_t rows) {
     constexpr double packing = 4;
+    decided_ = true;
+    if (p_.S_each != 0) return;
     std::int64_t live = 0;
     for (std::int64_t r = 0; r < rows; ++r)
       for (std::int64_t k = 0; k < p_.atoms; ++k) live += z[r][k] != T(0);
     const auto n_iter = static_cast<double>(p_.n_iter);
     const double sparse = n_iter * static_cast<double>(live) / static_cast<double>(p_.atoms);
-    decided_ = true;
     if (sparse + packing < n_iter * static_cast<double>(rows)) pack();
   }
 
   const ListaProblem<T>& p_;
   int threads_;
-  Buffer<T> theta_;
-  Finish finish_ = Finish::threshold;
+  Thresholds<T> thresholds_;
   bool decided_ = false;
-  std::optional<Packed<T>> S_transposed_;  // none where dots are faster
+  std::vector<Packed<T>> transposed_;  // none where dots are faster
 };
 
 }  // namespace scvae::cpu

@@ -21,9 +21,10 @@ enum class Finish {
   store,          // u
   threshold,      // h_theta(u), for theta >= 0
   threshold_any,  // h_theta(u)
+  general,        // h_theta(prior + scale u), or its non-negative form
   adjoint,        // u on the support of `codes`, else 0; also added to `sum`, its sign-weighted sum to `d_theta`
 };
-inline constexpr int kFinishes = 4;
+inline constexpr int kFinishes = 5;
 
 // out[r] = finish(init[r] + sum_i coefficient[r][index[i]] source[index[i]]) for R rows of V vectors.
 template <typename T>
@@ -40,7 +41,12 @@ struct Combination {
   std::int64_t init_stride;
   T* out;
   std::int64_t out_stride;
-  const T* theta;  // threshold
+  const T* theta;  // threshold, general
+  const T* prior;  // general; null stands for zeros
+  std::int64_t prior_stride;
+  bool scaled;  // general: whether `scale` is to be multiplied with
+  T scale;
+  bool positive;   // general
   const T* codes;  // adjoint
   std::int64_t codes_stride;
   T* sum;  // adjoint
@@ -69,8 +75,20 @@ struct Kernels {
   // out[i] = init[i] + the sum over k of matrix[i][k] z[k], for so many rows of the matrix; no init stands for zeros
   void (*dots)(const T* matrix, std::int64_t stride, std::int64_t rows, std::int64_t columns, const T* z, const T* init,
                T* out);
-  // out[j] = h_theta(gain * b[j])
-  void (*start)(const T* b, T gain, const T* theta, std::int64_t columns, T* out);
+  // out[j] = h_theta(gain * b[j]), or its non-negative form
+  void (*start)(const T* b, T gain, const T* theta, bool positive, std::int64_t columns, T* out);
+  // out[j] = z[j] + momentum (z[j] - before[j])
+  void (*extrapolate)(const T* z, const T* before, T momentum, std::int64_t columns, T* out);
+  // out[j] = g[j] where codes[j] is not zero, else 0; d_theta[j] -= sign(codes[j]) out[j], unless it is null.
+  void (*gate)(const T* g, const T* codes, std::int64_t columns, T* out, T* d_theta);
+  // out[j] = factor in[j]
+  void (*scale)(const T* in, T factor, std::int64_t columns, T* out);
+  // out[j] += in[j]
+  void (*add)(const T* in, std::int64_t columns, T* out);
+  // q[j] += g[j];  g[j] = carried[j] + q[j] + momentum q[j];  carried[j] = -momentum q[j]; no momentum stands for 0.
+  void (*pull)(T* q, const T* momentum, std::int64_t columns, T* g, T* carried);
+  // The sum over j of a[j] (b[j] - c[j]); no c stands for zeros.
+  double (*dot)(const T* a, const T* b, const T* c, std::int64_t columns);
   // out[j][i] = in[i][j]
   void (*transpose)(const T* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns, T* out,
                     std::int64_t out_stride);

@@ -69,6 +69,14 @@ template <typename T>
   return sign<T>(u) * (excess < zero ? zero : excess);
 }
 
+// max(u - theta, 0)
+template <typename T>
+[[gnu::always_inline]] inline Vector<T> threshold_positive(Vector<T> u, Vector<T> theta) {
+  const Vector<T> zero = {};
+  const Vector<T> excess = u - theta;
+  return excess < zero ? zero : excess;
+}
+
 template <typename T, Finish F, int R, int V>
 [[gnu::always_inline]] inline void finish(const Combination<T>& c, Vector<T> (&u)[R][V]) {
   constexpr std::int64_t lanes = kLanes<T>;
@@ -81,12 +89,17 @@ template <typename T, Finish F, int R, int V>
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {
     Vector<T> theta = {}, d_theta = {};
-    if (F == Finish::threshold || F == Finish::threshold_any) theta = load(c.theta + v * lanes);
+    if (F == Finish::threshold || F == Finish::threshold_any || F == Finish::general) theta = load(c.theta + v * lanes);
 #pragma GCC unroll 3
     for (int r = 0; r < R; ++r) {
       Vector<T> value = u[r][v];
       if (F == Finish::threshold) value = threshold<T>(value, theta);
       if (F == Finish::threshold_any) value = threshold_any<T>(value, theta);
+      if (F == Finish::general) {
+        if (c.scaled) value *= c.scale;
+        if (c.prior != nullptr) value += load(c.prior + r * c.prior_stride + v * lanes);
+        value = c.positive ? threshold_positive<T>(value, theta) : threshold_any<T>(value, theta);
+      }
       if (F == Finish::adjoint) {
         const Vector<T> zero = {};
         const Vector<T> code = load(c.codes + r * c.codes_stride + v * lanes);
@@ -195,10 +208,64 @@ void dots(const T* matrix, std::int64_t stride, std::int64_t rows, std::int64_t 
 }
 
 template <typename T>
-void start(const T* b, T gain, const T* theta, std::int64_t columns, T* out) {
+void start(const T* b, T gain, const T* theta, bool positive, std::int64_t columns, T* out) {
   constexpr std::int64_t lanes = kLanes<T>;
-  for (std::int64_t j = 0; j < columns; j += lanes)
-    store<T>(out + j, threshold_any<T>(gain * load(b + j), load(theta + j)));
+  for (std::int64_t j = 0; j < columns; j += lanes) {
+    const Vector<T> u = gain * load(b + j), level = load(theta + j);
+    store<T>(out + j, positive ? threshold_positive<T>(u, level) : threshold_any<T>(u, level));
+  }
+}
+
+// What follows works on whole vectors.
+
+template <typename T>
+void extrapolate(const T* z, const T* before, T momentum, std::int64_t columns, T* out) {
+  for (std::int64_t j = 0; j < columns; j += kLanes<T>) {
+    const Vector<T> here = load(z + j);
+    store<T>(out + j, here + momentum * (here - load(before + j)));
+  }
+}
+
+template <typename T>
+void gate(const T* g, const T* codes, std::int64_t columns, T* out, T* d_theta) {
+  const Vector<T> zero = {};
+  for (std::int64_t j = 0; j < columns; j += kLanes<T>) {
+    const Vector<T> code = load(codes + j), through = load(g + j);
+    const Vector<T> value = code != zero ? through : zero;
+    store<T>(out + j, value);
+    if (d_theta != nullptr) store<T>(d_theta + j, load(d_theta + j) - sign<T>(code) * value);
+  }
+}
+
+template <typename T>
+void scale(const T* in, T factor, std::int64_t columns, T* out) {
+  for (std::int64_t j = 0; j < columns; j += kLanes<T>) store<T>(out + j, factor * load(in + j));
+}
+
+template <typename T>
+void add(const T* in, std::int64_t columns, T* out) {
+  for (std::int64_t j = 0; j < columns; j += kLanes<T>) store<T>(out + j, load(out + j) + load(in + j));
+}
+
+template <typename T>
+void pull(T* q, const T* momentum, std::int64_t columns, T* g, T* carried) {
+  for (std::int64_t j = 0; j < columns; j += kLanes<T>) {
+    const Vector<T> all = load(q + j) + load(g + j);
+    const Vector<T> by_momentum = momentum != nullptr ? *momentum * all : Vector<T>{};
+    store<T>(q + j, all);
+    store<T>(g + j, load(carried + j) + all + by_momentum);
+    store<T>(carried + j, -by_momentum);
+  }
+}
+
+template <typename T>
+double dot(const T* a, const T* b, const T* c, std::int64_t columns) {
+  Vector<T> sum = {};
+  for (std::int64_t j = 0; j < columns; j += kLanes<T>)
+    sum += load(a + j) * (c != nullptr ? load(b + j) - load(c + j) : load(b + j));
+  double total = 0;
+  for (std::int64_t lane = 0; lane < kLanes<T>; ++lane) total += static_cast<double>(sum[lane]);
+  return total;
 }
 
 // Swaps the off-diagonal blocks of H x H elements in a pair of rows that are H rows apart.
@@ -295,12 +362,19 @@ Kernels<T> table() {
   fill<T, Finish::store>(k);
   fill<T, Finish::threshold>(k);
   fill<T, Finish::threshold_any>(k);
+  fill<T, Finish::general>(k);
   fill<T, Finish::adjoint>(k);
   k.support = &support<T>;
   k.patterns = &patterns<T>;
   k.mark = &mark<T>;
   k.dots = &dots<T>;
   k.start = &start<T>;
+  k.extrapolate = &extrapolate<T>;
+  k.gate = &gate<T>;
+  k.scale = &scale<T>;
+  k.add = &add<T>;
+  k.pull = &pull<T>;
+  k.dot = &dot<T>;
   k.transpose = &transpose<T>;
   k.all_finite = &all_finite<T>;
   return k;

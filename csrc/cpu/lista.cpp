@@ -11,40 +11,104 @@ namespace {
 // What one thread needs for itself.
 template <typename T>
 struct Worker {
-  Worker(std::int64_t rows, std::int64_t atoms, std::int64_t features)
-      : b(rows, atoms), z(rows, atoms), next(rows, atoms), x_hat(rows, features), supports(rows) {}
+  Worker(std::int64_t rows, const ListaProblem<T>& p, const Bottleneck<T>* bottleneck)
+      : Worker(rows, p.atoms, p.momentum != nullptr ? rows : 0, bottleneck != nullptr ? bottleneck->features() : 0,
+               bottleneck != nullptr && bottleneck->factored() ? rows : 0) {}
   Matrix<T> b;
   Matrix<T> z;
   Matrix<T> next;
+  Matrix<T> before;    // with momentum
+  Matrix<T> y;         // likewise
+  Matrix<T> residual;  // of the factored form
   Matrix<T> x_hat;
   Supports supports;
+
+ private:
+  Worker(std::int64_t rows, std::int64_t atoms, std::int64_t with_momentum, std::int64_t features,
+         std::int64_t factored)
+      : b(rows, atoms),
+        z(rows, atoms),
+        next(rows, atoms),
+        before(with_momentum, atoms),
+        y(with_momentum, atoms),
+        residual(factored, features),
+        x_hat(rows, features),
+        supports(rows) {}
+};
+
+// A block of rows through all iterations.
+template <typename T>
+class Block {
+ public:
+  Block(const ListaProblem<T>& p, const Bottleneck<T>* bottleneck, Iteration<T>& iteration, Worker<T>& own,
+        std::int64_t begin, std::int64_t rows)
+      : p_(p), bottleneck_(bottleneck), iteration_(iteration), own_(own), begin_(begin), rows_(rows) {}
+
+  // z_T
+  Matrix<T>& run(const Turn& turn) {
+    start();
+    Matrix<T>*codes = &own_.z, *next = &own_.next, *before = &own_.before;
+    for (std::int64_t t = 0; t < p_.n_iter; ++t) {
+      if (is_time_to_look(t)) turn.look();
+      step(t, *codes, *before, *next);
+      std::swap(codes, next);
+      if (p_.momentum != nullptr) std::swap(before, next);
+    }
+    return *codes;
+  }
+
+ private:
+  void start() {
+    const bool driven = bottleneck_ != nullptr && !bottleneck_->factored() && p_.row(p_.n_iter) > 0;
+    if (driven) bottleneck_->drive(0, begin_, rows_, own_.b, 0, own_.supports);
+    for (std::int64_t r = 0; r < rows_; ++r) {
+      if (bottleneck_ == nullptr) own_.b.set_row(r, p_.b[begin_ + r]);
+      iteration_.start(begin_ + r, own_.b.row(r), own_.z, r);
+    }
+  }
+
+  void step(std::int64_t t, Matrix<T>& codes, Matrix<T>& before, Matrix<T>& next) {
+    Rows<T> y = codes.rows();
+    if (t > 0 && p_.momentum != nullptr) {
+      for (std::int64_t r = 0; r < rows_; ++r) iteration_.extrapolated(t, codes.row(r), before.row(r), own_.y.row(r));
+      y = own_.y.rows();
+    }
+    if (bottleneck_ == nullptr || !bottleneck_->factored()) {
+      if (bottleneck_ != nullptr && bottleneck_->has_drive_for_each() && p_.row(t) > 0)
+        bottleneck_->drive(p_.row(t), begin_, rows_, own_.b, 0, own_.supports);
+      return iteration_.step(t, own_.b.rows(), y, next.row(0), next.stride(), rows_, own_.supports);
+    }
+    bottleneck_->residual(begin_, y, rows_, own_.residual, 0, own_.supports);
+    Product<T> product = bottleneck_->filtered(t, own_.residual.rows(), rows_);
+    iteration_.thresholds().finish(p_, t, y, product);
+    product.out = next.row(0);
+    product.out_stride = next.stride();
+    multiply(product, own_.supports);
+  }
+
+  const ListaProblem<T>& p_;
+  const Bottleneck<T>* bottleneck_;
+  Iteration<T>& iteration_;
+  Worker<T>& own_;
+  std::int64_t begin_;
+  std::int64_t rows_;
 };
 
 template <typename T>
 void forward(const ListaProblem<T>& p, const Bottleneck<T>* bottleneck, T* z, T* x_hat, int threads) {
-  const Blocks blocks(p.rows, kRowsPerBlock, threads);
+  const bool each = p.S_each != 0 || (bottleneck != nullptr && bottleneck->has_drive_for_each());
+  const Blocks blocks(p.rows, each ? kRowsPerBlockOfEach : kRowsPerBlock, threads);
   const int team = team_size(threads, blocks.count);
   Iteration<T> iteration(p, threads);
   std::vector<Worker<T>> workers;
-  for (int i = 0; i < team; ++i)
-    workers.emplace_back(blocks.size, p.atoms, bottleneck != nullptr ? bottleneck->features() : 0);
+  for (int i = 0; i < team; ++i) workers.emplace_back(blocks.size, p, bottleneck);
   parallel_for(blocks.count, team, [&](std::int64_t block, int thread, const Turn& turn) {
     Worker<T>& own = workers[static_cast<std::size_t>(thread)];
     const std::int64_t begin = block * blocks.size, rows = std::min(blocks.size, p.rows - begin);
-    if (bottleneck != nullptr) bottleneck->drive(begin, rows, own.b, 0, own.supports);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      if (bottleneck == nullptr) own.b.set_row(r, p.b[begin + r]);
-      iteration.start(begin + r, own.b.row(r), own.z, r);
-    }
-    Matrix<T>* codes = &own.z;
-    Matrix<T>* next = &own.next;
-    for (std::int64_t t = 0; t < p.n_iter; ++t, std::swap(codes, next)) {
-      if (is_time_to_look(t)) turn.look();
-      iteration.step(own.b.rows(), codes->rows(), next->row(0), next->stride(), rows, own.supports);
-    }
-    for (std::int64_t r = 0; r < rows; ++r) codes->get_row(r, z + (begin + r) * p.atoms);
+    const Matrix<T>& codes = Block<T>(p, bottleneck, iteration, own, begin, rows).run(turn);
+    for (std::int64_t r = 0; r < rows; ++r) codes.get_row(r, z + (begin + r) * p.atoms);
     if (bottleneck == nullptr) return;
-    bottleneck->reconstruct(codes->rows(), rows, own.x_hat, own.supports);
+    bottleneck->reconstruct(codes.rows(), rows, own.x_hat, own.supports);
     for (std::int64_t r = 0; r < rows; ++r) own.x_hat.get_row(r, x_hat + (begin + r) * bottleneck->features());
   });
 }

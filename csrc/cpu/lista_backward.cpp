@@ -5,8 +5,11 @@
 // iterates instead, six bytes for each code that is not zero, would take 50 MiB at T = 30, M = 4096, K = 512 and 5 %
 // final density, where all that is kept now is 12 MiB, and would grow with T.
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 
 #include "cpu/active_set.h"
+#include "cpu/backward_parts.h"
 #include "cpu/bottleneck.h"
 #include "cpu/iteration.h"
 #include "cpu/outer.h"
@@ -16,47 +19,11 @@
 namespace scvae::cpu {
 namespace {
 
-// All of them fixed, and with them the order of every sum.
-constexpr std::int64_t kChunkBytes = 8 << 20;
-constexpr std::int64_t kBlockRows = 24;  // smaller than in the forward pass, so that a chunk keeps many threads busy
-constexpr std::int64_t kMaxChunkRows = 768;
-
-template <typename T>
-std::int64_t chunk_rows(const ListaProblem<T>& p) {
-  const std::int64_t row_bytes = 2 * (p.n_iter + 2) * padded<T>(p.atoms) * static_cast<std::int64_t>(sizeof(T));
-  const std::int64_t fitting = kChunkBytes / row_bytes / kBlockRows * kBlockRows;
-  return std::clamp<std::int64_t>(p.rows, 1, std::clamp(fitting, 4 * kBlockRows, kMaxChunkRows));
-}
-
-// What the backward pass of sparse_code has besides that of lista.
-template <typename T>
-struct Ends {
-  Ends(const SparseCodeProblem<T>& p, Rows<T> grad_x_hat, const SparseCodeGradients<T>& out, std::int64_t chunk,
-       int threads)
-      : bottleneck(p, false, threads),
-        filter(Packed<T>::straight(p.W_e, out.x != nullptr ? p.lista.atoms : 0, p.features, threads)),
-        dictionary(Packed<T>::straight(p.D, grad_x_hat.data != nullptr ? p.features : 0, p.lista.atoms, threads)),
-        grad(grad_x_hat),
-        d_x(out.x != nullptr ? chunk : 0, p.features),
-        d_W_e(p.lista.atoms, p.features, out.W_e != nullptr),
-        d_D(p.lista.atoms, p.features, out.D != nullptr),
-        out(out) {}
-
-  Bottleneck<T> bottleneck;
-  Packed<T> filter;      // W_e, where d_x is wanted
-  Packed<T> dictionary;  // D, where there is a gradient of x_hat
-  Rows<T> grad;          // of x_hat; data may be null
-  Matrix<T> d_x;
-  OuterSum<T> d_W_e;
-  OuterSum<T> d_D;
-  const SparseCodeGradients<T>& out;
-};
-
 template <typename T>
 class Backward {
  public:
   Backward(const ListaProblem<T>& problem, Ends<T>* ends, Rows<T> z, Rows<T> grad, const ListaGradients<T>& out,
-           int threads)
+           Chunk chunk, int threads)
       : p_(problem),
         ends_(ends),
         z_(z),
@@ -64,184 +31,415 @@ class Backward {
         out_(out),
         threads_(threads),
         iteration_(problem, threads),
-        S_(Packed<T>::straight(problem.S, problem.n_iter > 0 ? problem.atoms : 0, problem.atoms, threads)),
-        chunk_(chunk_rows(problem)),
-        block_(std::min(kBlockRows, chunk_)),
+        S_(packed_inhibition(problem, false, threads)),
+        chunk_(chunk.rows),
+        block_(chunk.block),
         codes_((problem.n_iter + 1) * chunk_, problem.atoms),
         adjoints_((problem.n_iter + 1) * chunk_, problem.atoms),
+        y_(problem.momentum != nullptr ? problem.n_iter * chunk_ : 0, problem.atoms),
         drive_(chunk_, problem.atoms),
         d_b_(chunk_, problem.atoms),
-        d_S_(problem.atoms, problem.atoms, out.S != nullptr),
-        d_theta_(static_cast<std::size_t>(problem.atoms), 0.0),
+        d_S_(sums<T>(how_many(problem.S_each, problem.n_iter), problem.atoms, problem.atoms,
+                     out.S != nullptr && problem.n_iter > 0)),
+        totals_(problem),
         sets_({codes_, adjoints_, chunk_}, problem.n_iter) {
     const std::int64_t blocks = (chunk_ + block_ - 1) / block_;
-    for (int i = 0; i < team_size(threads, blocks); ++i) workers_.emplace_back(block_, problem.atoms);
-    for (std::int64_t i = 0; i < blocks; ++i) shares_.emplace_back(problem.atoms);
+    for (int i = 0; i < team_size(threads, blocks); ++i) workers_.emplace_back(block_, problem);
+    for (std::int64_t i = 0; i < blocks; ++i) shares_.emplace_back(problem);
   }
 
   void run() {
-    double d_gain = 0;
     for (std::int64_t begin = 0; begin < p_.rows; begin += chunk_) {
       const std::int64_t size = std::min(chunk_, p_.rows - begin), blocks = (size + block_ - 1) / block_;
       parallel_for(blocks, static_cast<int>(std::min<std::int64_t>(blocks, static_cast<std::int64_t>(workers_.size()))),
                    [&](std::int64_t block, int thread, const Turn& turn) {
                      const std::int64_t first = block * block_;
-                     rows(begin, first, std::min(block_, size - first), workers_[static_cast<std::size_t>(thread)],
+                     rows({begin, first, std::min(block_, size - first)}, workers_[static_cast<std::size_t>(thread)],
                           shares_[static_cast<std::size_t>(block)], turn);
                    });
-      for (std::int64_t i = 0; i < blocks; ++i) {
-        const Share& share = shares_[static_cast<std::size_t>(i)];
-        d_gain += share.d_gain;
-        for (std::size_t k = 0; k < d_theta_.size(); ++k) d_theta_[k] += share.d_theta[k];
-      }
+      for (std::int64_t i = 0; i < blocks; ++i) totals_.add(shares_[static_cast<std::size_t>(i)]);
       parameters(begin, size);
     }
-    write(d_gain);
+    write_results();
   }
 
  private:
   // What one thread needs for itself.
   struct Worker {
-    Worker(std::int64_t rows, std::int64_t atoms) : supports(rows), d_theta(kThetaSums, atoms), sets(rows, atoms) {}
+    Worker(std::int64_t rows, const ListaProblem<T>& p)
+        : supports(rows),
+          d_theta(kThetaSums, p.atoms),
+          sets(rows, p.atoms),
+          g(p.kappa ? rows : 0, p.atoms),
+          carried(p.kappa ? rows : 0, p.atoms),
+          q(p.kappa ? rows : 0, p.atoms) {}
     Supports supports;
     Matrix<T> d_theta;  // of one step: added up further in double
     typename ActiveSets<T>::Worker sets;
+    bool finite = false;  // the codes of the block in hand; for kappa = 1
+    // For kappa = 1: the gradient that has reached z_{t+1}, what z_t gets from momentum, the gradient of y_t.
+    Matrix<T> g;
+    Matrix<T> carried;
+    Matrix<T> q;
   };
 
-  // What a block of rows adds to the gradients of theta and gain.
-  struct Share {
-    explicit Share(std::int64_t atoms) : d_theta(static_cast<std::size_t>(atoms)) {}
-    std::vector<double> d_theta;
-    double d_gain = 0;
+  // Rows of the problem: those of the chunk that begins at `begin`, from `first` on.
+  struct Part {
+    std::int64_t begin;
+    std::int64_t first;
+    std::int64_t count;
+    std::int64_t end() const { return first + count; }
   };
 
-  // The codes z_t of the chunk's row r, and the gradient of what the threshold was applied to.
+  // The codes z_t of the chunk's row r, and the gradient of what the threshold was applied to; for kappa = 1 that of
+  // v_{t-1}.
   std::int64_t at(std::int64_t t, std::int64_t r) const { return t * chunk_ + r; }
 
+  bool factored() const { return ends_ != nullptr && ends_->bottleneck.factored(); }
+  bool has_drive_for_each() const { return ends_ != nullptr && ends_->bottleneck.has_drive_for_each(); }
+  // Whether the last iterations may run on their active sets.
+  bool is_shared() const { return !p_.kappa && p_.S_each == 0 && p_.theta_each == 0 && !has_drive_for_each(); }
+
+  // y_t of the chunk's rows from r on
+  Rows<T> y(std::int64_t t, std::int64_t r) const {
+    return p_.momentum != nullptr && t > 0 ? y_.rows(at(t, r)) : codes_.rows(at(t, r));
+  }
+
   // The rows of a block: their codes again, then their adjoints.
-  void rows(std::int64_t begin, std::int64_t first, std::int64_t count, Worker& own, Share& share, const Turn& turn) {
-    std::fill(share.d_theta.begin(), share.d_theta.end(), 0.0);
-    share.d_gain = 0;
-    recompute(begin, first, count, own, turn);
-    step_back(begin, p_.n_iter, first, count, own, share);
-    active(first, count, own, share);
-    for (std::int64_t t = sets_.begin(first) - 1; t >= 0; --t) {
-      if (is_time_to_look(t)) turn.look();
-      step_back(begin, t, first, count, own, share);
+  void rows(const Part& part, Worker& own, Share<T>& share, const Turn& turn) {
+    share.zero();
+    recompute(part, own, turn);
+    for (std::int64_t r = part.first; r < part.end(); ++r) {
+      d_b_.zero_row(r);
+      if (ends_ != nullptr && ends_->out.x != nullptr) ends_->d_x.zero_row(r);
     }
-    leave(begin, first, count, share);
-    if (ends_ != nullptr && ends_->out.x != nullptr) {
-      multiply_rows(d_b_.rows(first), ends_->filter, count, ends_->d_x, first, own.supports);
-      const std::int64_t features = ends_->bottleneck.features();
-      for (std::int64_t r = first; r < first + count; ++r) ends_->d_x.get_row(r, ends_->out.x + (begin + r) * features);
+    if (p_.kappa)
+      pull_back(part, own, share, turn);
+    else
+      step_back(part, own, share, turn);
+    hand_out(part, own);
+  }
+
+  void recompute(const Part& part, Worker& own, const Turn& turn) {
+    if (!factored() && p_.row(p_.n_iter) > 0) drive(0, part, own);
+    for (std::int64_t r = part.first; r < part.end(); ++r) {
+      if (p_.n_iter > 0) iteration_.start(part.begin + r, drive_.row(r), codes_, r);
+      codes_.set_row(at(p_.n_iter, r), z_[part.begin + r]);
+    }
+    for (std::int64_t t = 0; t < p_.n_iter; ++t) {
+      if (is_time_to_look(t)) turn.look();
+      if (t > 0 && p_.momentum != nullptr)
+        for (std::int64_t r = part.first; r < part.end(); ++r)
+          iteration_.extrapolated(t, codes_.row(at(t, r)), codes_.row(at(t - 1, r)), y_.row(at(t, r)));
+      if (factored())
+        ends_->bottleneck.residual(part.begin + part.first, y(t, part.first), part.count, ends_->residuals,
+                                   at(t, part.first), own.supports);
+      if (t + 1 == p_.n_iter) break;
+      step(t, part, own);
     }
   }
 
-  void recompute(std::int64_t begin, std::int64_t first, std::int64_t count, Worker& own, const Turn& turn) {
-    if (ends_ != nullptr) ends_->bottleneck.drive(begin + first, count, drive_, first, own.supports);
-    for (std::int64_t r = first; r < first + count; ++r) {
-      if (ends_ == nullptr) drive_.set_row(r, p_.b[begin + r]);
-      if (p_.n_iter > 0) iteration_.start(begin + r, drive_.row(r), codes_, r);
-      codes_.set_row(at(p_.n_iter, r), z_[begin + r]);
+  void step(std::int64_t t, const Part& part, Worker& own) {
+    T* next = codes_.row(at(t + 1, part.first));
+    if (!factored()) {
+      if (has_drive_for_each() && p_.row(t) > 0) drive(p_.row(t), part, own);
+      return iteration_.step(t, drive_.rows(part.first), y(t, part.first), next, codes_.stride(), part.count,
+                             own.supports);
     }
-    for (std::int64_t t = 0; t + 1 < p_.n_iter; ++t) {
+    Product<T> product = ends_->bottleneck.filtered(t, ends_->residuals.rows(at(t, part.first)), part.count);
+    iteration_.thresholds().finish(p_, t, y(t, part.first), product);
+    product.out = next;
+    product.out_stride = codes_.stride();
+    multiply(product, own.supports);
+  }
+
+  // The drive of that row of W_e.
+  void drive(std::int64_t row, const Part& part, Worker& own) {
+    if (ends_ != nullptr)
+      ends_->bottleneck.drive(row, part.begin + part.first, part.count, drive_, part.first, own.supports);
+    else
+      for (std::int64_t r = part.first; r < part.end(); ++r) drive_.set_row(r, p_.b[part.begin + r]);
+  }
+
+  // kappa = 0
+
+  void step_back(const Part& part, Worker& own, Share<T>& share, const Turn& turn) {
+    step_back(p_.n_iter, part, own, share);
+    active(part, own, share);
+    for (std::int64_t t = sets_.begin(part.first) - 1; t >= 0; --t) {
       if (is_time_to_look(t)) turn.look();
-      iteration_.step(drive_.rows(first), codes_.rows(at(t, first)), codes_.row(at(t + 1, first)), codes_.stride(),
-                      count, own.supports);
+      step_back(t, part, own, share);
     }
+    leave(part, own, share);
   }
 
   // Adjoint t: what comes from the caller for t = T, else adjoint t + 1 times S; on the support of z_t.
-  void step_back(std::int64_t begin, std::int64_t t, std::int64_t first, std::int64_t count, Worker& own,
-                 Share& share) {
+  void step_back(std::int64_t t, const Part& part, Worker& own, Share<T>& share) {
     Product<T> product;
-    product.rows = count;
-    product.out = adjoints_.row(at(t, first));
+    product.rows = part.count;
+    product.out = adjoints_.row(at(t, part.first));
     product.out_stride = adjoints_.stride();
-    if (t == p_.n_iter) {
-      enter(begin, first, count, product);
-    } else {
-      product.factor = S_.factor();
-      product.coefficients = adjoints_.rows(at(t + 1, first));
-      product.zeros = S_.finite() ? Zeros::skip : Zeros::keep;
-    }
+    if (t == p_.n_iter)
+      enter(part, adjoints_, at(t, part.first), product);
+    else
+      through_inhibition(t, part, product);
     if (t > 0 || p_.z0.data == nullptr) {
       product.finish = Finish::adjoint;
-      product.codes = codes_.rows(at(t, first));
-      product.sum = t > 0 ? d_b_.row(first) : nullptr;
+      product.codes = codes_.rows(at(t, part.first));
+      product.sum = t > 0 && !has_drive_for_each() ? d_b_.row(part.first) : nullptr;
       product.sum_stride = d_b_.stride();
       product.d_theta = out_.theta != nullptr ? own.d_theta.row(0) : nullptr;
       product.d_theta_stride = own.d_theta.stride();
     }
     if (product.d_theta != nullptr) own.d_theta.zero();
     multiply(product, own.supports);
-    if (product.d_theta == nullptr) return;
+    if (t > 0 && has_drive_for_each()) through_filter(t, adjoints_.rows(at(t, part.first)), part, own);
+    if (product.d_theta != nullptr) add_theta(t, own, share);
+  }
+
+  void add_theta(std::int64_t row, const Worker& own, Share<T>& share) {
+    double* sums = share.theta(row);
     for (std::int64_t i = 0; i < kThetaSums; ++i)
-      for (std::size_t k = 0; k < share.d_theta.size(); ++k)
-        share.d_theta[k] += static_cast<double>(own.d_theta.row(i)[k]);
+      for (std::int64_t k = 0; k < p_.atoms; ++k) sums[k] += static_cast<double>(own.d_theta.row(i)[k]);
+  }
+
+  // Adjoint t + 1 times S_t.
+  void through_inhibition(std::int64_t t, const Part& part, Product<T>& product) {
+    const Packed<T>& S = of_iteration(S_, t);
+    product.factor = S.factor();
+    product.coefficients = adjoints_.rows(at(t + 1, part.first));
+    product.zeros = S.finite() ? Zeros::skip : Zeros::keep;
+  }
+
+  // d_x += d_b times that row of W_e
+  void through_filter(std::int64_t row, Rows<T> d_b, const Part& part, Worker& own) {
+    if (ends_ == nullptr || ends_->out.x == nullptr) return;
+    const Packed<T>& W = of_iteration(ends_->filter, row);
+    Product<T> product;
+    product.factor = W.factor();
+    product.coefficients = d_b;
+    product.zeros = W.finite() ? Zeros::skip : Zeros::keep;
+    product.rows = part.count;
+    product.init = ends_->d_x.rows(part.first);
+    product.out = ends_->d_x.row(part.first);
+    product.out_stride = ends_->d_x.stride();
+    multiply(product, own.supports);
   }
 
   // The last iterations of a block of rows, on their active sets: elsewhere zeros are multiplied with what is finite.
-  void active(std::int64_t first, std::int64_t count, Worker& own, Share& share) {
-    bool finite = S_.finite();
-    for (std::int64_t r = first; finite && r < first + count; ++r)
-      finite = kernels<T>().all_finite(adjoints_.row(at(p_.n_iter, r)), p_.atoms) &&
-               kernels<T>().all_finite(codes_.row(at(p_.n_iter, r)), p_.atoms);
-    if (!finite) return sets_.leave_out(first, count);
-    sets_.choose(first, count, p_.z0.data != nullptr ? 1 : 0, own.sets);
-    for (std::int64_t r = first; r < first + count; ++r)
+  void active(const Part& part, Worker& own, Share<T>& share) {
+    const bool finite = is_shared() && (S_.empty() || S_[0].finite()) &&
+                        all_finite(adjoints_.rows(at(p_.n_iter, part.first)), part.count, p_.atoms) &&
+                        codes_are_finite(part.first, part.count);
+    if (!finite) return sets_.leave_out(part.first, part.count);
+    sets_.choose(part.first, part.count, p_.z0.data != nullptr ? 1 : 0, own.sets);
+    for (std::int64_t r = part.first; r < part.end(); ++r)
       sets_.step_back(r, p_.S, d_b_.row(r), share.d_theta.data(), own.sets);
   }
 
-  // The gradient of z_T: grad, plus grad_x_hat D.
-  void enter(std::int64_t begin, std::int64_t first, std::int64_t count, Product<T>& product) {
-    for (std::int64_t r = first; r < first + count; ++r) {
+  // The gradient of z_T, grad plus grad_x_hat D: its first part in rows of `target` from `row` on, the second as
+  // product.
+  void enter(const Part& part, Matrix<T>& target, std::int64_t row, Product<T>& product) {
+    for (std::int64_t r = 0; r < part.count; ++r) {
       if (grad_.data != nullptr)
-        adjoints_.set_row(at(p_.n_iter, r), grad_[begin + r]);
+        target.set_row(row + r, grad_[part.begin + part.first + r]);
       else
-        adjoints_.zero_row(at(p_.n_iter, r));
-      d_b_.zero_row(r);
+        target.zero_row(row + r);
     }
-    product.init = adjoints_.rows(at(p_.n_iter, first));
+    product.init = target.rows(row);
     product.factor.columns = p_.atoms;
     if (ends_ == nullptr || ends_->grad.data == nullptr) return;
     product.factor = ends_->dictionary.factor();
-    product.coefficients = {ends_->grad[begin + first], ends_->grad.stride};
+    product.coefficients = {ends_->grad[part.begin + part.first], ends_->grad.stride};
     product.zeros = ends_->dictionary.finite() ? Zeros::skip : Zeros::keep;
   }
 
-  // The share of z_0, and what goes to the caller row by row.
-  void leave(std::int64_t begin, std::int64_t first, std::int64_t count, Share& share) {
-    for (std::int64_t r = first; r < first + count; ++r) {
-      const T* g = adjoints_.row(at(0, r));
-      T* d_b = d_b_.row(r);
-      if (p_.z0.data != nullptr) {
-        if (out_.z0 != nullptr) std::copy(g, g + p_.atoms, out_.z0 + (begin + r) * p_.atoms);
-      } else {
-        const T* b = drive_.row(r);
-        if (out_.gain != nullptr)
-          for (std::int64_t k = 0; k < p_.atoms; ++k)
-            share.d_gain += static_cast<double>(b[k]) * static_cast<double>(g[k]);
-        for (std::int64_t k = 0; k < p_.atoms; ++k) d_b[k] += p_.gain * g[k];
-      }
-      if (out_.b != nullptr) d_b_.get_row(r, out_.b + (begin + r) * p_.atoms);
+  // The share of z_0.
+  void leave(const Part& part, Worker& own, Share<T>& share) {
+    if (p_.z0.data != nullptr) {
+      if (out_.z0 == nullptr) return;
+      for (std::int64_t r = part.first; r < part.end(); ++r)
+        adjoints_.get_row(at(0, r), out_.z0 + (part.begin + r) * p_.atoms);
+      return;
     }
+    if (out_.gain != nullptr && has_drive_for_each() && p_.n_iter > 1) drive(0, part, own);
+    for (std::int64_t r = part.first; r < part.end(); ++r) {
+      T* g = adjoints_.row(at(0, r));
+      const T* b = drive_.row(r);
+      if (out_.gain != nullptr)
+        for (std::int64_t k = 0; k < p_.atoms; ++k)
+          share.d_gain += static_cast<double>(b[k]) * static_cast<double>(g[k]);
+      kernels<T>().scale(g, p_.gain, in_vectors<T>(p_.atoms), g);
+      kernels<T>().add(g, in_vectors<T>(p_.atoms), d_b_.row(r));
+    }
+    if (has_drive_for_each()) through_filter(0, adjoints_.rows(part.first), part, own);
+  }
+
+  // kappa = 1
+
+  void pull_back(const Part& part, Worker& own, Share<T>& share, const Turn& turn) {
+    Product<T> entering;
+    entering.rows = part.count;
+    entering.out = own.g.row(0);
+    entering.out_stride = own.g.stride();
+    enter(part, own.g, 0, entering);
+    multiply(entering, own.supports);
+    own.carried.zero();
+    own.finite = codes_are_finite(part.first, part.count);
+    for (std::int64_t t = p_.n_iter - 1; t >= 0; --t) {
+      if (is_time_to_look(t)) turn.look();
+      pull_back(t, part, own, share);
+    }
+    if (out_.z0 == nullptr) return;
+    for (std::int64_t r = part.first; r < part.end(); ++r)
+      own.g.get_row(r - part.first, out_.z0 + (part.begin + r) * p_.atoms);
+  }
+
+  // From the gradient of z_{t+1} to that of z_t, both in own.g.
+  void pull_back(std::int64_t t, const Part& part, Worker& own, Share<T>& share) {
+    const Kernels<T>& k = kernels<T>();
+    const std::int64_t atoms = in_vectors<T>(p_.atoms);
+    own.d_theta.zero();
+    for (std::int64_t r = part.first; r < part.end(); ++r) {
+      T* g = own.g.row(r - part.first);
+      T* adjoint = adjoints_.row(at(t + 1, r));
+      k.gate(g, codes_.row(at(t + 1, r)), atoms, g, out_.theta != nullptr ? own.d_theta.row(r % kThetaSums) : nullptr);
+      k.scale(g, p_.step != nullptr ? p_.step[t * p_.step_each] : T(1), atoms, adjoint);
+    }
+    if (out_.theta != nullptr) add_theta(p_.row(t), own, share);
+    const bool by_products = own.finite && gives_step_by_products(t);
+    if (out_.step != nullptr && !by_products) add_step(t, part, own, share);
+    through_direction(t, part, own);
+    if (out_.step != nullptr && by_products) add_step_by_products(t, part, own, share);
+    const bool moves = t > 0 && p_.momentum != nullptr;
+    for (std::int64_t r = part.first; r < part.end(); ++r) {
+      const std::int64_t i = r - part.first;
+      k.pull(own.q.row(i), moves ? p_.momentum + t * p_.momentum_each : nullptr, atoms, own.g.row(i),
+             own.carried.row(i));
+      if (moves && out_.momentum != nullptr)
+        share.d_momentum[share.d_momentum.size() == 1 ? 0 : static_cast<std::size_t>(t)] +=
+            k.dot(own.q.row(i), codes_.row(at(t, r)), codes_.row(at(t - 1, r)), atoms);
+    }
+  }
+
+  // The gradient of y_t through v_t, into own.q.
+  void through_direction(std::int64_t t, const Part& part, Worker& own) {
+    Product<T> product;
+    product.rows = part.count;
+    product.out = own.q.row(0);
+    product.out_stride = own.q.stride();
+    const Rows<T> adjoints = adjoints_.rows(at(t + 1, part.first));
+    if (factored()) {
+      through_residual(t, adjoints, part, own, product);
+    } else {
+      if (has_drive_for_each())
+        through_filter(t, adjoints, part, own);
+      else
+        for (std::int64_t r = part.first; r < part.end(); ++r)
+          kernels<T>().add(adjoints_.row(at(t + 1, r)), in_vectors<T>(p_.atoms), d_b_.row(r));
+      through_inhibition(t, part, product);
+    }
+    multiply(product, own.supports);
+  }
+
+  // What the adjoints are to the residual x - D y_t, and the product of that with -D.
+  void through_residual(std::int64_t t, Rows<T> adjoints, const Part& part, Worker& own, Product<T>& product) {
+    const std::int64_t row = at(t, part.first), features = in_vectors<T>(ends_->bottleneck.features());
+    multiply_rows(adjoints, of_iteration(ends_->filter, t), part.count, ends_->errors, row, own.supports);
+    for (std::int64_t r = 0; r < part.count; ++r) {
+      T* error = ends_->errors.row(row + r);
+      if (ends_->out.x != nullptr) kernels<T>().add(error, features, ends_->d_x.row(part.first + r));
+      kernels<T>().scale(error, T(-1), features, error);
+    }
+    product.factor = ends_->dictionary.factor();
+    product.coefficients = ends_->errors.rows(row);
+    product.zeros = ends_->dictionary.finite() ? Zeros::skip : Zeros::keep;
+  }
+
+  double& step_sum(std::int64_t t, Share<T>& share) {
+    return share.d_step[share.d_step.size() == 1 ? 0 : static_cast<std::size_t>(t)];
+  }
+
+  // The gradient of the step, the sum of v_t g: v_t is computed once more.
+  void add_step(std::int64_t t, const Part& part, Worker& own, Share<T>& share) {
+    if (factored()) {
+      Product<T> product = ends_->bottleneck.filtered(t, ends_->residuals.rows(at(t, part.first)), part.count);
+      product.out = own.q.row(0);
+      product.out_stride = own.q.stride();
+      multiply(product, own.supports);
+    } else {
+      if (has_drive_for_each()) drive(p_.row(t), part, own);
+      iteration_.direction(t, drive_.rows(part.first), y(t, part.first), own.q.row(0), own.q.stride(), part.count,
+                           own.supports);
+    }
+    for (std::int64_t i = 0; i < part.count; ++i)
+      step_sum(t, share) += kernels<T>().dot(own.g.row(i), own.q.row(i), nullptr, in_vectors<T>(p_.atoms));
+  }
+
+  // Whether it follows from the products that are made anyway: v_t g = b g + y (g S_t), and in the factored form
+  // v_t g = (x - D y_t) (g W_t). Of these the adjoint is there times the step.
+  bool gives_step_by_products(std::int64_t t) const {
+    if (p_.step == nullptr || has_drive_for_each()) return false;
+    const T step = p_.step[t * p_.step_each];
+    return std::isnormal(step) && std::isnormal(T(1) / step);
+  }
+
+  void add_step_by_products(std::int64_t t, const Part& part, Worker& own, Share<T>& share) {
+    const Kernels<T>& k = kernels<T>();
+    const auto step = static_cast<double>(p_.step[t * p_.step_each]);
+    double& sum = step_sum(t, share);
+    for (std::int64_t i = 0; i < part.count; ++i) {
+      const std::int64_t r = part.first + i;
+      if (factored()) {
+        const std::int64_t features = in_vectors<T>(ends_->bottleneck.features());
+        sum -= k.dot(ends_->errors.row(at(t, r)), ends_->residuals.row(at(t, r)), nullptr, features) / step;
+      } else {
+        sum += k.dot(drive_.row(r), own.g.row(i), nullptr, in_vectors<T>(p_.atoms)) +
+               k.dot(y(t, r)[0], own.q.row(i), nullptr, in_vectors<T>(p_.atoms)) / step;
+      }
+    }
+  }
+
+  // What goes to the caller row by row.
+  void hand_out(const Part& part, Worker& own) {
+    if (ends_ != nullptr && ends_->out.x != nullptr) {
+      if (!factored() && !has_drive_for_each()) through_filter(0, d_b_.rows(part.first), part, own);
+      const std::int64_t features = ends_->bottleneck.features();
+      for (std::int64_t r = part.first; r < part.end(); ++r)
+        ends_->d_x.get_row(r, ends_->out.x + (part.begin + r) * features);
+    }
+    if (out_.b != nullptr)
+      for (std::int64_t r = part.first; r < part.end(); ++r) d_b_.get_row(r, out_.b + (part.begin + r) * p_.atoms);
+  }
+
+  static bool all_finite(Rows<T> matrix, std::int64_t rows, std::int64_t columns) {
+    bool finite = true;
+    for (std::int64_t r = 0; r < rows; ++r) finite = finite && kernels<T>().all_finite(matrix[r], columns);
+    return finite;
+  }
+
+  // Those of the chunk's rows from r on. Where z_T is finite, so are the codes before it, because infinity and NaN
+  // don't go away; but among non-negative codes minus infinity becomes 0.
+  bool codes_are_finite(std::int64_t r, std::int64_t count) const {
+    bool finite = true;
+    for (std::int64_t t = p_.positive ? 0 : p_.n_iter; finite && t <= p_.n_iter; ++t)
+      finite = all_finite(codes_.rows(at(t, r)), count, p_.atoms);
+    return finite;
   }
 
   // Whether zeros of what the chunk's rows `right` are multiplied with may be skipped.
   static Zeros zeros(Rows<T> right, std::int64_t rows, std::int64_t columns) {
-    bool finite = true;
-    for (std::int64_t r = 0; r < rows; ++r) finite = finite && kernels<T>().all_finite(right[r], columns);
-    return finite ? Zeros::skip : Zeros::keep;
+    return all_finite(right, rows, columns) ? Zeros::skip : Zeros::keep;
   }
 
   // What the active sets of the chunk's rows give to the gradient of S. Returns how many iterations, from the first on,
   // some rows were not treated on them; of rows that were there, the adjoints become zero.
   std::int64_t active_products(std::int64_t size) {
+    if (!is_shared()) return p_.n_iter;
     const auto threads = static_cast<int>(workers_.size());
     const Blocks blocks(p_.atoms, p_.atoms, threads);
     parallel_for(blocks.count, team_size(threads, blocks.count), [&](std::int64_t block, int thread) {
-      sets_.add_products(size, block * blocks.size, blocks.size, d_S_.sum(),
+      sets_.add_products(size, block * blocks.size, blocks.size, d_S_[0].sum(),
                          workers_[static_cast<std::size_t>(thread)].sets);
     });
     std::int64_t dense = 0;
@@ -253,40 +451,74 @@ class Backward {
 
   // The chunk's share of the gradients of S, W_e and D.
   void parameters(std::int64_t begin, std::int64_t size) {
-    if (out_.S != nullptr && p_.n_iter > 0) {
-      const std::int64_t dense = active_products(size);
-      // Where z_T is finite, so are the codes before it: infinity and NaN don't go away.
-      const Zeros skip = zeros({z_[begin], z_.stride}, size, p_.atoms);
-      if (size == chunk_)
-        d_S_.add(adjoints_.rows(chunk_), codes_.rows(), dense * chunk_, skip, threads_);
-      else
-        for (std::int64_t t = 0; t < dense; ++t)
-          d_S_.add(adjoints_.rows(at(t + 1, 0)), codes_.rows(at(t, 0)), size, skip, threads_);
-    }
+    if (out_.S != nullptr && p_.n_iter > 0) inhibition(size);
     if (ends_ == nullptr) return;
+    if (ends_->out.W_e != nullptr) filters(begin, size);
+    if (ends_->out.D == nullptr) return;
     const std::int64_t features = ends_->bottleneck.features();
-    if (ends_->out.W_e != nullptr) {
-      const Rows<T> x{ends_->bottleneck.x()[begin], ends_->bottleneck.x().stride};
-      ends_->d_W_e.add(d_b_.rows(), x, size, zeros(x, size, features), threads_);
-    }
-    if (ends_->out.D != nullptr && ends_->grad.data != nullptr) {
+    if (ends_->grad.data != nullptr) {
       const Rows<T> grad{ends_->grad[begin], ends_->grad.stride};
       ends_->d_D.add({z_[begin], z_.stride}, grad, size, zeros(grad, size, features), threads_);
     }
+    if (!factored()) return;
+    for (std::int64_t t = 0; t < p_.n_iter; ++t) {
+      const Rows<T> errors = ends_->errors.rows(at(t, 0));
+      ends_->d_D.add(y(t, 0), errors, size, zeros(errors, size, features), threads_);
+    }
   }
 
-  void write(double d_gain) {
-    if (out_.gain != nullptr) *out_.gain = static_cast<T>(d_gain);
-    if (out_.S != nullptr) d_S_.write(out_.S);
-    if (ends_ != nullptr && ends_->out.W_e != nullptr) ends_->d_W_e.write(ends_->out.W_e);
-    if (ends_ != nullptr && ends_->out.D != nullptr) ends_->d_D.write_transposed(ends_->out.D);
-    if (out_.theta == nullptr) return;
-    double sum = 0;
-    for (std::size_t k = 0; k < d_theta_.size(); ++k) {
-      sum += d_theta_[k];
-      if (p_.theta_per_atom) out_.theta[k] = static_cast<T>(d_theta_[k]);
+  void inhibition(std::int64_t size) {
+    const std::int64_t dense = active_products(size);
+    const Zeros skip = codes_are_finite(0, size) ? Zeros::skip : Zeros::keep;
+    if (size == chunk_ && p_.S_each == 0 && p_.momentum == nullptr)
+      return d_S_[0].add(adjoints_.rows(chunk_), codes_.rows(), dense * chunk_, skip, threads_);
+    for (std::int64_t t = 0; t < dense; ++t)
+      of_iteration(d_S_, t).add(adjoints_.rows(at(t + 1, 0)), y(t, 0), size, skip, threads_);
+  }
+
+  void filters(std::int64_t begin, std::int64_t size) {
+    const std::int64_t features = ends_->bottleneck.features();
+    if (factored()) {
+      for (std::int64_t t = 0; t < p_.n_iter; ++t) {
+        const Rows<T> residuals = ends_->residuals.rows(at(t, 0));
+        of_iteration(ends_->d_W_e, t)
+            .add(adjoints_.rows(at(t + 1, 0)), residuals, size, zeros(residuals, size, features), threads_);
+      }
+      return;
     }
-    if (!p_.theta_per_atom) *out_.theta = static_cast<T>(sum);
+    const Rows<T> x{ends_->bottleneck.x()[begin], ends_->bottleneck.x().stride};
+    const Zeros skip = zeros(x, size, features);
+    if (!has_drive_for_each()) return ends_->d_W_e[0].add(d_b_.rows(), x, size, skip, threads_);
+    if (!p_.kappa && p_.z0.data == nullptr) ends_->d_W_e[0].add(adjoints_.rows(), x, size, skip, threads_);
+    for (std::int64_t t = 0; t < p_.n_iter; ++t)
+      of_iteration(ends_->d_W_e, p_.row(t)).add(adjoints_.rows(at(t + 1, 0)), x, size, skip, threads_);
+  }
+
+  void write_results() {
+    if (out_.gain != nullptr) *out_.gain = static_cast<T>(totals_.d_gain);
+    if (out_.S != nullptr && p_.n_iter > 0) {
+      const std::int64_t elements = p_.atoms * p_.atoms;
+      write(d_S_, elements, out_.S);
+      if (p_.negated)
+        for (std::int64_t i = 0; i < static_cast<std::int64_t>(d_S_.size()) * elements; ++i) out_.S[i] = -out_.S[i];
+    } else if (out_.S != nullptr && p_.S_each == 0) {
+      std::fill(out_.S, out_.S + p_.atoms * p_.atoms, T(0));
+    }
+    if (ends_ != nullptr && ends_->out.W_e != nullptr)
+      write(ends_->d_W_e, p_.atoms * ends_->bottleneck.features(), ends_->out.W_e);
+    if (ends_ != nullptr && ends_->out.D != nullptr) ends_->d_D.write_transposed(ends_->out.D);
+    if (out_.step != nullptr) narrow(totals_.d_step, out_.step);
+    if (out_.momentum != nullptr) narrow(totals_.d_momentum, out_.momentum);
+    if (out_.theta == nullptr) return;
+    if (p_.theta_per_atom) return narrow(totals_.d_theta, out_.theta);
+    for (std::size_t row = 0; row * totals_.atoms < totals_.d_theta.size(); ++row) {
+      const double* sums = totals_.d_theta.data() + row * totals_.atoms;
+      out_.theta[row] = static_cast<T>(std::accumulate(sums, sums + totals_.atoms, 0.0));
+    }
+  }
+
+  static void narrow(const std::vector<double>& sums, T* out) {
+    std::transform(sums.begin(), sums.end(), out, [](double sum) { return static_cast<T>(sum); });
   }
 
   const ListaProblem<T>& p_;
@@ -296,17 +528,18 @@ class Backward {
   const ListaGradients<T>& out_;
   int threads_;
   Iteration<T> iteration_;
-  Packed<T> S_;
+  std::vector<Packed<T>> S_;
   std::int64_t chunk_;
   std::int64_t block_;
   Matrix<T> codes_;     // of t = 0 … T, (T + 1) chunks
   Matrix<T> adjoints_;  // likewise
+  Matrix<T> y_;         // of t = 0 … T − 1, where there is momentum
   Matrix<T> drive_;
   Matrix<T> d_b_;
-  OuterSum<T> d_S_;
-  std::vector<double> d_theta_;
+  std::vector<OuterSum<T>> d_S_;
+  Share<T> totals_;
   std::vector<Worker> workers_;
-  std::vector<Share> shares_;
+  std::vector<Share<T>> shares_;
   ActiveSets<T> sets_;
 };
 
@@ -314,14 +547,15 @@ class Backward {
 
 template <typename T>
 void lista_backward(const ListaProblem<T>& p, Rows<T> z, Rows<T> grad, const ListaGradients<T>& out, int threads) {
-  Backward<T>(p, nullptr, z, grad, out, threads).run();
+  Backward<T>(p, nullptr, z, grad, out, chunk_of(p, 0, false), threads).run();
 }
 
 template <typename T>
 void sparse_code_backward(const SparseCodeProblem<T>& p, Rows<T> z, Rows<T> grad_z, Rows<T> grad_x_hat,
                           const SparseCodeGradients<T>& out, int threads) {
-  Ends<T> ends(p, grad_x_hat, out, chunk_rows(p.lista), threads);
-  Backward<T>(p.lista, &ends, z, grad_z, out.lista, threads).run();
+  const Chunk chunk = chunk_of(p);
+  Ends<T> ends(p, grad_x_hat, out, chunk.rows, threads);
+  Backward<T>(p.lista, &ends, z, grad_z, out.lista, chunk, threads).run();
 }
 
 template void lista_backward(const ListaProblem<float>&, Rows<float>, Rows<float>, const ListaGradients<float>&, int);

@@ -97,6 +97,11 @@ Packed<T> Packed<T>::transposed(Rows<T> source, std::int64_t rows, std::int64_t 
   return out;
 }
 
+template <typename T>
+void Packed<T>::negate() {
+  kernels<T>().scale(buffer_.data(), T(-1), buffer_.size(), buffer_.data());
+}
+
 Supports::Supports(std::int64_t rows)
     : groups_(static_cast<std::size_t>((rows + kUnit - 1) / kUnit)),
       index_((rows + 1) / 2 * (kDepth + kSlack)),
@@ -219,6 +224,11 @@ class Tile {
     c.out = p_.out + row * p_.out_stride + column;
     c.out_stride = p_.out_stride;
     c.theta = offset(p_.theta, column);
+    c.prior = offset(p_.prior.data, row * p_.prior.stride + column);
+    c.prior_stride = p_.prior.stride;
+    c.scaled = p_.scale != nullptr;
+    c.scale = c.scaled ? *p_.scale : T(1);
+    c.positive = p_.positive;
     c.codes = offset(p_.codes.data, row * p_.codes.stride + column);
     c.codes_stride = p_.codes.stride;
     c.sum = offset(p_.sum, row * p_.sum_stride + column);

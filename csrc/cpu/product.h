@@ -15,6 +15,14 @@ inline constexpr std::int64_t kThetaSums = 2;
 // Skipping a zero coefficient is exact only while what it multiplies is finite: 0 * inf and 0 * NaN are NaN.
 enum class Zeros { skip, keep };
 
+// Columns in whole vectors of the kernels that run: what a product writes of a row of scratch. Its padding may be
+// wider.
+template <typename T>
+std::int64_t in_vectors(std::int64_t columns) {
+  const std::int64_t lanes = kernels<T>().lanes;
+  return (columns + lanes - 1) / lanes * lanes;
+}
+
 // Columns in panels of at most `wide` vectors, as equal as can be.
 struct Panelling {
   Panelling(std::int64_t columns, std::int64_t lanes, std::int64_t wide)
@@ -51,6 +59,7 @@ class Packed {
   // The matrix itself, or its transpose.
   static Packed straight(Rows<T> source, std::int64_t rows, std::int64_t columns, int threads);
   static Packed transposed(Rows<T> source, std::int64_t rows, std::int64_t columns, int threads);
+  void negate();
 
   // Room for so many rows and columns, to be packed again and again.
   Packed(std::int64_t terms, std::int64_t columns);
@@ -118,7 +127,10 @@ struct Product {
   Rows<T> init;      // null stands for zeros; this and what follows has rows padded to whole vectors
   T* out = nullptr;  // may be init
   std::int64_t out_stride = 0;
-  const T* theta = nullptr;  // threshold: (columns,)
+  const T* theta = nullptr;  // threshold, general: (columns,)
+  Rows<T> prior;             // general; null stands for zeros
+  const T* scale = nullptr;  // general: one value; null stands for 1
+  bool positive = false;     // general
   Rows<T> codes;             // adjoint
   T* sum = nullptr;          // adjoint: += out; null where it is not wanted
   std::int64_t sum_stride = 0;

@@ -75,6 +75,8 @@ class MmaBlock {
     });
   }
   SCVAE_DEVICE E get(int i, int column) { return row(i)[column]; }
+  // Of what is read now, before the thread puts a pair there.
+  SCVAE_DEVICE Pair<E> get_pair(int i, int column) { return *reinterpret_cast<const Pair<E>*>(row(i) + column); }
 
  private:
   static constexpr int kSize = static_cast<int>(sizeof(E));

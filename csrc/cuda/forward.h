@@ -6,6 +6,9 @@
 //
 // A block is of type B: MmaBlock (block.h) or WgmmaBlock (hopper/block.h). Where it has threads that only produce, they
 // walk through the same products and bring the right factors.
+//
+// Each kernel is there twice: FAMILY has what plain LISTA does without, and its registers and instructions. With κ and
+// the step γ an iteration is z_{t+1} = h(κ z_t + γ_t v_t), v_t = b + S_t z_t; see reference.py.
 #pragma once
 
 #include "cuda/place.h"
@@ -14,12 +17,23 @@
 
 namespace scvae::cuda {
 
+// What an iteration of the LISTA family has beyond LISTA's with shared weights, forward and backward.
+struct Family {
+  int kappa = 0;
+  Numbers step;              // γ, one value or (T,); data is null for 1
+  int step_stride = 0;       // 1 for (T,)
+  bool each_matrix = false;  // every iteration has its own S: the packed ones follow one another
+
+  bool is_plain() const { return kappa == 0 && !step.data && !each_matrix; }
+  SCVAE_DEVICE float step_of(int t) const { return step.data ? step[std::int64_t{t} * step_stride] : 1.0f; }
+};
+
 struct ForwardArguments {
   const void* x = nullptr;       // (M, n); or b (M, K), where it does not encode
   const void* packed = nullptr;  // W_e where it encodes, S, and D where it decodes
   bool encodes = false;          // else x is b
   bool decodes = false;
-  const float* theta = nullptr;  // (KP,)
+  const float* theta = nullptr;  // (KP,), or rows of it
   Numbers gain;                  // one value; data is null for 1
   const void* z0 = nullptr;      // (M, K), or null: the start is h(gain b)
   void* drives = nullptr;        // receives b in rows of KP, where `codes` is there; else scratch for every block
@@ -30,6 +44,12 @@ struct ForwardArguments {
   std::int64_t slab = 0;         // elements of a slab
   int atoms = 0, features = 0, n_iter = 0;
   int KP = 0, NP = 0, passes = 0, feature_passes = 0;
+  Family family;
+  bool positive = false;
+  int theta_stride = 0;        // from row to row, where iterations have their own
+  void* directions = nullptr;  // receives v_0 ... v_{T-1} in slabs as `codes`, or null
+
+  bool is_plain() const { return family.is_plain() && !positive && theta_stride == 0 && !directions; }
 };
 
 struct AdjointArguments {
@@ -40,6 +60,7 @@ struct AdjointArguments {
   std::int64_t slab = 0;
   int n_iter = 0, KP = 0, passes = 0;
   bool given = false;  // z_0 was: then ĝ_0 is its gradient, on no support
+  Family family;
 };
 
 // The blocks of rows that a block works on, those of a cluster side by side: all of a cluster take equally many turns.
@@ -64,12 +85,12 @@ class Turns {
   int base_;
 };
 
-template <typename B>
-class Forward {
+template <typename B, bool FAMILY>
+class ForwardPass {
  public:
   using E = typename B::E;
 
-  SCVAE_DEVICE explicit Forward(const ForwardArguments& a)
+  SCVAE_DEVICE explicit ForwardPass(const ForwardArguments& a)
       : a_(a), block_(a.packed, a.NP > a.KP ? a.NP : a.KP, a.passes), turn_(a.rows) {}
 
   // Products 0, 1 ... T, T + 1 of a block are those with the encoder, T times the inhibition, and the decoder.
@@ -100,7 +121,9 @@ class Forward {
   SCVAE_DEVICE Passes factor(int t) const {
     const Passes encoder{0, a_.encodes ? a_.passes : 0, steps<E>(a_.NP)};
     if (t == 0) return encoder;
-    const Passes inhibition{encoder.end(), a_.passes, steps<E>(a_.KP)};
+    const bool each = FAMILY && a_.family.each_matrix;
+    Passes inhibition{encoder.end(), a_.passes, steps<E>(a_.KP)};
+    if (each) inhibition.first += ((t <= a_.n_iter ? t : a_.n_iter) - 1) * inhibition.count * inhibition.steps;
     if (t <= a_.n_iter) return inhibition;
     return {inhibition.end(), a_.feature_passes, inhibition.steps};
   }
@@ -149,7 +172,7 @@ class Forward {
         at.column += first_column;
         float b0 = 0.0f, b1 = 0.0f;
         if (!B::kSumsBeginWithDrive) block_.drive(drive(at), at.index, b0, b1);
-        put(at, u0 + b0, u1 + b1);
+        go_on(t, at, u0 + b0, u1 + b1);
       });
     else
       sums.each_pair([&](Place at, float u0, float u1) {
@@ -175,20 +198,55 @@ class Forward {
           block_.keep_drive(drive(at), at.index, b0, b1);
         }
         if (!B::kDrivesInScratch && a_.codes && live > 0) store_pair(drive(at), b0, b1);
-        if (a_.z0) {
-          if (at.row < live) load_within(static_cast<const E*>(a_.z0) + here, at.column, a_.atoms, z0, z1);
+        if (a_.z0 || (FAMILY && a_.family.kappa)) {
+          if (a_.z0 && at.row < live) load_within(static_cast<const E*>(a_.z0) + here, at.column, a_.atoms, z0, z1);
           block_.put(at.row, at.column, a_.KP, z0, z1);
         } else {
-          put(at, gain * b0, gain * b1);
+          put(0, at, gain * b0, gain * b1);
         }
       });
   }
 
-  // The codes of what is about to pass the threshold.
-  SCVAE_DEVICE void put(const Place& at, float u0, float u1) {
-    const Pair<float> theta = machine::load_constant(a_.theta + at.column);
-    float z0 = soft_threshold(u0, theta.first), z1 = soft_threshold(u1, theta.second);
-    if (at.column + 1 >= a_.atoms) {  // not h(0 · ∞) where there are no atoms
+  // From v_{t-1} to z_t.
+  SCVAE_DEVICE void go_on(int t, const Place& at, float v0, float v1) {
+    if (FAMILY) {
+      if (a_.directions && turn_.live() > 0) {
+        const std::int64_t row = (t - 1) * a_.slab + (first_row() + at.row) * a_.KP;
+        store_pair(static_cast<E*>(a_.directions) + row + at.column, exists(at, 0) ? v0 : 0.0f,
+                   exists(at, 1) ? v1 : 0.0f);
+      }
+      const float step = a_.family.step_of(t - 1);
+      v0 *= step;
+      v1 *= step;
+      if (a_.family.kappa) {
+        const Pair<E> before = block_.get_pair(at.row, at.column);
+        v0 += to_float(before.first);
+        v1 += to_float(before.second);
+      }
+    }
+    put(t, at, v0, v1);
+  }
+
+  SCVAE_DEVICE bool exists(const Place& at, int second) const {
+    return at.row < turn_.live() && at.column + second < a_.atoms;
+  }
+
+  // The codes z_t of what is about to pass the threshold.
+  SCVAE_DEVICE void put(int t, const Place& at, float u0, float u1) {
+    const float* const row = FAMILY ? a_.theta + (t - a_.family.kappa) * a_.theta_stride : a_.theta;
+    const Pair<float> theta = machine::load_constant(row + at.column);
+    float z0, z1;
+    if (FAMILY && a_.positive) {
+      z0 = larger(u0 - theta.first, 0.0f);
+      z1 = larger(u1 - theta.second, 0.0f);
+    } else {
+      z0 = soft_threshold(u0, theta.first);
+      z1 = soft_threshold(u1, theta.second);
+    }
+    if (FAMILY) {  // not what a negative θ or a special step makes of 0 in rows that there are not
+      if (!exists(at, 0)) z0 = 0.0f;
+      if (!exists(at, 1)) z1 = 0.0f;
+    } else if (at.column + 1 >= a_.atoms) {  // not h(0 · ∞) where there are no atoms
       if (at.column >= a_.atoms) z0 = 0.0f;
       z1 = 0.0f;
     }
@@ -211,44 +269,56 @@ class Forward {
   Turns<B> turn_;
 };
 
-// The adjoint recurrence: ĝ_{t-1} = ĝ_t S on the support of z_{t-1}, else 0.
 template <typename B>
-class Adjoint {
+using Forward = ForwardPass<B, false>;
+template <typename B>
+using FamilyForward = ForwardPass<B, true>;
+
+// The adjoint recurrence: ĝ_t = κ ĝ_{t+1} + γ_t ĝ_{t+1} S_t on the support of z_t, else 0.
+template <typename B, bool FAMILY>
+class AdjointPass {
  public:
   using E = typename B::E;
 
-  SCVAE_DEVICE explicit Adjoint(const AdjointArguments& a) : a_(a), block_(a.inhibition, a.KP, a.passes) {}
+  SCVAE_DEVICE explicit AdjointPass(const AdjointArguments& a) : a_(a), block_(a.inhibition, a.KP, a.passes) {}
 
   SCVAE_DEVICE void run() {
     if (B::produces()) {
       B::as_producer();
       for (Turns<B> turn(a_.rows); turn.any(); turn.next())
-        for (int t = 0; t < a_.n_iter; ++t)
-          for (int pass = 0; pass < a_.passes; ++pass) block_.produce(inhibition()[pass]);
+        for (int t = a_.n_iter - 1; t >= 0; --t)
+          for (int pass = 0; pass < a_.passes; ++pass) block_.produce(inhibition(t)[pass]);
     } else {
       B::as_consumer();
       Turns<B> turn(a_.rows);
-      if (turn.any()) block_.begin(inhibition()[0]);
+      if (turn.any()) block_.begin(inhibition(a_.n_iter - 1)[0]);
       for (; turn.any(); turn.next()) {
         const std::int64_t own = turn.first_row() * a_.KP;
         const bool live = turn.live() > 0;
         const E* const last = static_cast<const E*>(a_.adjoints) + a_.n_iter * a_.slab + own;
         block_.read(last, a_.KP, live ? B::kRows : 0, a_.KP, a_.KP);
-        for (int t = a_.n_iter - 1; t >= 0; --t)
-          multiply(t, own, live, t == 0 && turn.last() ? Stages{} : inhibition()[0]);
+        for (int t = a_.n_iter - 1; t >= 0; --t) multiply(t, own, live, t == 0 && turn.last());
       }
     }
     block_.finish();
   }
 
  private:
-  SCVAE_DEVICE Passes inhibition() const { return {0, a_.passes, steps<E>(a_.KP)}; }
+  SCVAE_DEVICE Passes inhibition(int t) const {
+    const int count = steps<E>(a_.KP);
+    return {FAMILY && a_.family.each_matrix ? t * a_.passes * count : 0, a_.passes, count};
+  }
 
-  SCVAE_DEVICE void multiply(int t, std::int64_t own, bool live, Stages after) {
+  // The stages that come after iteration t: those of the one before it, or of the next rows' first.
+  SCVAE_DEVICE Stages after(int t, bool last) const {
+    return last ? Stages{} : inhibition(t > 0 ? t - 1 : a_.n_iter - 1)[0];
+  }
+
+  SCVAE_DEVICE void multiply(int t, std::int64_t own, bool live, bool last) {
     for (int pass = 0; pass < a_.passes; ++pass) {
       typename B::Sums sums;
       sums.clear();
-      block_.multiply(sums, inhibition()[pass], pass + 1 < a_.passes ? inhibition()[pass + 1] : after);
+      block_.multiply(sums, inhibition(t)[pass], pass + 1 < a_.passes ? inhibition(t)[pass + 1] : after(t, last));
       finish(t, pass * B::columns(), t * a_.slab + own, live, sums);
     }
     block_.turn(a_.KP);
@@ -262,6 +332,16 @@ class Adjoint {
       const std::int64_t here = own + at.row * a_.KP + at.column;
       float z0 = 0.0f, z1 = 0.0f;
       if (live) load_pair(static_cast<const E*>(a_.codes) + here, z0, z1);
+      if (FAMILY) {
+        const float step = a_.family.step_of(t);
+        g0 *= step;
+        g1 *= step;
+        if (a_.family.kappa) {
+          const Pair<E> after = block_.get_pair(at.row, at.column);
+          g0 += to_float(after.first);
+          g1 += to_float(after.second);
+        }
+      }
       g0 = all || z0 != 0.0f ? g0 : 0.0f;
       g1 = all || z1 != 0.0f ? g1 : 0.0f;
       block_.put(at.row, at.column, a_.KP, g0, g1);
@@ -271,5 +351,10 @@ class Adjoint {
   const AdjointArguments& a_;
   B block_;
 };
+
+template <typename B>
+using Adjoint = AdjointPass<B, false>;
+template <typename B>
+using FamilyAdjoint = AdjointPass<B, true>;
 
 }  // namespace scvae::cuda

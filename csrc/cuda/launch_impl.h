@@ -34,14 +34,16 @@ template <typename E, bool THREE>
 void Launcher<E, THREE>::forward(const Where& where, const Plan& plan, const ForwardArguments& a) {
   if constexpr (kWithHopper && sizeof(E) == 2)
     if (plan.cluster > 1) return HopperLauncher<E>::forward(where, plan, a);
-  launch_by_rows<Forward, E, THREE>("forward", where, plan, a);
+  if (a.is_plain()) return launch_by_rows<Forward, E, THREE>("forward", where, plan, a);
+  launch_by_rows<FamilyForward, E, THREE>("forward of the family", where, plan, a);
 }
 
 template <typename E, bool THREE>
 void Launcher<E, THREE>::adjoint(const Where& where, const Plan& plan, const AdjointArguments& a) {
   if constexpr (kWithHopper && sizeof(E) == 2)
     if (plan.cluster > 1) return HopperLauncher<E>::adjoint(where, plan, a);
-  launch_by_rows<Adjoint, E, THREE>("adjoint", where, plan, a);
+  if (a.family.is_plain()) return launch_by_rows<Adjoint, E, THREE>("adjoint", where, plan, a);
+  launch_by_rows<FamilyAdjoint, E, THREE>("adjoint of the family", where, plan, a);
 }
 
 template <typename E, bool THREE>

@@ -8,18 +8,50 @@ namespace scvae::cuda {
 struct CollectArguments {
   const void* codes = nullptr;     // slabs of rows of KP: z_0 ... z_T
   const void* adjoints = nullptr;  // likewise: ĝ_0 ... ĝ_T
-  const void* drive = nullptr;     // (rows, KP): b
+  const void* drive = nullptr;     // (rows, KP): b; not read where `given`
   Numbers gain;                    // one value; data is null for 1
-  void* d_drive = nullptr;         // (rows, KP): receives the gradient of b
+  void* d_drive = nullptr;         // (rows, KP): receives the gradient of b; or null
   float* d_theta = nullptr;        // (blocks of rows, KP): receives sums over the rows of a block
   float* d_gain = nullptr;         // likewise
   std::int64_t rows = 0;           // in whole blocks
   std::int64_t slab = 0;
   int KP = 0, n_iter = 0;
-  bool given = false;  // z_0 was: then ĝ_0 does not go through the threshold
+  bool given = false;                // z_0 was, or it is 0: then ĝ_0 does not go through the threshold
+  Numbers step;                      // γ, one value or (T,); data is null for 1
+  int step_stride = 0;               // 1 for (T,)
+  const void* directions = nullptr;  // slabs as the codes: v_0 ... v_{T-1}; or null
+  float* d_step = nullptr;           // (T, blocks of rows, KP), where there are directions: likewise
+  // Where iterations have their own θ, d_theta has as many rows for each block: from 0 on, or, with κ = 1, from 1 on.
+  bool each_theta = false;
+  int kappa = 0;
 };
 
 SCVAE_DEVICE float sign(float value) { return value > 0.0f ? 1.0f : value < 0.0f ? -1.0f : 0.0f; }
+
+// The sums over the rows of a block and one iteration: of θ where each has its own, of the step. Two columns.
+template <typename E>
+SCVAE_DEVICE void collect_each(const CollectArguments& a, std::int64_t first, int column) {
+  const std::int64_t block = machine::block(0), blocks = a.rows / kCollectRows;
+  for (int t = a.given ? 1 : 0; t <= a.n_iter; ++t) {
+    float of_theta[2] = {0.0f, 0.0f}, of_step[2] = {0.0f, 0.0f};
+    const bool steps = a.directions && t > 0;
+    for (int i = 0; i < kCollectRows; ++i) {
+      const std::int64_t here = (first + i) * a.KP + column;
+      float g[2], z[2], v[2] = {0.0f, 0.0f};
+      load_pair(static_cast<const E*>(a.adjoints) + t * a.slab + here, g[0], g[1]);
+      load_pair(static_cast<const E*>(a.codes) + t * a.slab + here, z[0], z[1]);
+      if (steps) load_pair(static_cast<const E*>(a.directions) + (t - 1) * a.slab + here, v[0], v[1]);
+      for (int e = 0; e < 2; ++e) {
+        of_theta[e] -= sign(z[e]) * g[e];
+        of_step[e] += v[e] * g[e];
+      }
+    }
+    for (int e = 0; e < 2; ++e) {
+      if (a.each_theta) a.d_theta[((t - a.kappa) * blocks + block) * a.KP + column + e] = of_theta[e];
+      if (steps) a.d_step[((t - 1) * blocks + block) * a.KP + column + e] = of_step[e];
+    }
+  }
+}
 
 // Of one column and the rows of a block, two columns a thread.
 template <typename E>
@@ -30,8 +62,8 @@ SCVAE_KERNEL void SCVAE_BOUNDS(kCollectThreads) collect(SCVAE_GRID_CONSTANT Coll
   float of_theta[2] = {0.0f, 0.0f}, of_gain[2] = {0.0f, 0.0f};
   for (int i = 0; i < kCollectRows; ++i) {
     const std::int64_t here = (first + i) * a.KP + column;
-    float of_b[2] = {0.0f, 0.0f}, b[2];
-    load_pair(static_cast<const E*>(a.drive) + here, b[0], b[1]);
+    float of_b[2] = {0.0f, 0.0f}, b[2] = {0.0f, 0.0f};
+    if (!a.given) load_pair(static_cast<const E*>(a.drive) + here, b[0], b[1]);
     for (int t = a.given ? 1 : 0; t <= a.n_iter; ++t) {
       float g[2], z[2];
       load_pair(static_cast<const E*>(a.adjoints) + t * a.slab + here, g[0], g[1]);
@@ -39,13 +71,15 @@ SCVAE_KERNEL void SCVAE_BOUNDS(kCollectThreads) collect(SCVAE_GRID_CONSTANT Coll
       for (int e = 0; e < 2; ++e) {
         of_theta[e] -= sign(z[e]) * g[e];
         if (t == 0) of_gain[e] += b[e] * g[e];
-        of_b[e] += t == 0 && a.gain.data ? a.gain[0] * g[e] : g[e];
+        const Numbers& factor = t == 0 ? a.gain : a.step;
+        of_b[e] += factor.data ? factor[t == 0 ? 0 : (t - 1) * a.step_stride] * g[e] : g[e];
       }
     }
-    store_pair(static_cast<E*>(a.d_drive) + here, of_b[0], of_b[1]);
+    if (a.d_drive) store_pair(static_cast<E*>(a.d_drive) + here, of_b[0], of_b[1]);
   }
+  if (a.each_theta || a.directions) collect_each<E>(a, first, column);
   for (int e = 0; e < 2; ++e) {
-    a.d_theta[static_cast<std::int64_t>(machine::block(0)) * a.KP + column + e] = of_theta[e];
+    if (!a.each_theta) a.d_theta[static_cast<std::int64_t>(machine::block(0)) * a.KP + column + e] = of_theta[e];
     a.d_gain[static_cast<std::int64_t>(machine::block(0)) * a.KP + column + e] = of_gain[e];
   }
 }

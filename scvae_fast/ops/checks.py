@@ -80,6 +80,24 @@ def is_matrix(op: str, name: str, tensor: torch.Tensor, columns: int, meaning: s
     return tensor.shape[0]
 
 
+def is_shared_or_each(
+    op: str,
+    name: str,
+    tensor: torch.Tensor,
+    shape: tuple[int, int],
+    meaning: str,
+    each: tuple[str, int],
+    more: str = "",
+) -> None:
+    """Raises ValueError unless a tensor is a matrix of that shape, or has the number of them that `each` tells."""
+    symbol, count = each
+    if tensor.shape not in (shape, (count, *shape)):
+        raise ValueError(
+            f"{op}: {name} must be {meaning} = {list(shape)} or ({symbol}, {meaning[1:]} = {[count, *shape]}{more}, "
+            f"got {list(tensor.shape)}"
+        )
+
+
 def is_scalar_or_per_atom(op: str, name: str, tensor: torch.Tensor, atoms: int) -> None:
     """Raises ValueError unless there is one element, or a vector with one for each atom."""
     if tensor.numel() != 1 and tensor.shape != (atoms,):

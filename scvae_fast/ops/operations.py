@@ -1,4 +1,4 @@
-"""lista, sparse_code and decode as operations of torch.library, whichever backend runs them."""
+"""lista, ista, sparse_code and decode as operations of torch.library, whichever backend runs them."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class _ByBackend:
         record.check()
         return record
 
-    def _backend(self, arguments: Sequence[Any]) -> backends.Computes:
-        first = arguments[0]
+    def _backend(self, record: Problem | Decoding, backend: str | None) -> backends.Computes:
+        first = record[0]
         rows = first.numel() // max(1, first.shape[-1])
-        chosen = backends.choose(self._name, arguments[-1], first.device, first.dtype, rows)
+        chosen = backends.choose(self._name, backend, first.device, first.dtype, rows, record.options)
         return backends.BACKENDS[chosen].computes
 
     def forward(self, *arguments: Any) -> Results:
         """By the backend that was asked for or is chosen."""
         record = self._checked(arguments)
-        results = self._results(self._backend(arguments), record.in_matrices())
+        results = self._results(self._backend(record, arguments[-1]), record.in_matrices())
         return tuple(map(_shaped, results, record.result_shapes()))
 
     def plain(self, *arguments: Any) -> Results:
@@ -68,7 +68,7 @@ class _ByBackend:
         self._check_backward(outcome, record, arguments, needed)
         outcome = Outcome([matrix_of(grad) for grad in outcome.grads], matrix_of(outcome.kept))
         names = self._needed(arguments, needed)
-        found = self._gradients(self._backend(arguments), record.in_matrices(), outcome, names)
+        found = self._gradients(self._backend(record, arguments[-1]), record.in_matrices(), outcome, names)
         return self._of_arguments(found, arguments)
 
     def plain_backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> OptionalTensors:
@@ -124,8 +124,38 @@ def _lista(
     gain: torch.Tensor | None,
     z0: torch.Tensor | None,
     n_iter: int,
+    positive: bool,
 ) -> Problem:
-    return Problem(b, None, S, theta, None, gain, z0, n_iter)
+    return Problem(b, None, S, theta, None, gain, z0, None, None, n_iter, positive, "lista")
+
+
+def _ista(
+    b: torch.Tensor,
+    G: torch.Tensor,
+    theta: torch.Tensor,
+    step: torch.Tensor | None,
+    momentum: torch.Tensor | None,
+    z0: torch.Tensor | None,
+    n_iter: int,
+    positive: bool,
+) -> Problem:
+    return Problem(b, None, G, theta, None, None, z0, step, momentum, n_iter, positive, "ista")
+
+
+def _sparse_code(
+    x: torch.Tensor,
+    W_e: torch.Tensor,
+    S: torch.Tensor | None,
+    theta: torch.Tensor,
+    D: torch.Tensor,
+    gain: torch.Tensor | None,
+    z0: torch.Tensor | None,
+    step: torch.Tensor | None,
+    momentum: torch.Tensor | None,
+    n_iter: int,
+    positive: bool,
+) -> Problem:
+    return Problem(x, W_e, S, theta, D, gain, z0, step, momentum, n_iter, positive, "sparse_code")
 
 
 def _code(backend: backends.Computes, p: Problem) -> Results:
@@ -150,8 +180,18 @@ def _decode_backward(backend: backends.Computes, p: Decoding, outcome: Outcome, 
 
 LISTA = Operation(
     "lista",
-    "Tensor b, Tensor S, Tensor theta, Tensor? gain, Tensor? z0, SymInt n_iter, str? backend",
+    "Tensor b, Tensor S, Tensor theta, Tensor? gain, Tensor? z0, SymInt n_iter, bool positive, str? backend",
     _ByBackend("lista", _lista, ("x", "S", "theta", "gain", "z0"), _code, _code_backward),
+    results=1,
+    keeps=Keeps(0, "codes"),
+    rows=("b", "z0"),
+)
+
+ISTA = Operation(
+    "ista",
+    "Tensor b, Tensor G, Tensor theta, Tensor? step, Tensor? momentum, Tensor? z0, SymInt n_iter, bool positive, "
+    "str? backend",
+    _ByBackend("ista", _ista, ("x", "S", "theta", "step", "momentum", "z0"), _code, _code_backward),
     results=1,
     keeps=Keeps(0, "codes"),
     rows=("b", "z0"),
@@ -159,8 +199,15 @@ LISTA = Operation(
 
 SPARSE_CODE = Operation(
     "sparse_code",
-    "Tensor x, Tensor W_e, Tensor S, Tensor theta, Tensor D, Tensor? gain, Tensor? z0, SymInt n_iter, str? backend",
-    _ByBackend("sparse_code", Problem, ("x", "W_e", "S", "theta", "D", "gain", "z0"), _code, _code_backward),
+    "Tensor x, Tensor W_e, Tensor? S, Tensor theta, Tensor D, Tensor? gain, Tensor? z0, Tensor? step, "
+    "Tensor? momentum, SymInt n_iter, bool positive, str? backend",
+    _ByBackend(
+        "sparse_code",
+        _sparse_code,
+        ("x", "W_e", "S", "theta", "D", "gain", "z0", "step", "momentum"),
+        _code,
+        _code_backward,
+    ),
     results=2,
     keeps=Keeps(0, "codes"),
     rows=("x", "z0"),

@@ -13,12 +13,15 @@ from problems import (
     results_and_gradients,
     sparse_code_problem,
     to,
+    unrolled_ista,
     unrolled_lista,
     unrolled_sparse_code,
 )
 
-from scvae_fast import lista, sparse_code
+from scvae_fast import ista, lista, sparse_code
+from scvae_fast.ops.backends import cuda
 from scvae_fast.ops.backends.cuda import device
+from scvae_fast.ops.problem import OPTIONS
 
 pytestmark = pytest.mark.skipif("cuda" not in FLOAT32_BACKENDS, reason="neither a CUDA device nor an emulator")
 
@@ -27,6 +30,10 @@ A100, CONSUMER, H200 = (8, 0, 166_912, 108, False), (8, 6, 101_376, 84, False), 
 
 def plan(card, M, K, n, itemsize, product=False):
     return device.module().cuda_plan(device.module().CudaCard(*card), M, K, n, product, itemsize)
+
+
+def test_what_the_kernels_lack_is_an_option():
+    assert cuda.LACKS <= OPTIONS
 
 
 @pytest.mark.parametrize("card", [A100, CONSUMER, H200])
@@ -71,12 +78,12 @@ def test_several_passes_and_more_features_than_atoms(M, K, n):
     assert_as_exact_as_pytorch(sparse_code, unrolled_sparse_code, p, n_iter=2, backend="cuda")
 
 
-def assert_as_exact_in_16_bits(op, unrolled, p, dtype, n_iter):
+def assert_as_exact_in_16_bits(op, unrolled, p, dtype, n_iter, **settings):
     """At most twice the error of the formula in that dtype, whose codes are rounded after every iteration as well."""
     p = to(p, dtype)
-    exact = results_and_gradients(unrolled, to(p, torch.float64), n_iter=n_iter)
-    plain = results_and_gradients(unrolled, p, n_iter=n_iter)
-    for name, found in results_and_gradients(op, p, n_iter=n_iter, backend="cuda").items():
+    exact = results_and_gradients(unrolled, to(p, torch.float64), n_iter=n_iter, **settings)
+    plain = results_and_gradients(unrolled, p, n_iter=n_iter, **settings)
+    for name, found in results_and_gradients(op, p, n_iter=n_iter, backend="cuda", **settings).items():
         allowed = 2 * distance(plain[name], exact[name]) + 4 * torch.finfo(dtype).eps
         assert distance(found, exact[name]) <= allowed, name
 
@@ -111,6 +118,22 @@ def test_sparse_code_on_hopper(hopper, dtype, more, K, n, start):
 def test_lista_on_hopper(hopper, theta):
     p = lista_problem(hopper + 1, 400, theta=theta, start="gain")
     assert_as_exact_in_16_bits(lista, unrolled_lista, p, torch.bfloat16, 4)
+
+
+@pytest.mark.parametrize("start", ["plain", "z0"])
+def test_ista_on_hopper(hopper, start):
+    p = lista_problem(hopper + 1, 300, start=start)
+    p["G"] = 0.6 * torch.eye(300, dtype=torch.float64) - p.pop("S")
+    p["theta"] = p["theta"] * torch.tensor([[0.4], [0.6]])
+    p["step"] = torch.tensor([0.8, 0.9])
+    del p["gain"]
+    assert_as_exact_in_16_bits(ista, unrolled_ista, p, torch.bfloat16, 2)
+
+
+def test_matrices_of_each_iteration_on_hopper(hopper):
+    p = lista_problem(hopper + 65, 300)
+    p["S"] = torch.stack([p["S"], 0.5 * p["S"].T])
+    assert_as_exact_in_16_bits(lista, unrolled_lista, p, torch.bfloat16, 2, positive=True)
 
 
 def test_not_a_number_reaches_its_row_alone_on_hopper(hopper):

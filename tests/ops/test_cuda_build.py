@@ -68,10 +68,11 @@ def of(kernels, arch, *parts):
 @pytest.mark.parametrize("arch", SHARED)
 def test_every_kernel_is_there_and_spills_nothing(usage, code, arch):
     kernels = of(usage, arch)
-    by_rows = [(work, rows) for work in ("Forward", "Adjoint", "Product") for rows in (16, 32, 64)]
-    for work, rows in by_rows:
+    works = ("Forward", "FamilyForward", "Adjoint", "FamilyAdjoint", "Product")
+    for work, rows in [(work, rows) for work in works for rows in (16, 32, 64)]:
         # Both halves; float32 as three products and as one, in 16 rows.
-        assert len(of(usage, arch, work, "MmaBlock", f"Li{rows}E")) == (4 if rows == 16 else 2), (work, rows)
+        count = len(of(usage, arch, f"{len(work)}{work}E", "MmaBlock", f"Li{rows}E"))
+        assert count == (4 if rows == 16 else 2), (work, rows)
     for kernel, count in (("outer", 4), ("collect", 4), ("4pack", 4)):
         assert len(of(usage, arch, kernel)) >= count - 1, kernel
     for name, (registers, stack) in kernels.items():
@@ -86,7 +87,7 @@ def test_products_run_on_the_matrix_units(code, arch):
     kernels = {name: c for name, c in of(code, arch).items() if "MmaBlock" in name or "outer" in name}
     if arch == "sm_90a":  # 64 rows are for other cards: what is compiled of them here is empty
         kernels = {name: c for name, c in kernels.items() if "Li64E" not in name}
-    assert len(kernels) == (22 if arch == "sm_90a" else 28)
+    assert len(kernels) == (34 if arch == "sm_90a" else 44)
     for name, instructions in kernels.items():
         assert instructions["HMMA"] > 0, name
         assert instructions["LDGSTS"] > 0, name  # the stages' copies, past the registers
@@ -96,7 +97,7 @@ def test_products_run_on_the_matrix_units(code, arch):
 
 def test_hopper_kernels_use_its_own_units(usage, code):
     kernels = of(code, "sm_90a", "WgmmaBlock")
-    assert len(kernels) == 4  # forward and adjoint, bfloat16 and float16
+    assert len(kernels) == 8  # forward and adjoint, each of plain LISTA and of the family, bfloat16 and float16
     for name, instructions in kernels.items():
         assert instructions["HGMMA"] >= 2, name
         assert instructions["UBLKCP"] >= 1, name  # the copy engine's

@@ -13,15 +13,29 @@ import pytest
 import torch
 from problems import BACKENDS, FLOAT32_BACKENDS, assert_all_close, device_of
 
-from scvae_fast import decode, lista, sparse_code
-from scvae_fast.ops.problem import Problem
+from scvae_fast import decode, ista, lista, sparse_code
+from scvae_fast.ops import backends
 
-OPS = {"lista": lista, "decode": decode, "sparse_code": sparse_code}
-TENSORS = {"lista": ("b", "S", "theta"), "decode": ("z", "D"), "sparse_code": ("x", "W_e", "S", "theta", "D")}
-STARTS = ((), ("gain",), ("gain",), ("z0",))  # what may come on top, except for decode
+OPS = {"lista": lista, "ista": ista, "sparse_code": sparse_code, "decode": decode}
+FORMS = {  # of a call: the operation, its tensors, what may come on top
+    "lista": ("lista", ("b", "S", "theta"), ((), ("gain",), ("gain",), ("z0",))),
+    "ista": ("ista", ("b", "G", "theta"), ((), ("step",), ("step", "momentum"), ("step", "momentum", "z0"))),
+    "decode": ("decode", ("z", "D"), ((),)),
+    "bottleneck": ("sparse_code", ("x", "W_e", "S", "theta", "D"), ((), ("gain",), ("gain",), ("z0",))),
+    "inhibited": (
+        "sparse_code",
+        ("x", "W_e", "S", "theta", "D", "step"),
+        ((), ("momentum",), ("z0",), ("momentum", "z0")),
+    ),
+    "factored": (
+        "sparse_code",
+        ("x", "W_e", "theta", "D"),
+        ((), ("step",), ("step", "z0"), ("momentum",), ("step", "momentum")),
+    ),
+}
 LAYOUTS = ("packed", "packed", "transposed", "sliced", "stepped", "shared")
 SIZES = (1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 63, 64, 65, 96, 127, 129, 200, 257, 300, 513)
-CASES = 150
+CASES = 200
 NEAR_A_TIE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
@@ -38,7 +52,7 @@ class Case:
     """A call of one operation; everything but the numbers in its tensors, which follow from the seed too."""
 
     seed: int
-    op: str
+    form: str
     dtype: torch.dtype
     batch: tuple[int, ...]
     atoms: int
@@ -46,6 +60,8 @@ class Case:
     n_iter: int
     tensors: tuple[str, ...]
     theta_per_atom: bool
+    each: tuple[str, ...]  # of the tensors, those of which every iteration has its own
+    positive: bool
     density: float
     special: float | None
     threads: int
@@ -53,19 +69,37 @@ class Case:
     used: tuple[int, ...]
     layouts: dict[str, str]
 
+    @property
+    def op(self) -> str:
+        return FORMS[self.form][0]
+
+    @property
+    def rows(self) -> int:
+        """Of the W_e and theta of each iteration."""
+        return self.n_iter + (self.form in ("lista", "bottleneck"))
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Arguments that are no tensors."""
+        if self.form == "decode":
+            return {}
+        return {"n_iter": self.n_iter, "positive": self.positive, **({"S": None} if self.form == "factored" else {})}
+
 
 def draw_case(seed: int) -> Case:
     """A case whose specification in float64 takes milliseconds: the larger K, the fewer rows."""
     choose = random.Random(seed)
-    op = choose.choice(("lista", "lista", "decode", "sparse_code"))
+    form = choose.choice(("lista", "lista", "bottleneck", "bottleneck", *FORMS))
     atoms = choose.choice(SIZES)
     most = max(1, 20_000 // atoms)
     batch = choose.choice(((), (1,), (2, 0), (3, 1), (2, 3, 4), (17,), (64,), (97,), (130,), (401,)))
-    tensors = TENSORS[op] + (() if op == "decode" else choose.choice(STARTS))
+    tensors = FORMS[form][1] + choose.choice(FORMS[form][2])
+    may_be_each = [name for name in tensors if name in ("W_e", "S", "G", "theta", "step", "momentum")]
+    has_options = choose.random() < 0.5  # the others are plain, unless the form itself is an option
     learned = tuple(name for name in tensors if choose.random() < 0.6)
     return Case(
         seed=seed,
-        op=op,
+        form=form,
         dtype=choose.choice((torch.float32, torch.float32, torch.float64)),
         batch=(*batch[:-1], min(batch[-1], most)) if batch else (),
         atoms=atoms,
@@ -73,11 +107,13 @@ def draw_case(seed: int) -> Case:
         n_iter=choose.choice((0, 1, 2, 3, 5, 9, 24)),
         tensors=tensors,
         theta_per_atom=choose.random() < 0.5,
+        each=tuple(name for name in may_be_each if has_options and choose.random() < 0.5),
+        positive=has_options and form != "decode" and choose.random() < 0.5,
         density=choose.choice((0.0, 0.02, 0.1, 0.3, 0.7, 0.9, 1.0)),
         special=choose.choice((float("nan"), float("inf"), -float("inf"))) if choose.random() < 0.2 else None,
         threads=choose.choice((1, 2, 3)),
         learned=learned or tensors[:1],
-        used=choose.choice(((0,), (0, 1), (1,)) if op == "sparse_code" else ((0,),)),
+        used=choose.choice(((0,), (0, 1), (1,)) if FORMS[form][0] == "sparse_code" else ((0,),)),
         layouts={name: choose.choice(LAYOUTS) for name in (*tensors, "grad")},
     )
 
@@ -90,24 +126,38 @@ def sparsified(values: torch.Tensor, density: float) -> torch.Tensor:
 def draw_tensors(case: Case) -> dict[str, torch.Tensor]:
     """Arguments in float64 whose codes have about the density that the case asks for and stay of the order of 1."""
     K, n = case.atoms, case.features
+
+    def normal(name: str, *shape: int) -> torch.Tensor:
+        iterations = {"W_e": case.rows}.get(name, case.n_iter)
+        return torch.randn((iterations, *shape) if name in case.each else shape, dtype=torch.float64)
+
     x = torch.randn(*case.batch, n, dtype=torch.float64)
     b = torch.randn(*case.batch, K, dtype=torch.float64)
-    W_e = torch.randn(K, n, dtype=torch.float64) / n**0.5
-    drive = b if case.op == "lista" else x @ W_e.T
+    W_e, D = normal("W_e", K, n) / n**0.5, normal("D", n, K) / K**0.5
+    if case.form == "factored":  # near the transpose of D, which has the norm 1: an iteration doesn't expand
+        D = D / torch.linalg.matrix_norm(D, ord=2)
+        W_e = D.T + 0.2 * W_e / n**0.5
+    drive = b if "b" in case.tensors else x @ (W_e[0] if W_e.dim() == 3 and len(W_e) else W_e.reshape(-1, n)[:K]).T
     drives = drive.abs().flatten()
     threshold = {0.0: 1e3, 1.0: -0.1}.get(case.density)
     if threshold is None:
         threshold = float(drives.quantile(1 - case.density)) if drives.numel() else 0.5
+    rows = (case.rows,) if "theta" in case.each else ()
+    columns = (K,) if case.theta_per_atom else (1,) if rows else ()
+    damped = 0.6 * torch.eye(K, dtype=torch.float64) if case.form in ("ista", "inhibited") else 0.0
     return {
         "x": x,
         "b": b,
         "W_e": W_e,
-        "S": torch.randn(K, K, dtype=torch.float64) * (0.5 / K**0.5),
-        "theta": threshold * (1 + 0.2 * torch.rand(K if case.theta_per_atom else (), dtype=torch.float64)),
-        "D": torch.randn(n, K, dtype=torch.float64) / K**0.5,
+        "S": normal("S", K, K) * (0.5 / K**0.5) - damped,
+        "G": normal("G", K, K) * (0.5 / K**0.5) + damped,
+        "theta": threshold * (1 + 0.2 * torch.rand(rows + columns, dtype=torch.float64)),
+        "D": D,
         "z": sparsified(b, case.density),
         "z0": sparsified(torch.randn_like(b), case.density),
         "gain": torch.tensor(1.7, dtype=torch.float64),
+        "step": 0.8 + 0.1 * normal("step"),
+        "momentum": 0.3 + 0.1 * normal("momentum"),
     }
 
 
@@ -140,27 +190,18 @@ def draws(case: Case) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
     drawn = draw_tensors(case)
     tensors = {name: drawn[name].to(case.dtype) for name in case.tensors}
     put_special(case, tensors)
-    widths = {"lista": [case.atoms], "decode": [case.features], "sparse_code": [case.atoms, case.features]}[case.op]
+    widths = {"decode": [case.features], "sparse_code": [case.atoms, case.features]}.get(case.op, [case.atoms])
     grads = [torch.randn(*case.batch, width, dtype=torch.float64).to(case.dtype) for width in widths]
     layout = case.layouts
     return {k: arranged(t, layout[k]) for k, t in tensors.items()}, [arranged(g, layout["grad"]) for g in grads]
-
-
-def drive(case: Case, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Returns b (M, K) in float64."""
-    wide = {name: t.double() for name, t in tensors.items()}
-    b = wide["b"] if case.op == "lista" else wide["x"] @ wide["W_e"].T
-    return b.reshape(-1, case.atoms)
 
 
 def near_a_tie(case: Case, tensors: dict[str, torch.Tensor]) -> bool:
     """Whether rounding could switch a code on or off, which no tolerance on gradients covers."""
     if case.op == "decode":
         return False
-    b, S, theta = drive(case, tensors), tensors["S"].double(), tensors["theta"].double()
-    gain, z0 = tensors.get("gain"), tensors.get("z0")
-    start = None if z0 is None else z0.double().reshape(-1, case.atoms)
-    problem = Problem(b, None, S, theta, None, None if gain is None else gain.double(), start, case.n_iter)
+    wide = {name: t.double() for name, t in tensors.items()}
+    problem = problems.record(case.op, case.n_iter, case.positive, **wide)
     return bool(problems.near_a_tie(problem, NEAR_A_TIE[case.dtype]).any())
 
 
@@ -181,8 +222,7 @@ def outcome(
     device = device_of(backend)
     arguments = {name: t.detach().to(device, dtype) for name, t in tensors.items()}
     leaves = [arguments[name].requires_grad_() for name in case.learned]
-    settings = {} if case.op == "decode" else {"n_iter": case.n_iter}
-    results = OPS[case.op](**arguments, **settings, backend=backend)
+    results = OPS[case.op](**arguments, **case.settings, backend=backend)
     results = results if isinstance(results, tuple) else (results,)
     used = [(results[i], grads[i].to(device, dtype)) for i in case.used]
     outputs, weights = zip(*used, strict=True)
@@ -225,11 +265,23 @@ def assert_as_exact_as_pytorch(
         assert error <= allowed, f"{name}: error {error:.2e} of {size:.2e}, PyTorch's own {theirs:.2e}"
 
 
+def lacks(case: Case, tensors: dict[str, torch.Tensor], backend: str) -> str | None:
+    """An option of the case that the backend has to decline."""
+    if case.op == "decode":
+        return None
+    options = problems.record(case.op, case.n_iter, case.positive, **tensors).options
+    return next((option for option in options if option in backends.BACKENDS[backend].lacks), None)
+
+
 @pytest.mark.parametrize("seed", range(CASES))
 @pytest.mark.parametrize("backend", [name for name in FLOAT32_BACKENDS if name != "eager"])
 def test_backend_agrees_with_the_specification(backend, seed):
     case, tensors, grads = draw(seed)
     print(case)
+    if lacking := lacks(case, tensors, backend):
+        with pytest.raises(RuntimeError, match=f"backend '{backend}' can't be used: it has no {lacking}"):
+            outcome(case, tensors, grads, backend, torch.float32)
+        return
     before = torch.get_num_threads()
     torch.set_num_threads(case.threads)
     try:
@@ -245,8 +297,12 @@ def test_backend_agrees_with_the_specification(backend, seed):
 
 def test_cases_cover_what_they_are_meant_to():
     cases = [draw_case(seed) for seed in range(CASES)]
-    for field in ("op", "dtype", "n_iter", "tensors", "theta_per_atom", "density", "threads", "used"):
+    for field in ("dtype", "n_iter", "theta_per_atom", "positive", "density", "threads", "used"):
         assert len({getattr(case, field) for case in cases}) > 1, field
+    assert {(case.form, case.tensors) for case in cases} == {
+        (form, first + more) for form, (_, first, extras) in FORMS.items() for more in extras
+    }
+    assert {name for case in cases for name in case.each} == {"W_e", "S", "G", "theta", "step", "momentum"}
     assert {layout for case in cases for layout in case.layouts.values()} == set(LAYOUTS)
     assert any(case.special is not None for case in cases)
     assert any(0 in case.batch for case in cases)

@@ -275,7 +275,7 @@ def test_opcheck(backend):
     for start in ("plain", "z0", "gain"):
         p = suited(backend, lista_problem(3, 4, start=start))
         tensors = [t if t is None else t.requires_grad_() for t in p.values()]
-        results = torch.library.opcheck(torch.ops.scvae_fast.lista.default, (*tensors, 2, backend))
+        results = torch.library.opcheck(torch.ops.scvae_fast.lista.default, (*tensors, 2, False, backend))
         assert set(results.values()) == {"SUCCESS"}
 
 
@@ -362,7 +362,11 @@ def good():
         ({"b": torch.zeros(())}, ValueError, r"lista: b must be \(..., K\) with a last dimension"),
         ({"b": torch.zeros(3, 0)}, ValueError, r"lista: b must be \(..., K\) with a last dimension"),
         ({"b": torch.zeros(3, 4, dtype=torch.int64)}, TypeError, "lista: b must be float32"),
-        ({"b": torch.zeros(3, 5)}, ValueError, r"lista: S must be \(K, K\), .* = \[5, 5\], got \[4, 4\]"),
+        (
+            {"b": torch.zeros(3, 5)},
+            ValueError,
+            r"lista: S must be \(K, K\) = \[5, 5\] or .*, got \[4, 4\]",
+        ),
         ({"S": torch.zeros(4, 3)}, ValueError, r"lista: S must be \(K, K\).*got \[4, 3\]"),
         ({"S": torch.zeros(4, 4).double()}, TypeError, "lista: S must have the dtype of b, torch.float32"),
         ({"S": torch.zeros(4, 4, device="meta")}, ValueError, "lista: S must be on the device of b, cpu"),
@@ -370,7 +374,7 @@ def good():
         (
             {"theta": torch.zeros(3)},
             ValueError,
-            r"lista: theta must be one value or \(K,\) = \[4\], got \[3\]",
+            r"lista: theta must be one value, \(K,\) = \[4\], .* R being T \+ 1, got \[3\]",
         ),
         ({"theta": "0.1"}, TypeError, "lista: theta must be a number or a torch.Tensor, got str"),
         ({"gain": torch.ones(4)}, ValueError, r"lista: gain must be one value, got shape \[4\]"),

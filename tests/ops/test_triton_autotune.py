@@ -165,6 +165,14 @@ def test_interpreted_forced_or_without_rows_nothing_is_timed(asked, monkeypatch)
     assert not asked
 
 
+def test_where_every_iteration_has_to_be_a_launch_nothing_else_is_timed(asked):
+    found = autotune.choice(H200, "backward", torch.bfloat16, 4096, 512, 256, asked.append, launches=True)
+    assert found == OTHER
+    assert set(asked) == {choice for choice in CANDIDATES if choice.by_iteration}
+    with launch.forced(by_iteration=False):
+        assert launch.choice(H200, torch.bfloat16, 4096, 512, launches=True).by_iteration
+
+
 def test_another_value_of_the_variable_is_refused(asked, monkeypatch):
     monkeypatch.setenv("SCVAE_FAST_AUTOTUNE", "yes")
     with pytest.raises(ValueError, match="SCVAE_FAST_AUTOTUNE must be 0 or 1, got 'yes'"):

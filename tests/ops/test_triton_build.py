@@ -1,4 +1,5 @@
-"""Every Triton kernel with every tile of the table, compiled ahead of time: no spills, shared memory within the card's.
+"""Triton kernels compiled ahead of time: no spills, shared memory within the card's. Every tile of the table for LISTA
+with shared weights, the extreme ones for the options.
 
 `pytest -s tests/ops/test_triton_build.py` prints registers, shared memory and the matrix instructions found.
 """
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from scvae_fast.ops.backends.triton.tiles import CHAIN, COLLECTED, Tile, tiles
+from scvae_fast.ops.backends.triton.tiles import CHAIN, COLLECTED, FEW_ROWS, REGISTERS, Tile, tiles
 
 pytestmark = [
     pytest.mark.compiles,
@@ -29,46 +30,92 @@ MATRIX = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 INTEGERS = {
-    *("M", "n", "K", "NP", "KP", "n_iter", "steps", "slab", "theta_stride", "drive_stride", "rows", "I", "J"),
+    *("M", "n", "K", "NP", "KP", "n_iter", "steps", "slab", "drive_stride", "rows", "I", "J", "t"),
     *("left_stride", "right_stride", "per_split", "columns", "depth", "after_rows", "after_columns"),
+    *("residual_slab", "encoder_slab", "inhibition_slab", "theta_row"),
 }
-UNALIGNED = {
-    "M",
-    "n_iter",
-    "steps",
-    "rows",
-    "per_split",
-    "after_rows",
-}  # the others are multiples of 16 where K and n are
-FLOAT32 = {"d_theta", "d_gain", "sums"}
+# The others are multiples of 16 where K and n are.
+UNALIGNED = {"M", "n_iter", "steps", "rows", "per_split", "after_rows", "t"}
+STRIDES = {"theta_stride", "step_stride", "momentum_stride"}
+FLOAT32 = {"d_theta", "d_gain", "d_step", "d_momentum", "sums"}
+
+# What only some problems have; a plain one has None, and flags that are off.
+EACH = {"encoder_slab", "inhibition_slab", "theta_row", "step", "step_stride"}
+MOMENTUM = {"momentum", "momentum_stride", "points", "later_points", "point_grads", "later_grads", "d_momentum"}
+RESIDUALS = {"residuals", "residual_slab", "residual_grads"}
+DIRECTIONS = {"directions", "d_step"}
+FLAGS = ("KAPPA", "NEGATIVE", "POSITIVE", "FACTORED", "GIVEN", "EACH_THETA", "KEEP", "DECODE")
 
 
 class Kind(NamedTuple):
     """A kernel as one operation calls it."""
 
     kernel: str
-    absent: tuple[str, ...] = ()
-    flags: tuple[tuple[str, bool], ...] = ()
+    absent: set[str]
+    flags: dict[str, Any]
 
 
+def kind(kernel: str, without: str = "", having: set[str] | None = None, **flags: Any) -> Kind:
+    """`without` names arguments that are None; `having`, what there is of that which only some problems have."""
+    optional = EACH | MOMENTUM | RESIDUALS | DIRECTIONS
+    absent = optional - (having or set()) | set(without.split())
+    return Kind(kernel, absent, {**dict.fromkeys(FLAGS, 0), **flags})
+
+
+NO_ENDS = "z0 encoder encoder_slab decoder drives x_hat"
+ISTA = {"KAPPA": 1, "NEGATIVE": 1}
 KINDS = {
-    "sparse_code": Kind("forward", ("z0",), (("ENCODE", True), ("DECODE", True), ("KEEP", False))),
-    "lista": Kind(
-        "forward",
-        ("z0", "encoder", "decoder", "drives", "x_hat"),
-        (("ENCODE", False), ("DECODE", False), ("KEEP", False)),
+    "sparse_code": kind("forward", "z0", FORM="encoded", DECODE=1),
+    "lista": kind("forward", NO_ENDS, FORM="given"),
+    "recompute": kind("forward", "decoder z_out x_hat", FORM="encoded", KEEP=1),
+    "adjoint": kind("adjoint", "encoder"),
+    "encoded start": kind("start", "z0", FORM="encoded"),
+    "start": kind("start", "z0 encoder drives", FORM="given"),
+    "encoded step": kind("iterate", "encoder", FORM="encoded"),
+    "step": kind("iterate", "encoder drives", FORM="given"),
+    "step back": kind("step_back"),
+    "product": kind("product"),
+    "outer": kind("outer"),
+    "collect": kind("collect"),
+    "positive lista": kind("forward", NO_ENDS, FORM="given", POSITIVE=1),
+    "ista of each": kind("forward", NO_ENDS, EACH | MOMENTUM, FORM="given", **ISTA),
+    "lista of each": kind("forward", "z0 step step_stride decoder x_hat", EACH, FORM="each"),
+    "factored": kind("forward", "gain drives x_hat", EACH | RESIDUALS, FORM="factored", KAPPA=1),
+    "ista recompute": kind("forward", f"{NO_ENDS} z_out", EACH | DIRECTIONS, FORM="given", KEEP=1, **ISTA),
+    "factored recompute": kind(
+        *("forward", "gain drives z_out x_hat", EACH | RESIDUALS | DIRECTIONS),
+        **{"FORM": "factored", "KAPPA": 1, "KEEP": 1},
     ),
-    "recompute": Kind("forward", ("decoder", "z_out", "x_hat"), (("ENCODE", True), ("DECODE", False), ("KEEP", True))),
-    "adjoint": Kind("adjoint"),
-    "encoded start": Kind("start", ("z0",), (("ENCODE", True),)),
-    "start": Kind("start", ("z0", "encoder", "drives"), (("ENCODE", False),)),
-    "encoded step": Kind("step", (), (("ENCODE", True),)),
-    "step": Kind("step", ("drives",), (("ENCODE", False),)),
-    "step back": Kind("step_back"),
-    "product": Kind("product"),
-    "outer": Kind("outer"),
-    "collect": Kind("collect", (), (("GIVEN", False),)),
+    "ista adjoint": kind("adjoint", "encoder encoder_slab", EACH, **ISTA),
+    "factored adjoint": kind("adjoint", "", EACH | RESIDUALS, FACTORED=1, KAPPA=1, GIVEN=1),
+    "residual": kind("residual", "", RESIDUALS | MOMENTUM),
+    "ista step": kind("iterate", "encoder drives", EACH | MOMENTUM | DIRECTIONS, FORM="given", **ISTA),
+    "step of each": kind("iterate", "drives step step_stride", EACH, FORM="each"),
+    "factored step": kind("iterate", "drives", EACH | RESIDUALS, FORM="factored", KAPPA=1),
+    "filter back": kind("filter_back", "", EACH | RESIDUALS),
+    "ista step back": kind("step_back", "", EACH | MOMENTUM, **ISTA),
+    "factored step back": kind("step_back", "", EACH | RESIDUALS, FACTORED=1, KAPPA=1),
+    "ista collect": kind("collect", "", EACH | MOMENTUM | DIRECTIONS, KAPPA=1, GIVEN=1, EACH_THETA=1),
 }
+
+
+PLAIN = list(KINDS)[: list(KINDS).index("positive lista")]
+
+
+def _for_options() -> list[tuple[int, torch.dtype, Tile]]:
+    """Where kernels with options are compiled: the largest tile, and on Hopper the smallest too.
+
+    All tiles would take ten minutes more.
+    """
+    found = []
+    for arch, dtypes in {80: [torch.bfloat16], 90: [torch.bfloat16, torch.float32], 100: [torch.bfloat16]}.items():
+        for dtype in dtypes:
+            table = tiles((arch // 10, 0), dtype.itemsize)
+            found += [(arch, dtype, tile) for tile in ({table[0], table[-1]} if arch == 90 else table[:1])]
+    return found
+
+
+FOR_OPTIONS = _for_options()
 
 
 def cases() -> list[Any]:
@@ -79,10 +126,11 @@ def cases() -> list[Any]:
             # The halves are compiled alike: of float16 the largest tile stands for all.
             for tile in table[:1] if dtype == torch.float16 else table:
                 for name in KINDS:
-                    if name == "collect" or (name == "outer" and tile != table[0]):
+                    if KINDS[name].kernel == "collect" or (name == "outer" and tile != table[0]):
                         continue
-                    found.append((arch, dtype, name, tile))
-            found.append((arch, dtype, "collect", COLLECTED))
+                    if name in PLAIN or (arch, dtype, tile) in FOR_OPTIONS:
+                        found.append((arch, dtype, name, tile))
+            found.extend((arch, dtype, name, COLLECTED) for name in ("collect", "ista collect"))
     return [
         pytest.param(*case, id=f"sm_{case[0]}-{NAMES[case[1]]}-{case[2]}-{'x'.join(map(str, case[3]))}")
         for case in found
@@ -100,14 +148,14 @@ def compiled(arch: int, dtype: torch.dtype, kind: Kind, tile: Tile) -> Any:
     if kind.kernel == "outer":
         tile = tile._replace(rows=min(tile.rows, tile.columns), columns=min(tile.rows, tile.columns))
     constants: dict[str, Any] = {
-        **dict(kind.flags),
+        **kind.flags,
         **dict.fromkeys(kind.absent),
         "BLOCK_M": tile.rows,
         "BLOCK_N": tile.columns,
         "BLOCK_K": tile.depth,
         "CHAIN": CHAIN,
         "PRECISION": "tf32x3" if dtype == torch.float32 else "tf32",
-        "theta_stride": 1,
+        **dict.fromkeys(STRIDES - kind.absent, 1),
     }
     signature, known, aligned = {}, {}, {}
     for place, argument in enumerate(function.arg_names):
@@ -115,12 +163,14 @@ def compiled(arch: int, dtype: torch.dtype, kind: Kind, tile: Tile) -> Any:
             signature[argument], known[(place,)] = "constexpr", constants[argument]
             continue
         if argument in INTEGERS:
-            signature[argument] = "i64" if argument == "slab" else "i32"
+            signature[argument] = "i64" if argument in ("slab", "residual_slab") else "i32"
         else:
             signature[argument] = "*fp32" if argument in FLOAT32 else f"*{NAMES[dtype]}"
         if argument not in UNALIGNED:
             aligned[(place,)] = [["tt.divisibility", 16]]
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    if kind.kernel == "forward" and tile.rows == FEW_ROWS and kind.flags["FORM"] in ("each", "factored"):
+        options["maxnreg"] = REGISTERS
     source = ASTSource(function, signature, known, aligned)
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
 
@@ -149,6 +199,6 @@ def test_compiles_without_spills_and_fits(arch, dtype, name, tile, tmp_path):
     assert (stack, spills) == (0, 0)
     assert kernel.metadata.shared <= SHARED[arch]
     assert kernel.metadata.shared <= tile.shared_bytes(dtype.itemsize) + 4096, "the table's own figure is too small"
-    if name not in ("collect", "start"):
+    if name not in ("collect", "ista collect", "start"):
         # 64 rows are the fewest for the matrix units of a whole warp group.
         assert matrix == [MATRIX[arch] if tile.rows >= 64 else "HMMA"]

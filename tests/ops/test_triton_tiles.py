@@ -61,6 +61,13 @@ def test_few_rows_or_many_atoms_go_by_iteration(rows, atoms, dtype, expected):
     assert by_iteration(H200, dtype, rows, atoms) is expected
 
 
+@pytest.mark.parametrize(("atoms", "features", "expected"), [(16_384, 256, False), (32_768, 1024, True)])
+def test_factored_form_counts_its_own_matrices(atoms, features, expected):
+    """W_e and D, which have n where S would have K columns."""
+    assert by_iteration(H200, torch.bfloat16, 65_536, atoms, features) is expected
+    assert by_iteration(H200, torch.bfloat16, 65_536, atoms)
+
+
 def test_little_shared_memory_gives_a_smaller_tile():
     little = H200._replace(shared_bytes=80_000)
     smaller, largest = (choose(card, torch.bfloat16, 1 << 20) for card in (little, H200))

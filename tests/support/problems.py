@@ -1,14 +1,14 @@
 """Problems that the tests of the operations share, and how results are compared."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
 import scvae_fast
 from scvae_fast.ops import backends
-from scvae_fast.ops.backends.reference import iterates
+from scvae_fast.ops.backends import reference
 from scvae_fast.ops.problem import Problem
 
 USABLE = [name for name, reason in scvae_fast.backends().items() if reason is None]
@@ -88,15 +88,90 @@ def to(problem: dict[str, torch.Tensor | None], dtype: torch.dtype) -> dict[str,
     return {name: None if t is None else t.detach().to(dtype) for name, t in problem.items()}
 
 
-def unrolled_lista(b, S, theta, n_iter, gain=None, z0=None):
+def record(op: str, n_iter: int, positive: bool = False, **tensors: torch.Tensor | None) -> Problem:
+    """The arguments of a public function as one record."""
+    given = {{"b": "x", "G": "S"}.get(name, name): t for name, t in tensors.items()}
+    tensor_fields = Problem._fields[: Problem._fields.index("n_iter")]
+    return Problem(*(given.get(name) for name in tensor_fields), n_iter, positive, op)
+
+
+# Calls with options: the public function's name, the tensors that have one of themselves for each iteration, further
+# tensors, and whether codes are non-negative. "factored" stands for sparse_code without S.
+VARIANTS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], bool]] = {
+    "lista of weights for each iteration": ("lista", ("S", "theta"), ("gain",), False),
+    "non-negative lista": ("lista", ("theta",), ("z0",), True),
+    "ista": ("ista", ("step",), ("step",), False),
+    "non-negative fista": ("ista", ("momentum",), ("step", "momentum"), True),
+    "ista of weights for each iteration": ("ista", ("G", "theta", "step"), ("step", "z0"), False),
+    "sparse_code of weights for each iteration": ("sparse_code", ("W_e", "S", "theta"), ("S", "gain"), False),
+    "non-negative sparse_code with a step": ("sparse_code", (), ("S", "step"), True),
+    "LISTA-CP": ("factored", ("W_e", "theta"), (), False),
+    "TiLISTA": ("factored", ("theta", "step"), ("step",), False),
+    "non-negative factored form with momentum": ("factored", ("W_e",), ("momentum", "z0"), True),
+}
+
+
+def variant(
+    name: str, M: int, K: int, n: int, n_iter: int
+) -> tuple[Callable[..., Any], dict[str, Any], dict[str, Any]]:
+    """The public function of one of `VARIANTS`, its tensors in float64, and its other arguments."""
+    op, each, more, positive = VARIANTS[name]
+    outer = ("x", "W_e", "D") if op in ("sparse_code", "factored") else ("b",)
+    is_ista = op in ("ista", "factored") or "step" in more
+    shapes = {
+        "x": (M, n),
+        "W_e": (K, n),
+        "D": (n, K),
+        "b": (M, K),
+        "G": (K, K),
+        "S": (K, K),
+        "theta": (K,),
+        "z0": (M, K),
+    }
+    rows = {"W_e": n_iter + (not is_ista), "theta": n_iter + (not is_ista)}
+    inhibition = {"ista": ("G",), "lista": ("S",)}.get(op, ())
+    tensors = {}
+    for tensor in (*outer, *inhibition, "theta", *more):
+        shape = shapes.get(tensor, ())
+        shape = (rows.get(tensor, n_iter), *shape) if tensor in each else shape
+        tensors[tensor] = torch.randn(shape, dtype=torch.float64)
+    scales = {"W_e": n**-0.5, "D": K**-0.5, "S": 0.4 * K**-0.5, "G": 0.4 * K**-0.5, "momentum": 0.2, "step": 0.2}
+    tensors = {tensor: t * scales.get(tensor, 1.0) for tensor, t in tensors.items()}
+    if is_ista and op != "factored":
+        tensors["G" if op == "ista" else "S"] += (0.5 if op == "ista" else -0.5) * torch.eye(K, dtype=torch.float64)
+    for tensor, shift in (("theta", 0.3), ("step", 0.5), ("momentum", 0.4), ("gain", 1.5)):
+        if tensor in tensors:
+            tensors[tensor] = 0.2 * tensors[tensor] + shift
+    settings = {"n_iter": n_iter, "positive": positive, **({"S": None} if op == "factored" else {})}
+    function = getattr(scvae_fast, "sparse_code" if op == "factored" else op)
+    return function, tensors, settings
+
+
+def takers(name: str) -> list[str]:
+    """The backends that take a variant in float32."""
+    op, tensors, settings = variant(name, 1, 2, 2, 2)
+    options = record(op.__name__, **tensors, **settings).options
+    return [b for b in FLOAT32_BACKENDS if not set(options) & backends.BACKENDS[b].lacks]
+
+
+def op_of(problem: dict[str, torch.Tensor | None]) -> str:
+    """Which public function takes these tensors."""
+    return "ista" if "G" in problem else "sparse_code" if "x" in problem else "lista"
+
+
+def unrolled_lista(b, S, theta, n_iter, gain=None, z0=None, positive=False):
     """Lista in plain PyTorch, differentiated by autograd."""
-    return list(iterates(Problem(b, None, S, theta, None, gain, z0, n_iter)))[-1]
+    return reference.code(record("lista", n_iter, positive, b=b, S=S, theta=theta, gain=gain, z0=z0))[0]
 
 
-def unrolled_sparse_code(x, W_e, S, theta, D, n_iter, gain=None, z0=None):
+def unrolled_ista(b, G, theta, n_iter, **more):
+    """Ista in plain PyTorch, differentiated by autograd."""
+    return reference.code(record("ista", n_iter, b=b, G=G, theta=theta, **more))[0]
+
+
+def unrolled_sparse_code(x, W_e, S, theta, D, n_iter, gain=None, **more):
     """sparse_code in plain PyTorch, differentiated by autograd."""
-    z = unrolled_lista(x @ W_e.T, S, theta, n_iter, gain, z0)
-    return z, z @ D.T
+    return reference.code(record("sparse_code", n_iter, x=x, W_e=W_e, S=S, theta=theta, D=D, gain=gain, **more))
 
 
 def results_and_gradients(
@@ -122,31 +197,41 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(a.double() - b.double()) / scale.clamp_min(1e-300))
 
 
-def clear_of_ties(problem: dict[str, torch.Tensor | None], n_iter: int) -> dict[str, torch.Tensor | None]:
+def clear_of_ties(
+    problem: dict[str, torch.Tensor | None], n_iter: int, **settings: Any
+) -> dict[str, torch.Tensor | None]:
     """The problem with rows drawn anew where a rounding could switch a code on or off: no tolerance covers that."""
     rows = "x" if "x" in problem else "b"
-    while bool((near := _near_a_tie(to(problem, torch.float64), n_iter)).any()):
+    while bool(
+        (near := near_a_tie(record(op_of(problem), n_iter, **to(problem, torch.float64), **settings), 1e-5)).any()
+    ):
         values = problem[rows].clone()
         values[near] = torch.randn_like(values[near])
         problem = {**problem, rows: values}
     return problem
 
 
-def _near_a_tie(p: dict[str, torch.Tensor | None], n_iter: int) -> torch.Tensor:
-    b = p["x"] @ p["W_e"].T if "x" in p else p["b"]
-    return near_a_tie(Problem(b, None, p["S"], p["theta"], None, p["gain"], p["z0"], n_iter), 1e-5)
-
-
 def near_a_tie(p: Problem, margin: float) -> torch.Tensor:
-    """For each row (M,) whether any drive comes that near its threshold; the problem is in rows, in float64."""
-    codes = list(iterates(p))
-    drives = [p.x + z @ p.S.T for z in codes[:-1]]
-    if p.z0 is None:
-        drives.append(p.x if p.gain is None else p.x * p.gain)
+    """For each row (M,) whether any drive comes that near its threshold; the problem is in float64."""
+    p = p.in_matrices()
     near = torch.zeros(len(p.x), dtype=torch.bool)
-    for u in drives:
-        near |= ((u.abs() - p.theta).abs() < margin).any(dim=1)
+    for row, u in drives(p):
+        distance = (u if p.positive else u.abs()) - p.threshold(row)
+        near |= (distance.abs() < margin).any(dim=1)
     return near
+
+
+def drives(p: Problem) -> Iterator[tuple[int, torch.Tensor]]:
+    """What each threshold is applied to (M, K), with the threshold's row."""
+    codes, drive = list(reference.iterates(p)), reference.drives(p)
+    if p.z0 is None and not p.kappa:
+        yield 0, drive(0) if p.gain is None else p.gain * drive(0)
+    for t in range(p.n_iter):
+        y = reference.extrapolated(p, t, codes[t], codes[max(t - 1, 0)])
+        v = reference.direction(p, t, y, drive)
+        step = p.step_of(t)
+        u = v if step is None else step * v
+        yield p.row(t), y + u if p.kappa else u
 
 
 def jittered(problem: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:

@@ -13,8 +13,11 @@ from problems import (
     lista_problem,
     sparse_code_problem,
     suited,
+    takers,
+    unrolled_ista,
     unrolled_lista,
     unrolled_sparse_code,
+    variant,
 )
 from torch import Tensor
 from torch.func import functional_call
@@ -45,7 +48,7 @@ def _as_tuple(results: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return results if isinstance(results, tuple) else (results,)
 
 
-def _operation(op: Callable, plain: Callable, problem: Callable[[], dict], backend: str, **settings: int) -> Subject:
+def _operation(op: Callable, plain: Callable, problem: Callable[[], dict], backend: str, **settings: Any) -> Subject:
     def make() -> Tensors:
         return {name: t for name, t in suited(backend, problem()).items() if t is not None}
 
@@ -56,6 +59,21 @@ def _operation(op: Callable, plain: Callable, problem: Callable[[], dict], backe
         make,
         rows,
     )
+
+
+# With every option among them.
+_VARIANTS = (
+    "non-negative fista",
+    "ista of weights for each iteration",
+    "sparse_code of weights for each iteration",
+    "non-negative factored form with momentum",
+)
+
+
+def _variant(name: str, backend: str) -> Subject:
+    op, _, settings = variant(name, 3, 5, 4, 2)
+    plain = {"lista": unrolled_lista, "ista": unrolled_ista, "sparse_code": unrolled_sparse_code}[op.__name__]
+    return _operation(op, plain, lambda: variant(name, 3, 5, 4, 2)[1], backend, **settings)
 
 
 def _decode_problem() -> dict[str, Tensor]:
@@ -126,6 +144,8 @@ def _subjects() -> dict[str, Subject]:
         found[f"lista of one threshold, {backend}"] = _operation(
             lista, unrolled_lista, lambda: lista_problem(3, 5, theta="scalar"), backend, n_iter=2
         )
+        if backend != "eager":  # which is the formula
+            found |= {f"{name}, {backend}": _variant(name, backend) for name in _VARIANTS if backend in takers(name)}
         found[f"sparse_code, {backend}"] = _operation(
             sparse_code, unrolled_sparse_code, lambda: sparse_code_problem(3, 5, 4), backend, n_iter=3
         )

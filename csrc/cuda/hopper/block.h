@@ -142,6 +142,7 @@ class WgmmaBlock {
     });
   }
   SCVAE_DEVICE E get(int i, int column) { return *at(i, column); }
+  SCVAE_DEVICE Pair<E> get_pair(int i, int column) { return *reinterpret_cast<const Pair<E>*>(at(i, column)); }
 
   // No block ends while another copies to it or arrives at its barriers.
   SCVAE_DEVICE void finish() { hopper::sync_cluster(); }

@@ -9,14 +9,16 @@ namespace scvae::cuda {
 
 template <typename E>
 void HopperLauncher<E>::forward(const Where& where, const Plan& plan, const ForwardArguments& a) {
-  launch("forward for Hopper", by_rows<Forward, WgmmaBlock<E>, kHopperThreads, ForwardArguments>, where, extent(plan),
-         a);
+  const auto kernel = a.is_plain() ? by_rows<Forward, WgmmaBlock<E>, kHopperThreads, ForwardArguments>
+                                   : by_rows<FamilyForward, WgmmaBlock<E>, kHopperThreads, ForwardArguments>;
+  launch("forward for Hopper", kernel, where, extent(plan), a);
 }
 
 template <typename E>
 void HopperLauncher<E>::adjoint(const Where& where, const Plan& plan, const AdjointArguments& a) {
-  launch("adjoint for Hopper", by_rows<Adjoint, WgmmaBlock<E>, kHopperThreads, AdjointArguments>, where, extent(plan),
-         a);
+  const auto kernel = a.family.is_plain() ? by_rows<Adjoint, WgmmaBlock<E>, kHopperThreads, AdjointArguments>
+                                          : by_rows<FamilyAdjoint, WgmmaBlock<E>, kHopperThreads, AdjointArguments>;
+  launch("adjoint for Hopper", kernel, where, extent(plan), a);
 }
 
 }  // namespace scvae::cuda

@@ -1,11 +1,11 @@
-"""The backends, and which of them runs a call: decided by device, dtype and rows alone, never by trying one out.
+"""The backends, and which of them runs a call: decided by device, dtype, options and rows, never by trying one out.
 
 A backend is what `Computes` lists, and a line of the table `BACKENDS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -40,6 +40,8 @@ class Backend(NamedTuple):
     """Why this machine or build can't run it; None where it can."""
     declines: Callable[[torch.device, torch.dtype], str | None]
     """Why it doesn't take a call on that device in that dtype; None where it does."""
+    lacks: frozenset[str] = frozenset()
+    """Options that it doesn't take."""
 
 
 def _never(*_: object) -> None:
@@ -52,16 +54,20 @@ BACKENDS: dict[str, Backend] = {
     "cpu": Backend(InFloat32(cpu), cpu.unusable, cpu.declines),
     "eager": Backend(InFloat32(reference), unusable=_never, declines=_never),
     "triton": Backend(Fused(triton.on_device_of), triton.unusable, triton.declines),
-    "cuda": Backend(Fused(cuda.on_device_of), cuda.unusable, cuda.declines),
+    "cuda": Backend(Fused(cuda.on_device_of), cuda.unusable, cuda.declines, lacks=cuda.LACKS),
 }
 
 REFERENCE = BACKENDS["eager"].computes
 
 
-def declines(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why a backend can't run a call on that device in that dtype here; None where it can."""
+def declines(backend: str, device: torch.device, dtype: torch.dtype, options: Sequence[str] = ()) -> str | None:
+    """Why a backend can't run a call on that device in that dtype, with those `Problem.options`; None where it can."""
     asked = BACKENDS[backend]
-    return asked.unusable() or asked.declines(device, dtype)
+    reason = asked.unusable() or asked.declines(device, dtype)
+    if reason is None and options:
+        lacking = [option for option in options if option in asked.lacks]
+        return f"it has no {' and no '.join(lacking)}" if lacking else None
+    return reason
 
 
 def check_name(op: str, backend: str | None) -> None:
@@ -75,8 +81,10 @@ def check_name(op: str, backend: str | None) -> None:
 _ROWS_TO_PACK_FOR = 64
 
 
-def choose(op: str, backend: str | None, device: torch.device, dtype: torch.dtype, rows: int) -> str:
-    """Name of the backend that runs a call of `op` with so many rows.
+def choose(
+    op: str, backend: str | None, device: torch.device, dtype: torch.dtype, rows: int, options: Sequence[str] = ()
+) -> str:
+    """Name of the backend that runs a call of `op` with so many rows and those `Problem.options`.
 
     Raises:
         ValueError: no backend has that name.
@@ -86,8 +94,11 @@ def choose(op: str, backend: str | None, device: torch.device, dtype: torch.dtyp
     if backend is None:
         if op == "decode" and rows < _ROWS_TO_PACK_FOR and device.type == "cpu":
             return "eager"
-        return next(name for name in BACKENDS if declines(name, device, dtype) is None)
-    reason = declines(backend, device, dtype)
+        for name in BACKENDS:
+            if declines(name, device, dtype, options) is None:
+                return name
+        raise AssertionError("eager takes every call")
+    reason = declines(backend, device, dtype, options)
     if reason is not None:
         raise RuntimeError(f"{op}: backend {backend!r} can't be used: {reason}")
     return backend

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from scvae_fast.ops import native
@@ -23,22 +25,41 @@ def _empty(p: Problem | Decoding, needed: Needed) -> Gradients:
     return {name: torch.empty_like(getattr(p, name)) for name in needed}
 
 
-def _arguments(p: Problem) -> tuple[bool | int | float, ...]:
+def _options(p: Problem) -> tuple[bool | int, ...] | None:
+    """What the problem has beyond LISTA with shared weights, as the kernels take it."""
+    if p.is_plain:
+        return None
+    K, width = p.n_atoms, p.x.shape[1]
+    return (
+        K * K if p.is_for_each("S") else 0,
+        p.theta.shape[1] if p.is_for_each("theta") else 0,
+        K * width if p.is_for_each("W_e") else 0,
+        address(p.step),
+        p.is_for_each("step"),
+        address(p.momentum),
+        p.is_for_each("momentum"),
+        p.kappa == 1,
+        p.S is None,
+        p.op == "ista",
+        p.positive,
+    )
+
+
+def _arguments(p: Problem) -> tuple[Any, ...]:
     """The problem as the kernels take it."""
     M, width = p.x.shape
-    K = p.S.shape[0]
     gain = 1.0 if p.gain is None else p.gain.item()
-    theta = p.theta.data_ptr(), p.theta.numel() > 1
-    shared = p.x.dtype is torch.float64, M, K, p.n_iter
+    theta = p.theta.data_ptr(), p.theta.dim() > 0 and p.theta.shape[-1] > 1
+    shared = p.x.dtype is torch.float64, M, p.n_atoms, p.n_iter, _options(p)
     if p.W_e is None or p.D is None:
-        return (*shared, p.x.data_ptr(), p.S.data_ptr(), *theta, gain, address(p.z0))
-    matrices = p.W_e.data_ptr(), p.S.data_ptr()
+        return (*shared, p.x.data_ptr(), address(p.S), *theta, gain, address(p.z0))
+    matrices = p.W_e.data_ptr(), address(p.S)
     return (*shared, width, p.x.data_ptr(), *matrices, *theta, p.D.data_ptr(), gain, address(p.z0))
 
 
 def code(p: Problem) -> tuple[torch.Tensor, ...]:
     """Codes z_T (M, K), and the reconstruction x̂ (M, n) where there is a dictionary."""
-    z = p.x.new_empty(p.x.shape[0], p.S.shape[0])
+    z = p.x.new_empty(p.x.shape[0], p.n_atoms)
     if p.D is None:
         native.module.lista_forward(*_arguments(p), z.data_ptr(), threads())
         return (z,)
@@ -47,8 +68,8 @@ def code(p: Problem) -> tuple[torch.Tensor, ...]:
     return z, x_hat
 
 
-_OF_LISTA = ("x", "S", "theta", "gain", "z0")
-_OF_SPARSE_CODE = ("x", "W_e", "S", "theta", "D", "gain", "z0")
+_OF_LISTA = ("x", "S", "theta", "gain", "z0", "step", "momentum")
+_OF_SPARSE_CODE = ("x", "W_e", "S", "theta", "D", "gain", "z0", "step", "momentum")
 
 
 def code_backward(p: Problem, given: Incoming, needed: Needed) -> Gradients:

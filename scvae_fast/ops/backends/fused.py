@@ -6,7 +6,7 @@ T are: the iterates and adjoints of a chunk of rows take at most CHUNK_BYTES.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
@@ -27,18 +27,33 @@ class Padding(NamedTuple):
     rows: int  # M in whole blocks
     block: int  # rows of a block
     KP: int  # atoms in whole tiles
+    NP: int  # features in whole tiles
+
+
+class Iterates(NamedTuple):
+    """Of a chunk of rows, what the backward pass goes through. What a problem doesn't need is None."""
+
+    codes: torch.Tensor  # z_0 … z_T (T + 1, rows, KP)
+    adjoints: torch.Tensor  # ĝ_0 … ĝ_T likewise
+    points: torch.Tensor  # y_0 … y_{T−1}, and one more, likewise; the codes themselves where there is no momentum
+    point_grads: torch.Tensor | None  # of momentum: q_0 … q_{T−1} (T, rows, KP), the gradients of the points
+    directions: torch.Tensor | None  # for the gradient of the step: v_0 … v_{T−1} (T, rows, KP)
+    residuals: torch.Tensor | None  # of the factored form: x − y_t Dᵀ (T, rows, NP)
+    residual_grads: torch.Tensor | None  # likewise: e_t, their gradients
 
 
 class Collected(NamedTuple):
-    """What adjoints add up to, besides the products."""
+    """What adjoints add up to, besides the products. All but the drive is float32."""
 
-    drive: torch.Tensor  # (M, K)
-    theta: torch.Tensor  # (K,), float32: for each atom
-    gain: torch.Tensor  # one value, float32
+    drive: torch.Tensor | None  # (M, K); None where there is not one drive for all iterations
+    theta: torch.Tensor  # (K,), or (R, K) where there is a threshold for each iteration
+    gain: torch.Tensor | None  # one value; None where z_0 does not come from the drive
+    step: torch.Tensor | None  # (T,), where it is needed
+    momentum: torch.Tensor | None  # (T,), likewise
 
 
 class Kernels(Protocol):
-    """The launches, all on the current stream of the tensors' device. Iterates and adjoints are (T + 1, rows, KP)."""
+    """The launches, all on the current stream of the tensors' device."""
 
     def forward(self, p: Problem, z: torch.Tensor, x_hat: torch.Tensor | None) -> None:
         """Writes z (M, K), and x̂ (M, n) where there is a dictionary."""
@@ -49,13 +64,16 @@ class Kernels(Protocol):
     def padding(self, p: Problem) -> Padding:
         """For the tile that `prepare_backward` chose."""
 
-    def iterates(self, p: Problem, codes: torch.Tensor) -> torch.Tensor:
-        """Writes z_0 … z_{T−1}; what rows and atoms there are not get zeros. Returns the drive, (≥ M, ≥ K)."""
+    def iterates(self, p: Problem, found: Iterates) -> torch.Tensor | None:
+        """Writes codes but z_T, points, directions and residuals; what rows and atoms there are not get zeros.
 
-    def adjoints(self, p: Problem, codes: torch.Tensor, adjoints: torch.Tensor) -> None:
-        """Writes ĝ_{T−1} … ĝ_0, given ĝ_T and the codes."""
+        Returns the drive of row 0 (≥ M, ≥ K), None where nothing is computed from it.
+        """
 
-    def collect(self, p: Problem, drive: torch.Tensor, codes: torch.Tensor, adjoints: torch.Tensor) -> Collected:
+    def adjoints(self, p: Problem, found: Iterates) -> None:
+        """Writes ĝ_{T−1} … ĝ_0 and the gradients of points and residuals, given ĝ_T and what `iterates` writes."""
+
+    def collect(self, p: Problem, drive: torch.Tensor | None, found: Iterates, needed: Needed) -> Collected:
         """Sums over t, and over rows what the rows share."""
 
     def outer(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -70,25 +88,23 @@ OnDevice = Callable[[torch.Tensor], AbstractContextManager[Kernels]]
 
 
 def _code(kernels: Kernels, p: Problem) -> tuple[torch.Tensor, ...]:
-    z = p.x.new_empty(len(p.x), p.S.shape[0])
+    z = p.x.new_empty(len(p.x), p.n_atoms)
     x_hat = None if p.D is None else torch.empty_like(p.x)
     if len(p.x) > 0:
         kernels.forward(p, z, x_hat)
     return (z,) if x_hat is None else (z, x_hat)
 
 
-def chunk_rows(padding: Padding, slabs: int, itemsize: int) -> int:
-    """Rows for which so many slabs of scratch take at most CHUNK_BYTES: whole blocks, one at least."""
-    row_bytes = slabs * itemsize * padding.KP
+def chunk_rows(padding: Padding, row_bytes: int) -> int:
+    """Rows whose scratch, so many bytes each, takes at most CHUNK_BYTES: whole blocks, one at least."""
     return max(1, min(padding.rows, CHUNK_BYTES // row_bytes) // padding.block) * padding.block
 
 
-class _Iterates(NamedTuple):
-    """Of a chunk of rows."""
-
-    drive: torch.Tensor  # (≥ M, ≥ K)
-    codes: torch.Tensor  # z_0 … z_T (T + 1, rows, KP)
-    adjoints: torch.Tensor  # ĝ_0 … ĝ_T likewise
+def _row_bytes(p: Problem, padding: Padding, needed: Needed) -> int:
+    """What `_recompute` and `Kernels.collect` take for a row."""
+    T, momentum, factored = p.n_iter, p.momentum is not None, p.S is None
+    slabs = 2 * (T + 2) + (2 * T + 1) * momentum + T * ("step" in needed)
+    return (slabs * padding.KP + 2 * T * factored * padding.NP) * p.x.dtype.itemsize
 
 
 def _grad_of_codes(kernels: Kernels, p: Problem, given: Incoming) -> torch.Tensor:
@@ -99,18 +115,46 @@ def _grad_of_codes(kernels: Kernels, p: Problem, given: Incoming) -> torch.Tenso
     return through if given.grad_z is None else given.grad_z + through
 
 
-def _recompute(kernels: Kernels, p: Problem, given: Incoming) -> _Iterates:
+def _room(p: Problem, padding: Padding, needed: Needed) -> Iterates:
+    """With nothing written yet."""
+    T, (rows, _, KP, NP) = p.n_iter, padding
+    momentum, factored = p.momentum is not None, p.S is None
+    codes = p.x.new_empty(T + 1, rows, KP)
+    return Iterates(
+        codes=codes,
+        adjoints=torch.empty_like(codes),
+        points=torch.empty_like(codes) if momentum else codes,
+        point_grads=torch.empty_like(codes[1:]) if momentum else None,
+        directions=torch.empty_like(codes[1:]) if "step" in needed else None,
+        residuals=p.x.new_empty(T, rows, NP) if factored else None,
+        residual_grads=p.x.new_empty(T, rows, NP) if factored else None,
+    )
+
+
+def _recompute(kernels: Kernels, p: Problem, given: Incoming, needed: Needed) -> tuple[torch.Tensor | None, Iterates]:
+    """The drive, if anything is computed from it, and all iterates and adjoints."""
     M, K = given.z.shape
-    padding = kernels.padding(p)
-    codes = p.x.new_empty(p.n_iter + 1, padding.rows, padding.KP)
-    drive = kernels.iterates(p, codes)
-    adjoints = torch.empty_like(codes)
+    found = _room(p, kernels.padding(p), needed)
+    drive = kernels.iterates(p, found)
     last = torch.where(given.z != 0, _grad_of_codes(kernels, p, given), 0)
-    for slab, known in ((codes[-1], given.z), (adjoints[-1], last)):
+    for slab, known in ((found.codes[-1], given.z), (found.adjoints[-1], last)):
         slab.zero_()
         slab[:M, :K] = known
-    kernels.adjoints(p, codes, adjoints)
-    return _Iterates(drive, codes, adjoints)
+    kernels.adjoints(p, found)
+    return drive, found
+
+
+class _Arrival(NamedTuple):
+    """∂L/∂v_t = factor · ĝ, or the same at the start of κ = 0."""
+
+    place: int  # of the gradient, in what there is for each iteration
+    factor: torch.Tensor | None  # None stands for 1
+    adjoint: torch.Tensor  # ĝ (rows, KP)
+    beside: torch.Tensor  # what it is multiplied with, as the gradient of a matrix
+
+
+def _scaled(value: torch.Tensor, factor: torch.Tensor | None) -> torch.Tensor:
+    return value if factor is None else factor.to(value.dtype) * value
 
 
 _OF_ROWS = {"x", "z0"}
@@ -120,33 +164,82 @@ class _Backward:
     """Sums of the gradients of what all rows share, in float32; and the gradients of the rows themselves."""
 
     def __init__(self, kernels: Kernels, p: Problem, needed: Needed) -> None:
-        self.kernels = kernels
+        self.kernels, self.needed = kernels, needed
         self.rows = {name: torch.empty_like(getattr(p, name)) for name in needed & _OF_ROWS}
         self.sums = {name: torch.zeros_like(getattr(p, name), dtype=torch.float32) for name in needed - _OF_ROWS}
+
+    def add_decoding(self, given: Incoming) -> None:
+        """What D gets through the reconstruction."""
+        if "D" in self.sums and given.grad_x_hat is not None:
+            self.sums["D"] += self.kernels.outer(given.grad_x_hat, given.z)
 
     def add(self, p: Problem, given: Incoming, begin: int) -> None:
         """The rows of a chunk, of which the first is row `begin`."""
         M, K = given.z.shape
-        drive, codes, adjoints = _recompute(self.kernels, p, given)
-        collected = self.kernels.collect(p, drive, codes, adjoints)
+        drive, found = _recompute(self.kernels, p, given, self.needed)
+        collected = self.kernels.collect(p, drive, found, self.needed)
         own = slice(begin, begin + M)
         if "z0" in self.rows:
-            self.rows["z0"][own] = adjoints[0, :M, :K]
+            self.rows["z0"][own] = found.adjoints[0, :M, :K]
         if "x" in self.rows:
-            through = collected.drive if p.W_e is None else self.kernels.product(collected.drive, p.W_e.T)
-            self.rows["x"][own] = through
-        if "theta" in self.sums:
-            per_atom = p.theta.numel() > 1
-            self.sums["theta"] += (collected.theta if per_atom else collected.theta.sum()).reshape(p.theta.shape)
-        if "gain" in self.sums:
-            self.sums["gain"] += collected.gain
+            self.rows["x"][own] = self._of_x(p, collected, found)
+        for name in self.sums.keys() & {"theta", "gain", "step", "momentum"}:
+            self.sums[name] += getattr(collected, name).sum_to_size(self.sums[name].shape)
+        self._add_products(p, collected, found)
+
+    def _of_x(self, p: Problem, collected: Collected, found: Iterates) -> torch.Tensor:
+        M, n = p.x.shape
+        if found.residual_grads is not None:
+            return found.residual_grads.sum(0, dtype=torch.float32)[:M, :n]
+        if collected.drive is not None:
+            return collected.drive if p.W_e is None else self.kernels.product(collected.drive, p.W_e.T)
+        total = torch.zeros_like(p.x, dtype=torch.float32)
+        for row, factor, adjoint, _ in self._at_drives(p, found):
+            filter_ = p.filter(row)
+            total += _scaled(self.kernels.product(adjoint[:M, : len(filter_)], filter_.T).float(), factor)
+        return total
+
+    def _add_products(self, p: Problem, collected: Collected, found: Iterates) -> None:
+        points, rows = found.points[:-1], [p.row(t) for t in range(p.n_iter)]
         if "S" in self.sums:
-            every_t = adjoints[1:].flatten(0, 1), codes[:-1].flatten(0, 1)
-            self.sums["S"] += self.kernels.outer(*every_t)[:K, :K]
+            of_each = self._at_iterations(p, found, range(p.n_iter), points, p.is_for_each("S"))
+            self._add_outer(p, "S", of_each, sign=-1 if p.op == "ista" else 1)
         if "W_e" in self.sums:
-            self.sums["W_e"] += self.kernels.outer(collected.drive, p.x)
-        if "D" in self.sums and given.grad_x_hat is not None:
-            self.sums["D"] += self.kernels.outer(given.grad_x_hat, given.z)
+            if found.residuals is not None:
+                of_each = self._at_iterations(p, found, rows, found.residuals, p.is_for_each("W_e"))
+                self._add_outer(p, "W_e", of_each)
+            elif collected.drive is not None:
+                self.sums["W_e"] += self.kernels.outer(collected.drive, p.x)
+            else:
+                self._add_outer(p, "W_e", self._at_drives(p, found))
+        if "D" in self.sums and found.residual_grads is not None:
+            n, K = self.sums["D"].shape
+            self.sums["D"] -= self.kernels.outer(found.residual_grads.flatten(0, 1), points.flatten(0, 1))[:n, :K]
+
+    def _at_iterations(
+        self, p: Problem, found: Iterates, places: Iterable[int], beside: torch.Tensor, for_each: bool
+    ) -> Iterator[_Arrival]:
+        """What arrives at v_t, beside (T, rows, …): all at once where all add to one gradient with one factor."""
+        arrived = found.adjoints[1:]
+        if not for_each and (p.step is None or p.step.dim() == 0):
+            yield _Arrival(0, p.step, arrived.flatten(0, 1), beside.flatten(0, 1))
+            return
+        for t, place in enumerate(places):
+            yield _Arrival(place, p.step_of(t), arrived[t], beside[t])
+
+    def _at_drives(self, p: Problem, found: Iterates) -> Iterator[_Arrival]:
+        """What arrives at the drive of every row, where each has its own."""
+        M = len(p.x)
+        if not p.kappa and p.z0 is None:
+            yield _Arrival(0, p.gain, found.adjoints[0, :M], p.x)
+        for t in range(p.n_iter):
+            yield _Arrival(p.row(t), p.step_of(t), found.adjoints[t + 1, :M], p.x)
+
+    def _add_outer(self, p: Problem, name: str, arrivals: Iterable[_Arrival], sign: int = 1) -> None:
+        for place, factor, adjoint, beside in arrivals:
+            total = self.sums[name][place] if p.is_for_each(name) else self.sums[name]
+            I, J = total.shape  # noqa: E741
+            total.add_(_scaled(self.kernels.outer(adjoint, beside)[:I, :J], factor), alpha=sign)
 
     def gradients(self, p: Problem) -> Gradients:
         return self.rows | {name: total.to(getattr(p, name).dtype) for name, total in self.sums.items()}
@@ -154,10 +247,15 @@ class _Backward:
 
 def _code_backward(kernels: Kernels, p: Problem, given: Incoming, needed: Needed) -> Gradients:
     def chunk() -> int:
-        return chunk_rows(kernels.padding(p), 2 * (p.n_iter + 2), p.x.dtype.itemsize)
+        padding = kernels.padding(p)
+        return chunk_rows(padding, _row_bytes(p, padding, needed))
 
-    kernels.prepare_backward(p, lambda: _recompute(kernels, p.rows(0, chunk()), given.rows(0, chunk())))
-    gathered, rows = _Backward(kernels, p, needed), chunk()
+    gathered = _Backward(kernels, p, needed)
+    gathered.add_decoding(given)
+    if needed == {"D"} and p.S is not None:
+        return gathered.gradients(p)
+    kernels.prepare_backward(p, lambda: _recompute(kernels, p.rows(0, chunk()), given.rows(0, chunk()), needed))
+    rows = chunk()
     for begin in range(0, len(p.x), rows):
         gathered.add(p.rows(begin, begin + rows), given.rows(begin, begin + rows), begin)
     return gathered.gradients(p)
@@ -171,14 +269,10 @@ class Fused(NamedTuple):
     def code(self, p: Problem) -> tuple[torch.Tensor, ...]:
         """Codes z_T (M, K), and the reconstruction x̂ (M, n) where there is a dictionary."""
         if p.n_iter == 0:
-            return self._code_without_iterations(p)
+            (z,) = _REFERENCE.code(p._replace(D=None))
+            return (z,) if p.D is None else (z, self.decode(Decoding(z, p.D)))
         with self.on_device_of(p.x) as kernels:
             return _code(kernels, p)
-
-    def _code_without_iterations(self, p: Problem) -> tuple[torch.Tensor, ...]:
-        """A product and an elementwise formula: there is nothing to fuse."""
-        (z,) = _REFERENCE.code(p._replace(x=p.drive(), W_e=None, D=None))
-        return (z,) if p.D is None else (z, self.decode(Decoding(z, p.D)))
 
     def code_backward(self, p: Problem, given: Incoming, needed: Needed) -> Gradients:
         """Gradients of the tensors of p."""

@@ -13,6 +13,9 @@ from scvae_fast.ops.backends.cuda.device import card, emulated, module
 if TYPE_CHECKING:
     from scvae_fast.ops.backends.fused import Kernels
 
+LACKS = frozenset(("momentum", "factored form"))
+"""Options of a `Problem` that these kernels don't have."""
+
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -131,15 +131,28 @@ def key(card: Card, direction: str, dtype: torch.dtype, M: int, K: int, n: int) 
     return f"{card.name}, triton {triton.__version__}, {dtype} {launch.precision(dtype)}, {sizes}, {direction}"
 
 
-def choice(card: Card, direction: str, dtype: torch.dtype, M: int, K: int, n: int, run: Run) -> Choice:
+def choice(
+    card: Card,
+    direction: str,
+    dtype: torch.dtype,
+    M: int,
+    K: int,
+    n: int,
+    run: Run,
+    *,
+    factored: bool = False,  # whether the form of the iteration is
+    launches: bool = False,  # whether every iteration has to be one
+) -> Choice:
     """For M rows, K atoms and n features, 0 without an encoder: the table's, or where that is asked for the fastest.
 
     `run` computes the problem as a choice says; it may be called several times.
     """
-    default = launch.choice(card, dtype, M, K)
+    default = launch.choice(card, dtype, M, K, n if factored else 0, launches)
     if not enabled() or interpreted() or launch.forced_choice is not None or M == 0:
         return default
-    candidates = [Choice(tile, way) for tile in tiles.fitting(card, dtype) for way in (False, True)]
+    candidates = [
+        Choice(tile, way) for tile in tiles.fitting(card, dtype) for way in ((True,) if launches else (False, True))
+    ]
     tuner, name = _tuner(path()), key(card, direction, dtype, M, K, n)
     found = tuner.known(name, candidates)
     if found is not None:

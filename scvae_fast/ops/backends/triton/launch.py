@@ -70,6 +70,11 @@ class Launch(NamedTuple):
         """Tiles of rows and columns."""
         return self.rows // self.tile.rows, self.KP // self.tile.columns
 
+    @property
+    def feature_grid(self) -> tuple[int, int]:
+        """Tiles of rows and features."""
+        return self.rows // self.tile.rows, self.NP // self.tile.columns
+
     def options(self, dtype: torch.dtype) -> dict[str, Any]:
         """The tile as arguments of a kernel."""
         return {
@@ -104,9 +109,13 @@ def forced(by_iteration: bool) -> Iterator[None]:
         forced_choice = before
 
 
-def choice(card: Card, dtype: torch.dtype, M: int, K: int) -> Choice:
-    """The table's, for M rows and K atoms."""
-    by_iteration = tiles.by_iteration(card, dtype, M, K) if forced_choice is None else forced_choice
+def choice(card: Card, dtype: torch.dtype, M: int, K: int, features: int = 0, launches: bool = False) -> Choice:
+    """The table's, for M rows and K atoms; and so many features, which only the factored form has.
+
+    `launches`: every iteration has to be one.
+    """
+    by_iteration = tiles.by_iteration(card, dtype, M, K, features) if forced_choice is None else forced_choice
+    by_iteration = by_iteration or launches
     return Choice(choose(card, dtype, M, K if by_iteration else 1), by_iteration)
 
 
@@ -121,12 +130,12 @@ def launch(card: Card, chosen: Choice, M: int, K: int, n: int) -> Launch:
     return Launch(tile, programs, blocks * tile.rows, up(K, unit), up(n, unit), chosen.by_iteration)
 
 
-def packed(matrix: torch.Tensor, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
-    """The matrix in packed rows, padded with zeros to (rows, columns)."""
-    if matrix.shape == (rows, columns) and matrix.dtype == dtype:
-        return matrix.contiguous()
-    out = matrix.new_zeros(rows, columns, dtype=dtype)
-    out[: matrix.shape[0], : matrix.shape[1]] = matrix
+def packed(matrices: torch.Tensor, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+    """The matrix (…, rows, columns), or several, in packed rows, padded with zeros."""
+    if matrices.shape[-2:] == (rows, columns) and matrices.dtype == dtype:
+        return matrices.contiguous()
+    out = matrices.new_zeros(*matrices.shape[:-2], rows, columns, dtype=dtype)
+    out[..., : matrices.shape[-2], : matrices.shape[-1]] = matrices
     return out
 
 

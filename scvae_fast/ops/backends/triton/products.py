@@ -24,10 +24,28 @@ def multiply(
     PRECISION: tl.constexpr,
 ):
     """The product left · rightᵀ (BLOCK_M, BLOCK_N), summed in float32."""
+    sums = tl.zeros((live.shape[0], column.shape[0]), dtype=tl.float32)
+    return add_product(sums, left, left_stride, right, right_stride, column, live, depth, MASKED, BLOCK_K, PRECISION)
+
+
+@triton.jit
+def add_product(
+    sums,  # (BLOCK_M, BLOCK_N), float32
+    left,  # the others as in `multiply`
+    left_stride,
+    right,
+    right_stride,
+    column,
+    live,
+    depth,
+    MASKED: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """The sums and left · rightᵀ."""
     inner = tl.arange(0, BLOCK_K)
     from_left = left + (tl.arange(0, live.shape[0])[:, None] * left_stride + inner[None, :])
     from_right = right + column[None, :] * right_stride + inner[:, None]
-    sums = tl.zeros((live.shape[0], column.shape[0]), dtype=tl.float32)
     for begin in range(0, depth, BLOCK_K):
         if MASKED:
             tile = tl.load(from_left + begin, mask=live & (begin + inner[None, :] < depth), other=0.0)
@@ -115,47 +133,84 @@ def _sign(u):
 
 
 @triton.jit
+def _total(tile):
+    """The sum of a tile."""
+    return tl.sum(tl.sum(tile, axis=1), axis=0)
+
+
+@triton.jit
 def collect(
     codes,  # slabs of (rows, KP): z_0 … z_T
     adjoints,  # likewise: ĝ_0 … ĝ_T
+    directions,  # likewise: v_0 … v_{T−1}; None where d_step is
+    point_grads,  # likewise: q_0 … q_{T−1}; None where d_momentum is
     drive,  # b, rows drive_stride apart; not read where GIVEN
     gain,  # one value, or None
-    d_drive,  # (rows, KP): receives the gradient of b
-    d_theta,  # (blocks of rows, KP), float32: receives sums over the rows of a block
+    step,  # γ, one value or (T,); or None
+    d_drive,  # (rows, KP): receives the gradient of b; None where there is not one b for all iterations
+    d_theta,  # (R, blocks of rows, KP), float32: receives sums over the rows of a block; R = 1 unless EACH_THETA
     d_gain,  # (blocks of rows, blocks of columns), float32: receives sums over a tile
+    d_step,  # (T, blocks of rows, blocks of columns), likewise; or None
+    d_momentum,  # likewise, zeros for t = 0; or None
     M,
     K,
     KP,
     drive_stride,
     n_iter,
     slab,
-    GIVEN: tl.constexpr,  # whether z_0 was given: then ĝ_0 does not go through the threshold
+    step_stride,  # 1, or 0
+    GIVEN: tl.constexpr,  # whether z_0 was given or is 0: then ĝ_0 does not go through the threshold
+    EACH_THETA: tl.constexpr,  # whether every iteration has its own θ
+    KAPPA: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """What the adjoints add up to for b, θ and γ, in float32."""
+    """What the adjoints add up to for b, θ, gain, γ and β, in float32."""
     first = tl.program_id(0).to(tl.int64) * BLOCK_M
     within = tl.arange(0, BLOCK_M)[:, None]
     column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     here = first * KP + (within * KP + column[None, :])
     of_b = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     of_theta = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for step in range(1, n_iter + 1):
-        t = tl.cast(step, tl.int64)
+    tile = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+    tiles = tl.num_programs(0).to(tl.int64) * tl.num_programs(1)
+    for after in range(1, n_iter + 1):
+        t = tl.cast(after, tl.int64)
         g = tl.load(adjoints + t * slab + here).to(tl.float32)
         z = tl.load(codes + t * slab + here)
-        of_b += g
-        of_theta -= _sign(z) * g
+        if step is None:
+            of_b += g
+        else:
+            of_b += tl.load(step + (t - 1) * step_stride).to(tl.float32) * g
+        if EACH_THETA:
+            row = (t - KAPPA) * tl.num_programs(0) + tl.program_id(0)
+            tl.store(d_theta + row * KP + column, tl.sum(-_sign(z) * g, axis=0))
+        else:
+            of_theta -= _sign(z) * g
+        if d_step is not None:
+            v = tl.load(directions + (t - 1) * slab + here).to(tl.float32)
+            tl.store(d_step + (t - 1) * tiles + tile, _total(v * g))
+    if d_momentum is not None:
+        for later in range(1, n_iter):
+            t = tl.cast(later, tl.int64)
+            q = tl.load(point_grads + t * slab + here).to(tl.float32)
+            z = tl.load(codes + t * slab + here).to(tl.float32)
+            before = tl.load(codes + (t - 1) * slab + here).to(tl.float32)
+            tl.store(d_momentum + t * tiles + tile, _total(q * (z - before)))
     if not GIVEN:
         g = tl.load(adjoints + here).to(tl.float32)
         z = tl.load(codes + here)
-        of_theta -= _sign(z) * g
+        if EACH_THETA:
+            tl.store(d_theta + tl.program_id(0) * KP + column, tl.sum(-_sign(z) * g, axis=0))
+        else:
+            of_theta -= _sign(z) * g
         inside = live_rows(first, M, BLOCK_M) & (column < K)[None, :]
         b = tl.load(drive + first * drive_stride + (within * drive_stride + column[None, :]), mask=inside, other=0.0)
-        share = tl.sum(tl.sum(b.to(tl.float32) * g, axis=1), axis=0)
-        tl.store(d_gain + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), share)
+        tl.store(d_gain + tile, _total(b.to(tl.float32) * g))
         if gain is not None:
             g = g * tl.load(gain).to(tl.float32)
         of_b += g
-    tl.store(d_drive + here, of_b.to(d_drive.dtype.element_ty))
-    tl.store(d_theta + tl.program_id(0) * KP + column, tl.sum(of_theta, axis=0))
+    if d_drive is not None:
+        tl.store(d_drive + here, of_b.to(d_drive.dtype.element_ty))
+    if not EACH_THETA:
+        tl.store(d_theta + tl.program_id(0) * KP + column, tl.sum(of_theta, axis=0))

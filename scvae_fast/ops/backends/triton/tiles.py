@@ -51,6 +51,12 @@ COLLECTED = Tile(rows=16, columns=64, depth=1, warps=4, stages=1)
 CHAIN = 512
 """Rows that the matrix units sum up before the sum is added to others: a multiple of every tile's depth."""
 
+REGISTERS = 168
+"""Of a thread, for tiles of FEW_ROWS in a launch whose iterations have two products: left alone, the compiler takes so
+few that it spills some."""
+
+FEW_ROWS = 16
+
 TOGETHER = 8
 """Tiles of columns that go through all rows together, where programs have tiles of both."""
 
@@ -100,11 +106,13 @@ def choose(card: Card, dtype: torch.dtype, rows: int, columns: int = 1) -> Tile:
     return next(enough, some[-1])
 
 
-def by_iteration(card: Card, dtype: torch.dtype, rows: int, atoms: int) -> bool:
+def by_iteration(card: Card, dtype: torch.dtype, rows: int, atoms: int, features: int = 0) -> bool:
     """Whether every iteration is a launch of its own, of tiles of rows and columns; else one launch has all of them.
 
-    It is where the rows alone would leave more than half of the multiprocessors idle, or where S is too large for the
-    second-level cache to keep it beside codes. Neither limit has been measured yet.
+    It is where the rows alone would leave more than half of the multiprocessors idle, or where the matrices of an
+    iteration are too large for the second-level cache to keep them beside codes: S, or W_e and D of the factored form,
+    which has `features`. Neither limit has been measured yet.
     """
     row_blocks = -(-rows // fitting(card, dtype)[-1].rows)
-    return 2 * row_blocks < card.multiprocessors or 2 * atoms**2 * dtype.itemsize > card.cache_bytes
+    elements = 2 * atoms * features if features else atoms**2
+    return 2 * row_blocks < card.multiprocessors or 2 * elements * dtype.itemsize > card.cache_bytes

@@ -1,0 +1,115 @@
+// What the backward pass of lista and sparse_code is made of, besides the recurrence: chunks of rows, and sums.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "cpu/bottleneck.h"
+#include "cpu/iteration.h"
+#include "cpu/outer.h"
+
+namespace scvae::cpu {
+
+// How many rows go through all iterations, and how many of them on one thread. Fixed by the shape, and with them the
+// order of every sum.
+struct Chunk {
+  std::int64_t rows;
+  std::int64_t block;
+};
+
+template <typename T>
+Chunk chunk_of(const ListaProblem<T>& p, std::int64_t features_of_factored, bool has_filter_for_each) {
+  constexpr std::int64_t most_rows = 768;
+  // Matrices of each iteration come from memory for every block, and their gradients for every chunk.
+  const bool each = p.S_each != 0 || has_filter_for_each;
+  const std::int64_t bytes = each ? 64 << 20 : 8 << 20;
+  const std::int64_t block = each ? 96 : 24;  // smaller than forward, so that a chunk keeps many threads busy
+  const std::int64_t atoms = 2 * (p.n_iter + 2) + (p.momentum != nullptr ? p.n_iter : 0);
+  const std::int64_t row = atoms * padded<T>(p.atoms) + 2 * p.n_iter * padded<T>(features_of_factored);
+  const std::int64_t fitting = bytes / (row * static_cast<std::int64_t>(sizeof(T))) / block * block;
+  const std::int64_t rows = std::clamp<std::int64_t>(p.rows, 1, std::clamp<std::int64_t>(fitting, 96, most_rows));
+  return {rows, std::min(block, rows)};
+}
+
+template <typename T>
+Chunk chunk_of(const SparseCodeProblem<T>& p) {
+  return chunk_of(p.lista, p.lista.factored ? p.features : 0, p.W_e_each != 0);
+}
+
+// Sums of outer products, of each iteration or of all.
+template <typename T>
+std::vector<OuterSum<T>> sums(std::int64_t count, std::int64_t left, std::int64_t right, bool wanted) {
+  std::vector<OuterSum<T>> all;
+  for (std::int64_t i = 0; i < count; ++i) all.emplace_back(left, right, wanted);
+  return all;
+}
+
+template <typename T>
+void write(const std::vector<OuterSum<T>>& sums, std::int64_t each, T* out) {
+  for (std::size_t i = 0; i < sums.size(); ++i) sums[i].write(out + static_cast<std::int64_t>(i) * each);
+}
+
+// What the backward pass of sparse_code has besides that of lista.
+template <typename T>
+struct Ends {
+  Ends(const SparseCodeProblem<T>& p, Rows<T> grad_x_hat, const SparseCodeGradients<T>& out, std::int64_t chunk,
+       int threads)
+      : bottleneck(p, false, threads),
+        dictionary(Packed<T>::straight(p.D, grad_x_hat.data != nullptr || bottleneck.factored() ? p.features : 0,
+                                       p.lista.atoms, threads)),
+        grad(grad_x_hat),
+        d_x(out.x != nullptr ? chunk : 0, p.features),
+        d_W_e(sums<T>(bottleneck.filters(), p.lista.atoms, p.features, out.W_e != nullptr)),
+        d_D(p.lista.atoms, p.features, out.D != nullptr),
+        residuals(bottleneck.factored() ? p.lista.n_iter * chunk : 0, p.features),
+        errors(bottleneck.factored() ? p.lista.n_iter * chunk : 0, p.features),
+        out(out) {
+    if (out.x == nullptr && !bottleneck.factored()) return;
+    for (std::int64_t i = 0; i < bottleneck.filters(); ++i)
+      filter.push_back(Packed<T>::straight(bottleneck.filter(i), p.lista.atoms, p.features, threads));
+  }
+
+  Bottleneck<T> bottleneck;
+  std::vector<Packed<T>> filter;  // W_e, where it is needed
+  Packed<T> dictionary;           // D, likewise
+  Rows<T> grad;                   // of x_hat; data may be null
+  Matrix<T> d_x;
+  std::vector<OuterSum<T>> d_W_e;
+  OuterSum<T> d_D;
+  Matrix<T> residuals;  // x - D y_t of the factored form, one t after the other
+  Matrix<T> errors;     // likewise the negative of the gradients of these
+  const SparseCodeGradients<T>& out;
+};
+
+// What rows add to the gradients of theta, gain, step and momentum.
+template <typename T>
+struct Share {
+  explicit Share(const ListaProblem<T>& p)
+      : atoms(static_cast<std::size_t>(p.atoms)),
+        d_theta(static_cast<std::size_t>(how_many(p.theta_each, p.row(p.n_iter))) * atoms),
+        d_step(static_cast<std::size_t>(p.step != nullptr ? how_many(p.step_each, p.n_iter) : 0)),
+        d_momentum(static_cast<std::size_t>(p.momentum != nullptr ? how_many(p.momentum_each, p.n_iter) : 0)) {}
+
+  void zero() {
+    for (std::vector<double>* sums : {&d_theta, &d_step, &d_momentum}) std::fill(sums->begin(), sums->end(), 0.0);
+    d_gain = 0;
+  }
+  void add(const Share& other) {
+    for (std::size_t k = 0; k < d_theta.size(); ++k) d_theta[k] += other.d_theta[k];
+    for (std::size_t t = 0; t < d_step.size(); ++t) d_step[t] += other.d_step[t];
+    for (std::size_t t = 0; t < d_momentum.size(); ++t) d_momentum[t] += other.d_momentum[t];
+    d_gain += other.d_gain;
+  }
+  double* theta(std::int64_t row) {
+    return d_theta.data() + (d_theta.size() == atoms ? 0 : static_cast<std::size_t>(row) * atoms);
+  }
+
+  std::size_t atoms;
+  std::vector<double> d_theta;
+  std::vector<double> d_step;
+  std::vector<double> d_momentum;
+  double d_gain = 0;
+};
+
+}  // namespace scvae::cpu
