@@ -1,4 +1,4 @@
-"""The operations: LISTA, decoding, the whole sparse-coding bottleneck, the soft threshold."""
+"""The operations: LISTA, ISTA, decoding, the whole sparse-coding bottleneck, the soft threshold, the lasso."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def test_folders_that_can_not_be_written_to(arguments: list[str], capsys: pytest
     taken = Path(arguments[6])
     taken.write_text("a file")
     assert cli.main(arguments) == cli.FAILED
-    assert f"--out {taken} can't be written to" in capsys.readouterr().err
+    assert f"{taken} can't be written to" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [["--resize", "-3"], ["--limit", "0"], ["--batch-size", "two"]])

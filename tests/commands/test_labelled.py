@@ -151,5 +151,5 @@ def test_errors_come_before_the_work_and_leave_older_results(
         assert message in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == ["metrics.json"]
     assert (out / "metrics.json").read_text() == "older"
-    with pytest.raises(UsageError, match=r"--out .* can't be written to"):
+    with pytest.raises(UsageError, match="can't be written to"):
         probe_checkpoint(checkpoint, LabelledData(classes), out / "metrics.json")
