@@ -21,6 +21,11 @@ def _widened(record: _R) -> _R:
     return type(record)(*map(_wide, record))
 
 
+def _has_half(p: Problem | Decoding) -> bool:
+    """Whether there is anything to widen. With float32 only S may be narrower."""
+    return is_half(p[0].dtype) or (isinstance(p, Problem) and p.S is not None and is_half(p.S.dtype))
+
+
 def _narrowed(gradients: Gradients, p: Problem | Decoding) -> Gradients:
     return {name: gradient.to(getattr(p, name).dtype) for name, gradient in gradients.items()}
 
@@ -34,10 +39,16 @@ class InFloat32:
 
     def code(self, p: Problem) -> tuple[torch.Tensor, ...]:
         """Codes, and reconstruction, in the dtype of x."""
+        if not _has_half(p):
+            found: tuple[torch.Tensor, ...] = self._backend.code(p)
+            return found
         return tuple(result.to(p.x.dtype) for result in self._backend.code(_widened(p)))
 
     def code_backward(self, p: Problem, given: Incoming, needed: Needed) -> Gradients:
         """The gradients, each in the dtype of its tensor."""
+        if not _has_half(p):
+            found: Gradients = self._backend.code_backward(p, given, needed)
+            return found
         return _narrowed(self._backend.code_backward(_widened(p), _widened(given), needed), p)
 
     def decode(self, p: Decoding) -> torch.Tensor:
