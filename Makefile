@@ -41,13 +41,14 @@ demo: $(VENV)/.train
 	$(BIN)/scvae-fast demo --out $(OUT) --minutes $(MINUTES)
 	$(BIN)/python -m benchmarks --quick --fresh --out $(OUT)/speed
 
-# Two at a time: most of them wait for one thread. The tests of a file stay together and share what they built.
+# Two at a time, each on one thread: teams of threads that share two cores wait for each other. The tests of a file stay
+# together and share what they built.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # What to run between two edits.
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not nested and not compiles and not processes and not browser and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not nested and not compiles and not processes and not browser and not slow"
 
 test-gpu:
 	PYTHON=$(PYTHON) benchmarks/gpu.sh $(GPU_OUT)
