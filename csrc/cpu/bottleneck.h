@@ -15,13 +15,8 @@ namespace scvae::cpu {
 template <typename T>
 void multiply_rows(Rows<T> coefficients, const Packed<T>& matrix, std::int64_t rows, Matrix<T>& out, std::int64_t first,
                    Supports& supports) {
-  Product<T> product;
-  product.factor = matrix.factor();
-  product.coefficients = coefficients;
-  product.rows = rows;
-  product.zeros = matrix.finite() ? Zeros::skip : Zeros::keep;
-  product.out = out.row(first);
-  product.out_stride = out.stride();
+  Product<T> product = product_of(coefficients, matrix, rows);
+  product.into(out, first);
   multiply(product, supports);
 }
 
@@ -60,26 +55,15 @@ class Bottleneck {
   void residual(std::int64_t begin, Rows<T> y, std::int64_t rows, Matrix<T>& out, std::int64_t first,
                 Supports& supports) const {
     for (std::int64_t r = 0; r < rows; ++r) out.set_row(first + r, p_.x[begin + r]);
-    Product<T> product;
-    product.factor = minus_dictionary_->factor();
-    product.coefficients = y;
-    product.zeros = minus_dictionary_->finite() ? Zeros::skip : Zeros::keep;
-    product.rows = rows;
+    Product<T> product = product_of(y, *minus_dictionary_, rows);
     product.init = out.rows(first);
-    product.out = out.row(first);
-    product.out_stride = out.stride();
+    product.into(out, first);
     multiply(product, supports);
   }
 
-  // The product of residuals with the filter of iteration t; where it goes, and what becomes of it, is left open.
+  // The product of residuals with the filter of iteration t.
   Product<T> filtered(std::int64_t t, Rows<T> residuals, std::int64_t rows) const {
-    const Packed<T>& W = of_iteration(filter_, p_.lista.row(t));
-    Product<T> product;
-    product.factor = W.factor();
-    product.coefficients = residuals;
-    product.zeros = W.finite() ? Zeros::skip : Zeros::keep;
-    product.rows = rows;
-    return product;
+    return product_of(residuals, of_iteration(filter_, p_.lista.row(t)), rows);
   }
 
   // x_hat = z D^T

@@ -130,21 +130,18 @@ class Iteration {
   Product<T> sums(std::int64_t t, Rows<T> b, Rows<T> y, T* out, std::int64_t out_stride, std::int64_t rows) {
     if (!decided_) decide(y, rows);
     Product<T> product;
-    product.rows = rows;
-    product.init = b;
-    product.out = out;
-    product.out_stride = out_stride;
     if (!transposed_.empty()) {
-      const Packed<T>& S = of_iteration(transposed_, t);
-      product.factor = S.factor();
-      product.coefficients = y;
-      product.zeros = S.finite() ? Zeros::skip : Zeros::keep;
+      product = product_of(y, of_iteration(transposed_, t), rows);
+      product.init = b;
     } else {
       const Rows<T> S{p_.S.data + t * p_.S_each, p_.S.stride};
       multiply_by_dots<T>({S, p_.atoms, p_.atoms}, y, b, rows, out, out_stride, threads_);
       product.factor.columns = p_.atoms;
+      product.rows = rows;
       product.init = {out, out_stride};
     }
+    product.out = out;
+    product.out_stride = out_stride;
     return product;
   }
 

@@ -81,8 +81,7 @@ class Block {
     bottleneck_->residual(begin_, y, rows_, own_.residual, 0, own_.supports);
     Product<T> product = bottleneck_->filtered(t, own_.residual.rows(), rows_);
     iteration_.thresholds().finish(p_, t, y, product);
-    product.out = next.row(0);
-    product.out_stride = next.stride();
+    product.into(next, 0);
     multiply(product, own_.supports);
   }
 

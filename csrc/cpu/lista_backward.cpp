@@ -140,16 +140,15 @@ class Backward {
   }
 
   void step(std::int64_t t, const Part& part, Worker& own) {
-    T* next = codes_.row(at(t + 1, part.first));
+    const std::int64_t next = at(t + 1, part.first);
     if (!factored()) {
       if (has_drive_for_each() && p_.row(t) > 0) drive(p_.row(t), part, own);
-      return iteration_.step(t, drive_.rows(part.first), y(t, part.first), next, codes_.stride(), part.count,
-                             own.supports);
+      return iteration_.step(t, drive_.rows(part.first), y(t, part.first), codes_.row(next), codes_.stride(),
+                             part.count, own.supports);
     }
     Product<T> product = ends_->bottleneck.filtered(t, ends_->residuals.rows(at(t, part.first)), part.count);
     iteration_.thresholds().finish(p_, t, y(t, part.first), product);
-    product.out = next;
-    product.out_stride = codes_.stride();
+    product.into(codes_, next);
     multiply(product, own.supports);
   }
 
@@ -175,17 +174,12 @@ class Backward {
 
   // Adjoint t: what comes from the caller for t = T, else adjoint t + 1 times S; on the support of z_t.
   void step_back(std::int64_t t, const Part& part, Worker& own, Share<T>& share) {
-    Product<T> product;
-    product.rows = part.count;
-    product.out = adjoints_.row(at(t, part.first));
-    product.out_stride = adjoints_.stride();
-    if (t == p_.n_iter)
-      enter(part, adjoints_, at(t, part.first), product);
-    else
-      through_inhibition(t, part, product);
+    const std::int64_t row = at(t, part.first);
+    Product<T> product = t == p_.n_iter ? entering(part, adjoints_, row) : through_inhibition(t, part);
+    product.into(adjoints_, row);
     if (t > 0 || p_.z0.data == nullptr) {
       product.finish = Finish::adjoint;
-      product.codes = codes_.rows(at(t, part.first));
+      product.codes = codes_.rows(row);
       product.sum = t > 0 && !has_drive_for_each() ? d_b_.row(part.first) : nullptr;
       product.sum_stride = d_b_.stride();
       product.d_theta = out_.theta != nullptr ? own.d_theta.row(0) : nullptr;
@@ -193,7 +187,7 @@ class Backward {
     }
     if (product.d_theta != nullptr) own.d_theta.zero();
     multiply(product, own.supports);
-    if (t > 0 && has_drive_for_each()) through_filter(t, adjoints_.rows(at(t, part.first)), part, own);
+    if (t > 0 && has_drive_for_each()) through_filter(t, adjoints_.rows(row), part, own);
     if (product.d_theta != nullptr) add_theta(t, own, share);
   }
 
@@ -204,25 +198,16 @@ class Backward {
   }
 
   // Adjoint t + 1 times S_t.
-  void through_inhibition(std::int64_t t, const Part& part, Product<T>& product) {
-    const Packed<T>& S = of_iteration(S_, t);
-    product.factor = S.factor();
-    product.coefficients = adjoints_.rows(at(t + 1, part.first));
-    product.zeros = S.finite() ? Zeros::skip : Zeros::keep;
+  Product<T> through_inhibition(std::int64_t t, const Part& part) const {
+    return product_of(adjoints_.rows(at(t + 1, part.first)), of_iteration(S_, t), part.count);
   }
 
   // d_x += d_b times that row of W_e
   void through_filter(std::int64_t row, Rows<T> d_b, const Part& part, Worker& own) {
     if (ends_ == nullptr || ends_->out.x == nullptr) return;
-    const Packed<T>& W = of_iteration(ends_->filter, row);
-    Product<T> product;
-    product.factor = W.factor();
-    product.coefficients = d_b;
-    product.zeros = W.finite() ? Zeros::skip : Zeros::keep;
-    product.rows = part.count;
+    Product<T> product = product_of(d_b, of_iteration(ends_->filter, row), part.count);
     product.init = ends_->d_x.rows(part.first);
-    product.out = ends_->d_x.row(part.first);
-    product.out_stride = ends_->d_x.stride();
+    product.into(ends_->d_x, part.first);
     multiply(product, own.supports);
   }
 
@@ -239,19 +224,20 @@ class Backward {
 
   // The gradient of z_T, grad plus grad_x_hat D: its first part in rows of `target` from `row` on, the second as
   // product.
-  void enter(const Part& part, Matrix<T>& target, std::int64_t row, Product<T>& product) {
+  Product<T> entering(const Part& part, Matrix<T>& target, std::int64_t row) {
     for (std::int64_t r = 0; r < part.count; ++r) {
       if (grad_.data != nullptr)
         target.set_row(row + r, grad_[part.begin + part.first + r]);
       else
         target.zero_row(row + r);
     }
-    product.init = target.rows(row);
+    Product<T> product;
+    product.rows = part.count;
     product.factor.columns = p_.atoms;
-    if (ends_ == nullptr || ends_->grad.data == nullptr) return;
-    product.factor = ends_->dictionary.factor();
-    product.coefficients = {ends_->grad[part.begin + part.first], ends_->grad.stride};
-    product.zeros = ends_->dictionary.finite() ? Zeros::skip : Zeros::keep;
+    if (ends_ != nullptr && ends_->grad.data != nullptr)
+      product = product_of({ends_->grad[part.begin + part.first], ends_->grad.stride}, ends_->dictionary, part.count);
+    product.init = target.rows(row);
+    return product;
   }
 
   // The share of z_0.
@@ -278,12 +264,9 @@ class Backward {
   // kappa = 1
 
   void pull_back(const Part& part, Worker& own, Share<T>& share, const Turn& turn) {
-    Product<T> entering;
-    entering.rows = part.count;
-    entering.out = own.g.row(0);
-    entering.out_stride = own.g.stride();
-    enter(part, own.g, 0, entering);
-    multiply(entering, own.supports);
+    Product<T> product = entering(part, own.g, 0);
+    product.into(own.g, 0);
+    multiply(product, own.supports);
     own.carried.zero();
     own.finite = codes_are_finite(part.first, part.count);
     for (std::int64_t t = p_.n_iter - 1; t >= 0; --t) {
@@ -317,33 +300,24 @@ class Backward {
       k.pull(own.q.row(i), moves ? p_.momentum + t * p_.momentum_each : nullptr, atoms, own.g.row(i),
              own.carried.row(i));
       if (moves && out_.momentum != nullptr)
-        share.d_momentum[share.d_momentum.size() == 1 ? 0 : static_cast<std::size_t>(t)] +=
-            k.dot(own.q.row(i), codes_.row(at(t, r)), codes_.row(at(t - 1, r)), atoms);
+        of_iteration(share.d_momentum, t) += k.dot(own.q.row(i), codes_.row(at(t, r)), codes_.row(at(t - 1, r)), atoms);
     }
   }
 
   // The gradient of y_t through v_t, into own.q.
   void through_direction(std::int64_t t, const Part& part, Worker& own) {
-    Product<T> product;
-    product.rows = part.count;
-    product.out = own.q.row(0);
-    product.out_stride = own.q.stride();
     const Rows<T> adjoints = adjoints_.rows(at(t + 1, part.first));
-    if (factored()) {
-      through_residual(t, adjoints, part, own, product);
-    } else {
-      if (has_drive_for_each())
-        through_filter(t, adjoints, part, own);
-      else
-        for (std::int64_t r = part.first; r < part.end(); ++r)
-          kernels<T>().add(adjoints_.row(at(t + 1, r)), in_vectors<T>(p_.atoms), d_b_.row(r));
-      through_inhibition(t, part, product);
-    }
+    if (!factored() && has_drive_for_each()) through_filter(t, adjoints, part, own);
+    if (!factored() && !has_drive_for_each())
+      for (std::int64_t r = 0; r < part.count; ++r)
+        kernels<T>().add(adjoints[r], in_vectors<T>(p_.atoms), d_b_.row(part.first + r));
+    Product<T> product = factored() ? through_residual(t, adjoints, part, own) : through_inhibition(t, part);
+    product.into(own.q, 0);
     multiply(product, own.supports);
   }
 
   // What the adjoints are to the residual x - D y_t, and the product of that with -D.
-  void through_residual(std::int64_t t, Rows<T> adjoints, const Part& part, Worker& own, Product<T>& product) {
+  Product<T> through_residual(std::int64_t t, Rows<T> adjoints, const Part& part, Worker& own) {
     const std::int64_t row = at(t, part.first), features = in_vectors<T>(ends_->bottleneck.features());
     multiply_rows(adjoints, of_iteration(ends_->filter, t), part.count, ends_->errors, row, own.supports);
     for (std::int64_t r = 0; r < part.count; ++r) {
@@ -351,21 +325,14 @@ class Backward {
       if (ends_->out.x != nullptr) kernels<T>().add(error, features, ends_->d_x.row(part.first + r));
       kernels<T>().scale(error, T(-1), features, error);
     }
-    product.factor = ends_->dictionary.factor();
-    product.coefficients = ends_->errors.rows(row);
-    product.zeros = ends_->dictionary.finite() ? Zeros::skip : Zeros::keep;
-  }
-
-  double& step_sum(std::int64_t t, Share<T>& share) {
-    return share.d_step[share.d_step.size() == 1 ? 0 : static_cast<std::size_t>(t)];
+    return product_of(ends_->errors.rows(row), ends_->dictionary, part.count);
   }
 
   // The gradient of the step, the sum of v_t g: v_t is computed once more.
   void add_step(std::int64_t t, const Part& part, Worker& own, Share<T>& share) {
     if (factored()) {
       Product<T> product = ends_->bottleneck.filtered(t, ends_->residuals.rows(at(t, part.first)), part.count);
-      product.out = own.q.row(0);
-      product.out_stride = own.q.stride();
+      product.into(own.q, 0);
       multiply(product, own.supports);
     } else {
       if (has_drive_for_each()) drive(p_.row(t), part, own);
@@ -373,7 +340,7 @@ class Backward {
                            own.supports);
     }
     for (std::int64_t i = 0; i < part.count; ++i)
-      step_sum(t, share) += kernels<T>().dot(own.g.row(i), own.q.row(i), nullptr, in_vectors<T>(p_.atoms));
+      of_iteration(share.d_step, t) += kernels<T>().dot(own.g.row(i), own.q.row(i), nullptr, in_vectors<T>(p_.atoms));
   }
 
   // Whether it follows from the products that are made anyway: v_t g = b g + y (g S_t), and in the factored form
@@ -387,7 +354,7 @@ class Backward {
   void add_step_by_products(std::int64_t t, const Part& part, Worker& own, Share<T>& share) {
     const Kernels<T>& k = kernels<T>();
     const auto step = static_cast<double>(p_.step[t * p_.step_each]);
-    double& sum = step_sum(t, share);
+    double& sum = of_iteration(share.d_step, t);
     for (std::int64_t i = 0; i < part.count; ++i) {
       const std::int64_t r = part.first + i;
       if (factored()) {

@@ -138,7 +138,24 @@ struct Product {
   // are several, of every so manieth group of rows, so that the rounding errors of each stay small.
   T* d_theta = nullptr;
   std::int64_t d_theta_stride = 0;
+
+  // Rows of scratch from `first` on receive it.
+  void into(Matrix<T>& target, std::int64_t first) {
+    out = target.row(first);
+    out_stride = target.stride();
+  }
 };
+
+// The product of so many rows with a packed matrix; where it goes, and what becomes of it, is left open.
+template <typename T>
+Product<T> product_of(Rows<T> coefficients, const Packed<T>& matrix, std::int64_t rows) {
+  Product<T> product;
+  product.factor = matrix.factor();
+  product.coefficients = coefficients;
+  product.zeros = matrix.finite() ? Zeros::skip : Zeros::keep;
+  product.rows = rows;
+  return product;
+}
 
 template <typename T>
 void multiply(const Product<T>& product, Supports& supports);
