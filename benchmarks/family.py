@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 
 import scvae_fast
-from benchmarks import formulas, gate, operations, timing
+from benchmarks import formulas, gate, operations, problems, rivals, timing
 from benchmarks.cases import FORWARD, FamilyCase
 from benchmarks.rivals import Entrant, Tensors
 from scvae_fast import dictionaries
 from scvae_fast.ops import backends
+from scvae_fast.ops.problem import FACTORED, MATRICES, MOMENTUM, POSITIVE, STEPS, THRESHOLDS
 
 LOOP = "loop, eager"
 _SEARCH_ROWS = 64
@@ -28,6 +29,7 @@ class Network(NamedTuple):
 
     loop: Callable[[Tensors, FamilyCase], torch.Tensor]
     ours: Callable[[Tensors, FamilyCase, str | None], torch.Tensor]
+    options: tuple[str, ...]  # `Problem.options` of the call
 
 
 def _shrink(u: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
@@ -96,20 +98,11 @@ def _factored(a: Tensors, case: FamilyCase, backend: str | None) -> torch.Tensor
 
 
 NETWORKS = {
-    "S and θ for each iteration": Network(_weights_loop, _weights),
-    "W, S and θ for each iteration": Network(_filters_loop, _filters),
-    "step and θ for each iteration": Network(_steps_loop, _steps),
-    "non-negative FISTA": Network(_fista_loop, _fista),
-    "non-negative, factored": Network(_factored_loop, _factored),
-}
-
-
-OPTIONS_OF = {
-    "S and θ for each iteration": ("thresholds for each iteration", "matrices for each iteration"),
-    "W, S and θ for each iteration": ("thresholds for each iteration", "matrices for each iteration"),
-    "step and θ for each iteration": ("iteration of ISTA", "thresholds for each iteration"),
-    "non-negative FISTA": ("iteration of ISTA", "momentum", "non-negative codes"),
-    "non-negative, factored": ("factored form", "non-negative codes"),
+    "S and θ for each iteration": Network(_weights_loop, _weights, (THRESHOLDS, MATRICES)),
+    "W, S and θ for each iteration": Network(_filters_loop, _filters, (THRESHOLDS, MATRICES)),
+    "step and θ for each iteration": Network(_steps_loop, _steps, (STEPS, THRESHOLDS)),
+    "non-negative FISTA": Network(_fista_loop, _fista, (STEPS, MOMENTUM, POSITIVE)),
+    "non-negative, factored": Network(_factored_loop, _factored, (FACTORED, POSITIVE)),
 }
 
 
@@ -158,12 +151,12 @@ def tensors(case: FamilyCase, device: str, rows: int, theta: float) -> dict[str,
 
 def threshold(case: FamilyCase, device: str) -> float:
     """θ that gives z_T the density, by bisection on some rows."""
-    low, high = 0.0, 1.0
-    for _ in range(16):
-        theta = (low + high) / 2
-        z = NETWORKS[case.form].ours(tensors(case, device, _SEARCH_ROWS, theta), case, None)
-        low, high = (theta, high) if formulas.density(z) > case.density else (low, theta)
-    return (low + high) / 2
+    a = tensors(case, device, _SEARCH_ROWS, 1.0)
+
+    def codes(theta: torch.Tensor) -> torch.Tensor:
+        return NETWORKS[case.form].ours({**a, "theta": theta.to(device) * a["theta"]}, case, None)
+
+    return float(problems.threshold_of(case.density, codes, torch.ones(()), 16))
 
 
 def entrants(case: FamilyCase, a: Tensors) -> dict[str, Entrant]:
@@ -175,15 +168,16 @@ def entrants(case: FamilyCase, a: Tensors) -> dict[str, Entrant]:
         return Entrant(lambda: (call(leaves, case, *more),), leaves)
 
     found = {LOOP: entrant(network.loop)}
-    for backend in takers(next(iter(a.values())), case):
+    first = next(iter(a.values()))
+    for backend in rivals.usable(first.device, first.dtype, choice(case, first), network.options):
         found[backend] = entrant(network.ours, backend)
     return found
 
 
-def takers(first: torch.Tensor, case: FamilyCase) -> list[str]:
-    """The backends that run the case, without `eager`."""
-    usable = [name for name in scvae_fast.backends() if name != "eager"]
-    return [b for b in usable if backends.declines(b, first.device, first.dtype, OPTIONS_OF[case.form]) is None]
+def choice(case: FamilyCase, first: torch.Tensor) -> str:
+    """The backend that runs the case if none is asked for."""
+    options = NETWORKS[case.form].options
+    return backends.choose("lista", None, first.device, first.dtype, case.rows, options)
 
 
 def checked(case: FamilyCase, device: str, theta: float) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
@@ -215,10 +209,8 @@ def measure(case: FamilyCase, device: str, seconds: float) -> dict[str, Any]:
     samples = timing.until(seconds, runs, operations.LEAST_ROUNDS, operations.MOST_ROUNDS, calls, device)
     with torch.no_grad():
         density = formulas.density(NETWORKS[case.form].ours(a, case, None))
-    first = next(iter(a.values()))
-    chosen = backends.choose("ista", None, first.device, first.dtype, case.rows, OPTIONS_OF[case.form])
     return {
-        "chosen": chosen,
+        "chosen": choice(case, next(iter(a.values()))),
         "errors": errors,
         "wrong": wrong,
         "calls": calls,

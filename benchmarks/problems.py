@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -106,9 +106,20 @@ def _threshold(dictionary: str, atoms: int, n_iter: int, density: float, start: 
     rows = min(256, max(16, _SEARCHED // ((n_iter + 1) * atoms**2)))
     x = torch.randn(rows, atoms // 2, generator=torch.Generator().manual_seed(1))
     sample = Problem(x, W_e, S, torch.zeros(()), D, c, start == "official", n_iter)
-    low, high = torch.zeros(()), (sample.b * (c if sample.official else 1)).abs().max()
-    for _ in range(24):
+
+    def codes(theta: torch.Tensor) -> torch.Tensor:
+        *_, z = iterates(sample._replace(theta=theta))
+        return z
+
+    return threshold_of(density, codes, (sample.b * (c if sample.official else 1)).abs().max(), 24)
+
+
+def threshold_of(
+    density: float, codes: Callable[[torch.Tensor], torch.Tensor], high: torch.Tensor, rounds: int
+) -> torch.Tensor:
+    """θ (), between 0 and `high`, with which codes have the density, by so many rounds of bisection."""
+    low = torch.zeros(())
+    for _ in range(rounds):
         theta = (low + high) / 2
-        *_, codes = iterates(sample._replace(theta=theta))
-        low, high = (theta, high) if formulas.density(codes) > density else (low, theta)
+        low, high = (theta, high) if formulas.density(codes(theta)) > density else (low, theta)
     return (low + high) / 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -102,10 +102,13 @@ def _ours(case: Case, p: Problem, a: Tensors, backend: str) -> dict[str, Entrant
 
 def takers(case: Case, device: torch.device) -> list[str]:
     """The backends that run the case; `eager` only where it is the automatic choice."""
-    dtype = DTYPES[case.dtype]
-    chosen = choice(case, device)
-    usable = [name for name in scvae_fast.backends() if backends.declines(name, device, dtype) is None]
-    return [name for name in usable if name in (chosen, "cpu", "triton", "cuda")]
+    return usable(device, DTYPES[case.dtype], choice(case, device))
+
+
+def usable(device: torch.device, dtype: torch.dtype, chosen: str, options: Sequence[str] = ()) -> list[str]:
+    """The backends that run such a call; `eager` only where it is `chosen`."""
+    able = [name for name in scvae_fast.backends() if backends.declines(name, device, dtype, options) is None]
+    return [name for name in able if name in (chosen, "cpu", "triton", "cuda")]
 
 
 def choice(case: Case, device: torch.device) -> str:

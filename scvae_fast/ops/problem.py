@@ -31,9 +31,9 @@ def _one_value(tensor: _T) -> _T:
 
 
 # What a call may have beyond LISTA with shared weights, in words.
-_STEPS, _MOMENTUM, _FACTORED = "iteration of ISTA", "momentum", "factored form"
-_POSITIVE, _THRESHOLDS, _MATRICES = "non-negative codes", "thresholds for each iteration", "matrices for each iteration"
-OPTIONS = frozenset((_STEPS, _MOMENTUM, _FACTORED, _POSITIVE, _THRESHOLDS, _MATRICES))
+STEPS, MOMENTUM, FACTORED = "iteration of ISTA", "momentum", "factored form"
+POSITIVE, THRESHOLDS, MATRICES = "non-negative codes", "thresholds for each iteration", "matrices for each iteration"
+OPTIONS = frozenset((STEPS, MOMENTUM, FACTORED, POSITIVE, THRESHOLDS, MATRICES))
 
 # The names of a record's tensors in the operations.
 _NAMES = {
@@ -94,12 +94,12 @@ class Problem(NamedTuple):
         if self.is_plain:
             return ()
         there = {
-            _STEPS: self.kappa == 1 and self.S is not None,
-            _FACTORED: self.S is None,
-            _MOMENTUM: self.momentum is not None,
-            _POSITIVE: self.positive,
-            _THRESHOLDS: self.theta.dim() == 2 and self.theta.numel() != 1,
-            _MATRICES: self.is_for_each("S") or self.is_for_each("W_e"),
+            STEPS: self.kappa == 1 and self.S is not None,
+            FACTORED: self.S is None,
+            MOMENTUM: self.momentum is not None,
+            POSITIVE: self.positive,
+            THRESHOLDS: self.theta.dim() == 2 and self.theta.numel() != 1,
+            MATRICES: self.is_for_each("S") or self.is_for_each("W_e"),
         }
         return tuple(option for option, is_there in there.items() if is_there)
 

@@ -9,11 +9,12 @@ import torch
 
 from scvae_fast.ops import native
 from scvae_fast.ops.backends.cuda.device import card, emulated, module
+from scvae_fast.ops.problem import FACTORED, MOMENTUM
 
 if TYPE_CHECKING:
     from scvae_fast.ops.backends.fused import Kernels
 
-LACKS = frozenset(("momentum", "factored form"))
+LACKS = frozenset((MOMENTUM, FACTORED))
 """Options of a `Problem` that these kernels don't have."""
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
