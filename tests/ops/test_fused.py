@@ -8,6 +8,7 @@ import pytest
 import torch
 from problems import (
     FLOAT32_BACKENDS,
+    VARIANTS,
     assert_as_exact_as_pytorch,
     clear_of_ties,
     device_of,
@@ -18,25 +19,22 @@ from problems import (
     record,
     results_and_gradients,
     sparse_code_problem,
+    takers,
     to,
     unrolled_ista,
     unrolled_lista,
     unrolled_sparse_code,
+    variant,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scvae_fast import decode, ista, lista, sparse_code
-from scvae_fast.ops import backends
 from scvae_fast.ops.backends import fused
 
 # Of Triton's, all iterations in one launch, and a launch for each.
 WAYS = {"triton, one launch": False, "triton, by iteration": True, "cuda": None}
 PRESENT = [way for way in WAYS if way.partition(",")[0] in FLOAT32_BACKENDS]
-OPS = {
-    "lista": (lista, unrolled_lista),
-    "ista": (ista, unrolled_ista),
-    "sparse_code": (sparse_code, unrolled_sparse_code),
-}
+UNROLLED = {lista: unrolled_lista, ista: unrolled_ista, sparse_code: unrolled_sparse_code}
 
 pytestmark = pytest.mark.skipif(not PRESENT, reason="no CUDA device, nothing interpreted or emulated")
 
@@ -60,120 +58,62 @@ def backend(request):
         yield name
 
 
-# Tensors of each iteration, and what else there is: where "S" is None, the factored form.
-FAMILY = {
-    "positive": ("lista", "gain", {"positive": True}),
-    "thresholds": ("lista", "theta gain", {}),
-    "matrices": ("lista", "S theta z0", {}),
-    "everything of each": ("sparse_code", "W_e S theta gain", {"positive": True}),
-    "given start": ("sparse_code", "W_e S theta z0", {}),
-    "one step": ("ista", "theta step", {}),
-    "slista": ("ista", "theta steps z0", {}),
-    "positive ista": ("ista", "G steps", {"positive": True}),
-    "fista": ("ista", "steps momentums", {}),
-    "given fista": ("ista", "G theta step momentum z0", {}),
-    "steps and matrices": ("sparse_code", "W_e S theta steps momentums", {}),
-    "lista-cp": ("sparse_code", "W_e theta", {"S": None}),
-    "alista": ("sparse_code", "theta steps z0", {"S": None}),
-    "autoencoder": ("sparse_code", "step momentums", {"S": None, "positive": True}),
-}
+VARIANTS_BY_WAY = [
+    pytest.param(way, name, id=f"{way}, {name}")
+    for way in PRESENT
+    for name in VARIANTS
+    if way.partition(",")[0] in takers(name)
+]
 
 
-def family_problem(name, M, K, n, n_iter):
-    """The operation, its tensors in float64, and its other arguments."""
-    op, words, settings = FAMILY[name]
-    each, factored = words.split(), "S" in settings
-    kappa = op == "ista" or factored or "step" in words
-    rows = n_iter + 1 - kappa
-
-    def normal(name, *shape):
-        count = {"W_e": rows}.get(name, n_iter)
-        return torch.randn((count, *shape) if name in each else shape, dtype=torch.float64)
-
-    D = normal("D", n, K) / K**0.5
-    D = D / torch.linalg.matrix_norm(D, ord=2)
-    damped = 0.6 * torch.eye(K, dtype=torch.float64) if kappa else 0.0
-    problem = {"b": normal("b", M, K)} if op != "sparse_code" else {"x": 2 * normal("x", M, n), "D": D}
-    if op == "sparse_code":
-        problem["W_e"] = D.T + 0.3 * normal("W_e", K, n) / n**0.5
-    if not factored:
-        matrix = normal("G" if op == "ista" else "S", K, K) * (0.5 / K**0.5)
-        problem.update({"G": matrix + damped} if op == "ista" else {"S": matrix - damped})
-    problem["theta"] = 0.2 * torch.rand((rows, K) if "theta" in each else (K,), dtype=torch.float64)
-    drawn = {
-        "gain": torch.tensor(1.7, dtype=torch.float64),
-        "step": torch.tensor(0.8, dtype=torch.float64),
-        "steps": 0.8 + 0.1 * torch.randn(n_iter, dtype=torch.float64),
-        "momentum": torch.tensor(0.3, dtype=torch.float64),
-        "momentums": 0.3 + 0.1 * torch.randn(n_iter, dtype=torch.float64),
-        "z0": torch.randn(M, K, dtype=torch.float64).relu(),
-    }
-    given = {word.removesuffix("s"): drawn[word] for word in each if word in drawn}
-    return op, {**problem, **given}, settings
-
-
-def taken(way):
-    """Which of `FAMILY` the backend takes."""
-    lacks = backends.BACKENDS[way.partition(",")[0]].lacks
-    for name in FAMILY:
-        op, problem, settings = family_problem(name, 1, 2, 2, 2)
-        positive = settings.get("positive", False)
-        if not lacks & set(record(op, 2, positive, **problem).options):
-            yield name
-
-
-FAMILY_BY_WAY = [pytest.param(way, name, id=f"{way}, {name}") for way in PRESENT for name in taken(way)]
-
-
-@pytest.mark.parametrize(("way", "name"), FAMILY_BY_WAY)
+@pytest.mark.parametrize(("way", "name"), VARIANTS_BY_WAY)
 def test_family_in_float32(way, name):
-    op, problem, settings = family_problem(name, 37, 70, 33, 3)
-    p = clear_of_ties(to(problem, torch.float32), 3, **{k: v for k, v in settings.items() if k != "S"})
+    op, problem, settings = variant(name, 37, 70, 33, 3)
+    p = clear_of_ties(to(problem, torch.float32), **settings)
     with going(way) as backend:
-        assert_as_exact_as_pytorch(*OPS[op], p, n_iter=3, backend=backend, **settings)
+        assert_as_exact_as_pytorch(op, UNROLLED[op], p, backend=backend, **settings)
 
 
-@pytest.mark.parametrize(("way", "name"), FAMILY_BY_WAY)
+@pytest.mark.parametrize(("way", "name"), VARIANTS_BY_WAY)
 def test_family_in_float16(way, name):
     """At most twice the error of the formula in float16, of rows that no rounding switches a code on or off in."""
-    op, problem, settings = family_problem(name, 100, 14, 9, 3)
-    p, (ours, formula) = to(problem, torch.float16), OPS[op]
-    positive = settings.get("positive", False)
-    clear = ~near_a_tie(record(op, 3, positive, **to(p, torch.float64)), 4e-3)
+    op, problem, settings = variant(name, 100, 14, 9, 3)
+    p = to(problem, torch.float16)
+    clear = ~near_a_tie(record(op.__name__, **to(p, torch.float64), **settings), 4e-3)
     assert clear.sum() > 20
     p = {k: t[clear] if k in ("x", "b", "z0") else t for k, t in p.items()}
-    exact = results_and_gradients(formula, to(p, torch.float64), n_iter=3, **settings)
-    plain = results_and_gradients(formula, p, n_iter=3, **settings)
+    exact = results_and_gradients(UNROLLED[op], to(p, torch.float64), **settings)
+    plain = results_and_gradients(UNROLLED[op], p, **settings)
     with going(way) as backend:
-        found = results_and_gradients(ours, p, n_iter=3, backend=backend, **settings)
+        found = results_and_gradients(op, p, backend=backend, **settings)
     for key, reference in exact.items():
         allowed = 2 * distance(plain[key], reference) + 4 * torch.finfo(torch.float16).eps
         assert distance(found[key], reference) <= allowed, key
 
 
-@pytest.mark.parametrize(("way", "name"), FAMILY_BY_WAY)
+@pytest.mark.parametrize(("way", "name"), VARIANTS_BY_WAY)
 def test_chunks_of_the_family_change_nothing_but_roundings(way, name, monkeypatch):
-    op, problem, settings = family_problem(name, 150, 20, 11, 2)
-    p, function = to(problem, torch.float32), OPS[op][0]
+    op, problem, settings = variant(name, 150, 20, 11, 2)
+    p = to(problem, torch.float32)
     with going(way) as backend:
-        whole = results_and_gradients(function, p, n_iter=2, backend=backend, **settings)
+        whole = results_and_gradients(op, p, backend=backend, **settings)
         monkeypatch.setattr(fused, "CHUNK_BYTES", 1)
-        parts = results_and_gradients(function, p, n_iter=2, backend=backend, **settings)
+        parts = results_and_gradients(op, p, backend=backend, **settings)
     for key, gradient in parts.items():
         torch.testing.assert_close(gradient, whole[key], rtol=1e-4, atol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
 
 
-@pytest.mark.parametrize(("way", "name"), FAMILY_BY_WAY)
+@pytest.mark.parametrize(("way", "name"), VARIANTS_BY_WAY)
 def test_one_iteration_of_the_family(way, name):
-    op, problem, settings = family_problem(name, 5, 9, 4, 1)
-    p = clear_of_ties(to(problem, torch.float32), 1, **{k: v for k, v in settings.items() if k != "S"})
+    op, problem, settings = variant(name, 5, 9, 4, 1)
+    p = clear_of_ties(to(problem, torch.float32), **settings)
     with going(way) as backend:
-        assert_as_exact_as_pytorch(*OPS[op], p, n_iter=1, backend=backend, **settings)
+        assert_as_exact_as_pytorch(op, UNROLLED[op], p, backend=backend, **settings)
 
 
-@pytest.mark.parametrize("way", [way for way in PRESENT if "lista-cp" in taken(way)])
+@pytest.mark.parametrize("way", [way for way in PRESENT if way.partition(",")[0] in takers("LISTA-CP")])
 def test_factored_form_has_no_matrix_of_atoms_and_atoms(way):
-    op, problem, settings = family_problem("lista-cp", 10, 300, 8, 2)
+    op, problem, settings = variant("LISTA-CP", 10, 300, 8, 2)
     shapes = []
 
     class Watching(TorchDispatchMode):
@@ -183,12 +123,12 @@ def test_factored_form_has_no_matrix_of_atoms_and_atoms(way):
             return out
 
     with going(way) as backend, Watching():
-        results_and_gradients(OPS[op][0], to(problem, torch.float32), n_iter=2, backend=backend, **settings)
+        results_and_gradients(op, to(problem, torch.float32), backend=backend, **settings)
     assert shapes
     assert not [shape for shape in shapes if len(shape) > 1 and min(shape[-2:]) >= 300]
 
 
-@pytest.mark.parametrize("way", [way for way in PRESENT if "positive" in taken(way)])
+@pytest.mark.parametrize("way", [way for way in PRESENT if way.partition(",")[0] in takers("non-negative lista")])
 @pytest.mark.parametrize("theta", [-0.3, float("nan")])
 def test_rows_beyond_the_last_add_nothing(way, theta):
     """A negative θ switches on what there is not, where codes are non-negative; no row is told of it."""

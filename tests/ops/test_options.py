@@ -109,7 +109,7 @@ def test_tilista(backend):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_what_is_the_same_in_every_iteration_may_be_repeated(backend, name):
     op, tensors, settings = variant(name, M, K, n, T)
-    each = VARIANTS[name][1]
+    each = VARIANTS[name].each
     single = {k: t[0] if k in each and k != "momentum" else t for k, t in tensors.items()}
     counts = {k: len(tensors[k]) for k in each}
     repeated = {
@@ -141,7 +141,7 @@ def test_few_iterations(backend, name, n_iter):
 
 @EVERY_BACKEND
 def test_first_momentum_has_no_effect(backend):
-    op, tensors, settings = variant("non-negative fista", M, K, n, T)
+    op, tensors, settings = variant("fista", M, K, n, T)
     found = results_and_gradients(op, tensors, **settings, backend=backend)
     other = {**tensors, "momentum": tensors["momentum"].clone()}
     other["momentum"][0] = 100.0
@@ -153,7 +153,7 @@ def test_first_momentum_has_no_effect(backend):
 
 @EVERY_BACKEND
 def test_weights_of_a_start_that_is_given_get_no_gradient(backend):
-    op, tensors, settings = variant("sparse_code of weights for each iteration", M, K, n, T)
+    op, tensors, settings = variant("everything of each iteration", M, K, n, T)
     tensors = {**{k: t for k, t in tensors.items() if k != "gain"}, "z0": normal(M, K).relu()}
     found = results_and_gradients(op, tensors, **settings, backend=backend)
     for key in ("∂W_e", "∂theta"):
@@ -202,7 +202,7 @@ SHARED = {"W_e": normal(4, 5), "theta": 0.1}
 
 
 def good(op):
-    names = {lista: "lista of weights for each iteration", ista: "ista", sparse_code: "LISTA-CP"}
+    names = {lista: "matrices of each iteration", ista: "ista", sparse_code: "LISTA-CP"}
     _, tensors, settings = variant(names[op], 3, 4, 5, 2)
     return {**tensors, **settings}
 

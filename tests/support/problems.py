@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -95,56 +95,70 @@ def record(op: str, n_iter: int, positive: bool = False, **tensors: torch.Tensor
     return Problem(*(given.get(name) for name in tensor_fields), n_iter, positive, op)
 
 
-# Calls with options: the public function's name, the tensors that have one of themselves for each iteration, further
-# tensors, and whether codes are non-negative. "factored" stands for sparse_code without S.
-VARIANTS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], bool]] = {
-    "lista of weights for each iteration": ("lista", ("S", "theta"), ("gain",), False),
-    "non-negative lista": ("lista", ("theta",), ("z0",), True),
-    "ista": ("ista", ("step",), ("step",), False),
-    "non-negative fista": ("ista", ("momentum",), ("step", "momentum"), True),
-    "ista of weights for each iteration": ("ista", ("G", "theta", "step"), ("step", "z0"), False),
-    "sparse_code of weights for each iteration": ("sparse_code", ("W_e", "S", "theta"), ("S", "gain"), False),
-    "non-negative sparse_code with a step": ("sparse_code", (), ("S", "step"), True),
-    "LISTA-CP": ("factored", ("W_e", "theta"), (), False),
-    "TiLISTA": ("factored", ("theta", "step"), ("step",), False),
-    "non-negative factored form with momentum": ("factored", ("W_e",), ("momentum", "z0"), True),
+class Variant(NamedTuple):
+    """A call with options: the public function, what it takes besides x or b, W_e, S or G, θ and D, and how."""
+
+    op: str
+    each: tuple[str, ...]  # tensors of which every iteration has its own
+    single: tuple[str, ...]  # further tensors, of which there is one
+    positive: bool = False
+    factored: bool = False  # sparse_code without S
+
+
+VARIANTS = {
+    "non-negative lista": Variant("lista", (), ("gain",), positive=True),
+    "thresholds of each iteration": Variant("lista", ("theta",), ("gain",)),
+    "matrices of each iteration": Variant("lista", ("S", "theta"), ("z0",)),
+    "everything of each iteration": Variant("sparse_code", ("W_e", "S", "theta"), ("gain",), positive=True),
+    "everything of each iteration, z0": Variant("sparse_code", ("W_e", "S", "theta"), ("z0",)),
+    "ista": Variant("ista", ("theta",), ("step",)),
+    "SLISTA": Variant("ista", ("theta", "step"), ("z0",)),
+    "non-negative ista": Variant("ista", ("G", "step"), (), positive=True),
+    "fista": Variant("ista", ("step", "momentum"), ()),
+    "fista, z0": Variant("ista", ("G", "theta"), ("step", "momentum", "z0")),
+    "everything of each iteration, steps": Variant("sparse_code", ("W_e", "S", "theta", "step", "momentum"), ()),
+    "non-negative sparse_code with a step": Variant("sparse_code", (), ("step",), positive=True),
+    "LISTA-CP": Variant("sparse_code", ("W_e", "theta"), (), factored=True),
+    "ALISTA": Variant("sparse_code", ("theta", "step"), ("z0",), factored=True),
+    "autoencoder": Variant("sparse_code", ("momentum",), ("step",), positive=True, factored=True),
+    "non-negative LISTA-CP": Variant("sparse_code", ("W_e",), ("momentum", "z0"), positive=True, factored=True),
 }
 
 
 def variant(
     name: str, M: int, K: int, n: int, n_iter: int
-) -> tuple[Callable[..., Any], dict[str, Any], dict[str, Any]]:
-    """The public function of one of `VARIANTS`, its tensors in float64, and its other arguments."""
-    op, each, more, positive = VARIANTS[name]
-    outer = ("x", "W_e", "D") if op in ("sparse_code", "factored") else ("b",)
-    is_ista = op in ("ista", "factored") or "step" in more
-    shapes = {
-        "x": (M, n),
-        "W_e": (K, n),
-        "D": (n, K),
-        "b": (M, K),
-        "G": (K, K),
-        "S": (K, K),
-        "theta": (K,),
-        "z0": (M, K),
+) -> tuple[Callable[..., Any], dict[str, torch.Tensor], dict[str, Any]]:
+    """The public function of one of `VARIANTS`, its tensors in float64, and its other arguments.
+
+    Iterations of the factored form and of ISTA don't expand, so codes stay of the order of 1.
+    """
+    op, each, single, positive, factored = VARIANTS[name]
+    kappa = op == "ista" or factored or "step" in each + single
+    rows = n_iter + 1 - kappa
+
+    def normal(tensor: str, *shape: int) -> torch.Tensor:
+        count = rows if tensor in ("W_e", "theta") else n_iter
+        return torch.randn((count, *shape) if tensor in each else shape, dtype=torch.float64)
+
+    D = normal("D", n, K)
+    D = D / torch.linalg.matrix_norm(D, ord=2)
+    tensors = {"b": normal("b", M, K)} if op != "sparse_code" else {"x": 2 * normal("x", M, n), "D": D}
+    if op == "sparse_code":
+        tensors["W_e"] = D.T + 0.3 * normal("W_e", K, n) / n**0.5
+    if not factored:
+        inhibition, damped = "G" if op == "ista" else "S", 0.6 * kappa * torch.eye(K, dtype=torch.float64)
+        matrix = normal(inhibition, K, K) * (0.5 / K**0.5)
+        tensors[inhibition] = matrix + damped if op == "ista" else matrix - damped
+    tensors["theta"] = 0.2 * torch.rand((rows, K) if "theta" in each else (K,), dtype=torch.float64)
+    drawn = {
+        "gain": torch.tensor(1.7, dtype=torch.float64),
+        "step": 0.8 + 0.1 * normal("step"),
+        "momentum": 0.3 + 0.1 * normal("momentum"),
+        "z0": torch.randn(M, K, dtype=torch.float64).relu(),
     }
-    rows = {"W_e": n_iter + (not is_ista), "theta": n_iter + (not is_ista)}
-    inhibition = {"ista": ("G",), "lista": ("S",)}.get(op, ())
-    tensors = {}
-    for tensor in (*outer, *inhibition, "theta", *more):
-        shape = shapes.get(tensor, ())
-        shape = (rows.get(tensor, n_iter), *shape) if tensor in each else shape
-        tensors[tensor] = torch.randn(shape, dtype=torch.float64)
-    scales = {"W_e": n**-0.5, "D": K**-0.5, "S": 0.4 * K**-0.5, "G": 0.4 * K**-0.5, "momentum": 0.2, "step": 0.2}
-    tensors = {tensor: t * scales.get(tensor, 1.0) for tensor, t in tensors.items()}
-    if is_ista and op != "factored":
-        tensors["G" if op == "ista" else "S"] += (0.5 if op == "ista" else -0.5) * torch.eye(K, dtype=torch.float64)
-    for tensor, shift in (("theta", 0.3), ("step", 0.5), ("momentum", 0.4), ("gain", 1.5)):
-        if tensor in tensors:
-            tensors[tensor] = 0.2 * tensors[tensor] + shift
-    settings = {"n_iter": n_iter, "positive": positive, **({"S": None} if op == "factored" else {})}
-    function = getattr(scvae_fast, "sparse_code" if op == "factored" else op)
-    return function, tensors, settings
+    tensors |= {tensor: t for tensor, t in drawn.items() if tensor in each + single}
+    settings = {"n_iter": n_iter, "positive": positive, **({"S": None} if factored else {})}
+    return getattr(scvae_fast, op), tensors, settings
 
 
 def takers(name: str) -> list[str]:

@@ -62,12 +62,7 @@ def _operation(op: Callable, plain: Callable, problem: Callable[[], dict], backe
 
 
 # With every option among them.
-_VARIANTS = (
-    "non-negative fista",
-    "ista of weights for each iteration",
-    "sparse_code of weights for each iteration",
-    "non-negative factored form with momentum",
-)
+_VARIANTS = ("non-negative ista", "everything of each iteration", "fista, z0", "non-negative LISTA-CP")
 
 
 def _variant(name: str, backend: str) -> Subject:
