@@ -16,6 +16,7 @@ from benchmarks import formulas
 from benchmarks.cases import BACKWARD, BOTH, FORWARD, Case
 from benchmarks.problems import DTYPES, Problem, iterates
 from scvae_fast.ops import backends
+from scvae_fast.ops.backends import cpu
 
 RELEASED, CLEAN, PRODUCTS, GRAPH = "released formula", "clean eager", "bare products", "clean eager, CUDA graph"
 COMPILED = ", torch.compile"
@@ -114,7 +115,11 @@ def usable(device: torch.device, dtype: torch.dtype, chosen: str, options: Seque
 def choice(case: Case, device: torch.device) -> str:
     """The backend that runs the case if none is asked for."""
     op = "sparse_code" if case.op in ("LISTA", "DictionaryLISTA") else case.op
-    return backends.choose(op, None, device, DTYPES[case.dtype], case.rows)
+    chosen = backends.choose(op, None, device, DTYPES[case.dtype], case.rows)
+    if op == "decode" and chosen == "cpu":
+        fast = cpu.decodes_fast(case.features * case.atoms, case.density, case.direction != FORWARD)
+        return chosen if fast else "eager"
+    return chosen
 
 
 def arguments(op: str, p: Problem) -> dict[str, torch.Tensor]:

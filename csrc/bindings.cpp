@@ -167,44 +167,48 @@ Options options_of(const std::optional<OptionsTuple>& given) {
 
 void lista_forward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t n_iter,
                    const std::optional<OptionsTuple>& options, Address b, Address S, Address theta, bool theta_per_atom,
-                   double gain, Address z0, Address z, int threads) {
+                   double gain, Address z0, Address z, Address iterates, int threads) {
   const ListaArguments arguments{rows, atoms, n_iter, b, S, theta, theta_per_atom, gain, z0, options_of(options)};
   with_scalar(float64, [&](auto scalar) {
     using T = decltype(scalar);
-    cpu::lista_forward<T>(arguments.problem<T>(), pointer<T>(z), threads);
+    cpu::lista_forward<T>(arguments.problem<T>(), {pointer<T>(z), pointer<T>(iterates)}, threads);
   });
 }
 
 void lista_backward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t n_iter,
                     const std::optional<OptionsTuple>& options, Address b, Address S, Address theta,
-                    bool theta_per_atom, double gain, Address z0, Address z, Address grad, Address d_b, Address d_S,
-                    Address d_theta, Address d_gain, Address d_z0, Address d_step, Address d_momentum, int threads) {
+                    bool theta_per_atom, double gain, Address z0, Address z, Address iterates, Address grad,
+                    Address d_b, Address d_S, Address d_theta, Address d_gain, Address d_z0, Address d_step,
+                    Address d_momentum, int threads) {
   const ListaArguments arguments{rows, atoms, n_iter, b, S, theta, theta_per_atom, gain, z0, options_of(options)};
   with_scalar(float64, [&](auto scalar) {
     using T = decltype(scalar);
     const ListaGradients<T> out{pointer<T>(d_b),  pointer<T>(d_S),    pointer<T>(d_theta),   pointer<T>(d_gain),
                                 pointer<T>(d_z0), pointer<T>(d_step), pointer<T>(d_momentum)};
-    cpu::lista_backward<T>(arguments.problem<T>(), rows_at<T>(z, atoms), rows_at<T>(grad, atoms), out, threads);
+    cpu::lista_backward<T>(arguments.problem<T>(), {pointer<T>(z), pointer<T>(iterates)}, rows_at<T>(grad, atoms), out,
+                           threads);
   });
 }
 
 void sparse_code_forward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t n_iter,
                          const std::optional<OptionsTuple>& options, std::int64_t features, Address x, Address W_e,
                          Address S, Address theta, bool theta_per_atom, Address D, double gain, Address z0, Address z,
-                         Address x_hat, int threads) {
+                         Address iterates, Address x_hat, int threads) {
   const SparseCodeArguments arguments{
       {rows, atoms, n_iter, 0, S, theta, theta_per_atom, gain, z0, options_of(options)}, features, x, W_e, D};
   with_scalar(float64, [&](auto scalar) {
     using T = decltype(scalar);
-    cpu::sparse_code_forward<T>(arguments.problem<T>(), pointer<T>(z), pointer<T>(x_hat), threads);
+    cpu::sparse_code_forward<T>(arguments.problem<T>(), {pointer<T>(z), pointer<T>(iterates)}, pointer<T>(x_hat),
+                                threads);
   });
 }
 
 void sparse_code_backward(bool float64, std::int64_t rows, std::int64_t atoms, std::int64_t n_iter,
                           const std::optional<OptionsTuple>& options, std::int64_t features, Address x, Address W_e,
                           Address S, Address theta, bool theta_per_atom, Address D, double gain, Address z0, Address z,
-                          Address grad_z, Address grad_x_hat, Address d_x, Address d_W_e, Address d_S, Address d_theta,
-                          Address d_D, Address d_gain, Address d_z0, Address d_step, Address d_momentum, int threads) {
+                          Address iterates, Address grad_z, Address grad_x_hat, Address d_x, Address d_W_e, Address d_S,
+                          Address d_theta, Address d_D, Address d_gain, Address d_z0, Address d_step,
+                          Address d_momentum, int threads) {
   const SparseCodeArguments arguments{
       {rows, atoms, n_iter, 0, S, theta, theta_per_atom, gain, z0, options_of(options)}, features, x, W_e, D};
   with_scalar(float64, [&](auto scalar) {
@@ -212,8 +216,8 @@ void sparse_code_backward(bool float64, std::int64_t rows, std::int64_t atoms, s
     const ListaGradients<T> of_lista{nullptr,          pointer<T>(d_S),    pointer<T>(d_theta),   pointer<T>(d_gain),
                                      pointer<T>(d_z0), pointer<T>(d_step), pointer<T>(d_momentum)};
     const SparseCodeGradients<T> out{of_lista, pointer<T>(d_x), pointer<T>(d_W_e), pointer<T>(d_D)};
-    cpu::sparse_code_backward<T>(arguments.problem<T>(), rows_at<T>(z, atoms), rows_at<T>(grad_z, atoms),
-                                 rows_at<T>(grad_x_hat, features), out, threads);
+    cpu::sparse_code_backward<T>(arguments.problem<T>(), {pointer<T>(z), pointer<T>(iterates)},
+                                 rows_at<T>(grad_z, atoms), rows_at<T>(grad_x_hat, features), out, threads);
   });
 }
 

@@ -100,20 +100,28 @@ const char* instruction_set();
 // Those that this processor has, best first: of "avx512", "avx2" and "portable".
 std::vector<std::string> instruction_sets();
 
+// Where the codes of a problem are.
+template <typename T>
+struct Codes {
+  T* z = nullptr;         // z_T: (M, K)
+  T* iterates = nullptr;  // z_1 ... z_{T-1}: (M, T - 1, K); null where they are not kept
+};
+
 // Every function runs on at most `threads` threads; its result does not depend on their number.
 template <typename T>
-void lista_forward(const ListaProblem<T>& problem, T* z, int threads);  // z: (M, K)
+void lista_forward(const ListaProblem<T>& problem, Codes<T> codes, int threads);
 
-// z is what lista_forward returned for the same problem; grad: (M, K).
+// codes is what lista_forward wrote for the same problem; grad: (M, K).
 template <typename T>
-void lista_backward(const ListaProblem<T>& problem, Rows<T> z, Rows<T> grad, const ListaGradients<T>& out, int threads);
+void lista_backward(const ListaProblem<T>& problem, Codes<const T> codes, Rows<T> grad, const ListaGradients<T>& out,
+                    int threads);
 
 template <typename T>
-void sparse_code_forward(const SparseCodeProblem<T>& problem, T* z, T* x_hat, int threads);  // (M, K) and (M, n)
+void sparse_code_forward(const SparseCodeProblem<T>& problem, Codes<T> codes, T* x_hat, int threads);  // x_hat: (M, n)
 
-// z is what sparse_code_forward returned; grad_z: (M, K) and grad_x_hat: (M, n), of which data may be null for zeros.
+// codes is what sparse_code_forward wrote; grad_z: (M, K) and grad_x_hat: (M, n), of which data may be null for zeros.
 template <typename T>
-void sparse_code_backward(const SparseCodeProblem<T>& problem, Rows<T> z, Rows<T> grad_z, Rows<T> grad_x_hat,
+void sparse_code_backward(const SparseCodeProblem<T>& problem, Codes<const T> codes, Rows<T> grad_z, Rows<T> grad_x_hat,
                           const SparseCodeGradients<T>& out, int threads);
 
 template <typename T>

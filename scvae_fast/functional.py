@@ -8,11 +8,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from scvae_fast.ops import checks
-from scvae_fast.ops.backends import BACKENDS, check_name
+from scvae_fast.ops.backends import BACKENDS, check_name, choose
 from scvae_fast.ops.backends.reference import shrink
 from scvae_fast.ops.lasso_solver import ALGORITHMS, Lasso, solve
+from scvae_fast.ops.library import autocast_is_on
 from scvae_fast.ops.normalisation import group_norm_silu
 from scvae_fast.ops.operations import DECODE, ISTA, LISTA, SPARSE_CODE
+from scvae_fast.ops.problem import Decoding
 
 __all__ = ["backends", "decode", "group_norm_silu", "ista", "lasso", "lista", "soft_threshold", "sparse_code"]
 
@@ -43,8 +45,9 @@ def lista(
         z_{t+1} = h_{θ_{t+1}}(b + z_t S_tᵀ),  t = 0 … T−1,    h_θ(u) = sign(u)·max(|u| − θ, 0)
 
     With S = I − DᵀD/c, b = xD/c, θ = λ/c and c ≥ ‖D‖₂² this is ISTA on ½‖x − Dz‖² + λ‖z‖₁. Differentiable with respect
-    to every tensor. The backward pass keeps b, z and z0, however many iterations there are. Forward mode, second and
-    higher derivatives run the iterations in plain PyTorch.
+    to every tensor. For the backward pass b, z and z0 are kept, however many iterations there are; on a CPU the
+    iterates z_1 … z_{T−1} too where they take 16 MiB at most. Forward mode, second and higher derivatives run the
+    iterations in plain PyTorch.
 
     Args:
         b: (..., K) drive; float32, float64, bfloat16 or float16 (16-bit types are computed in float32).
@@ -73,7 +76,8 @@ def lista(
     n_iter = _common(op, n_iter, positive, backend)
     checks.is_constant_if_narrowed(op, "S", S, "b", b)
     threshold = checks.scalar_tensor(op, "theta", theta, b)
-    return LISTA(b, S, threshold, _number(op, "gain", gain, b, default=1), z0, n_iter, positive, backend)
+    z, _ = LISTA(b, S, threshold, _number(op, "gain", gain, b, default=1), z0, n_iter, positive, backend)
+    return z
 
 
 def ista(
@@ -97,8 +101,8 @@ def ista(
     With G = DᵀD, b = xD, γ = 1/c, θ = λ/c and c ≥ ‖D‖₂² this is ISTA on ½‖x − Dz‖² + λ‖z‖₁, and FISTA with
     β_t = (τ_t − 1)/τ_{t+1}, τ_1 = 1, τ_{t+1} = (1 + √(1 + 4τ_t²))/2. With learned γ_t and θ_t = λ γ_t it is SLISTA
     (Ablin et al. 2019). θ is the threshold itself; it is not multiplied by γ. Differentiable with respect to every
-    tensor. The backward pass keeps b, z and z0, however many iterations there are. Forward mode, second and higher
-    derivatives run the iterations in plain PyTorch.
+    tensor. What is kept for the backward pass is as for `lista`. Forward mode, second and higher derivatives run the
+    iterations in plain PyTorch.
 
     Args:
         b: (..., K) drive; float32, float64, bfloat16 or float16 (16-bit types are computed in float32).
@@ -127,7 +131,8 @@ def ista(
     checks.is_constant_if_narrowed(op, "G", G, "b", b)
     threshold = checks.scalar_tensor(op, "theta", theta, b)
     gamma, beta = _number(op, "step", step, b, default=1), _number(op, "momentum", momentum, b, default=None)
-    return ISTA(b, G, threshold, gamma, beta, z0, n_iter, positive, backend)
+    z, _ = ISTA(b, G, threshold, gamma, beta, z0, n_iter, positive, backend)
+    return z
 
 
 def sparse_code(
@@ -154,10 +159,11 @@ def sparse_code(
       forward or backward. With a W for each iteration this is LISTA-CP (Chen et al. 2018); with one W, and a learned
       step for each iteration, TiLISTA and ALISTA (Liu et al. 2019).
 
-    y_t = z_t + β_t (z_t − z_{t−1}), y_0 = z_0. Differentiable with respect to every tensor. The backward pass keeps x,
-    z and z0, however many iterations there are, and recomputes the iterates. Forward mode, second and higher
-    derivatives run the iterations in plain PyTorch. R, the number of rows of what there is for each iteration of W_e
-    and theta, is T + 1 for the first form and T for the others.
+    y_t = z_t + β_t (z_t − z_{t−1}), y_0 = z_0. Differentiable with respect to every tensor. For the backward
+    pass x, z and z0 are kept, however many iterations there are; on a CPU the iterates z_1 … z_{T−1} too where they
+    take 16 MiB at most. Else they are recomputed. Forward mode, second and higher derivatives run the iterations in
+    plain PyTorch. R, the number of rows of what there is for each iteration of W_e and theta, is T + 1 for the first
+    form and T for the others.
 
     Args:
         x: (..., n) vectors; float32, float64, bfloat16 or float16 (16-bit types are computed in float32).
@@ -192,7 +198,8 @@ def sparse_code(
     threshold = checks.scalar_tensor(op, "theta", theta, x)
     gamma, beta = _number(op, "step", step, x, default=None), _number(op, "momentum", momentum, x, default=None)
     start = _number(op, "gain", gain, x, default=1)
-    return SPARSE_CODE(x, W_e, S, threshold, D, start, z0, gamma, beta, n_iter, positive, backend)
+    z, x_hat, _ = SPARSE_CODE(x, W_e, S, threshold, D, start, z0, gamma, beta, n_iter, positive, backend)
+    return z, x_hat
 
 
 def decode(z: torch.Tensor, D: torch.Tensor, *, backend: str | None = None) -> torch.Tensor:
@@ -201,7 +208,8 @@ def decode(z: torch.Tensor, D: torch.Tensor, *, backend: str | None = None) -> t
     Args:
         z: (..., K) codes; float32, float64, bfloat16 or float16 (16-bit types are accumulated in float32).
         D: (n, K) dictionary, an atom a column, in z's dtype.
-        backend: a name of `backends()`; None chooses by device, dtype and number of rows.
+        backend: a name of `backends()`; None chooses by device and dtype, and on CPUs by the number of rows, the size
+            of D and the density of z too: the C++ kernels skip zeros, PyTorch's product is faster where few are left.
 
     Returns:
         (..., n) in z's dtype. Under autocast the operation runs in float32.
@@ -213,7 +221,23 @@ def decode(z: torch.Tensor, D: torch.Tensor, *, backend: str | None = None) -> t
     """
     checks.are_tensors("decode", z=z, D=D)
     check_name("decode", backend)
+    if _is_plain_product(z, backend):
+        Decoding(z, D).check()
+        return torch.nn.functional.linear(z, D)
     return DECODE(z, D, backend)
+
+
+def _is_plain_product(z: torch.Tensor, backend: str | None) -> bool:
+    """Whether PyTorch's own product decodes z, without the way through our operation, which takes as long for few rows.
+
+    Compiled code, and what is to be computed in another dtype, go that way all the same.
+    """
+    if torch.compiler.is_compiling() or checks.is_half(z.dtype) or z.dim() == 0:
+        return False
+    rows = z.numel() // max(1, z.shape[-1])
+    if not isinstance(rows, int) or autocast_is_on("cpu" if z.is_cpu else z.device.type):
+        return False
+    return choose("decode", backend, z.device, z.dtype, rows) == "eager"
 
 
 def soft_threshold(u: torch.Tensor, theta: torch.Tensor | float) -> torch.Tensor:

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include "cpu/bottleneck.h"
@@ -100,6 +101,20 @@ struct Share {
     for (std::size_t t = 0; t < d_step.size(); ++t) d_step[t] += other.d_step[t];
     for (std::size_t t = 0; t < d_momentum.size(); ++t) d_momentum[t] += other.d_momentum[t];
     d_gain += other.d_gain;
+  }
+  void write(const ListaProblem<T>& p, const ListaGradients<T>& out) const {
+    if (out.gain != nullptr) *out.gain = static_cast<T>(d_gain);
+    if (out.step != nullptr) narrow(d_step, out.step);
+    if (out.momentum != nullptr) narrow(d_momentum, out.momentum);
+    if (out.theta == nullptr) return;
+    if (p.theta_per_atom) return narrow(d_theta, out.theta);
+    for (std::size_t row = 0; row * atoms < d_theta.size(); ++row) {
+      const double* sums = d_theta.data() + row * atoms;
+      out.theta[row] = static_cast<T>(std::accumulate(sums, sums + atoms, 0.0));
+    }
+  }
+  static void narrow(const std::vector<double>& sums, T* out) {
+    std::transform(sums.begin(), sums.end(), out, [](double sum) { return static_cast<T>(sum); });
   }
   double* theta(std::int64_t row) {
     return d_theta.data() + (d_theta.size() == atoms ? 0 : static_cast<std::size_t>(row) * atoms);

@@ -15,6 +15,7 @@ inline constexpr std::int64_t kDepth = 512;
 inline constexpr int kMaxRows = 3;     // rows of the output that one call of a kernel makes
 inline constexpr int kMaxVectors = 8;  // vectors of each of these rows
 inline constexpr int kPatterns = 1 << kMaxRows;
+inline constexpr int kDenseRows = 6;  // the same of combine_dense
 
 // What becomes of a row u of sums before it is written.
 enum class Finish {
@@ -29,7 +30,7 @@ inline constexpr int kFinishes = 5;
 // out[r] = finish(init[r] + sum_i coefficient[r][index[i]] source[index[i]]) for R rows of V vectors.
 template <typename T>
 struct Combination {
-  const std::int32_t* index;
+  const std::int32_t* index;  // combine_dense takes all terms, in their order
   std::int64_t terms;
   // combine_three: index[bounds[p] ... bounds[p + 1]) are the terms of the rows in pattern p
   const std::int32_t* bounds;
@@ -62,6 +63,7 @@ struct Kernels {
   std::int64_t wide;                                      // vectors of a panel, at most
   Combine combine[kFinishes][kMaxRows - 1][kMaxVectors];  // [finish][R - 1][V - 1]
   Combine combine_three[kFinishes][kMaxVectors];          // [finish][V - 1]
+  Combine combine_dense[kFinishes][kMaxVectors];          // of kDenseRows: likewise
 
   // Of at most kDepth columns, writes those in which at least one of so many rows is not zero (a NaN is not),
   // ascending; returns how many. Up to 16 entries beyond those are overwritten.

@@ -81,7 +81,7 @@ template <typename T, Finish F, int R, int V>
 [[gnu::always_inline]] inline void finish(const Combination<T>& c, Vector<T> (&u)[R][V]) {
   constexpr std::int64_t lanes = kLanes<T>;
   if (c.init != nullptr) {
-#pragma GCC unroll 3
+#pragma GCC unroll 6
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) u[r][v] += load(c.init + r * c.init_stride + v * lanes);
@@ -90,7 +90,7 @@ template <typename T, Finish F, int R, int V>
   for (int v = 0; v < V; ++v) {
     Vector<T> theta = {}, d_theta = {};
     if (F == Finish::threshold || F == Finish::threshold_any || F == Finish::general) theta = load(c.theta + v * lanes);
-#pragma GCC unroll 3
+#pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
       Vector<T> value = u[r][v];
       if (F == Finish::threshold) value = threshold<T>(value, theta);
@@ -173,6 +173,53 @@ void combine_three(const Combination<T>& arguments) {
   Vector<T> u[kMaxRows][V] = {};
   add_patterns<T, V, 1>(c, u);
   finish<T, F, kMaxRows, V>(c, u);
+}
+
+// The part of a combination that begins with that vector.
+template <typename T>
+[[gnu::always_inline]] inline Combination<T> from_vector(const Combination<T>& whole, int vector) {
+  Combination<T> c = whole;
+  const std::int64_t by = vector * kLanes<T>;
+  c.source += by;
+  c.out += by;
+  if (c.init != nullptr) c.init += by;
+  if (c.theta != nullptr) c.theta += by;
+  if (c.prior != nullptr) c.prior += by;
+  if (c.codes != nullptr) c.codes += by;
+  if (c.sum != nullptr) c.sum += by;
+  if (c.d_theta != nullptr) c.d_theta += by;
+  return c;
+}
+
+template <typename T, Finish F, int V>
+[[gnu::always_inline]] inline void combine_all(const Combination<T>& c) {
+  constexpr std::int64_t lanes = kLanes<T>;
+  Vector<T> u[kDenseRows][V] = {};
+  for (std::int64_t k = 0; k < c.terms; ++k) {
+    const T* source = c.source + k * c.source_stride;
+    Vector<T> s[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      s[v] = load(source + v * lanes);
+      in_register<T>(s[v]);
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < kDenseRows; ++r) {
+      const Vector<T> coefficient = c.coefficient[r * c.coefficient_stride + k] - Vector<T>{};
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) u[r][v] += coefficient * s[v];
+    }
+  }
+  finish<T, F, kDenseRows, V>(c, u);
+}
+
+// Rows that have nearly all terms: half of the vectors at a time, so that what is loaded of them serves twice as many
+// rows as in combine_three.
+template <typename T, Finish F, int V>
+void combine_dense(const Combination<T>& arguments) {
+  constexpr int half = (V + 1) / 2;
+  combine_all<T, F, half>(from_vector(arguments, 0));
+  if constexpr (V > 1) combine_all<T, F, V - half>(from_vector(arguments, half));
 }
 
 template <typename T, int R>
@@ -323,13 +370,15 @@ bool all_finite(const T* values, std::int64_t size) {
   return rest == T(0);
 }
 
-// R = 3 stands for combine_three.
+// R = 3 stands for combine_three, 6 for combine_dense.
 template <typename T, Finish F, int R, int V>
 constexpr typename Kernels<T>::Combine entry() {
   if constexpr (V > SCVAE_WIDE)
     return nullptr;
   else if constexpr (R == kMaxRows)
     return &combine_three<T, F, V>;
+  else if constexpr (R == kDenseRows)
+    return &combine_dense<T, F, V>;
   else
     return &combine<T, F, R, V>;
 }
@@ -352,6 +401,7 @@ void fill(Kernels<T>& k) {
   fill_row<T, F, 1>(k.combine[finish][0]);
   fill_row<T, F, 2>(k.combine[finish][1]);
   fill_row<T, F, 3>(k.combine_three[finish]);
+  fill_row<T, F, 6>(k.combine_dense[finish]);
 }
 
 template <typename T>

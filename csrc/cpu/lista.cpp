@@ -4,6 +4,7 @@
 #include "cpu/bottleneck.h"
 #include "cpu/iteration.h"
 #include "cpu/parallel.h"
+#include "cpu/wide.h"
 
 namespace scvae::cpu {
 namespace {
@@ -44,8 +45,8 @@ class Block {
         std::int64_t begin, std::int64_t rows)
       : p_(p), bottleneck_(bottleneck), iteration_(iteration), own_(own), begin_(begin), rows_(rows) {}
 
-  // z_T
-  Matrix<T>& run(const Turn& turn) {
+  // z_T; the codes before it go to where they are kept.
+  Matrix<T>& run(Codes<T> kept, const Turn& turn) {
     start();
     Matrix<T>*codes = &own_.z, *next = &own_.next, *before = &own_.before;
     for (std::int64_t t = 0; t < p_.n_iter; ++t) {
@@ -53,11 +54,18 @@ class Block {
       step(t, *codes, *before, *next);
       std::swap(codes, next);
       if (p_.momentum != nullptr) std::swap(before, next);
+      if (kept.iterates != nullptr && t + 1 < p_.n_iter) keep(t, *codes, kept.iterates);
     }
     return *codes;
   }
 
  private:
+  // z_{t+1}
+  void keep(std::int64_t t, const Matrix<T>& codes, T* iterates) const {
+    for (std::int64_t r = 0; r < rows_; ++r)
+      codes.get_row(r, iterates + ((begin_ + r) * (p_.n_iter - 1) + t) * p_.atoms);
+  }
+
   void start() {
     const bool driven = bottleneck_ != nullptr && !bottleneck_->factored() && p_.row(p_.n_iter) > 0;
     if (driven) bottleneck_->drive(0, begin_, rows_, own_.b, 0, own_.supports);
@@ -94,7 +102,7 @@ class Block {
 };
 
 template <typename T>
-void forward(const ListaProblem<T>& p, const Bottleneck<T>* bottleneck, T* z, T* x_hat, int threads) {
+void forward(const ListaProblem<T>& p, const Bottleneck<T>* bottleneck, Codes<T> out, T* x_hat, int threads) {
   const bool each = p.S_each != 0 || (bottleneck != nullptr && bottleneck->has_drive_for_each());
   const Blocks blocks(p.rows, each ? kRowsPerBlockOfEach : kRowsPerBlock, threads);
   const int team = team_size(threads, blocks.count);
@@ -104,8 +112,8 @@ void forward(const ListaProblem<T>& p, const Bottleneck<T>* bottleneck, T* z, T*
   parallel_for(blocks.count, team, [&](std::int64_t block, int thread, const Turn& turn) {
     Worker<T>& own = workers[static_cast<std::size_t>(thread)];
     const std::int64_t begin = block * blocks.size, rows = std::min(blocks.size, p.rows - begin);
-    const Matrix<T>& codes = Block<T>(p, bottleneck, iteration, own, begin, rows).run(turn);
-    for (std::int64_t r = 0; r < rows; ++r) codes.get_row(r, z + (begin + r) * p.atoms);
+    const Matrix<T>& codes = Block<T>(p, bottleneck, iteration, own, begin, rows).run(out, turn);
+    for (std::int64_t r = 0; r < rows; ++r) codes.get_row(r, out.z + (begin + r) * p.atoms);
     if (bottleneck == nullptr) return;
     bottleneck->reconstruct(codes.rows(), rows, own.x_hat, own.supports);
     for (std::int64_t r = 0; r < rows; ++r) own.x_hat.get_row(r, x_hat + (begin + r) * bottleneck->features());
@@ -115,19 +123,20 @@ void forward(const ListaProblem<T>& p, const Bottleneck<T>* bottleneck, T* z, T*
 }  // namespace
 
 template <typename T>
-void lista_forward(const ListaProblem<T>& p, T* z, int threads) {
-  forward<T>(p, nullptr, z, nullptr, threads);
+void lista_forward(const ListaProblem<T>& p, Codes<T> codes, int threads) {
+  forward<T>(p, nullptr, codes, nullptr, threads);
 }
 
 template <typename T>
-void sparse_code_forward(const SparseCodeProblem<T>& p, T* z, T* x_hat, int threads) {
+void sparse_code_forward(const SparseCodeProblem<T>& p, Codes<T> codes, T* x_hat, int threads) {
+  if (is_wide(p)) return wide_forward(p, codes, x_hat, threads);
   const Bottleneck<T> bottleneck(p, true, threads);
-  forward(p.lista, &bottleneck, z, x_hat, threads);
+  forward(p.lista, &bottleneck, codes, x_hat, threads);
 }
 
-template void lista_forward(const ListaProblem<float>&, float*, int);
-template void lista_forward(const ListaProblem<double>&, double*, int);
-template void sparse_code_forward(const SparseCodeProblem<float>&, float*, float*, int);
-template void sparse_code_forward(const SparseCodeProblem<double>&, double*, double*, int);
+template void lista_forward(const ListaProblem<float>&, Codes<float>, int);
+template void lista_forward(const ListaProblem<double>&, Codes<double>, int);
+template void sparse_code_forward(const SparseCodeProblem<float>&, Codes<float>, float*, int);
+template void sparse_code_forward(const SparseCodeProblem<double>&, Codes<double>, double*, int);
 
 }  // namespace scvae::cpu

@@ -1,12 +1,9 @@
-// lista and sparse_code, backward: a chunk of rows at a time, the codes are recomputed, the adjoint recurrence runs
-// over them, and then the chunk's share is added to the gradients of the parameters. The last iterations of rows that
-// are sparse run on their active sets (active_set.h). What this needs besides its inputs is bounded by the chunk.
-// Measured, recomputing takes a quarter of the pass, or two fifths where active sets save most of the rest; keeping the
-// iterates instead, six bytes for each code that is not zero, would take 50 MiB at T = 30, M = 4096, K = 512 and 5 %
-// final density, where all that is kept now is 12 MiB, and would grow with T.
+// lista and sparse_code, backward: a chunk of rows at a time, the codes are recomputed unless they were kept, the
+// adjoint recurrence runs over them, and then the chunk's share is added to the gradients of the parameters. The last
+// iterations of rows that are sparse run on their active sets (active_set.h). What this needs besides its inputs is
+// bounded by the chunk.
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "cpu/active_set.h"
 #include "cpu/backward_parts.h"
@@ -14,6 +11,7 @@
 #include "cpu/iteration.h"
 #include "cpu/outer.h"
 #include "cpu/parallel.h"
+#include "cpu/wide.h"
 #include "lista.h"
 
 namespace scvae::cpu {
@@ -22,11 +20,12 @@ namespace {
 template <typename T>
 class Backward {
  public:
-  Backward(const ListaProblem<T>& problem, Ends<T>* ends, Rows<T> z, Rows<T> grad, const ListaGradients<T>& out,
-           Chunk chunk, int threads)
+  Backward(const ListaProblem<T>& problem, Ends<T>* ends, Codes<const T> given, Rows<T> grad,
+           const ListaGradients<T>& out, Chunk chunk, int threads)
       : p_(problem),
         ends_(ends),
-        z_(z),
+        z_{given.z, problem.atoms},
+        iterates_(given.iterates),
         grad_(grad),
         out_(out),
         threads_(threads),
@@ -105,10 +104,10 @@ class Backward {
     return p_.momentum != nullptr && t > 0 ? y_.rows(at(t, r)) : codes_.rows(at(t, r));
   }
 
-  // The rows of a block: their codes again, then their adjoints.
+  // The rows of a block: their codes, then their adjoints.
   void rows(const Part& part, Worker& own, Share<T>& share, const Turn& turn) {
     share.zero();
-    recompute(part, own, turn);
+    restore(part, own, turn);
     for (std::int64_t r = part.first; r < part.end(); ++r) {
       d_b_.zero_row(r);
       if (ends_ != nullptr && ends_->out.x != nullptr) ends_->d_x.zero_row(r);
@@ -120,7 +119,8 @@ class Backward {
     hand_out(part, own);
   }
 
-  void recompute(const Part& part, Worker& own, const Turn& turn) {
+  // The codes of t = 0 ... T, what they were extrapolated to, the residuals of the factored form.
+  void restore(const Part& part, Worker& own, const Turn& turn) {
     if (!factored() && p_.row(p_.n_iter) > 0) drive(0, part, own);
     for (std::int64_t r = part.first; r < part.end(); ++r) {
       if (p_.n_iter > 0) iteration_.start(part.begin + r, drive_.row(r), codes_, r);
@@ -135,8 +135,17 @@ class Backward {
         ends_->bottleneck.residual(part.begin + part.first, y(t, part.first), part.count, ends_->residuals,
                                    at(t, part.first), own.supports);
       if (t + 1 == p_.n_iter) break;
-      step(t, part, own);
+      if (iterates_ == nullptr)
+        step(t, part, own);
+      else
+        recall(t, part);
     }
+  }
+
+  // z_{t+1}, which was kept
+  void recall(std::int64_t t, const Part& part) {
+    for (std::int64_t r = part.first; r < part.end(); ++r)
+      codes_.set_row(at(t + 1, r), iterates_ + ((part.begin + r) * (p_.n_iter - 1) + t) * p_.atoms);
   }
 
   void step(std::int64_t t, const Part& part, Worker& own) {
@@ -462,7 +471,7 @@ class Backward {
   }
 
   void write_results() {
-    if (out_.gain != nullptr) *out_.gain = static_cast<T>(totals_.d_gain);
+    totals_.write(p_, out_);
     if (out_.S != nullptr && p_.n_iter > 0) {
       const std::int64_t elements = p_.atoms * p_.atoms;
       write(d_S_, elements, out_.S);
@@ -474,23 +483,12 @@ class Backward {
     if (ends_ != nullptr && ends_->out.W_e != nullptr)
       write(ends_->d_W_e, p_.atoms * ends_->bottleneck.features(), ends_->out.W_e);
     if (ends_ != nullptr && ends_->out.D != nullptr) ends_->d_D.write_transposed(ends_->out.D);
-    if (out_.step != nullptr) narrow(totals_.d_step, out_.step);
-    if (out_.momentum != nullptr) narrow(totals_.d_momentum, out_.momentum);
-    if (out_.theta == nullptr) return;
-    if (p_.theta_per_atom) return narrow(totals_.d_theta, out_.theta);
-    for (std::size_t row = 0; row * totals_.atoms < totals_.d_theta.size(); ++row) {
-      const double* sums = totals_.d_theta.data() + row * totals_.atoms;
-      out_.theta[row] = static_cast<T>(std::accumulate(sums, sums + totals_.atoms, 0.0));
-    }
-  }
-
-  static void narrow(const std::vector<double>& sums, T* out) {
-    std::transform(sums.begin(), sums.end(), out, [](double sum) { return static_cast<T>(sum); });
   }
 
   const ListaProblem<T>& p_;
   Ends<T>* ends_;
   Rows<T> z_;
+  const T* iterates_;
   Rows<T> grad_;
   const ListaGradients<T>& out_;
   int threads_;
@@ -513,24 +511,27 @@ class Backward {
 }  // namespace
 
 template <typename T>
-void lista_backward(const ListaProblem<T>& p, Rows<T> z, Rows<T> grad, const ListaGradients<T>& out, int threads) {
-  Backward<T>(p, nullptr, z, grad, out, chunk_of(p, 0, false), threads).run();
+void lista_backward(const ListaProblem<T>& p, Codes<const T> codes, Rows<T> grad, const ListaGradients<T>& out,
+                    int threads) {
+  Backward<T>(p, nullptr, codes, grad, out, chunk_of(p, 0, false), threads).run();
 }
 
 template <typename T>
-void sparse_code_backward(const SparseCodeProblem<T>& p, Rows<T> z, Rows<T> grad_z, Rows<T> grad_x_hat,
+void sparse_code_backward(const SparseCodeProblem<T>& p, Codes<const T> codes, Rows<T> grad_z, Rows<T> grad_x_hat,
                           const SparseCodeGradients<T>& out, int threads) {
+  if (is_wide_backward(p, codes.z) && wide_backward(p, codes, grad_z, grad_x_hat, out, threads)) return;
   const Chunk chunk = chunk_of(p);
   Ends<T> ends(p, grad_x_hat, out, chunk.rows, threads);
-  Backward<T>(p.lista, &ends, z, grad_z, out.lista, chunk, threads).run();
+  Backward<T>(p.lista, &ends, codes, grad_z, out.lista, chunk, threads).run();
 }
 
-template void lista_backward(const ListaProblem<float>&, Rows<float>, Rows<float>, const ListaGradients<float>&, int);
-template void lista_backward(const ListaProblem<double>&, Rows<double>, Rows<double>, const ListaGradients<double>&,
+template void lista_backward(const ListaProblem<float>&, Codes<const float>, Rows<float>, const ListaGradients<float>&,
                              int);
-template void sparse_code_backward(const SparseCodeProblem<float>&, Rows<float>, Rows<float>, Rows<float>,
+template void lista_backward(const ListaProblem<double>&, Codes<const double>, Rows<double>,
+                             const ListaGradients<double>&, int);
+template void sparse_code_backward(const SparseCodeProblem<float>&, Codes<const float>, Rows<float>, Rows<float>,
                                    const SparseCodeGradients<float>&, int);
-template void sparse_code_backward(const SparseCodeProblem<double>&, Rows<double>, Rows<double>, Rows<double>,
+template void sparse_code_backward(const SparseCodeProblem<double>&, Codes<const double>, Rows<double>, Rows<double>,
                                    const SparseCodeGradients<double>&, int);
 
 }  // namespace scvae::cpu

@@ -9,6 +9,8 @@ constexpr std::int64_t kSlack = 16;  // what the kernel that finds supports may 
 
 // Density of the union of two rows, on average over a unit, from which on three rows are multiplied by pattern.
 constexpr double kSparse = 0.28;
+// The same from which on six rows are multiplied with all terms.
+constexpr double kDense = 0.9;
 
 template <typename T>
 Panelling panelling(std::int64_t columns) {
@@ -165,7 +167,9 @@ void Supports::find(const Kernels<T>& k, Rows<T> coefficients, std::int64_t rows
     group = 2;
     if (static_cast<double>(total) < kSparse * static_cast<double>(pairs * terms)) continue;
     group = kMaxRows;
-    if (total == pairs * terms)
+    if (end - begin == kUnit && static_cast<double>(total) >= kDense * static_cast<double>(pairs * terms))
+      group = kDenseRows;
+    else if (total == pairs * terms)
       all_rows(begin, end, terms);
     else
       by_pattern(k, coefficients, begin, end, terms);
@@ -188,6 +192,7 @@ class Tile {
         p_(product),
         by_(by),
         first_(first),
+        depth_(depth),
         finish_(static_cast<int>(first + depth == product.factor.terms ? product.finish : Finish::store)),
         init_(first == 0 ? product.init : Rows<T>{product.out, product.out_stride}),
         supports_(supports) {}
@@ -204,16 +209,17 @@ class Tile {
  private:
   void group(std::int64_t panel, std::int64_t row, int rows) {
     const std::int64_t vectors = by_.width(panel) / by_.lanes;
-    const Combination<T> c = combination(panel, row);
+    const Combination<T> c = combination(panel, row, rows);
     const auto v = static_cast<std::size_t>(vectors - 1);
+    if (rows == kDenseRows) return k_.combine_dense[finish_][v](c);
     (rows == kMaxRows ? k_.combine_three[finish_][v] : k_.combine[finish_][rows - 1][v])(c);
   }
 
-  Combination<T> combination(std::int64_t panel, std::int64_t row) const {
+  Combination<T> combination(std::int64_t panel, std::int64_t row, int rows) const {
     const std::int64_t column = by_.begin(panel);
     Combination<T> c;
     c.index = supports_.index(row);
-    c.terms = supports_.terms(row);
+    c.terms = rows == kDenseRows ? depth_ : supports_.terms(row);
     c.bounds = supports_.bounds(row);
     c.coefficient = p_.coefficients[row] + first_;
     c.coefficient_stride = p_.coefficients.stride;
@@ -241,6 +247,7 @@ class Tile {
   const Product<T>& p_;
   const Panelling& by_;
   std::int64_t first_;
+  std::int64_t depth_;
   int finish_;
   Rows<T> init_;
   const Supports& supports_;

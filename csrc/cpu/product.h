@@ -88,7 +88,7 @@ class Packed {
 // depend on how rows are dealt out to threads as long as threads get whole units.
 class Supports {
  public:
-  static constexpr std::int64_t kUnit = 6;
+  static constexpr std::int64_t kUnit = kDenseRows;
 
   explicit Supports(std::int64_t rows);
 

@@ -117,13 +117,13 @@ def unfinished(gap: Tensor, tol: float) -> Tensor:  # (M,) -> (M,) bool
 
 
 def _ista(b: Tensor, S: Tensor, theta: Tensor, at: _Iterate, n_iter: int) -> _Iterate:
-    return at._replace(z=LISTA(b, S, theta, None, at.z, n_iter, False, None))
+    return at._replace(z=LISTA(b, S, theta, None, at.z, n_iter, False, None)[0])
 
 
 def _fista(b: Tensor, S: Tensor, theta: Tensor, at: _Iterate, n_iter: int) -> _Iterate:
     z, y, t = at
     for _ in range(n_iter):
-        new = LISTA(b, S, theta, None, y, 1, False, None)
+        new, _ = LISTA(b, S, theta, None, y, 1, False, None)
         uphill = ((y - new) * (new - z)).sum(1, keepdim=True) > 0
         t = torch.where(uphill, 1.0, t)
         following = (1 + (1 + 4 * t * t).sqrt()) / 2

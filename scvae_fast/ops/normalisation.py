@@ -188,8 +188,8 @@ class _Kernels:
         """∂L/∂y and statistics; raises TypeError or ValueError if kernels would read or write out of bounds."""
         op, (x, weight, _, groups, _) = f"{_NAME}_backward", arguments
         self._check(*arguments)
-        (grad,), statistics = outcome
-        if grad is None or statistics is None:
+        (grad,), (statistics,) = outcome
+        if grad is None:
             raise ValueError(f"{op}: the gradient of the result must be given, got none")
         checks.has_shape(op, "grad_0", grad, x.shape, "of the shape of x,")
         checks.agree(op, ("x", "grad_0"), (x, grad))
@@ -227,7 +227,7 @@ _OPERATION = Operation(
     _KERNELS,
     results=2,
     differentiable=1,
-    keeps=Keeps(1, "statistics"),
+    keeps=(Keeps(1, "statistics"),),
     vmap=_vmap,
     device="CPU",
     autocast=False,

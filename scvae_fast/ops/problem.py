@@ -179,6 +179,11 @@ class Problem(NamedTuple):
         codes = (*self.x.shape[:-1], self.n_atoms)
         return (codes,) if self.D is None else (codes, self.x.shape)
 
+    def iterates(self, count: int) -> torch.Tensor:
+        """Room for so many iterates, T − 1 or none: (..., count, K); those of 16-bit problems in float32."""
+        dtype = torch.float32 if checks.is_half(self.x.dtype) else self.x.dtype
+        return self.x.new_empty((*self.x.shape[:-1], count, self.n_atoms), dtype=dtype)
+
     def rows(self, begin: int, end: int) -> Problem:
         """Some of the rows of a problem in matrices."""
         return self._replace(x=self.x[begin:end], z0=None if self.z0 is None else self.z0[begin:end])
@@ -260,6 +265,7 @@ class Incoming(NamedTuple):
     grad_z: torch.Tensor | None  # (M, K)
     grad_x_hat: torch.Tensor | None  # (M, n)
     z: torch.Tensor  # (M, K)
+    iterates: torch.Tensor | None = None  # z_1 … z_{T−1}, (M, T − 1, K); None: they were not kept
 
     def rows(self, begin: int, end: int) -> Incoming:
         """Some of the rows."""

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.overrides import has_torch_function
 
 from scvae_fast.ops.batching import Dims, batched
@@ -26,12 +27,14 @@ from scvae_fast.ops.library import Registered, apply_directly, autocast_is_on, i
 Results = tuple[torch.Tensor, ...]
 OptionalTensors = tuple[torch.Tensor | None, ...]
 
+_RECORDED = ", bool recorded"
+
 
 class Outcome(NamedTuple):
     """What the backward pass starts from."""
 
     grads: Sequence[torch.Tensor | None]  # ∂L/∂ of each differentiable result, one at least
-    kept: torch.Tensor | None  # the result that the forward pass kept
+    kept: Sequence[torch.Tensor]  # the results that the forward pass kept
 
 
 class Computation(Protocol):
@@ -61,7 +64,7 @@ class Computation(Protocol):
 
 
 class Keeps(NamedTuple):
-    """The result that the backward pass takes."""
+    """A result that the backward pass takes."""
 
     result: int
     name: str
@@ -72,11 +75,12 @@ class Operation:
 
     Args:
         name: the operation's.
-        schema: its arguments: "Tensor b, Tensor S, …, SymInt n_iter". All tensors come first.
+        schema: its arguments: "Tensor b, Tensor S, …, SymInt n_iter". All tensors come first. If the last is
+            "bool recorded", callers leave it out: it tells the computation whether a backward pass may follow.
         computation: what it computes.
         results: their number.
         differentiable: how many of the results have gradients, the first ones. The default is all of them.
-        keeps: the result that the backward pass takes.
+        keeps: the results that the backward pass takes.
         rows: names of the tensors that have a row for each row of the results. All rows share the other tensors.
         vmap: a rule of `torch.library.register_vmap`, instead of the one that follows from `rows`.
         device: the dispatch key that the functions are registered for.
@@ -91,7 +95,7 @@ class Operation:
         *,
         results: int,
         differentiable: int | None = None,
-        keeps: Keeps | None = None,
+        keeps: Sequence[Keeps] = (),
         rows: Sequence[str] = (),
         vmap: Callable[..., Any] | None = None,
         device: str = "CompositeExplicitAutograd",
@@ -101,7 +105,8 @@ class Operation:
         self._computation, self._keeps, self._autocast = computation, keeps, autocast
         self._results, self._differentiable = results, results if differentiable is None else differentiable
         self._tensors = schema.count("Tensor")
-        self._leading = self._differentiable + (keeps is not None)  # tensors that only the backward pass has
+        self._leading = self._differentiable + len(keeps)  # tensors that only the backward pass has
+        self._is_told = schema.endswith(_RECORDED)
         self._of_rows = [argument.split()[-1] in rows for argument in schema.split(", ")[: self._tensors]]
         self._recorded, self._recorded_backward = self._functions()
         returned = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
@@ -110,14 +115,14 @@ class Operation:
             f"({schema}) -> {returned}",
             kernel=lambda *given: self._returned(computation.forward(*given)),
             fake=lambda *given: self._returned(computation.fake(*given)),
-            recorded=lambda *given: self._recorded.apply(*given, False),
+            recorded=lambda *given: self._recorded.apply(*self._foreseen(given), False),
             plain=lambda *given: self._returned(computation.plain(*given)),
             vmap=vmap or (lambda info, dims, *given: self._vmap(self._dispatched, info.batch_size, dims, given)),
             device=device,
             autocast=autocast,
         )
         leading = "".join(f"Tensor? grad_{i}, " for i in range(self._differentiable))
-        leading += f"Tensor {keeps.name}, " if keeps is not None else ""
+        leading += "".join(f"Tensor {each.name}, " for each in keeps)
         self._dispatched_backward = Registered(
             f"{name}_backward",
             f"({leading}{schema}, bool[] needed) -> ({', '.join(['Tensor'] * self._tensors)})",
@@ -134,7 +139,18 @@ class Operation:
 
     def __call__(self, *arguments: Any) -> Any:
         """The operation's results; arguments as in its schema."""
-        tensors = [t for t in arguments[: self._tensors] if t is not None]
+        if not self._is_told:
+            return self._call(*arguments)
+        # An exported program is for inference, until autograd records it.
+        exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
+        return self._call(*arguments, not exporting and needs_gradient(self._given(arguments)))
+
+    def _given(self, arguments: Sequence[Any]) -> list[torch.Tensor]:
+        return [t for t in arguments[: self._tensors] if t is not None]
+
+    def _call(self, *arguments: Any) -> Any:
+        """Arguments as in the schema, all of them."""
+        tensors = self._given(arguments)
         if can_skip_dispatcher(tensors, cast=self._autocast):
             if needs_gradient(tensors):
                 return apply_directly(self._recorded, *arguments, True)
@@ -142,7 +158,7 @@ class Operation:
         # Here and not only in the dispatcher: there a transform of torch.func, when it calls the next one, undoes what
         # autocast's rule has done.
         if self._autocast and autocast_is_on(tensors[0].device.type):
-            return in_float32(tensors[0].device.type, self, *arguments)
+            return in_float32(tensors[0].device.type, self._call, *arguments)
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or has_torch_function(tensors):
             return self._dispatched(*arguments)
         if in_forward_mode():
@@ -151,6 +167,12 @@ class Operation:
             return self._recorded.apply(*arguments, False)
         return self._dispatched(*arguments)
 
+    def _foreseen(self, arguments: Sequence[Any]) -> Sequence[Any]:
+        """The arguments; for sizes that a compiler doesn't know, what is kept may not depend on them."""
+        if self._is_told and free_unbacked_symbols([t.shape for t in self._given(arguments)]):
+            return *arguments[:-1], False
+        return arguments
+
     def _returned(self, results: Results) -> Any:
         return results[0] if self._results == 1 else results
 
@@ -158,8 +180,7 @@ class Operation:
     # its tensors need a gradient.
 
     def _split(self, arguments: Sequence[Any]) -> tuple[Outcome, Sequence[Any], Sequence[bool]]:
-        kept = None if self._keeps is None else arguments[self._differentiable]
-        outcome = Outcome(arguments[: self._differentiable], kept)
+        outcome = Outcome(arguments[: self._differentiable], arguments[self._differentiable : self._leading])
         return outcome, arguments[self._leading : -1], arguments[-1]
 
     def _filled(self, gradients: OptionalTensors, arguments: Sequence[Any]) -> Results:
@@ -191,7 +212,7 @@ class Operation:
 
             @staticmethod
             def vmap(info: Any, in_dims: Dims, *arguments: Any) -> Any:
-                return operation._vmap(operation, info.batch_size, in_dims, arguments[:-1])
+                return operation._vmap(operation._call, info.batch_size, in_dims, arguments[:-1])
 
         class Backward(torch.autograd.Function):
             @staticmethod
@@ -217,8 +238,7 @@ class Operation:
 
     def _keep(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         results = (output,) if self._results == 1 else output
-        kept = () if self._keeps is None else (results[self._keeps.result],)
-        ctx.save_for_backward(*inputs[: self._tensors], *kept)
+        ctx.save_for_backward(*inputs[: self._tensors], *(results[each.result] for each in self._keeps))
         ctx.rest = inputs[self._tensors : -1]
         ctx.set_materialize_grads(False)
         if self._differentiable < self._results:
@@ -245,8 +265,8 @@ class Operation:
         """Gradients of the backward pass's arguments. By torch.func they are differentiable in turn, in any order."""
         saved = ctx.saved_tensors
         arguments = [*saved, *ctx.rest]
-        kept = -1 if self._keeps is None else self._differentiable
-        variables = [i for i, t in enumerate(saved) if t is not None and i != kept]
+        kept = range(self._differentiable, self._leading)
+        variables = [i for i, t in enumerate(saved) if t is not None and i not in kept]
 
         def gradients(*values: torch.Tensor) -> Results:
             for i, value in zip(variables, values, strict=True):
@@ -261,6 +281,8 @@ class Operation:
     # vmap
 
     def _vmap(self, call: Callable[..., Any], size: int, dims: Dims, arguments: Sequence[Any]) -> tuple[Any, Any]:
+        if self._is_told:  # what one call may keep, a batch of calls may not keep many times
+            arguments = (*arguments[:-1], False)
         results = batched(call, size, dims, self._of_rows, arguments, fold=True)
         return results, 0 if self._results == 1 else (0,) * self._results
 

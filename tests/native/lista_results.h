@@ -38,11 +38,11 @@ struct ListaResults {
         d_gain(1, nan),
         d_z0(inputs.rows * inputs.atoms, nan) {
     const auto problem = inputs.problem();
-    cpu::lista_forward(problem, z.data(), threads);
+    cpu::lista_forward<T>(problem, {z.data()}, threads);
     const auto asked = [&](unsigned which, Block<T>& block) { return (wanted & which) != 0 ? block.data() : nullptr; };
     const ListaGradients<T> out{asked(kB, d_b), asked(kS, d_S), asked(kTheta, d_theta), asked(kGain, d_gain),
                                 asked(kZ0, d_z0)};
-    cpu::lista_backward(problem, Rows<T>{z.data(), inputs.atoms}, inputs.grad.view(), out, threads);
+    cpu::lista_backward<T>(problem, {z.data()}, inputs.grad.view(), out, threads);
   }
 
   void expect_equal_to(const ListaReference& expected, double tolerance, const std::string& what) const {

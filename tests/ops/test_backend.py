@@ -21,8 +21,8 @@ def test_automatic_choice_on_the_cpu(dtype):
 
 def test_few_rows_are_decoded_by_pytorch():
     cpu = torch.device("cpu")
-    found = {rows: backends.choose("decode", None, cpu, torch.float32, rows) for rows in (0, 1, 63, 64, 4096)}
-    assert found == {0: "eager", 1: "eager", 63: "eager", 64: "cpu", 4096: "cpu"}
+    found = {rows: backends.choose("decode", None, cpu, torch.float32, rows) for rows in (0, 1, 511, 512, 4096)}
+    assert found == {0: "eager", 1: "eager", 511: "eager", 512: "cpu", 4096: "cpu"}
     assert backends.choose("lista", None, cpu, torch.float32, 1) == "cpu"
     assert backends.choose("decode", "cpu", cpu, torch.float32, 1) == "cpu"
 

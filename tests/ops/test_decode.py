@@ -15,6 +15,7 @@ from problems import (
 )
 
 from scvae_fast import decode
+from scvae_fast.ops import native
 
 EVERY_BACKEND = pytest.mark.parametrize("backend", FLOAT32_BACKENDS)
 
@@ -110,6 +111,43 @@ def test_opcheck_and_compile(backend):
     assert set(results.values()) == {"SUCCESS"}
     compiled = torch.compile(lambda z, D: decode(z, D, backend=backend), fullgraph=True, backend="aot_eager")
     assert_all_close(results_and_gradients(compiled, p), results_and_gradients(matmul, p))
+
+
+@pytest.mark.parametrize(
+    ("shape", "density", "kernels"),
+    [
+        ((512, 512, 256), 0.05, ["decode_forward", "decode_backward"]),
+        ((512, 512, 256), 0.2, ["decode_forward"]),
+        ((512, 512, 256), 0.6, []),
+        ((511, 512, 256), 0.05, []),
+        ((512, 128, 64), 0.05, []),
+    ],
+)
+def test_kernels_run_where_they_are_faster_than_pytorch(shape, density, kernels, monkeypatch):
+    called = []
+
+    class Spied:
+        def __getattr__(self, name):
+            called.append(name)
+            return getattr(module, name)
+
+    module = native.module
+    monkeypatch.setattr(native, "module", Spied())
+    p = problem(*shape)
+    p["z"] = torch.where(torch.rand_like(p["z"]) < density, torch.randn_like(p["z"]), 0.0)
+    found = results_and_gradients(decode, p)
+    assert called == kernels
+    assert_all_close(found, results_and_gradients(matmul, p))
+
+
+@pytest.mark.parametrize("backend", [None, "eager"])
+def test_few_rows_are_decoded_by_pytorch(backend):
+    z, D = torch.randn(3, 4, requires_grad=True), torch.randn(2, 4)
+    x_hat = decode(z, D, backend=backend)
+    assert torch.equal(x_hat, z @ D.T)
+    assert "decode" not in x_hat.grad_fn.name()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(decode(z, D, backend=backend), x_hat)
 
 
 def test_cpu_results_do_not_depend_on_the_number_of_threads():

@@ -14,6 +14,7 @@ from problems import (
     assert_all_close,
     assert_as_exact_as_pytorch,
     assert_close,
+    bytes_kept,
     clear_of_ties,
     keywords,
     lista_problem,
@@ -24,6 +25,8 @@ from problems import (
 )
 
 from scvae_fast import lista
+from scvae_fast.ops import operations
+from scvae_fast.ops.operations import LISTA
 
 EVERY_BACKEND = pytest.mark.parametrize("backend", FLOAT32_BACKENDS)
 
@@ -259,14 +262,62 @@ def test_autocast_runs_in_float32():
 
 @EVERY_BACKEND
 @pytest.mark.parametrize("n_iter", [1, 30])
-def test_what_autograd_keeps_does_not_grow_with_the_iterations(backend, n_iter):
+def test_what_autograd_keeps_does_not_grow_with_the_iterations(backend, n_iter, monkeypatch):
+    monkeypatch.setattr(operations, "MOST_KEPT", 0)
     problem = to(suited(backend, lista_problem(64, 32)), torch.float32)
     p = {k: t.requires_grad_() for k, t in keywords(problem).items()}
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t):
-        lista(**p, n_iter=n_iter, backend=backend)
     b_and_z, S_theta_gain = 2 * 64 * 32 * 4, (32 * 32 + 32 + 1) * 4
-    assert sum(kept) == b_and_z + S_theta_gain
+    assert bytes_kept(lambda: lista(**p, n_iter=n_iter, backend=backend)) == b_and_z + S_theta_gain
+
+
+@pytest.mark.parametrize(("n_iter", "iterates"), [(0, 0), (1, 0), (2, 1), (2049, 2048), (2050, 0)])
+def test_iterates_are_kept_where_they_take_16_MiB_at_most(n_iter, iterates):
+    p = {k: t.requires_grad_() for k, t in keywords(lista_problem(64, 32, dtype=torch.float32)).items()}
+    b_and_z, S_theta_gain = 2 * 64 * 32 * 4, (32 * 32 + 32 + 1) * 4
+    assert iterates * 64 * 32 * 4 <= 16 * 2**20
+    kept = bytes_kept(lambda: lista(**p, n_iter=n_iter, backend="cpu"))
+    assert kept == b_and_z + S_theta_gain + iterates * 64 * 32 * 4
+
+
+def test_iterates_are_kept_for_backward_passes_alone():
+    b, S = torch.randn(3, 4, requires_grad=True), (torch.randn(4, 4) / 8).requires_grad_()
+    arguments = (b, S, torch.tensor(0.1), None, None, 5, False, "cpu")
+    for recorded, count in ((True, 4), (False, 0)):
+        assert torch.ops.scvae_fast.lista(*arguments, recorded)[1].shape == (3, count, 4)
+    with torch.no_grad():
+        assert LISTA(*arguments)[1].shape == (3, 0, 4)
+    assert LISTA(*arguments)[1].shape == (3, 4, 4)
+    assert LISTA(b.detach(), S.detach(), *arguments[2:])[1].shape == (3, 0, 4)
+    over_weights = torch.func.vmap(lambda S: LISTA(b, S, *arguments[2:])[1])(torch.stack([S, 2 * S]))
+    assert over_weights.shape == (2, 3, 0, 4)
+
+
+def test_iterates_are_those_of_shorter_calls():
+    b, S = torch.randn(3, 4, requires_grad=True), torch.randn(4, 4) / 8
+    iterates = LISTA(b, S, torch.tensor(0.1), None, None, 5, False, "cpu")[1]
+    shorter = [lista(b, S, 0.1, n_iter=t, backend="cpu") for t in range(1, 5)]
+    assert torch.equal(iterates, torch.stack(shorter, dim=1))
+    assert not iterates.requires_grad
+
+
+def test_iterates_of_16_bit_problems_are_float32():
+    b, S = torch.randn(3, 4).bfloat16().requires_grad_(), (torch.randn(4, 4) / 8).bfloat16()
+    iterates = LISTA(b, S, torch.tensor(0.1), None, None, 5, False, "cpu")[1]
+    wide = LISTA(b.detach().float().requires_grad_(), S.float(), torch.tensor(0.1), None, None, 5, False, "cpu")[1]
+    assert iterates.dtype == torch.float32
+    assert torch.equal(iterates, wide)
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda t: t[:, 1:], lambda t: t[..., 1:], lambda t: t.double(), lambda t: t.flatten()]
+)
+def test_iterates_that_do_not_fit_are_refused(wrong):
+    b, S = torch.randn(3, 4), torch.randn(4, 4) / 8
+    arguments = (b, S, torch.tensor(0.1), None, None, 5, False, "cpu", True)
+    z, iterates = torch.ops.scvae_fast.lista(*arguments)
+    needed = [True, True, False, False, False]
+    with pytest.raises((ValueError, TypeError), match="lista_backward: iterates must "):
+        torch.ops.scvae_fast.lista_backward(torch.ones(3, 4), z, wrong(iterates), *arguments, needed)
 
 
 @EVERY_BACKEND
@@ -275,7 +326,7 @@ def test_opcheck(backend):
     for start in ("plain", "z0", "gain"):
         p = suited(backend, lista_problem(3, 4, start=start))
         tensors = [t if t is None else t.requires_grad_() for t in p.values()]
-        results = torch.library.opcheck(torch.ops.scvae_fast.lista.default, (*tensors, 2, False, backend))
+        results = torch.library.opcheck(torch.ops.scvae_fast.lista.default, (*tensors, 3, False, backend, True))
         assert set(results.values()) == {"SUCCESS"}
 
 

@@ -3,9 +3,24 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import BACKENDS, VARIANTS, record, results_and_gradients, suited, takers, to, variant
+from problems import (
+    BACKENDS,
+    VARIANTS,
+    bytes_kept,
+    keywords,
+    lista_problem,
+    record,
+    results_and_gradients,
+    sparse_code_problem,
+    suited,
+    takers,
+    to,
+    variant,
+)
 
+import scvae_fast
 from scvae_fast import dictionaries, ista, lista, sparse_code
+from scvae_fast.ops import operations
 from scvae_fast.ops.problem import OPTIONS
 
 EVERY_BACKEND = pytest.mark.parametrize("backend", [b for b in BACKENDS if all(b in takers(name) for name in VARIANTS)])
@@ -163,13 +178,30 @@ def test_weights_of_a_start_that_is_given_get_no_gradient(backend):
 
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("n_iter", [4, 24])
-def test_what_autograd_keeps(name, n_iter):
+@pytest.mark.parametrize("most_kept", [0, operations.MOST_KEPT])
+def test_what_autograd_keeps(name, n_iter, most_kept, monkeypatch):
+    monkeypatch.setattr(operations, "MOST_KEPT", most_kept)
     op, tensors, settings = variant(name, 64, 32, 16, n_iter)
     problem = {k: t.float().requires_grad_() for k, t in tensors.items()}
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t):
-        op(**problem, **settings, backend="cpu")
-    assert sum(kept) == sum(t.nbytes for t in problem.values()) + 64 * 32 * 4
+    z, iterates = 64 * 32 * 4, (n_iter - 1) * 64 * 32 * 4
+    kept = bytes_kept(lambda: op(**problem, **settings, backend="cpu"))
+    assert kept == sum(t.nbytes for t in problem.values()) + z + (iterates if most_kept else 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 4, 5, 130])
+@pytest.mark.parametrize("name", ["lista", "sparse_code", *VARIANTS])
+def test_gradients_are_the_same_whether_iterates_are_kept(name, rows, dtype, monkeypatch):
+    if name in VARIANTS:
+        op, tensors, settings = variant(name, rows, 37, 19, 6)
+    else:
+        problem = lista_problem(rows, 37) if name == "lista" else sparse_code_problem(rows, 37, 19)
+        op, tensors, settings = getattr(scvae_fast, name), keywords(problem), {"n_iter": 6}
+    found = []
+    for most_kept in (0, operations.MOST_KEPT):
+        monkeypatch.setattr(operations, "MOST_KEPT", most_kept)
+        found.append(results_and_gradients(op, to(tensors, dtype), **settings, backend="cpu"))
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -186,14 +218,14 @@ def test_16_bit_types_are_rounded_once(name, dtype):
 @EVERY_BACKEND
 @pytest.mark.parametrize("name", VARIANTS)
 def test_opcheck(backend, name):
-    op, tensors, settings = variant(name, 3, 4, 5, 2)
+    op, tensors, settings = variant(name, 3, 4, 5, 3)
     tensors = {k: t.requires_grad_() for k, t in suited(backend, tensors).items()}
     order = {
         "lista": ("b", "S", "theta", "gain", "z0"),
         "ista": ("b", "G", "theta", "step", "momentum", "z0"),
         "sparse_code": ("x", "W_e", "S", "theta", "D", "gain", "z0", "step", "momentum"),
     }[op.__name__]
-    arguments = (*(tensors.get(key) for key in order), settings["n_iter"], settings["positive"], backend)
+    arguments = (*(tensors.get(key) for key in order), settings["n_iter"], settings["positive"], backend, True)
     results = torch.library.opcheck(getattr(torch.ops.scvae_fast, op.__name__).default, arguments)
     assert set(results.values()) == {"SUCCESS"}
 

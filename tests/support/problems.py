@@ -188,6 +188,14 @@ def unrolled_sparse_code(x, W_e, S, theta, D, n_iter, gain=None, **more):
     return reference.code(record("sparse_code", n_iter, x=x, W_e=W_e, S=S, theta=theta, D=D, gain=gain, **more))
 
 
+def bytes_kept(call: Callable[[], object]) -> int:
+    """What autograd keeps of a call for its backward pass."""
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t):
+        call()
+    return sum(kept)
+
+
 def results_and_gradients(
     op: Callable[..., Any], problem: dict[str, torch.Tensor | None], **settings: Any
 ) -> dict[str, torch.Tensor]:

@@ -32,6 +32,13 @@ class Computes(Protocol):
         """Gradients of z and D for grad = ∂L/∂x̂ (M, n), each in its dtype."""
 
 
+class Keeps(Computes, Protocol):
+    """A backend that can keep iterates."""
+
+    def code(self, p: Problem, iterates: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        """As `Computes.code`; z_1 … z_{T−1} go into `iterates`, (M, T − 1, K), where there is room."""
+
+
 class Backend(NamedTuple):
     """What a backend computes, and when it can be used."""
 
@@ -42,22 +49,26 @@ class Backend(NamedTuple):
     """Why it doesn't take a call on that device in that dtype; None where it does."""
     lacks: frozenset[str] = frozenset()
     """Options that it doesn't take."""
+    keeps: Keeps | None = None
+    """What computes a call whose iterates are to be kept for the backward pass; None: they are recomputed."""
 
 
 def _never(*_: object) -> None:
     return None
 
 
+_CPU = InFloat32(cpu)
+
 # In the order of preference: the first that takes the call runs it. Eager takes every call, so that what follows it
 # runs for those alone who ask for it: the kernels for GPUs, until their tests have passed on a card.
 BACKENDS: dict[str, Backend] = {
-    "cpu": Backend(InFloat32(cpu), cpu.unusable, cpu.declines),
+    "cpu": Backend(_CPU, cpu.unusable, cpu.declines, keeps=_CPU),
     "eager": Backend(InFloat32(reference), unusable=_never, declines=_never),
     "triton": Backend(Fused(triton.on_device_of), triton.unusable, triton.declines),
     "cuda": Backend(Fused(cuda.on_device_of), cuda.unusable, cuda.declines, lacks=cuda.LACKS),
 }
 
-REFERENCE = BACKENDS["eager"].computes
+REFERENCE = BACKENDS["eager"]
 
 
 def declines(backend: str, device: torch.device, dtype: torch.dtype, options: Sequence[str] = ()) -> str | None:
@@ -76,11 +87,6 @@ def check_name(op: str, backend: str | None) -> None:
         raise ValueError(f"{op}: backend must be one of {', '.join(BACKENDS)}, or None, got {backend!r}")
 
 
-# With fewer rows, packing D for the C++ kernels of decode takes longer than PyTorch's product (python -m benchmarks,
-# the group "decode"; K = 128 … 2048).
-_ROWS_TO_PACK_FOR = 64
-
-
 def choose(
     op: str, backend: str | None, device: torch.device, dtype: torch.dtype, rows: int, options: Sequence[str] = ()
 ) -> str:
@@ -92,7 +98,7 @@ def choose(
     """
     check_name(op, backend)
     if backend is None:
-        if op == "decode" and rows < _ROWS_TO_PACK_FOR and device.type == "cpu":
+        if op == "decode" and rows < cpu.LEAST_ROWS_TO_DECODE and device.type == "cpu":
             return "eager"
         for name in BACKENDS:
             if declines(name, device, dtype, options) is None:

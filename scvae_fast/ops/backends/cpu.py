@@ -57,14 +57,18 @@ def _arguments(p: Problem) -> tuple[Any, ...]:
     return (*shared, width, p.x.data_ptr(), *matrices, *theta, p.D.data_ptr(), gain, address(p.z0))
 
 
-def code(p: Problem) -> tuple[torch.Tensor, ...]:
-    """Codes z_T (M, K), and the reconstruction x̂ (M, n) where there is a dictionary."""
+def code(p: Problem, iterates: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+    """Codes z_T (M, K), and the reconstruction x̂ (M, n) where there is a dictionary.
+
+    Where there is room, z_1 … z_{T−1} go into `iterates`, (M, T − 1, K).
+    """
     z = p.x.new_empty(p.x.shape[0], p.n_atoms)
+    codes = z.data_ptr(), address(iterates)
     if p.D is None:
-        native.module.lista_forward(*_arguments(p), z.data_ptr(), threads())
+        native.module.lista_forward(*_arguments(p), *codes, threads())
         return (z,)
     x_hat = torch.empty_like(p.x)
-    native.module.sparse_code_forward(*_arguments(p), z.data_ptr(), x_hat.data_ptr(), threads())
+    native.module.sparse_code_forward(*_arguments(p), *codes, x_hat.data_ptr(), threads())
     return z, x_hat
 
 
@@ -75,7 +79,7 @@ _OF_SPARSE_CODE = ("x", "W_e", "S", "theta", "D", "gain", "z0", "step", "momentu
 def code_backward(p: Problem, given: Incoming, needed: Needed) -> Gradients:
     """Gradients of the tensors of p."""
     gradients = _empty(p, needed)
-    arguments = *_arguments(p), given.z.data_ptr(), address(given.grad_z)
+    arguments = *_arguments(p), given.z.data_ptr(), address(given.iterates), address(given.grad_z)
     if p.D is None:
         out = (address(gradients.get(name)) for name in _OF_LISTA)
         native.module.lista_backward(*arguments, *out, threads())
@@ -83,6 +87,23 @@ def code_backward(p: Problem, given: Incoming, needed: Needed) -> Gradients:
         out = (address(gradients.get(name)) for name in _OF_SPARSE_CODE)
         native.module.sparse_code_backward(*arguments, address(given.grad_x_hat), *out, threads())
     return gradients
+
+
+# Where decode is faster than PyTorch's product on one and on two cores; to find it out takes no time worth mentioning.
+LEAST_ROWS_TO_DECODE = 512
+_LEAST_DICTIONARY = 1 << 16  # elements
+_MOST_DENSE, _MOST_DENSE_BACKWARD = 0.3, 0.15
+
+
+def decodes_fast(dictionary: int, density: float, backward: bool) -> bool:
+    """Whether codes of that density, and a D of so many elements, are better decoded here than by PyTorch's product."""
+    return dictionary >= _LEAST_DICTIONARY and density <= (_MOST_DENSE_BACKWARD if backward else _MOST_DENSE)
+
+
+def density(z: torch.Tensor) -> float:
+    """The share of entries of z (M, K) that are not zero, judged by every sixteenth row."""
+    seen = z[::16]
+    return int(seen.count_nonzero()) / max(1, seen.numel())
 
 
 def _decoding(p: Decoding) -> tuple[bool | int, ...]:

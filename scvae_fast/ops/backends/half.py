@@ -37,12 +37,13 @@ class InFloat32:
         """`backend` takes float32 and float64."""
         self._backend = backend
 
-    def code(self, p: Problem) -> tuple[torch.Tensor, ...]:
+    def code(self, p: Problem, iterates: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
         """Codes, and reconstruction, in the dtype of x."""
+        room = () if iterates is None else (iterates,)
         if not _has_half(p):
-            found: tuple[torch.Tensor, ...] = self._backend.code(p)
+            found: tuple[torch.Tensor, ...] = self._backend.code(p, *room)
             return found
-        return tuple(result.to(p.x.dtype) for result in self._backend.code(_widened(p)))
+        return tuple(result.to(p.x.dtype) for result in self._backend.code(_widened(p), *room))
 
     def code_backward(self, p: Problem, given: Incoming, needed: Needed) -> Gradients:
         """The gradients, each in the dtype of its tensor."""
