@@ -8,7 +8,7 @@ BENCH ?=
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 # What the installed package is built from: a change here installs it again.
-BUILT_FROM = setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)
+BUILT_FROM = setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard cmake/*.cmake csrc/*.* csrc/*/*.* csrc/*/*/*.*)
 CPP = $(foreach d,csrc csrc/* csrc/*/* tests/native tests/cuda_emulator benchmarks,$(wildcard $(d)/*.h $(d)/*.cpp $(d)/*.cu))
 SANITIZE = sanitize-none sanitize-address sanitize-thread
 # The system's cmake where there is one, else that of the development environment.

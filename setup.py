@@ -1,6 +1,7 @@
 """Builds the native module `scvae_fast._native` with CMake; everything else is in pyproject.toml."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -41,9 +42,10 @@ class CMakeBuild(build_ext):
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DSCVAE_FAST_CUDA={cuda_setting()}",
         ]
-        # As CMake takes them, "80-real;90a-real": by default those that CMakeLists.txt names.
+        # As CMake takes them, "80-real;90a-real". By default those that cmake/cuda.cmake has for this nvcc.
         if architectures := os.environ.get("SCVAE_FAST_CUDA_ARCHITECTURES"):
             configure.append(f"-DCMAKE_CUDA_ARCHITECTURES={architectures}")
+        configure += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", str(tree)], check=True)
 

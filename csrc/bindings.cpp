@@ -284,9 +284,9 @@ std::map<std::string, std::string> build_info() {
   info["threads"] = "std::thread";
 #endif
 #if defined(SCVAE_FAST_WITH_CUDA)
-  info["cuda"] = "yes";
+  info["cuda"] = "compiled for " SCVAE_FAST_CUDA_COMPILED_FOR;
 #else
-  info["cuda"] = "no";
+  info["cuda"] = "no: " SCVAE_FAST_WITHOUT_CUDA;
 #endif
   info["instruction set"] = cpu::instruction_set();
   return info;
@@ -313,5 +313,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("release_threads", &cpu::release_threads);
 #if defined(SCVAE_FAST_WITH_CUDA)
   bind_cuda(m);
+#else
+  m.attr("without_cuda") = SCVAE_FAST_WITHOUT_CUDA;
 #endif
 }

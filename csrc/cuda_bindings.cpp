@@ -164,6 +164,7 @@ void bind_cuda(py::module_& m) {
            int itemsize) { return cuda::planned(card, {rows, atoms, features, product}, itemsize); });
   m.def("cuda_splits", &cuda::splits);
   m.attr("cuda_oldest_major") = cuda::kOldestMajor;
+  m.attr("cuda_compiled_for") = SCVAE_FAST_CUDA_COMPILED_FOR;
   m.attr("cuda_collect_rows") = cuda::kCollectRows;
   m.attr("cuda_step_bytes") = cuda::kStepBytes;
   m.attr("cuda_warp_columns") = cuda::kWarpColumns;

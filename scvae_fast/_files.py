@@ -32,6 +32,12 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
         os.replace(temporary, path)
 
 
+def cache_folder() -> Path:
+    """Where what was found out about this machine is kept: SCVAE_FAST_CACHE, or scvae_fast under XDG_CACHE_HOME."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("SCVAE_FAST_CACHE") or Path(base, "scvae_fast"))
+
+
 def claim_folder(folder: Path, *, empty: bool = False) -> None:
     """Find out whether a folder can be written to before hours of work.
 

@@ -10,6 +10,8 @@ import torch
 
 # What cuBLAS asks for before it computes deterministically.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# No test starts a trial of GPU kernels unless it is about that.
+os.environ.setdefault("SCVAE_FAST_TRIAL", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

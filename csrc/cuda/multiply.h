@@ -78,7 +78,10 @@ struct Fragment {
     for (int i = 0; i < N; ++i) {
       result.large[i] = raw[i];
       if constexpr (sizeof(E) == 4) {
-        const float value = bits_as<float>(raw[i]), large = machine::round_to_tf32(value), rest = value - large;
+        const float value = bits_as<float>(raw[i]), rounded = machine::round_to_tf32(value);
+        // The largest numbers would be rounded to infinity: they are cut.
+        const bool overflows = (raw[i] & 0x7ffff000u) == 0x7f7ff000u;
+        const float large = overflows ? bits_as<float>(raw[i] & 0xffffe000u) : rounded, rest = value - large;
         result.large[i] = bits_as<std::uint32_t>(large);
         if constexpr (THREE) {
           const bool finite = rest == rest;

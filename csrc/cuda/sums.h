@@ -168,25 +168,26 @@ class Outer {
   SCVAE_DEVICE static void add_step(float (&part)[kDown][kAcross][4], const char* stage) {
     using F = Fragment<E, THREE>;
     const int warp = machine::thread() / 32;
-#pragma unroll
+// One after the other: together they take more registers than there are.
+#pragma unroll 1
     for (int row = 0; row < kRows; row += kInstruction) {
       const char* const left = stage + row * kStride;
-      typename F::template Split<4> a[kDown];
-#pragma unroll
-      for (int i = 0; i < kDown; ++i) {
-        std::uint32_t raw[4];
-        read(raw, left, warp % 2 * 64 + 16 * i, true);
-        a[i] = F::split(raw);
-      }
+      typename F::template Split<4> b[kAcross / 2];
 #pragma unroll
       for (int j = 0; j < kAcross / 2; ++j) {
         std::uint32_t raw[4];
         read(raw, left + kRows * kStride, warp / 2 * 32 + 16 * j, false);
-        const auto b = F::split(raw);
+        b[j] = F::split(raw);
+      }
 #pragma unroll
-        for (int i = 0; i < kDown; ++i)
+      for (int i = 0; i < kDown; ++i) {
+        std::uint32_t raw[4];
+        read(raw, left, warp % 2 * 64 + 16 * i, true);
+        const auto a = F::split(raw);
 #pragma unroll
-          for (int half = 0; half < 2; ++half) F::multiply_add(part[i][2 * j + half], a[i], b, half);
+        for (int j = 0; j < kAcross / 2; ++j)
+#pragma unroll
+          for (int half = 0; half < 2; ++half) F::multiply_add_once(part[i][2 * j + half], a, b[j], half);
       }
     }
   }

@@ -9,8 +9,11 @@ from scvae_fast.commands import doctor
 def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser("doctor", help="versions, processor, GPU, and which backends can be used")
+    parser.add_argument(
+        "--trial", action="store_true", help="try the GPU kernels on each card again, and print what was found"
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    return doctor.main()
+    return doctor.try_kernels() if options.trial else doctor.main()

@@ -12,6 +12,7 @@ import torch
 
 from scvae_fast.functional import backends
 from scvae_fast.ops import native
+from scvae_fast.ops.backends import trial
 
 _OPTIONAL = ("triton", "lightning", "torchmetrics", "scikit-learn", "scikit-image", "lpips", "torchvision")
 
@@ -56,7 +57,7 @@ def _native_module() -> dict[str, str]:
 
 
 def report() -> dict[str, dict[str, str]]:
-    """Sections of names and findings: versions, cpu, gpu, native module, backends."""
+    """Sections of names and findings: versions, cpu, gpu, native module, backends, trials of GPU kernels."""
     versions = {name: _version(name) for name in ("scvae-fast", "torch", "numpy", *_OPTIONAL)}
     versions["torch"] = torch.__version__  # with the kind of build, which its package need not name
     cpu = {
@@ -71,7 +72,55 @@ def report() -> dict[str, dict[str, str]]:
         "gpu": {str(i): gpu for i, gpu in enumerate(_gpus())},
         "native module": _native_module(),
         "backends": {name: reason or "can be used" for name, reason in backends().items()},
+        "GPU kernels": _verdicts() or {"trial": "no GPU"},
     }
+
+
+def _verdicts() -> dict[str, str]:
+    """What the trial found of each card."""
+    found = {}
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        card = trial.card_of(index)
+        verdicts = trial.store().verdicts(card.key)
+        found[f"{index}, {card.name}"] = "not tried yet" if not verdicts else trial.summary(verdicts)
+        found |= {f"{index}, {pair}": verdict.reason for pair, verdict in verdicts.items() if not verdict.right}
+    return found
+
+
+def try_kernels() -> int:
+    """Tries the GPU kernels on every card, in a child process, prints and keeps the verdicts.
+
+    Returns 0 if every kernel that can be tried was right, 1 otherwise or where there is no card.
+    """
+    if not torch.cuda.is_available():
+        print(f"no trial: {_gpus()[0]}", file=sys.stderr)
+        return 1
+    all_right = True
+    for index in range(torch.cuda.device_count()):
+        card, kept = trial.card_of(index), trial.store()
+        print(f"{card.name}: {trial.LIMIT:g} s at most", flush=True)
+        trial.run(card, kept, trial.PAIRS, told=lambda line: print(f"  {line}", flush=True))
+        verdicts = kept.verdicts(card.key)
+        for line in table(verdicts):
+            print(line)
+        all_right = all_right and all(pair in verdicts and verdicts[pair].right for pair in trial.PAIRS)
+    return 0 if all_right else 1
+
+
+def table(verdicts: trial.Verdicts) -> list[str]:
+    """Lines: error over what is allowed, times as fast as eager by rows, and the reason where a backend is wrong."""
+    lines = []
+    for pair in trial.PAIRS:
+        name = pair.replace(":", ", ")
+        verdict = verdicts.get(pair)
+        if verdict is None:
+            lines.append(f"  {name:<16} no verdict")
+        elif not verdict.right:
+            lines.append(f"  {name:<16} wrong: {verdict.reason}")
+        else:
+            gains = ", ".join(f"{gain:.2f} × eager at {rows} rows" for rows, gain in verdict.gains.items())
+            lines.append(f"  {name:<16} right, error {verdict.error:.2f} of what is allowed; {gains}")
+    return lines
 
 
 def main() -> int:

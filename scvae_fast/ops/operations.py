@@ -183,7 +183,8 @@ class _Coding(_ByBackend):
     def fake(self, *arguments: Any) -> Results:
         """Empty tensors."""
         p = self._checked(arguments)
-        iterates = p.iterates(self._kept(p, self._backend(p, arguments), arguments[-1]))
+        on_cpu = p.x.device.type == "cpu"  # elsewhere nothing is kept, and choosing might begin a trial
+        iterates = p.iterates(self._kept(p, self._backend(p, arguments), arguments[-1]) if on_cpu else 0)
         return *(p.x.new_empty(shape) for shape in p.result_shapes()), iterates
 
     def _keep_again(self, record: Problem) -> Sequence[torch.Tensor]:

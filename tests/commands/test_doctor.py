@@ -1,10 +1,12 @@
 """scvae-fast doctor."""
 
+import pytest
 import torch
 
 import scvae_fast
 from scvae_fast.commands import doctor
 from scvae_fast.ops import native
+from scvae_fast.ops.backends import trial
 
 
 def test_report_says_what_is_there(capsys):
@@ -28,6 +30,8 @@ def test_missing_module_is_reported_with_its_reason(monkeypatch, capsys):
 
 def test_instruction_set_that_is_not_there_is_reported(monkeypatch, capsys):
     class Unusable:
+        without_cuda = "nvcc was not found"
+
         @staticmethod
         def build_info():
             raise RuntimeError("no such instructions")
@@ -40,3 +44,45 @@ def test_instruction_set_that_is_not_there_is_reported(monkeypatch, capsys):
 def test_optional_packages_that_are_absent_are_named(monkeypatch):
     monkeypatch.setattr(doctor, "_OPTIONAL", ("surely-not-installed",))
     assert doctor.report()["versions"]["surely-not-installed"] == "not installed"
+
+
+def test_trial_without_a_card_says_why(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a card")
+    assert doctor.try_kernels() == 1
+    assert capsys.readouterr().err.startswith("no trial: none (")
+
+
+@pytest.fixture
+def a_card(monkeypatch, tmp_path):
+    monkeypatch.setenv("SCVAE_FAST_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(doctor, "_gpus", lambda: ["a card"])
+    monkeypatch.setattr(trial, "card_of", lambda index: trial.Card("a card", "GPU-0", "a card"))
+
+
+def test_trial_prints_a_table(a_card, monkeypatch, capsys):
+    def run(card, into, pairs, told):
+        told("trying triton, float32")
+        into.add(card.key, "triton:float32", trial.Verdict(True, "", 0.25, {64: 0.5, 1024: 3.0}))
+        into.add(card.key, "cuda:float32", trial.Verdict(False, "∂S errs", 9.0, {}))
+
+    monkeypatch.setattr(trial, "run", run)
+    assert doctor.try_kernels() == 1
+    printed = capsys.readouterr().out
+    right = "right, error 0.25 of what is allowed; 0.50 × eager at 64 rows, 3.00 × eager at 1024 rows"
+    for line in (
+        "a card: 180 s at most",
+        "trying triton, float32",
+        right,
+        "wrong: ∂S errs",
+        "cuda, float16    no verdict",
+    ):
+        assert line in printed
+    found = doctor.report()["GPU kernels"]
+    assert found == {"0, a card": "right: triton float32", "0, cuda:float32": "∂S errs"}
+
+
+def test_report_says_that_nothing_was_tried(a_card):
+    assert doctor.report()["GPU kernels"] == {"0, a card": "not tried yet"}

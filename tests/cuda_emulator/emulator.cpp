@@ -1,6 +1,7 @@
 #include "emulator.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
 
@@ -8,6 +9,24 @@
 
 namespace scvae::cuda {
 namespace emulator {
+
+float cut_sum(float sum, const double* products, int count) {
+  double total = sum, largest = std::abs(total);
+  for (int k = 0; k < count; ++k) {
+    total += products[k];
+    largest = std::max(largest, std::abs(products[k]));
+  }
+  if (!std::isfinite(total) || largest == 0.0) return static_cast<float>(total);
+  int exponent;
+  std::frexp(largest, &exponent);
+  const double place = std::ldexp(1.0, exponent - 25);
+  const auto cut = [place](double term) { return std::trunc(term / place) * place; };
+  total = cut(sum);
+  for (int k = 0; k < count; ++k) total += cut(products[k]);
+  const auto nearest = static_cast<float>(total);
+  return std::abs(static_cast<double>(nearest)) > std::abs(total) ? std::nextafterf(nearest, 0.0f) : nearest;
+}
+
 namespace {
 
 constexpr std::size_t kStackBytes = 64 * 1024;
@@ -218,15 +237,16 @@ void multiply_add_of(const Thread* lanes) {
     for (int e = 0; e < 4; ++e) {
       const int row = lane / 4 + e / 2 * 8, column = lane % 4 * 2 + e % 2;
       float& sum = static_cast<float*>(lanes[lane].offer.out)[e];
-      double total = sum;
+      double products[depth];
       for (int k = 0; k < depth; ++k) {
         const int member = k % half / per_word;
         const Offer& of_a = lanes[row % 8 * 4 + member].offer;
         const Offer& of_b = lanes[column * 4 + member].offer;
         const std::uint32_t a[2] = {of_a.a[row / 8], of_a.a[2 + row / 8]};
-        total += static_cast<double>(element<E>(a, k)) * static_cast<double>(element<E>(of_b.b, k));
+        products[k] = static_cast<double>(element<E>(a, k)) * static_cast<double>(element<E>(of_b.b, k));
       }
-      sum = static_cast<float>(total);
+      // In two blocks, as on compute capability 8.0.
+      for (int block = 0; block < 2; ++block) sum = emulator::cut_sum(sum, products + block * half, half);
     }
 }
 

@@ -24,6 +24,11 @@
 
 namespace scvae::cuda::emulator {
 
+// sum plus some products, as the matrix units add (Fasi et al., "Numerical behavior of NVIDIA tensor cores", 2021): the
+// terms are cut to one bit beyond the last place of the largest, and what they add up to is cut to float32. Nothing is
+// rounded to nearest.
+float cut_sum(float sum, const double* products, int count);
+
 enum class State { ready, in_group, at_barrier, polling, done };
 
 struct Copy {

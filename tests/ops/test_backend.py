@@ -5,7 +5,13 @@ import torch
 
 import scvae_fast
 from scvae_fast.ops import backends, native
-from scvae_fast.ops.backends import cuda, triton
+from scvae_fast.ops.backends import cuda, trial, triton
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_tried(monkeypatch):
+    """No card has a verdict, and none is tried."""
+    monkeypatch.setattr(trial, "CHOOSER", type("Nothing", (), {"fastest": staticmethod(lambda *_: None)}))
 
 
 def test_every_backend_is_usable_here_or_says_why():
@@ -59,10 +65,12 @@ def testcuda_says_why_it_is_not_used(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(native, "module", type("Built", (), {"cuda_plan": None}))
     assert scvae_fast.backends()["cuda"] == "torch finds no CUDA device"
-    monkeypatch.setattr(native, "module", object())
-    assert scvae_fast.backends()["cuda"] == "the compiled module was built without nvcc, so without the CUDA kernels"
+    built = type("Built", (), {"without_cuda": "nvcc 12.0 can't compile here: it is too old"})
+    monkeypatch.setattr(native, "module", built)
+    reason = "the compiled module has no CUDA kernels: nvcc 12.0 can't compile here: it is too old"
+    assert scvae_fast.backends()["cuda"] == reason
     with pytest.raises(
-        RuntimeError, match="decode: backend 'cuda' can't be used: the compiled module was built without"
+        RuntimeError, match="decode: backend 'cuda' can't be used: the compiled module has no CUDA kernels: nvcc"
     ):
         scvae_fast.decode(torch.zeros(2, 3), torch.zeros(4, 3), backend="cuda")
 
@@ -72,6 +80,8 @@ def testcuda_runs_on_cards_that_it_fits_for_those_who_ask_for_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(native, "module", type("Built", (), {"cuda_plan": None}))
     monkeypatch.setattr(cuda, "_unfit", lambda index: None if index == 0 else "it is too old")
+    monkeypatch.setattr(triton, "_unfit", lambda index: "it is too old")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     fit, old = torch.device("cuda", 0), torch.device("cuda", 1)
     assert backends.choose("lista", None, fit, torch.float32, 100) == "eager"
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -99,3 +109,62 @@ def test_missing_native_module_is_a_reason_and_never_chosen(monkeypatch):
     assert backends.choose("lista", None, torch.device("cpu"), torch.float32, 100) == "eager"
     with pytest.raises(RuntimeError, match="lista: backend 'cpu' can't be used: it is not built"):
         scvae_fast.lista(torch.zeros(2, 3), torch.zeros(3, 3), 0.1, 1, backend="cpu")
+
+
+@pytest.mark.parametrize(
+    ("target", "runs", "does_not"),
+    [
+        ("80-real", [(8, 0), (8, 6), (8, 9)], [(7, 5), (9, 0), (10, 0)]),
+        ("86", [(8, 6), (8, 9), (9, 0), (12, 0)], [(8, 0), (7, 5)]),
+        ("90-virtual", [(9, 0), (10, 0), (12, 1)], [(8, 9)]),
+        ("90a-real", [(9, 0)], [(8, 9), (10, 0)]),
+        ("90a", [(9, 0)], [(9, 1), (10, 0)]),
+        ("100f-real", [(10, 0), (10, 3)], [(9, 0), (12, 0)]),
+        ("120", [(12, 0), (12, 1)], [(10, 0)]),
+        ("all-major", [(8, 0), (12, 0)], []),
+    ],
+)
+def test_cards_that_run_what_was_compiled(target, runs, does_not):
+    assert [card for card in runs + does_not if cuda.runs_on(target, *card)] == runs
+
+
+def test_cuda_declines_a_card_that_it_was_not_compiled_for(monkeypatch):
+    built = type("Built", (), {"cuda_oldest_major": 8, "cuda_compiled_for": "80-real 90a-real"})
+    cards = {0: (8, 6), 1: (9, 0), 2: (12, 0), 3: (7, 5)}
+    monkeypatch.setattr(cuda, "module", lambda: built)
+    monkeypatch.setattr(
+        cuda, "card", lambda index: type("Card", (), {"major": cards[index][0], "minor": cards[index][1]})
+    )
+    assert [cuda._unfit(index) for index in cards] == [
+        None,
+        None,
+        "it was compiled for 80-real 90a-real, this card has compute capability 12.0",
+        "it needs compute capability 8.0 or newer, this card has 7.5",
+    ]
+
+
+@pytest.fixture
+def a_card(monkeypatch):
+    """One that the Triton kernels take, and no module with CUDA kernels."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.delenv(cuda.device.EMULATOR, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(triton, "_unfit", lambda index: None)
+    return torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("name", ["eager", "triton"])
+def test_the_environment_names_the_backend_of_cuda_tensors(name, a_card, monkeypatch):
+    monkeypatch.setenv("SCVAE_FAST_BACKEND", name)
+    assert backends.choose("lista", None, a_card, torch.float32, 100) == name
+    assert backends.choose("lista", "eager", a_card, torch.float32, 100) == "eager"
+    assert backends.choose("lista", None, torch.device("cpu"), torch.float32, 100) == "cpu"
+
+
+def test_a_backend_of_the_environment_that_declines_is_named(a_card, monkeypatch):
+    monkeypatch.setenv("SCVAE_FAST_BACKEND", "triton")
+    with pytest.raises(RuntimeError, match="lista: SCVAE_FAST_BACKEND=triton can't be used: its matrix products"):
+        backends.choose("lista", None, a_card, torch.float64, 100)
+    monkeypatch.setenv("SCVAE_FAST_BACKEND", "cpu")
+    with pytest.raises(ValueError, match="lista: SCVAE_FAST_BACKEND must be one of eager, triton, cuda, got 'cpu'"):
+        backends.choose("lista", None, a_card, torch.float32, 100)

@@ -7,6 +7,7 @@ from problems import (
     FLOAT32_BACKENDS,
     assert_as_exact_as_pytorch,
     clear_of_ties,
+    device_of,
     distance,
     keywords,
     lista_problem,
@@ -18,7 +19,7 @@ from problems import (
     unrolled_sparse_code,
 )
 
-from scvae_fast import ista, lista, sparse_code
+from scvae_fast import decode, ista, lista, sparse_code
 from scvae_fast.ops.backends import cuda
 from scvae_fast.ops.backends.cuda import device
 from scvae_fast.ops.problem import OPTIONS
@@ -76,6 +77,23 @@ def test_what_no_block_can_hold_is_refused():
 def test_several_passes_and_more_features_than_atoms(M, K, n):
     p = clear_of_ties(to(sparse_code_problem(M, K, n), torch.float32), 2)
     assert_as_exact_as_pytorch(sparse_code, unrolled_sparse_code, p, n_iter=2, backend="cuda")
+
+
+def test_float32_sums_over_many_rows():
+    """Matrix units cut what they add up: long sums would lose a little at every step, always in one direction."""
+    p = clear_of_ties(to(sparse_code_problem(1030, 64, 48), torch.float32), 3)
+    assert_as_exact_as_pytorch(sparse_code, unrolled_sparse_code, p, n_iter=3, backend="cuda")
+
+
+@pytest.mark.parametrize("value", [3.4028234e38, -3.4025e38])
+def test_largest_float32_numbers_stay_finite(value):
+    """As TF32 they would be rounded to infinity."""
+    z, D = torch.zeros(5, 40), torch.zeros(9, 40)
+    z[2, 3], D[4, 3] = value, 0.5
+    x_hat = decode(z.to(device_of("cuda")), D.to(device_of("cuda")), backend="cuda").cpu()
+    expected = torch.zeros(5, 9)
+    expected[2, 4] = value * 0.5
+    torch.testing.assert_close(x_hat, expected, rtol=1e-6, atol=0)
 
 
 def assert_as_exact_in_16_bits(op, unrolled, p, dtype, n_iter, **settings):

@@ -36,7 +36,7 @@ def emulator(tmp_path_factory):
 
 
 @pytest.mark.nested
-@pytest.mark.parametrize("name", ["fused", "cuda", "fuzz", "lista", "sparse_code", "decode", "autograd"])
+@pytest.mark.parametrize("name", ["fused", "cuda", "fuzz", "lista", "sparse_code", "decode", "autograd", "trial"])
 def test_kernels_hold_emulated(emulator, name):
     folder = HERE.parent / "transforms" if name == "autograd" else HERE
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "cuda", str(folder / f"test_{name}.py")]

@@ -16,7 +16,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("name", ["fused", "triton", "fuzz", "lista", "sparse_code", "decode", "autograd"])
+@pytest.mark.parametrize("name", ["fused", "triton", "fuzz", "lista", "sparse_code", "decode", "autograd", "trial"])
 def test_kernels_hold_interpreted(name):
     folder = HERE.parent / "transforms" if name == "autograd" else HERE
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "triton", str(folder / f"test_{name}.py")]

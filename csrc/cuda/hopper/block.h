@@ -112,6 +112,7 @@ class WgmmaBlock {
   // sums += the rows · nowᵀ. All warps have read the rows when it returns.
   SCVAE_DEVICE void multiply(Sums& sums, Stages now, Stages) {
     const int group = machine::thread() / hopper::kGroup;
+    hopper::hold(sums.at);
     for (int step = 0; step < now.count; ++step, ++step_) {
       const int slot = step_ % kStages;
       const char* const left = rows_ + step * kRows * kStepBytes;
@@ -125,6 +126,7 @@ class WgmmaBlock {
       if (step > 0) release(step_ - 1);
     }
     hopper::wait_for_products(0);
+    hopper::hold(sums.at);
     release(step_ - 1);
     before_put();
   }

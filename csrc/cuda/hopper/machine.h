@@ -25,6 +25,7 @@ void arrive_at(Barrier* barrier, int rank);
 void wait_for(Barrier* barrier, int parity);
 void copy_to_cluster(void* to_shared, const void* from, int bytes, Barrier* barrier, int ranks);
 void publish_to_async();
+void hold(float (&sums)[128]);
 void begin_products();
 void commit_products();
 void wait_for_products(int allowed);
@@ -103,6 +104,12 @@ SCVAE_DEVICE void publish_to_async() { asm volatile("fence.proxy.async.shared::c
 // A warp group gives registers up, and two others, of a block of three, take them.
 SCVAE_DEVICE void take_fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 40;"); }
 SCVAE_DEVICE void take_more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 232;"); }
+
+// The compiler moves no read or write of the sums across this: wgmma works on them behind its back.
+SCVAE_DEVICE void hold(float (&sums)[128]) {
+#pragma unroll
+  for (int e = 0; e < 128; ++e) asm volatile("" : "+f"(sums[e])::"memory");
+}
 
 SCVAE_DEVICE void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 SCVAE_DEVICE void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }

@@ -5,12 +5,13 @@ A backend is what `Computes` lists, and a line of the table `BACKENDS`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 
-from scvae_fast.ops.backends import cpu, cuda, reference, triton
+from scvae_fast.ops.backends import cpu, cuda, reference, trial, triton
 from scvae_fast.ops.backends.fused import Fused
 from scvae_fast.ops.backends.half import InFloat32
 from scvae_fast.ops.problem import Decoding, Gradients, Incoming, Needed, Problem
@@ -53,14 +54,19 @@ class Backend(NamedTuple):
     """What computes a call whose iterates are to be kept for the backward pass; None: they are recomputed."""
 
 
+PIN = "SCVAE_FAST_BACKEND"
+"""The environment variable that names the backend of CUDA tensors, where a call asks for none."""
+_PINNED = ("eager", "triton", "cuda")
+
+
 def _never(*_: object) -> None:
     return None
 
 
 _CPU = InFloat32(cpu)
 
-# In the order of preference: the first that takes the call runs it. Eager takes every call, so that what follows it
-# runs for those alone who ask for it: the kernels for GPUs, until their tests have passed on a card.
+# In the order of preference on a CPU: the first that takes the call runs it, and eager takes every call. On a GPU
+# `trial.py` knows which of the kernels are right and faster.
 BACKENDS: dict[str, Backend] = {
     "cpu": Backend(_CPU, cpu.unusable, cpu.declines, keeps=_CPU),
     "eager": Backend(InFloat32(reference), unusable=_never, declines=_never),
@@ -93,10 +99,22 @@ def choose(
     """Name of the backend that runs a call of `op` with so many rows and those `Problem.options`.
 
     Raises:
-        ValueError: no backend has that name.
+        ValueError: no backend has that name, or the one that SCVAE_FAST_BACKEND names runs on no GPU.
         RuntimeError: the backend asked for can't be used here, or declines the call; the message says why.
     """
     check_name(op, backend)
+    if backend is None and device.type == "cuda" and (pinned := os.environ.get(PIN)):
+        if pinned not in _PINNED:
+            raise ValueError(f"{op}: {PIN} must be one of {', '.join(_PINNED)}, got {pinned!r}")
+        if reason := declines(pinned, device, dtype, options):
+            raise RuntimeError(f"{op}: {PIN}={pinned} can't be used: {reason}")
+        return pinned
+    if backend is None and device.type == "cuda":
+        able = [name for name in trial.NAMES if declines(name, device, dtype, options) is None]
+        if not able:
+            return "eager"
+        index = device.index if device.index is not None else torch.cuda.current_device()
+        return trial.CHOOSER.fastest(index, dtype, rows, able) or "eager"
     if backend is None:
         if op == "decode" and rows < cpu.LEAST_ROWS_TO_DECODE and device.type == "cpu":
             return "eager"

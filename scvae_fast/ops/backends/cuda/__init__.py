@@ -27,7 +27,7 @@ def unusable() -> str | None:
     if native.missing is not None:
         return native.missing
     if not hasattr(native.module, "cuda_plan"):
-        return "the compiled module was built without nvcc, so without the CUDA kernels"
+        return f"the compiled module has no CUDA kernels: {native.module.without_cuda}"
     return None if torch.cuda.is_available() else "torch finds no CUDA device"
 
 
@@ -41,10 +41,31 @@ def declines(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def _unfit(index: int) -> str | None:
-    found, oldest = card(index), module().cuda_oldest_major
-    if found.major >= oldest:
-        return None
-    return f"it needs compute capability {oldest}.0 or newer, this card has {found.major}.{found.minor}"
+    found, oldest, compiled_for = card(index), module().cuda_oldest_major, module().cuda_compiled_for
+    if found.major < oldest:
+        return f"it needs compute capability {oldest}.0 or newer, this card has {found.major}.{found.minor}"
+    if not any(runs_on(target, found.major, found.minor) for target in compiled_for.split()):
+        return f"it was compiled for {compiled_for}, this card has compute capability {found.major}.{found.minor}"
+    return None
+
+
+def runs_on(target: str, major: int, minor: int) -> bool:
+    """Whether a card runs what was compiled for a target, an entry of CMAKE_CUDA_ARCHITECTURES.
+
+    Machine code ("86-real") runs on cards of the same major version and the same or a later minor one, that of "90a" on
+    its own card alone. PTX ("86-virtual") runs on that card and all later ones. Without a suffix there are both.
+    """
+    if target in ("all", "all-major"):
+        return True
+    version, _, kind = target.partition("-")
+    own = int(version.rstrip("af")[:-1]), int(version.rstrip("af")[-1])
+    if version.endswith("a"):
+        return own == (major, minor)
+    if version.endswith("f"):
+        return own[0] == major and own[1] <= minor
+    as_code = kind != "virtual" and own[0] == major and own[1] <= minor
+    as_ptx = kind != "real" and own <= (major, minor)
+    return as_code or as_ptx
 
 
 def on_device_of(tensor: torch.Tensor) -> AbstractContextManager[Kernels]:

@@ -5,9 +5,11 @@ SCVAE_FAST_CUDA_EMULATOR names a module in which the same kernels were built for
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -36,6 +38,25 @@ def module() -> Any:
 
 
 @cache
+def _card(index: int | None) -> Any:
+    return module().CudaCard(8, 0, 166_912, 2, False) if index is None else module().cuda_card(index)
+
+
+_few = False
+
+
 def card(index: int | None) -> Any:
     """The properties of a CUDA device; for None, what is emulated: few multiprocessors, all tiles fit."""
-    return module().CudaCard(8, 0, 166_912, 2, False) if index is None else module().cuda_card(index)
+    found = _card(index)
+    return module().CudaCard(found.major, found.minor, found.shared_bytes, 2, found.hopper) if _few else found
+
+
+@contextlib.contextmanager
+def few_multiprocessors() -> Iterator[None]:
+    """Plans as for a card of two multiprocessors: small problems then reach the kernels for large ones."""
+    global _few
+    before, _few = _few, True
+    try:
+        yield
+    finally:
+        _few = before

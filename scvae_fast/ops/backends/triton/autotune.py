@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import triton
 
-from scvae_fast._files import write_json
+from scvae_fast._files import cache_folder, write_json
 from scvae_fast.ops.backends.triton import interpreted, launch, tiles
 from scvae_fast.ops.backends.triton.launch import Choice
 from scvae_fast.ops.backends.triton.tiles import Card
@@ -41,8 +41,7 @@ def enabled() -> bool:
 
 def path() -> Path:
     """The file of choices."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SCVAE_FAST_CACHE") or Path(base, "scvae_fast"), "triton.json")
+    return cache_folder() / "triton.json"
 
 
 def seconds(run: Callable[[], object]) -> float:
