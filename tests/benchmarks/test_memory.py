@@ -11,6 +11,7 @@ from benchmarks import environment, memory, problems, rivals
 from benchmarks.cases import BOTH, Case, MemoryCase
 from benchmarks.memory import Kept, kept_for_backward
 from benchmarks.rivals import CLEAN, RELEASED
+from scvae_fast.ops import operations
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +25,8 @@ def test_storages_count_once_and_by_their_kind():
     assert kept == Kept(made=8 * 6 * 4, given=8 * 4 * 4 + 4 * 6 * 4)
 
 
-def test_our_kernels_keep_the_codes_alone_and_eager_every_iterate():
+def test_our_kernels_keep_the_codes_alone_and_eager_every_iterate(monkeypatch):
+    monkeypatch.setattr(operations, "MOST_KEPT", 0)  # iterates of small calls are kept
     codes = 16 * 128 * 4
     for n_iter in (1, 3):
         case = Case("sparse_code", BOTH, rows=16, n_iter=n_iter, atoms=128)

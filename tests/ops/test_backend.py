@@ -50,6 +50,7 @@ def testtriton_runs_on_cards_that_it_fits_for_those_who_ask_for_it(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(triton, "_unfit", lambda index: None if index == 0 else "it is too old")
+    monkeypatch.setattr(cuda, "_unfit", lambda index: "it is too old")
     fit, old = torch.device("cuda", 0), torch.device("cuda", 1)
     assert backends.choose("lista", None, fit, torch.float32, 100) == "eager"
     for dtype in (torch.float32, torch.bfloat16, torch.float16):

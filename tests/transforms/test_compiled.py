@@ -191,7 +191,7 @@ def test_make_fx_records_operations_and_their_gradients(name):
     graph = make_fx(step)(*tensors)
     other = tuple(subject.tensors(1).values())
     assert_same(graph(*other), step(*other))
-    if name != "soft_threshold":
+    if name not in ("soft_threshold", "decode, eager"):  # these are PyTorch's own operations
         targets = [str(node.target) for node in graph.graph.nodes]
         assert any(t.startswith("scvae_fast.") and t.endswith("_backward.default") for t in targets)
 
