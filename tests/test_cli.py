@@ -12,6 +12,7 @@ from scvae_fast.data import save_picture
 from scvae_fast.models import SCVAE
 
 
+@pytest.mark.processes
 def test_help_and_doctor_need_no_extra() -> None:
     program = """
 import sys

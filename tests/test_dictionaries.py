@@ -53,6 +53,7 @@ def test_random_atoms_follow_the_generator():
     assert first.dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_learned_dictionary_suits_its_data_better_than_a_random_one(dtype):
     atoms = dictionaries.random_unit(8, 12, dtype=dtype)

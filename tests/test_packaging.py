@@ -31,6 +31,7 @@ def built(tmp_path_factory):
     return dist
 
 
+@pytest.mark.compiles
 def test_source_distribution_holds_what_the_build_needs(built):
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
@@ -50,6 +51,7 @@ def test_wheel_holds_the_package_and_nothing_else(built):
     assert sorted(required) == ["Requires-Dist: numpy", "Requires-Dist: torch>=2.10"]
 
 
+@pytest.mark.compiles
 def test_wheel_works_where_it_is_installed(built, tmp_path):
     (wheel,) = built.glob("*.whl")
     run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), str(wheel))

@@ -88,6 +88,7 @@ def test_what_does_not_fit_is_left_out_with_the_reason(monkeypatch):
     assert set(operations.measure(case, "cpu", 0)) == {"left out"}
 
 
+@pytest.mark.compiles
 @pytest.mark.filterwarnings("ignore:`torch.jit")  # torch's own
 def test_compiled_rivals_take_part():
     found = operations.measure(case_of("lista", FORWARD, compiled="default", rows=8), "cpu", 0)

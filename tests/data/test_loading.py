@@ -97,6 +97,7 @@ def test_loading_leaves_the_random_numbers_of_the_training_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("num_workers", "start_method"), [(0, None), (1, None), (2, "spawn")])
 def test_pictures_and_errors_come_through_worker_processes(
     tmp_path: Path, num_workers: int, start_method: str | None, capfd: pytest.CaptureFixture[str]

@@ -6,6 +6,7 @@ from scvae_fast.data import PictureError, UnreadableFiles
 from scvae_fast.errors import UsageError
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_processes_count_together(method: str, capfd: pytest.CaptureFixture[str]) -> None:
     broken = UnreadableFiles(2)

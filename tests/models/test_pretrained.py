@@ -120,6 +120,7 @@ for method in (SCVAE.from_pretrained, model.save_pretrained, model.push_to_hub):
 """
 
 
+@pytest.mark.processes
 def test_a_base_install_names_the_extra(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", BASE_INSTALL], capture_output=True, text=True, cwd=tmp_path, check=True

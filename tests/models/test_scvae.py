@@ -66,6 +66,7 @@ def test_pictures_are_independent(small_model, pictures):
     close(single, SCVAEOutput(*(tensor[1:] for tensor in whole)))
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("attention", NETWORKS)
 def test_compiles_without_graph_breaks(attention, small_config, pictures):
     model = SCVAE(dataclasses.replace(small_config, attention=attention)).eval()
@@ -73,6 +74,7 @@ def test_compiles_without_graph_breaks(attention, small_config, pictures):
     close(compiled(pictures), model(pictures))
 
 
+@pytest.mark.compiles
 def test_gradients_of_the_compiled_model(small_model, pictures):
     def gradients(model):
         small_model.zero_grad()

@@ -120,6 +120,7 @@ def test_gradients(name, sq_err, codes):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_without_graph_breaks(name, sq_err, codes):
     net = network(name)

@@ -48,6 +48,7 @@ def test_every_processor_has_the_portable_one():
     assert set(native.instruction_sets()) <= {"avx512", "avx2", "portable"}
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("instructions", ["abacus", "AVX2", "avx512 "])
 def test_one_that_is_not_there_is_refused_by_name(instructions):
     done = run(instructions, CALL)

@@ -83,6 +83,7 @@ def test_float32_error(backend, n_iter, theta):
     assert_as_exact_as_pytorch(lista, unrolled_lista, clear_of_ties(single, n_iter), n_iter=n_iter, backend=backend)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", QUICK_BACKENDS)
 @pytest.mark.parametrize("M", [1, 63, 4097])
 @pytest.mark.parametrize("K", [1, 36, 500, 512, 529])

@@ -47,6 +47,7 @@ def test_sparse_codes(each, step, positive, most_kept, monkeypatch):
     assert 0 < float((codes != 0).double().mean()) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most_kept", [0, operations.MOST_KEPT])
 @pytest.mark.parametrize(
     ("each", "step", "positive"),
@@ -65,6 +66,7 @@ def test_more_rows_than_a_chunk_has(theta):
     assert codes.any() == (theta < 1)
 
 
+@pytest.mark.slow
 def test_lists_too_long_for_a_chunk():
     """200 rows of 8200 atoms in use, four times, are 110 MiB of lists."""
     codes = assert_as_specified(problem(200, 512, 8200, 4, theta=-0.1), 4)
@@ -96,6 +98,7 @@ def test_frozen_inputs(learned):
     assert_all_close(*found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [SPARSE, LARGE])
 def test_float32_error(sizes):
     p = to(problem(*sizes, step="one"), torch.float32)

@@ -94,6 +94,7 @@ def shards(tmp_path: Path) -> str:
     return str(tmp_path / "train-{0..2}.tar")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "settings", "stops"),
     [
@@ -127,6 +128,7 @@ def test_validation_in_between_changes_nothing(ffhq: Path, tmp_path: Path) -> No
         assert torch.equal(torch.cat(run.validated[-2:]), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_training_on_shards_resumes_as_well(shards: str, tmp_path: Path, workers: int) -> None:
     make = partial(Shards, shards, val=str(tmp_path / "train-0.tar"), buffer=4, **{**SMALL, "num_workers": workers})

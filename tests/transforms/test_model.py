@@ -244,6 +244,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.processes
 def test_sharded_training(tmp_path):
     """On a mesh of one process: the numbers of the model that is not sharded."""
     tests = next(path for path in sys.path if path.endswith("support"))

@@ -103,6 +103,7 @@ def test_writes(layer, kind, x, route):
             assert_current(layer, kind, x)
 
 
+@pytest.mark.processes
 def test_writes_of_another_process(layer, kind, x):
     layer.share_memory()
     assert_current(layer, kind, x)
