@@ -21,7 +21,7 @@ CMAKE = $(or $(SYSTEM_CMAKE),$(BIN)/cmake)
 help:
 	@echo "make demo      train SC-VAE on real photographs and evaluate it, into $(OUT) (MINUTES=$(MINUTES))"
 	@echo "make test      set up and run the tests"
-	@echo "make test-fast those that need no compiler, browser or other process; under six minutes on two cores"
+	@echo "make test-fast those that need no compiler, browser or other process; about three minutes on two cores"
 	@echo "make test-gpu  build, test and benchmark on a machine with a GPU, into $(GPU_OUT)"
 	@echo "make sanitize  native tests of the CPU kernels: as they are, then with address, undefined and thread sanitizers"
 	@echo "make lint      style, types and formatting of Python and C++"

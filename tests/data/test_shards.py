@@ -199,6 +199,7 @@ def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
         batches(stream(damaged, samples=3), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_validation_reads_each_picture_once_and_in_order(shards: list[str], workers: int) -> None:
     data = ShardsInOrder(shards, 8, samples=20, broken=UnreadableFiles(0))

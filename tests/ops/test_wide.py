@@ -109,6 +109,7 @@ def test_float32_error(sizes):
     assert_as_exact_as_pytorch(factored, formula, p, n_iter=sizes[-1], backend="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize(
     ("sizes", "where"),

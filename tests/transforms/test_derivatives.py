@@ -244,6 +244,7 @@ def test_autocast_around_all_of_it(name):
     assert all(t.dtype == torch.float32 for t in found[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in SUBJECTS if n.endswith(("cpu", "eager"))])
 def test_finite_differences_of_the_gradients(name):
     ours, _, tensors, _ = both(name)
