@@ -209,7 +209,7 @@ def decode(z: torch.Tensor, D: torch.Tensor, *, backend: str | None = None) -> t
         z: (..., K) codes; float32, float64, bfloat16 or float16 (16-bit types are accumulated in float32).
         D: (n, K) dictionary, an atom a column, in z's dtype.
         backend: a name of `backends()`; None chooses by device and dtype, and on CPUs by the number of rows, the size
-            of D and the density of z too: the C++ kernels skip zeros, PyTorch's product is faster where few are left.
+            of D and the density of z: PyTorch's product is faster for few rows, a small D, or few zeros to skip.
 
     Returns:
         (..., n) in z's dtype. Under autocast the operation runs in float32.

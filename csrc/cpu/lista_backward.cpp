@@ -388,12 +388,6 @@ class Backward {
       for (std::int64_t r = part.first; r < part.end(); ++r) d_b_.get_row(r, out_.b + (part.begin + r) * p_.atoms);
   }
 
-  static bool all_finite(Rows<T> matrix, std::int64_t rows, std::int64_t columns) {
-    bool finite = true;
-    for (std::int64_t r = 0; r < rows; ++r) finite = finite && kernels<T>().all_finite(matrix[r], columns);
-    return finite;
-  }
-
   // Those of the chunk's rows from r on. Where z_T is finite, so are the codes before it, because infinity and NaN
   // don't go away; but among non-negative codes minus infinity becomes 0.
   bool codes_are_finite(std::int64_t r, std::int64_t count) const {

@@ -12,13 +12,8 @@ constexpr std::int64_t kDenseDepth = 128;
 
 template <typename T>
 std::int64_t depth(Rows<T> left, std::int64_t rows, std::int64_t columns) {
-  constexpr std::int64_t every = 16;  // how manieth row is looked at
   constexpr double dense = 0.2;
-  std::int64_t live = 0, seen = 0;
-  std::vector<std::uint64_t> mask(static_cast<std::size_t>((columns + 63) / 64));
-  for (std::int64_t r = 0; r < std::min(rows, kDepth); r += every, seen += columns)
-    live += kernels<T>().mark(left[r], columns, mask.data());
-  return static_cast<double>(live) > dense * static_cast<double>(seen) ? kDenseDepth : kDepth;
+  return density(left, std::min(rows, kDepth), columns) > dense ? kDenseDepth : kDepth;
 }
 
 }  // namespace

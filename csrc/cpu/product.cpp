@@ -286,8 +286,29 @@ void multiply_by_dots(const Plain<T>& matrix, Rows<T> vectors, Rows<T> init, std
     std::fill(out + r * out_stride + matrix.rows, out + r * out_stride + padded<T>(matrix.rows), T(0));
 }
 
+template <typename T>
+bool all_finite(Rows<T> matrix, std::int64_t rows, std::int64_t columns) {
+  bool finite = true;
+  for (std::int64_t r = 0; finite && r < rows; ++r) finite = kernels<T>().all_finite(matrix[r], columns);
+  return finite;
+}
+
+template <typename T>
+double density(Rows<T> matrix, std::int64_t rows, std::int64_t columns) {
+  constexpr std::int64_t every = 16;
+  std::int64_t live = 0, seen = 0;
+  std::vector<std::uint64_t> mask(static_cast<std::size_t>((columns + 63) / 64));
+  for (std::int64_t r = 0; r < rows; r += every, seen += columns)
+    live += kernels<T>().mark(matrix[r], columns, mask.data());
+  return seen > 0 ? static_cast<double>(live) / static_cast<double>(seen) : 0.0;
+}
+
 template class Packed<float>;
 template class Packed<double>;
+template bool all_finite(Rows<float>, std::int64_t, std::int64_t);
+template bool all_finite(Rows<double>, std::int64_t, std::int64_t);
+template double density(Rows<float>, std::int64_t, std::int64_t);
+template double density(Rows<double>, std::int64_t, std::int64_t);
 template void multiply(const Product<float>&, Supports&);
 template void multiply(const Product<double>&, Supports&);
 template void multiply_by_dots(const Plain<float>&, Rows<float>, Rows<float>, std::int64_t, float*, std::int64_t, int);

@@ -160,6 +160,14 @@ Product<T> product_of(Rows<T> coefficients, const Packed<T>& matrix, std::int64_
 template <typename T>
 void multiply(const Product<T>& product, Supports& supports);
 
+// Whether no element of so many rows is infinite or NaN.
+template <typename T>
+bool all_finite(Rows<T> matrix, std::int64_t rows, std::int64_t columns);
+
+// The share of elements that are not zero, judged by every sixteenth of so many rows.
+template <typename T>
+double density(Rows<T> matrix, std::int64_t rows, std::int64_t columns);
+
 // A matrix as the caller has it.
 template <typename T>
 struct Plain {

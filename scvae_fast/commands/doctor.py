@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import sys
@@ -10,18 +9,12 @@ from pathlib import Path
 
 import torch
 
+from scvae_fast._extras import installed_version
 from scvae_fast.functional import backends
 from scvae_fast.ops import native
 from scvae_fast.ops.backends import trial
 
 _OPTIONAL = ("triton", "lightning", "torchmetrics", "scikit-learn", "scikit-image", "lpips", "torchvision")
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def processor() -> str:
@@ -58,7 +51,7 @@ def _native_module() -> dict[str, str]:
 
 def report() -> dict[str, dict[str, str]]:
     """Sections of names and findings: versions, cpu, gpu, native module, backends, trials of GPU kernels."""
-    versions = {name: _version(name) for name in ("scvae-fast", "torch", "numpy", *_OPTIONAL)}
+    versions = {name: installed_version(name) for name in ("scvae-fast", "torch", "numpy", *_OPTIONAL)}
     versions["torch"] = torch.__version__  # with the kind of build, which its package need not name
     cpu = {
         "processor": processor(),
@@ -95,15 +88,16 @@ def try_kernels() -> int:
     if not torch.cuda.is_available():
         print(f"no trial: {_gpus()[0]}", file=sys.stderr)
         return 1
-    all_right = True
+    usable, all_right = backends(), True
+    pairs = [pair for pair in trial.PAIRS if usable[pair.partition(":")[0]] is None]
     for index in range(torch.cuda.device_count()):
         card, kept = trial.card_of(index), trial.store()
         print(f"{card.name}: {trial.LIMIT:g} s at most", flush=True)
-        trial.run(card, kept, trial.PAIRS, told=lambda line: print(f"  {line}", flush=True))
+        trial.run(card, kept, pairs, told=lambda line: print(f"  {line}", flush=True))
         verdicts = kept.verdicts(card.key)
         for line in table(verdicts):
             print(line)
-        all_right = all_right and all(pair in verdicts and verdicts[pair].right for pair in trial.PAIRS)
+        all_right = all_right and all(pair in verdicts and verdicts[pair].right for pair in pairs)
     return 0 if all_right else 1
 
 

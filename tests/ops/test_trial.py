@@ -243,7 +243,7 @@ def test_where_none_is_right_the_reason_is_told_once(chooser):
     ("change", "reason"),
     [
         (lambda patch: patch.setenv("SCVAE_FAST_TRIAL", "0"), "SCVAE_FAST_TRIAL=0 forbids it"),
-        (lambda patch: patch.setattr(trial, "_in_fork", True), "this process was forked"),
+        (lambda patch: patch.setattr(trial, "_IMPORTED_BY", -1), "this process was forked"),
         (lambda patch: patch.setattr(sys, "executable", ""), "there is no Python interpreter to start"),
         (
             lambda patch: patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True),

@@ -1,7 +1,7 @@
 """Problems that the tests of the operations share, and how results are compared."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +9,7 @@ import torch
 import scvae_fast
 from scvae_fast.ops import backends
 from scvae_fast.ops.backends import reference
+from scvae_fast.ops.backends.trying import near_a_tie
 from scvae_fast.ops.problem import Problem
 
 USABLE = [name for name, reason in scvae_fast.backends().items() if reason is None]
@@ -231,29 +232,6 @@ def clear_of_ties(
         values[near] = torch.randn_like(values[near])
         problem = {**problem, rows: values}
     return problem
-
-
-def near_a_tie(p: Problem, margin: float) -> torch.Tensor:
-    """For each row (M,) whether any drive comes that near its threshold; the problem is in float64."""
-    p = p.in_matrices()
-    near = torch.zeros(len(p.x), dtype=torch.bool)
-    for row, u in drives(p):
-        distance = (u if p.positive else u.abs()) - p.threshold(row)
-        near |= (distance.abs() < margin).any(dim=1)
-    return near
-
-
-def drives(p: Problem) -> Iterator[tuple[int, torch.Tensor]]:
-    """What each threshold is applied to (M, K), with the threshold's row."""
-    codes, drive = list(reference.iterates(p)), reference.drives(p)
-    if p.z0 is None and not p.kappa:
-        yield 0, drive(0) if p.gain is None else p.gain * drive(0)
-    for t in range(p.n_iter):
-        y = reference.extrapolated(p, t, codes[t], codes[max(t - 1, 0)])
-        v = reference.direction(p, t, y, drive)
-        step = p.step_of(t)
-        u = v if step is None else step * v
-        yield p.row(t), y + u if p.kappa else u
 
 
 def jittered(problem: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:

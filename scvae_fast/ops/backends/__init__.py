@@ -103,18 +103,8 @@ def choose(
         RuntimeError: the backend asked for can't be used here, or declines the call; the message says why.
     """
     check_name(op, backend)
-    if backend is None and device.type == "cuda" and (pinned := os.environ.get(PIN)):
-        if pinned not in _PINNED:
-            raise ValueError(f"{op}: {PIN} must be one of {', '.join(_PINNED)}, got {pinned!r}")
-        if reason := declines(pinned, device, dtype, options):
-            raise RuntimeError(f"{op}: {PIN}={pinned} can't be used: {reason}")
-        return pinned
     if backend is None and device.type == "cuda":
-        able = [name for name in trial.NAMES if declines(name, device, dtype, options) is None]
-        if not able:
-            return "eager"
-        index = device.index if device.index is not None else torch.cuda.current_device()
-        return trial.CHOOSER.fastest(index, dtype, rows, able) or "eager"
+        return _choose_on_gpu(op, device, dtype, rows, options)
     if backend is None:
         if op == "decode" and rows < cpu.LEAST_ROWS_TO_DECODE and device.type == "cpu":
             return "eager"
@@ -126,3 +116,18 @@ def choose(
     if reason is not None:
         raise RuntimeError(f"{op}: backend {backend!r} can't be used: {reason}")
     return backend
+
+
+def _choose_on_gpu(op: str, device: torch.device, dtype: torch.dtype, rows: int, options: Sequence[str]) -> str:
+    """What SCVAE_FAST_BACKEND names, else the fastest of the kernels that were right on this card, else eager."""
+    if pinned := os.environ.get(PIN):
+        if pinned not in _PINNED:
+            raise ValueError(f"{op}: {PIN} must be one of {', '.join(_PINNED)}, got {pinned!r}")
+        if reason := declines(pinned, device, dtype, options):
+            raise RuntimeError(f"{op}: {PIN}={pinned} can't be used: {reason}")
+        return pinned
+    able = [name for name in trial.NAMES if declines(name, device, dtype, options) is None]
+    if not able:
+        return "eager"
+    index = device.index if device.index is not None else torch.cuda.current_device()
+    return trial.CHOOSER.fastest(index, dtype, rows, able) or "eager"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -21,12 +20,14 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from scvae_fast._extras import installed_version
 from scvae_fast._files import cache_folder, write_json
 from scvae_fast.ops import native
 
@@ -95,11 +96,10 @@ class Store:
         """Keeps that a trial ended so."""
         self._change(key, lambda card: card["fruitless"].append(when))
 
-    @contextlib.contextmanager
-    def locked(self, key: str, seconds: float) -> Iterator[bool]:
+    def locked(self, key: str, seconds: float) -> AbstractContextManager[bool]:
         """Holds a card's lock, which dies with the process; False where another one held it for so long."""
-        with _file_lock(self.file.with_name(f"trial-{_digest(key)}.lock"), seconds) as got:
-            yield got
+        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+        return _file_lock(self.file.with_name(f"trial-{digest}.lock"), seconds)
 
     def _card(self, key: str) -> dict[str, Any]:
         found = {**self._read(), **self._kept}.get(key)
@@ -112,10 +112,7 @@ class Store:
             try:
                 write_json(self.file, {"schema": SCHEMA, "cards": {**cards, key: card}})
             except OSError as error:
-                if key not in self._kept:
-                    warnings.warn(
-                        f"{self.file} can't be written ({error}): verdicts stay in this process", stacklevel=2
-                    )
+                _warn_once(f"{self.file} can't be written ({error}): verdicts stay in this process")
                 self._kept[key] = card
 
     def _read(self) -> dict[str, Any]:
@@ -143,10 +140,6 @@ def _verdict(found: dict[str, Any]) -> Verdict:
 @cache
 def _warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=3)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager
@@ -190,13 +183,6 @@ def _build() -> str:
     return digest.hexdigest()[:16]
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
-
-
 def card_of(index: int) -> Card:
     """The GPU of that index."""
     properties = torch.cuda.get_device_properties(index)
@@ -206,8 +192,8 @@ def card_of(index: int) -> Card:
         f"{properties.major}.{properties.minor}",
         f"driver {driver}",
         f"torch {torch.__version__}",
-        f"triton {_version('triton')}",
-        f"scvae-fast {_version('scvae-fast')}",
+        f"triton {installed_version('triton')}",
+        f"scvae-fast {installed_version('scvae-fast')}",
         f"build {_build()}",
     ]
     named = [word.strip() for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if word.strip()]
@@ -335,23 +321,14 @@ class _Lines:
         return self._lines.pop(0).decode("utf-8", errors="replace")
 
 
-_in_fork = False
-
-
-def _forked() -> None:
-    global _in_fork
-    _in_fork = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+_IMPORTED_BY = os.getpid()
 
 
 def hindrance() -> str | None:
     """Why no trial may start by itself now; None where one may."""
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH}=0 forbids it"
-    if _in_fork:
+    if os.getpid() != _IMPORTED_BY:
         return "this process was forked"
     if not sys.executable:
         return "there is no Python interpreter to start"

@@ -7,7 +7,6 @@ a verdict.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import runpy
 import statistics
@@ -15,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -83,13 +83,13 @@ def synchronize(device: torch.device) -> None:
 
 
 def drawn(shape: Shape) -> Problem:
-    """A problem in float64 on the CPU, of which no row is near a tie; M rows, or fewer."""
+    """A problem in float64 on the CPU, with codes of the order of 1."""
     torch.manual_seed(0)
 
     def normal(*size: int, each: int = 0) -> torch.Tensor:
         return torch.randn((each, *size) if each and shape.each else size, dtype=torch.float64)
 
-    M, K, n, T = 3 * shape.M, shape.K, shape.n, shape.T
+    M, K, n, T = shape.M, shape.K, shape.n, shape.T
     kappa = shape.op == "ista" or shape.step or shape.factored
     R = T if kappa else T + 1
     coded, D = shape.op == "sparse_code", None
@@ -102,7 +102,7 @@ def drawn(shape: Shape) -> Problem:
     if D is not None:
         W_e = D.T + 0.2 * normal(K, n, each=R) / n if shape.factored else normal(K, n, each=R) / n**0.5
     theta = 1 + torch.rand((R, K) if shape.each else (K,), dtype=torch.float64)
-    p = Problem(
+    return Problem(
         x=normal(M, n if coded else K),
         W_e=W_e,
         S=None if shape.factored else S,
@@ -116,18 +116,35 @@ def drawn(shape: Shape) -> Problem:
         positive=shape.positive,
         op=shape.op,
     )
-    return _clear(p, shape.M)
 
 
-def _clear(p: Problem, rows: int) -> Problem:
+def near_a_tie(p: Problem, margin: float) -> torch.Tensor:
+    """For each row (M,) whether anything that a threshold is applied to comes that near it; p is in float64."""
+    p = p.in_matrices()
     near = torch.zeros(len(p.x), dtype=torch.bool)
+    for row, u in _before_thresholds(p):
+        distance = (u if p.positive else u.abs()) - p.threshold(row)
+        near |= (distance.abs() < margin).any(dim=1)
+    return near
+
+
+def _before_thresholds(p: Problem) -> Iterator[tuple[int, torch.Tensor]]:
+    """What each threshold is applied to (M, K), with the threshold's row."""
     codes, drive = list(reference.iterates(p)), reference.drives(p)
+    if p.z0 is None and not p.kappa:
+        yield 0, drive(0) if p.gain is None else p.gain * drive(0)
     for t in range(p.n_iter):
         y = reference.extrapolated(p, t, codes[t], codes[max(t - 1, 0)])
-        v, step = reference.direction(p, t, y, drive), p.step_of(t)
-        u = (y if p.kappa else 0) + (v if step is None else step * v)
-        near |= ((u.abs() - p.threshold(p.row(t))).abs() < _TIE).any(1)
-    kept = (~near).nonzero()[:rows, 0]
+        v = reference.direction(p, t, y, drive)
+        step = p.step_of(t)
+        u = v if step is None else step * v
+        yield p.row(t), y + u if p.kappa else u
+
+
+def clear(shape: Shape) -> Problem:
+    """A problem of that shape without rows near a tie; there may be fewer than M."""
+    p = drawn(shape._replace(M=3 * shape.M))
+    kept = (~near_a_tie(p, _TIE)).nonzero()[: shape.M, 0]
     return p._replace(x=p.x[kept], z0=None if p.z0 is None else p.z0[kept])
 
 
@@ -138,22 +155,30 @@ def _to(value: Any, *where: Any) -> Any:
 Found = dict[str, torch.Tensor]
 
 
-def results(computes: Any, p: Problem) -> Found:
-    """Results and all gradients of a problem, for fixed gradients of the results."""
-    found = computes.code(p)
+Given = tuple[torch.Tensor | None, torch.Tensor | None]
+
+
+def grads(p: Problem) -> Given:
+    """Gradients of the codes and of the reconstruction, if there is one; the same for problems of the same shape."""
     generator = torch.Generator().manual_seed(1)
-    grads = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t) for t in found]
-    names = [name for name in Problem._fields if isinstance(getattr(p, name), torch.Tensor)]
-    needed: Needed = frozenset(names)
-    gradients = computes.code_backward(p, Incoming(grads[0], grads[1] if len(grads) > 1 else None, found[0]), needed)
+    z, *x_hat = (torch.randn(s, generator=generator, dtype=torch.float64).to(p.x) for s in p.result_shapes())
+    return z, x_hat[0] if x_hat else None
+
+
+def results(computes: Any, p: Problem, given: Given) -> Found:
+    """Results and all gradients of a problem, for those gradients of the results."""
+    found = computes.code(p)
+    needed: Needed = frozenset(name for name, value in p._asdict().items() if isinstance(value, torch.Tensor))
+    gradients = computes.code_backward(p, Incoming(given[0], given[1], found[0]), needed)
     return {**{f"result {i}": t for i, t in enumerate(found)}, **{f"∂{name}": g for name, g in gradients.items()}}
 
 
 def launched(computes: Any, p: Problem, compiled: bool) -> Found:
     """The same, once the card is done; whoever started this process hears when it waits for the card alone."""
+    given = grads(p)
     if compiled:
         tell("launch")
-    found = results(computes, p)
+    found = results(computes, p, given)
     tell("launch")
     synchronize(p.x.device)
     tell("done")
@@ -197,23 +222,21 @@ def tried(name: str, dtype: torch.dtype, device: torch.device) -> tuple[float, s
     """The largest error over what is allowed in all shapes, and why the backend is wrong; "" where it is right."""
     backend, worst = backends.BACKENDS[name], 0.0
     for shape in SHAPES:
-        rounded = Problem(*(_to(value, dtype) for value in drawn(shape)))
+        rounded = Problem(*(_to(value, dtype) for value in clear(shape)))
         if shape.broken:
             rounded.x[len(rounded.x) // 2, 0] = float("nan")
         if any(option in backend.lacks for option in rounded.options):
             continue
-        exact = results(reference, Problem(*(_to(value, torch.float64) for value in rounded)))
-        plain = results(reference, rounded)
+        wide = Problem(*(_to(value, torch.float64) for value in rounded))
+        exact, plain = (results(reference, p, grads(p)) for p in (wide, rounded))
         on_card = Problem(*(_to(value, device) for value in rounded))
         for way in ways(name):
             with way():
                 found, again = (launched(backend.computes, on_card, compiled) for compiled in (False, True))
             error, reason = _compared(found, plain, exact, dtype)
             if error > 1:
-                return (
-                    error,
-                    f"{reason} ({shape.op}, M = {len(rounded.x)}, K = {shape.K}, n = {shape.n}, T = {shape.T})",
-                )
+                sizes = f"M = {len(rounded.x)}, K = {shape.K}, n = {shape.n}, T = {shape.T}"
+                return error, f"{reason} ({shape.op}, {sizes})"
             for key, value in found.items():
                 if not torch.equal(value.nan_to_num(), again[key].nan_to_num()):
                     return error, f"{key} differs between two equal calls"
@@ -221,17 +244,13 @@ def tried(name: str, dtype: torch.dtype, device: torch.device) -> tuple[float, s
     return worst, ""
 
 
-@contextlib.contextmanager
-def _clock(device: torch.device) -> Iterator[Callable[[], float]]:
-    """Seconds since the beginning, once everything launched is done."""
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Of a call, until the card is done."""
     synchronize(device)
     begin = time.perf_counter()
-
-    def elapsed() -> float:
-        synchronize(device)
-        return time.perf_counter() - begin
-
-    yield elapsed
+    call()
+    synchronize(device)
+    return time.perf_counter() - begin
 
 
 def gains(name: str, dtype: torch.dtype, device: torch.device) -> dict[int, float]:
@@ -239,16 +258,12 @@ def gains(name: str, dtype: torch.dtype, device: torch.device) -> dict[int, floa
     K, n, T = TIMED
     found = {}
     for rows in GRID:
-        shape = Shape("sparse_code", rows // 3 + 1, K, n, T)
-        p = Problem(*(_to(_to(value, dtype), device) for value in drawn(shape)))
-        seconds: dict[str, list[float]] = {name: [], "eager": []}
-        for sample in range(SAMPLES + 1):
-            for each in seconds:
-                with _clock(device) as elapsed:
-                    results(backends.BACKENDS[each].computes, p)
-                    if sample > 0:  # the first compiles
-                        seconds[each].append(elapsed())
-        found[rows] = statistics.median(seconds["eager"]) / statistics.median(seconds[name])
+        p = Problem(*(_to(_to(value, dtype), device) for value in drawn(Shape("sparse_code", rows, K, n, T))))
+        given = grads(p)
+        calls = {each: partial(results, backends.BACKENDS[each].computes, p, given) for each in (name, "eager")}
+        samples = [{each: seconds(call, device) for each, call in calls.items()} for _ in range(SAMPLES + 1)]
+        took = {each: statistics.median(s[each] for s in samples[1:]) for each in calls}  # the first compiles
+        found[rows] = took["eager"] / took[name]
     return found
 
 
@@ -258,10 +273,9 @@ def verdict(name: str, dtype: torch.dtype, device: torch.device) -> dict[str, An
     if reason is not None:
         return {"right": False, "reason": reason, "error": None, "gains": {}}
     error, reason = tried(name, dtype, device)
-    right = not reason
-    measured = gains(name, dtype, device) if right else {}
-    error_or_none = error if error < float("inf") else None
-    return {"right": right, "reason": reason, "error": error_or_none, "gains": measured}
+    measured = {} if reason else gains(name, dtype, device)
+    finite = error if error < float("inf") else None  # JSON has no infinity
+    return {"right": not reason, "reason": reason, "error": finite, "gains": measured}
 
 
 def main(words: Sequence[str]) -> int:
