@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from scvae_fast.ops import checks
-from scvae_fast.ops.backends import BACKENDS, check_name, choose
+from scvae_fast.ops.backends import BACKENDS, check_name, choose, why_not
 from scvae_fast.ops.backends.reference import shrink
 from scvae_fast.ops.lasso_solver import ALGORITHMS, Lasso, solve
 from scvae_fast.ops.library import autocast_is_on
@@ -23,9 +23,10 @@ def backends() -> dict[str, str | None]:
     """Which implementations of the operations there are.
 
     Returns:
-        For each backend's name None if it can be used here, else the reason why not.
+        For each backend's name None if it can be used here, else the reason why not. Once CUDA is in use,
+        a GPU backend whose trial on the current card failed in every dtype says so; it runs only where it is asked for.
     """
-    return {name: backend.unusable() for name, backend in BACKENDS.items()}
+    return {name: why_not(name) for name in BACKENDS}
 
 
 def lista(

@@ -12,7 +12,7 @@ import torch
 from scvae_fast._extras import installed_version
 from scvae_fast.functional import backends
 from scvae_fast.ops import native
-from scvae_fast.ops.backends import trial
+from scvae_fast.ops.backends import BACKENDS, trial
 
 _OPTIONAL = ("triton", "lightning", "torchmetrics", "scikit-learn", "scikit-image", "lpips", "torchvision")
 
@@ -59,13 +59,14 @@ def report() -> dict[str, dict[str, str]]:
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
     }
+    verdicts = _verdicts() or {"trial": "no GPU"}  # first: backends that failed on a card say so once CUDA is in use
     return {
         "versions": {"python": platform.python_version(), **versions},
         "cpu": cpu,
         "gpu": {str(i): gpu for i, gpu in enumerate(_gpus())},
         "native module": _native_module(),
         "backends": {name: reason or "can be used" for name, reason in backends().items()},
-        "GPU kernels": _verdicts() or {"trial": "no GPU"},
+        "GPU kernels": verdicts,
     }
 
 
@@ -88,8 +89,8 @@ def try_kernels() -> int:
     if not torch.cuda.is_available():
         print(f"no trial: {_gpus()[0]}", file=sys.stderr)
         return 1
-    usable, all_right = backends(), True
-    pairs = [pair for pair in trial.PAIRS if usable[pair.partition(":")[0]] is None]
+    usable = [name for name in trial.NAMES if BACKENDS[name].unusable() is None]
+    pairs, all_right = [pair for pair in trial.PAIRS if pair.partition(":")[0] in usable], True
     for index in range(torch.cuda.device_count()):
         card, kept = trial.card_of(index), trial.store()
         print(f"{card.name}: {trial.LIMIT:g} s at most", flush=True)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from scvae_fast.models import SCVAE, SCVAEConfig
+from scvae_fast.ops.backends import prepare
 from scvae_fast.training.base import AutoencoderModule, Objective, Start
 from scvae_fast.training.progress import batches_seen
 from scvae_fast.training.second_stage import SecondStageSettings
@@ -83,6 +84,11 @@ class SCVAEModule(AutoencoderModule):
         figures = {f"loss/{name}": term for name, term in loss._asdict().items()}
         figures["density"] = usage.sum() / output.codes.numel()
         return Objective(loss.total, figures, output.x_hat, {"usage": usage})
+
+    def on_fit_start(self) -> None:
+        """Let every rank find out which kernels run on its card: within a step one rank would wait for another."""
+        super().on_fit_start()
+        prepare(self.device)
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         """Seed this step; keep c at ‖D‖₂² or above."""

@@ -37,7 +37,7 @@ def test_automatic_choice_on_a_device_that_no_kernels_run_on_is_eager():
     assert backends.choose("lista", None, torch.device("meta"), torch.float32, 100) == "eager"
 
 
-def testtriton_says_why_it_is_not_used(monkeypatch):
+def test_triton_says_why_it_is_not_used(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert scvae_fast.backends()["triton"] == "torch finds no CUDA device"
@@ -46,7 +46,7 @@ def testtriton_says_why_it_is_not_used(monkeypatch):
         scvae_fast.lista(torch.zeros(2, 3), torch.zeros(3, 3), 0.1, 1, backend="triton")
 
 
-def testtriton_runs_on_cards_that_it_fits_for_those_who_ask_for_it(monkeypatch):
+def test_triton_runs_on_cards_that_it_fits_for_those_who_ask_for_it(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(triton, "_unfit", lambda index: None if index == 0 else "it is too old")
@@ -61,7 +61,7 @@ def testtriton_runs_on_cards_that_it_fits_for_those_who_ask_for_it(monkeypatch):
         backends.choose("decode", "triton", torch.device("cpu"), torch.float32, 100)
 
 
-def testcuda_says_why_it_is_not_used(monkeypatch):
+def test_cuda_says_why_it_is_not_used(monkeypatch):
     monkeypatch.delenv(cuda.device.EMULATOR, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(native, "module", type("Built", (), {"cuda_plan": None}))
@@ -76,7 +76,7 @@ def testcuda_says_why_it_is_not_used(monkeypatch):
         scvae_fast.decode(torch.zeros(2, 3), torch.zeros(4, 3), backend="cuda")
 
 
-def testcuda_runs_on_cards_that_it_fits_for_those_who_ask_for_it(monkeypatch):
+def test_cuda_runs_on_cards_that_it_fits_for_those_who_ask_for_it(monkeypatch):
     monkeypatch.delenv(cuda.device.EMULATOR, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(native, "module", type("Built", (), {"cuda_plan": None}))

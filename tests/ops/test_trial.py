@@ -11,10 +11,12 @@ import pytest
 import torch
 from problems import FLOAT32_BACKENDS, device_of
 
+import scvae_fast
 from scvae_fast import lista
 from scvae_fast.ops import backends
 from scvae_fast.ops.backends import trial
-from scvae_fast.ops.backends.trial import Card, Chooser, Store, Verdict
+from scvae_fast.ops.backends.trial import Chooser
+from scvae_fast.ops.backends.verdicts import Card, Store, Verdict, warn_once
 
 CARD = Card("a card", "GPU-0", "a card, 9.0, driver 1", device="cpu")
 RIGHT = Verdict(True, "", 0.3, {64: 0.8, 1024: 1.05, 16_384: 2.5})
@@ -149,12 +151,12 @@ def test_verdicts_are_kept_by_card_beside_those_of_others(store):
 def test_a_damaged_file_is_ignored_with_one_warning(content, store):
     store.file.parent.mkdir()
     store.file.write_text(content, encoding="utf-8")
-    trial._warn_once.cache_clear()
+    warn_once.cache_clear()
     with pytest.warns(UserWarning, match=r"trials\.json can't be read .*: kernels are tried again") as caught:
         found = [store.verdicts("a") for _ in range(2)]
     assert found == [{}, {}]
     assert len(caught) == 1
-    trial._warn_once.cache_clear()
+    warn_once.cache_clear()
     with pytest.warns(UserWarning, match="can't be read"):
         store.add("a", "cuda:float32", RIGHT)
     assert store.verdicts("a") == {"cuda:float32": RIGHT}
@@ -163,7 +165,7 @@ def test_a_damaged_file_is_ignored_with_one_warning(content, store):
 def test_where_the_cache_can_not_be_written_verdicts_stay_in_the_process(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     store = Store(tmp_path / "file" / "trials.json")
-    trial._warn_once.cache_clear()
+    warn_once.cache_clear()
     with pytest.warns(UserWarning, match="can't be written"):
         store.add("a", "cuda:float32", RIGHT)
     assert store.verdicts("a") == {"cuda:float32": RIGHT}
@@ -191,7 +193,7 @@ def no_hindrance(monkeypatch):
     monkeypatch.delenv("SCVAE_FAST_TRIAL", raising=False)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(trial, "_is_exclusive", lambda card: False)
-    trial._warn_once.cache_clear()
+    warn_once.cache_clear()
 
 
 @pytest.fixture
@@ -233,7 +235,7 @@ def test_a_second_process_reads_the_verdict(chooser):
 
 def test_where_none_is_right_the_reason_is_told_once(chooser):
     found = chooser(Tries(cuda_float32=WRONG))
-    with pytest.warns(UserWarning, match=r"a card: no GPU kernel passed its trial \(cuda:float32: ∂S errs") as caught:
+    with pytest.warns(UserWarning, match=r"a card: no GPU kernel passed its trial \(cuda float32: ∂S errs") as caught:
         chosen = [found.fastest(0, torch.float32, rows, ("cuda",)) for rows in (64, 16_384)]
     assert chosen == [None, None]
     assert len(caught) == 1
@@ -250,7 +252,6 @@ def test_where_none_is_right_the_reason_is_told_once(chooser):
             "a graph is being captured",
         ),
         (lambda patch: patch.setattr(torch.compiler, "is_compiling", lambda: True), "a graph is being captured"),
-        (lambda patch: patch.setattr(torch.distributed, "is_initialized", lambda: True), "torch.distributed is init"),
         (lambda patch: patch.setattr(trial, "_is_exclusive", lambda card: True), "the card is in exclusive mode"),
     ],
 )
@@ -266,7 +267,7 @@ def test_after_two_trials_without_a_verdict_none_starts_for_a_day(chooser, store
     tries = Tries()
     tries.found = {}
     for _ in range(3):
-        trial._warn_once.cache_clear()
+        warn_once.cache_clear()
         with pytest.warns(UserWarning, match="not tried .two trials|no GPU kernel passed its trial .no verdict"):
             assert chooser(tries).fastest(0, torch.float32, 64, ("cuda",)) is None
     assert len(tries.calls) == 2
@@ -334,6 +335,106 @@ with store.locked({CARD.key!r}, 1) as got:
             assert not got
         holder.kill()
     assert chooser(Tries()).fastest(0, torch.float32, 16_384, ("cuda",)) == "cuda"
+
+
+RANK = """
+import json, os, sys, warnings
+import torch
+from scvae_fast.ops.backends import trial
+from scvae_fast.ops.backends.verdicts import Verdict
+
+rank, world, file, found = sys.argv[1:]
+torch.distributed.init_process_group(
+    "gloo", rank=int(rank), world_size=int(world), store=torch.distributed.FileStore(file, int(world))
+)
+mine = {pair: Verdict(right, "" if right else "wrong here", 0.5, {int(r): g for r, g in gains.items()})
+        for pair, (right, gains) in json.loads(found).items()}
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    if os.environ["MUTE"] == "0":
+        shared = trial.agreed(mine, float(os.environ["SECONDS_TO_WAIT"]))
+        print(json.dumps({"shared": shared, "told": [str(w.message) for w in caught]}))
+torch.distributed.barrier()
+"""
+
+
+def ranks(tmp_path, *found, seconds=60.0, mute=()):
+    """What ranks with such verdicts agree on; those in `mute` never ask."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(rank), str(len(found)), str(tmp_path / "group"), json.dumps(mine)],
+            env={**os.environ, "SECONDS_TO_WAIT": str(seconds), "MUTE": str(int(rank in mute))},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank, mine in enumerate(found)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(found)
+    return [json.loads(output) for rank, output in enumerate(outputs) if rank not in mute]
+
+
+@pytest.mark.processes
+def test_all_ranks_take_what_is_right_on_all_at_the_least_gain(tmp_path):
+    one = {
+        "cuda:float32": (True, {64: 2.0, 1024: 3.0}),
+        "triton:float32": (True, {64: 2.0}),
+        "triton:float16": (True, {}),
+    }
+    other = {"cuda:float32": (True, {64: 1.5, 1024: 4.0}), "triton:float32": (False, {})}
+    found = ranks(tmp_path, one, other)
+    assert found[0] == found[1]
+    shared = found[0]["shared"]
+    assert set(shared) == {"cuda:float32", "triton:float32"}  # of float16 one rank knows nothing
+    assert shared["cuda:float32"] == [True, "", 0.5, {"64": 1.5, "1024": 3.0}]
+    assert shared["triton:float32"][:2] == [False, "wrong here"]
+
+
+@pytest.mark.processes
+def test_a_rank_that_never_asks_leaves_eager_to_all(tmp_path):
+    right = {"cuda:float32": (True, {64: 2.0})}
+    found = ranks(tmp_path, right, right, right, seconds=2, mute=(1,))
+    assert [each["shared"] for each in found] == [{}, {}]
+    assert all("not all of them asked within 2 s; eager PyTorch runs" in each["told"][0] for each in found)
+
+
+def test_a_rank_takes_what_all_agreed_on(chooser, monkeypatch):
+    monkeypatch.setattr(trial, "ranks", lambda: 2)
+    monkeypatch.setattr(trial, "agreed", lambda mine: {"cuda:float32": RIGHT._replace(gains={64: 1.3})})
+    found = chooser(Tries(cuda_float32=RIGHT, triton_float32=RIGHT))
+    able = ("triton", "cuda")
+    assert found.fastest(0, torch.float32, 64, able) is None  # on this card 0.8
+    assert set(found.verdicts(0, able)) == {"cuda:float32"}
+
+
+def test_a_failed_trial_is_the_reason_that_backends_give(store, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(trial, "card_of", lambda index: CARD)
+    monkeypatch.setattr(trial, "store", lambda: store)
+    for name in ("triton", "cuda"):
+        usable = backends.BACKENDS[name]._replace(unusable=lambda: None)
+        monkeypatch.setitem(backends.BACKENDS, name, usable)
+    assert scvae_fast.backends() == dict.fromkeys(("cpu", "eager", "triton", "cuda"))  # nothing was tried yet
+    store.add(CARD.key, "cuda:float32", WRONG)
+    store.add(CARD.key, "triton:float32", WRONG)
+    store.add(CARD.key, "triton:float16", RIGHT)
+    found = scvae_fast.backends()
+    assert found["cuda"] == "on a card its trial failed (cuda float32: ∂S errs by 90.0 times what is allowed)"
+    assert found["triton"] is None  # it is right in float16
+
+
+def test_a_card_is_prepared_before_the_first_call(monkeypatch, chooser):
+    tries = Tries(cuda_float32=RIGHT)
+    monkeypatch.setattr(trial, "CHOOSER", chooser(tries))
+    monkeypatch.setattr(backends, "declines", lambda *_: None)
+    backends.prepare(torch.device("cpu"))
+    monkeypatch.setenv(backends.PIN, "eager")
+    backends.prepare(torch.device("cuda", 0))
+    assert tries.calls == []
+    monkeypatch.delenv(backends.PIN)
+    backends.prepare(torch.device("cuda", 0))
+    assert len(tries.calls) == 1
 
 
 def test_the_automatic_choice_on_a_gpu_asks_the_trial(monkeypatch, chooser):

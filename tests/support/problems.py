@@ -8,11 +8,11 @@ import torch
 
 import scvae_fast
 from scvae_fast.ops import backends
-from scvae_fast.ops.backends import reference
+from scvae_fast.ops.backends import BACKENDS, reference
 from scvae_fast.ops.backends.trying import near_a_tie
 from scvae_fast.ops.problem import Problem
 
-USABLE = [name for name, reason in scvae_fast.backends().items() if reason is None]
+USABLE = [name for name, backend in BACKENDS.items() if backend.unusable() is None]
 EMULATED = "SCVAE_FAST_CUDA_EMULATOR" in os.environ
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 

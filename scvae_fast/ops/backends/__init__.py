@@ -129,5 +129,24 @@ def _choose_on_gpu(op: str, device: torch.device, dtype: torch.dtype, rows: int,
     able = [name for name in trial.NAMES if declines(name, device, dtype, options) is None]
     if not able:
         return "eager"
-    index = device.index if device.index is not None else torch.cuda.current_device()
-    return trial.CHOOSER.fastest(index, dtype, rows, able) or "eager"
+    return trial.CHOOSER.fastest(_index(device), dtype, rows, able) or "eager"
+
+
+def prepare(device: torch.device) -> None:
+    """Finds out now, and not within the first call, which kernels run on a GPU; on other devices it does nothing.
+
+    Where torch.distributed is initialised, every rank calls it, and all take the kernels that are right on all cards.
+    """
+    if device.type == "cuda" and not os.environ.get(PIN):
+        able = [name for name in trial.NAMES if declines(name, device, torch.float32) is None]
+        if able:
+            trial.CHOOSER.verdicts(_index(device), able)
+
+
+def why_not(name: str) -> str | None:
+    """Why a backend isn't used here: it can't be, or its trial on the current GPU failed; None where it may be."""
+    return BACKENDS[name].unusable() or trial.failure(name)
+
+
+def _index(device: torch.device) -> int:
+    return device.index if device.index is not None else torch.cuda.current_device()

@@ -2,12 +2,12 @@
 
 The trial (`trying.py`) runs in a child process: a crash, a hang or a broken CUDA context there harms nobody. Verdicts
 go one by one into a file of the cache folder, under everything that could change them: the card, the driver, the
-versions of torch, triton and this package, and its build. Within a process what was known first stays.
+versions of torch, triton and this package, and its build. Within a process what was known first stays, and the ranks of
+torch.distributed agree on what all of them have found.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -18,166 +18,36 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from scvae_fast._extras import installed_version
-from scvae_fast._files import cache_folder, write_json
 from scvae_fast.ops import native
+from scvae_fast.ops.backends.verdicts import LIMIT, Card, Store, Verdict, Verdicts, as_verdict, store, warn_once
 
 NAMES = ("triton", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")
 PAIRS = tuple(f"{name}:{dtype}" for name in NAMES for dtype in DTYPES)
 
 SWITCH = "SCVAE_FAST_TRIAL"
-LIMIT = 180.0
-"""Seconds that a trial may take, and that other processes wait for it."""
 HANG = 10.0
 """Seconds after which a launch counts as hung."""
 LEAST_GAIN = 1.1
-SCHEMA = 1
 _DAY = 24 * 3600
 
 log = logging.getLogger("scvae_fast")
 
 
-class Verdict(NamedTuple):
-    """What a trial found of a backend in a dtype."""
-
-    right: bool
-    reason: str  # why it is not right; "" where it is
-    error: float | None  # the largest error over what is allowed
-    gains: dict[int, float]  # rows: times as fast as eager, forward and backward
-
-    def gain(self, rows: int) -> float:
-        """At the largest number of rows that was tried and is not above `rows`, else at the smallest."""
-        below = [tried for tried in self.gains if tried <= rows]
-        return self.gains[max(below) if below else min(self.gains)] if self.gains else 0.0
-
-
-Verdicts = dict[str, Verdict]
-
-
-class Card(NamedTuple):
-    """A GPU, and how a child process finds it."""
-
-    name: str
-    visible: str  # CUDA_VISIBLE_DEVICES for a process that shall see it alone
-    key: str  # under which verdicts are kept
-    device: str = "cuda:0"  # in the child
-
-
-class Store:
-    """Verdicts of all cards, in a file that many processes share."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self._kept: dict[str, Any] = {}  # where the file can't be written
-
-    def verdicts(self, key: str) -> Verdicts:
-        """Those of a card."""
-        return {pair: _verdict(found) for pair, found in self._card(key)["verdicts"].items()}
-
-    def add(self, key: str, pair: str, verdict: Verdict) -> None:
-        """Keeps a verdict, beside what other processes have found by now."""
-        self._change(key, lambda card: card["verdicts"].update({pair: verdict._asdict()}))
-
-    def fruitless(self, key: str) -> list[float]:
-        """When trials ended without any new verdict."""
-        return [float(when) for when in self._card(key)["fruitless"]]
-
-    def add_fruitless(self, key: str, when: float) -> None:
-        """Keeps that a trial ended so."""
-        self._change(key, lambda card: card["fruitless"].append(when))
-
-    def locked(self, key: str, seconds: float) -> AbstractContextManager[bool]:
-        """Holds a card's lock, which dies with the process; False where another one held it for so long."""
-        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-        return _file_lock(self.file.with_name(f"trial-{digest}.lock"), seconds)
-
-    def _card(self, key: str) -> dict[str, Any]:
-        found = {**self._read(), **self._kept}.get(key)
-        return found if found is not None else {"verdicts": {}, "fruitless": []}
-
-    def _change(self, key: str, change: Callable[[dict[str, Any]], object]) -> None:
-        with _file_lock(self.file.with_suffix(".lock"), LIMIT):
-            cards, card = self._read(), self._card(key)
-            change(card)
-            try:
-                write_json(self.file, {"schema": SCHEMA, "cards": {**cards, key: card}})
-            except OSError as error:
-                _warn_once(f"{self.file} can't be written ({error}): verdicts stay in this process")
-                self._kept[key] = card
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            content = json.loads(self.file.read_text(encoding="utf-8"))
-            cards: dict[str, Any] = content["cards"] if content["schema"] == SCHEMA else {}
-            for card in cards.values():
-                _ = (
-                    [_verdict(found) for found in card["verdicts"].values()],
-                    [float(when) for when in card["fruitless"]],
-                )
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            _warn_once(f"{self.file} can't be read ({type(error).__name__}: {error}): kernels are tried again")
-            return {}
-        return cards
-
-
-def _verdict(found: dict[str, Any]) -> Verdict:
-    gains = {int(rows): float(gain) for rows, gain in found["gains"].items()}
-    return Verdict(bool(found["right"]), str(found["reason"]), found["error"], gains)
-
-
-@cache
-def _warn_once(message: str) -> None:
-    warnings.warn(message, stacklevel=3)
-
-
-@contextlib.contextmanager
-def _file_lock(path: Path, seconds: float) -> Iterator[bool]:
-    """An advisory lock; where the folder can't be written, or the system has none, everyone gets it."""
-    try:
-        import fcntl
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a")
-    except (ImportError, OSError):
-        yield True
-        return
-    with handle:
-        end = time.monotonic() + seconds
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() >= end:
-                    yield False
-                    return
-                time.sleep(0.05)
-        yield True
-
-
-def store() -> Store:
-    """The file of this user."""
-    return Store(cache_folder() / "trials.json")
-
-
 @cache
 def _build() -> str:
-    """A digest of the compiled module and of the Triton kernels."""
+    """A digest of the compiled module, of the Triton kernels, and of what calls them."""
     digest = hashlib.sha256()
     files = [Path(native.module.__file__)] if native.module is not None else []
-    files += sorted(Path(__file__).parent.joinpath("triton").glob("*.py"))
+    files += sorted(Path(__file__).parent.rglob("*.py"))
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
@@ -285,7 +155,7 @@ def _events(
             pair = event["pair"]
             told(f"trying {pair.replace(':', ', ')}")
         elif event["event"] in ("verdict", "no verdict"):
-            yield pair, _verdict(event) if event["event"] == "verdict" else None
+            yield pair, as_verdict(event) if event["event"] == "verdict" else None
             pair = ""
     else:  # it took too long
         if lines.patience == hang and time.monotonic() < end:
@@ -334,8 +204,6 @@ def hindrance() -> str | None:
         return "there is no Python interpreter to start"
     if torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
         return "a graph is being captured"
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return "torch.distributed is initialised: run `scvae-fast doctor --trial` before"
     return None
 
 
@@ -347,6 +215,47 @@ def _is_exclusive(card: Card) -> bool:
     except (OSError, subprocess.SubprocessError):
         return False
     return "exclusive" in done.stdout.lower()
+
+
+def ranks() -> int:
+    """How many processes torch.distributed joins; 1 where it is not initialised."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if distributed else 1
+
+
+def agreed(mine: Verdicts, seconds: float = LIMIT) -> Verdicts:
+    """What the kernels of all ranks were found to be, the same on every rank: right where all are, at the least gain.
+
+    It goes through the key-value store of the default process group, and is no collective: a rank that never asks makes
+    the others wait so many seconds, after which eager PyTorch runs on all of them.
+    """
+    group, rank = torch.distributed.distributed_c10d._get_default_store(), torch.distributed.get_rank()
+    group.set(f"scvae_fast/verdicts/{rank}", json.dumps({pair: each._asdict() for pair, each in mine.items()}))
+    keys = [f"scvae_fast/verdicts/{each}" for each in range(ranks())]
+    end = time.monotonic() + seconds
+    while not (complete := group.check(keys)) and time.monotonic() < end:
+        time.sleep(0.1)
+    found = [json.loads(group.get(key)) for key in keys] if complete else [{}]
+    shared = _shared([{pair: as_verdict(each) for pair, each in of_rank.items()} for of_rank in found])
+    decision = json.dumps({pair: each._asdict() for pair, each in shared.items()})
+    # Whoever is first decides: a rank that asks too late takes eager as the others do.
+    decided = json.loads(group.compare_set("scvae_fast/decision", "", decision))
+    if not decided and mine:
+        warn_once(f"the ranks share no verdict, or not all of them asked within {seconds:g} s; eager PyTorch runs")
+    return {pair: as_verdict(each) for pair, each in decided.items()}
+
+
+def _shared(found: Sequence[Verdicts]) -> Verdicts:
+    """Verdicts that hold for all of them, of the pairs that all have."""
+    shared = {}
+    for pair in found[0]:
+        of_all = [each[pair] for each in found if pair in each]
+        if len(of_all) == len(found):
+            wrong = [each for each in of_all if not each.right]
+            tried = set.intersection(*(set(each.gains) for each in of_all))
+            gains = {rows: min(each.gains[rows] for each in of_all) for rows in sorted(tried)}
+            shared[pair] = wrong[0] if wrong else of_all[0]._replace(gains=gains)
+    return shared
 
 
 class Chooser:
@@ -369,7 +278,11 @@ class Chooser:
     def verdicts(self, index: int, able: Sequence[str]) -> Verdicts:
         """Those of a card; for those who lack one a trial starts, where it may."""
         if index not in self._known:
-            self._known[index] = self._find(self._cards(index), able)
+            found = self._find(self._cards(index), able)
+            if ranks() > 1:
+                # A second card of this rank, which may be another one, takes what all ranks agreed on and it can.
+                found = _shared([agreed(found), found])
+            self._known[index] = found
         return self._known[index]
 
     def _find(self, card: Card, able: Sequence[str]) -> Verdicts:
@@ -382,12 +295,12 @@ class Chooser:
             if reason is None:
                 reason = self._try_all(card, kept)
             if reason is not None and not kept.verdicts(card.key):
-                _warn_once(f"{card.name}: the GPU kernels were not tried ({reason}); eager PyTorch runs there")
+                warn_once(f"{card.name}: the GPU kernels were not tried ({reason}); eager PyTorch runs there")
                 return {}
         found = kept.verdicts(card.key)
         if not any(verdict.right for verdict in found.values()):
-            reasons = "; ".join(f"{pair}: {verdict.reason}" for pair, verdict in found.items()) or "no verdict"
-            _warn_once(f"{card.name}: no GPU kernel passed its trial ({reasons}); eager PyTorch runs there")
+            reasons = _reasons(found.items()) or "no verdict"
+            warn_once(f"{card.name}: no GPU kernel passed its trial ({reasons}); eager PyTorch runs there")
         return found
 
     def _try_all(self, card: Card, kept: Store) -> str | None:
@@ -407,9 +320,27 @@ def _missing(verdicts: Verdicts, names: Sequence[str]) -> list[str]:
 
 
 def summary(verdicts: Verdicts) -> str:
-    """One line."""
+    """The pairs that were right, in one line."""
     right = [pair.replace(":", " ") for pair, verdict in verdicts.items() if verdict.right]
     return f"right: {', '.join(right)}" if right else "none was right"
+
+
+def failure(name: str) -> str | None:
+    """What a trial found wrong with a backend in every dtype on the current card; None where it did not.
+
+    It knows of no card before this process uses CUDA.
+    """
+    if name not in NAMES or not torch.cuda.is_initialized():
+        return None
+    card = card_of(torch.cuda.current_device())
+    found = {pair: verdict for pair, verdict in store().verdicts(card.key).items() if pair.startswith(f"{name}:")}
+    if not found or any(verdict.right for verdict in found.values()):
+        return None
+    return f"on {card.name} its trial failed ({_reasons(found.items())})"
+
+
+def _reasons(found: Iterable[tuple[str, Verdict]]) -> str:
+    return "; ".join(f"{pair.replace(':', ' ')}: {verdict.reason}" for pair, verdict in found if not verdict.right)
 
 
 CHOOSER = Chooser(card_of, store)
