@@ -16,6 +16,7 @@ from benchmarks.formulas import iterates
 from benchmarks.timing import calls_that_take, spread, until
 from scvae_fast import DictionaryLISTA, dictionaries, lista
 from scvae_fast._markdown import markdown_table
+from scvae_fast.nn.kept import KeptWeights
 from scvae_fast.ops import dispatch
 
 Call = Callable[[], object]
@@ -102,7 +103,7 @@ def layers(seconds: float) -> str:
                 return layer(x)
 
         def formed(call: Call = kept) -> object:
-            layer._kept = None
+            layer._kept = KeptWeights()
             return call()
 
         found, _ = compare({"formed": formed, "kept": kept}, seconds)

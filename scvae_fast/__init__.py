@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from scvae_fast import dictionaries, functional
 from scvae_fast.functional import backends, decode, ista, lasso, lista, soft_threshold, sparse_code
-from scvae_fast.nn import LISTA, DictionaryLISTA
+from scvae_fast.nn import ALISTA, LISTA, LISTACP, SLISTA, DictionaryLISTA, TiLISTA
 
 if TYPE_CHECKING:
     from scvae_fast.models import SCVAE, SCVAEConfig, SCVAEOutput
@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 __version__ = version("scvae-fast")
 
 __all__ = [
+    "ALISTA",
     "LISTA",
+    "LISTACP",
     "SCVAE",
+    "SLISTA",
     "DictionaryLISTA",
     "SCVAEConfig",
     "SCVAEOutput",
+    "TiLISTA",
     "backends",
     "decode",
     "dictionaries",

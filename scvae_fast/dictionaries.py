@@ -188,6 +188,38 @@ def coherence(dictionary: torch.Tensor) -> float:
     return float((D.T @ D).abs().fill_diagonal_(0).max())
 
 
+def analytic_weights(dictionary: torch.Tensor) -> torch.Tensor:
+    """The analytic weight of ALISTA (Liu, Chen, Wang & Yin 2019): W that minimises ‖W D‖_F with (W D)_kk = 1.
+
+    Row k is d_kᵀ(DDᵀ)⁺ / (d_kᵀ(DDᵀ)⁺ d_k), in closed form; W is the transpose of the paper's. Computed in float64 and
+    differentiable with respect to D.
+
+    Args:
+        dictionary: D (n, K), an atom a column.
+
+    Returns:
+        (K, n) in D's dtype.
+
+    Raises:
+        ValueError: dictionary is no floating-point matrix, or an atom is zero or not finite.
+    """
+    if dictionary.dim() != 2 or not dictionary.is_floating_point():
+        raise ValueError(
+            f"analytic_weights: dictionary must be a floating-point (n, K) matrix, got {dictionary.dtype} "
+            f"{list(dictionary.shape)}"
+        )
+    norms = torch.linalg.vector_norm(dictionary.detach().double(), dim=0)
+    _raise_for("analytic_weights", "zero or not finite", ~(norms.isfinite() & (norms > 0)))
+    return form_analytic_weights(dictionary)
+
+
+def form_analytic_weights(dictionary: torch.Tensor) -> torch.Tensor:
+    """`analytic_weights` of a dictionary that is known to be in order."""
+    D = dictionary.double()
+    W = D.T @ torch.linalg.pinv(D @ D.T, hermitian=True)  # (K, n)
+    return (W / (W * D.T).sum(1, keepdim=True)).to(dictionary.dtype)
+
+
 def _raise_for(name: str, what: str, bad: torch.Tensor) -> None:
     """Raises ValueError if any atom is bad, naming the first few; where there are no values, none is."""
     if not holds_values(bad):

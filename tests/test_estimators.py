@@ -312,11 +312,25 @@ def test_network_beats_ista_of_as_many_iterations(digits, dtype):
     assert network.transform(held_out).dtype == dtype
 
 
-def test_training_follows_the_units_of_the_data(digits):
-    D = atoms(96)
+METHODS = ("lista", "lista-cp", "tilista", "alista", "slista")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns(digits, method):
+    coder = LISTACoder(atoms(96), alpha=0.1, method=method, n_iter=4, epochs=5, random_state=0).fit(digits[0])
+    assert coder.error_.min() < coder.error_[0]
+    assert -coder.score(digits[0]) == pytest.approx(coder.error_.min(), rel=1e-6)
+    with torch.no_grad():
+        codes = coder.network_(torch.from_numpy(digits[1]))
+    np.testing.assert_allclose(coder.transform(digits[1]), codes.numpy(), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_follows_the_units_of_the_data(digits, method):
+    coder = LISTACoder(atoms(96), method=method, n_iter=3, epochs=2, random_state=0)
     first, second = (
-        LISTACoder(D, alpha=0.1 * unit, n_iter=3, epochs=2, random_state=0).fit(unit * digits[0]).transform(unit * X)
-        for unit, X in ((1, digits[1]), (1024, digits[1]))
+        clone(coder).set_params(alpha=0.1 * unit).fit(unit * digits[0]).transform(unit * digits[1])
+        for unit in (1, 1024)
     )
     np.testing.assert_allclose(second, 1024 * first, rtol=1e-6, atol=1e-6)
 
@@ -386,6 +400,7 @@ def test_search_by_the_objective(digits):
         (LassoCoder(transform_tol=-1), "LassoCoder: transform_tol must be a number >= 0, got -1"),
         (LassoCoder(transform_max_iter=1.5), "LassoCoder: transform_max_iter must be a whole number >= 0, got 1.5"),
         (LISTACoder(n_iter=True), "LISTACoder: n_iter must be a whole number >= 0, got True"),
+        (LISTACoder(method="fista"), "LISTACoder: method must be one of lista, lista-cp, .*, got 'fista'"),
         (LISTACoder(learning_rate="fast"), "LISTACoder: learning_rate must be a number > 0, got 'fast'"),
         (OnlineDictionaryLearning(0), "OnlineDictionaryLearning: n_components must be a whole number >= 1, got 0"),
         (OnlineDictionaryLearning(batch_size=0), "batch_size must be a whole number >= 1, got 0"),

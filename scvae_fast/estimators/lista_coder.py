@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,23 +13,34 @@ from sklearn.utils.validation import validate_data
 
 from scvae_fast._devices import find_device
 from scvae_fast.estimators._base import FLOATS, SparseTransformer
-from scvae_fast.nn import LISTA
+from scvae_fast.nn import ALISTA, LISTA, LISTACP, SLISTA, TiLISTA
+from scvae_fast.nn.layer import SparseCoder
 from scvae_fast.ops.lasso_solver import Lasso
+
+_METHODS: dict[str, Callable[..., SparseCoder]] = {
+    "lista": LISTA,
+    "lista-cp": LISTACP,
+    "tilista": TiLISTA,
+    "alista": ALISTA,
+    "slista": SLISTA,
+}
 
 
 class LISTACoder(SparseTransformer):
     """Sparse codes in a fixed, small number of iterations, by a network that is trained for the data.
 
-    `scvae_fast.nn.LISTA` (Gregor & LeCun, "Learning fast approximations of sparse coding", ICML 2010) starts as T
-    iterations of ISTA and learns its W_e, S and θ by Adam on the mean of ½‖x − Dz‖² + α‖z‖₁ over the rows itself
-    (as Ablin et al., "Learning step sizes for unfolded sparse coding", NeurIPS 2019), so no exact codes are needed. D
-    stays as it is. `transform` is one call of `scvae_fast.lista`.
+    The network is one of `scvae_fast.nn`, by default LISTA (Gregor & LeCun, "Learning fast approximations of sparse
+    coding", ICML 2010). It starts as T iterations of ISTA, "alista" as its authors' code does, and learns its weights
+    by Adam on the mean of ½‖x − Dz‖² + α‖z‖₁ over the rows itself (as Ablin et al., "Learning step sizes for unfolded
+    sparse coding", NeurIPS 2019), so no exact codes are needed. D stays as it is.
 
     Args:
         dictionary: (n_components, n_features), an atom a row: `OnlineDictionaryLearning.components_`, or the transpose
             of this package's D (n, K). None is the orthonormal DCT.
         alpha: α > 0, this package's λ, in the units of X.
-        n_iter: T ≥ 0, iterations of the network.
+        method: "lista", "lista-cp", "tilista", "alista" or "slista". They learn all weights, a W for each iteration,
+            one W with steps, steps and thresholds, or steps alone.
+        n_iter: T ≥ 0, iterations of the network. "lista" also computes z_0 from x; the others start at 0.
         epochs: passes over the rows in training; 0 leaves ISTA as it is.
         batch_size: rows of a batch.
         learning_rate: Adam's; it falls to 0 along a cosine.
@@ -39,8 +50,8 @@ class LISTACoder(SparseTransformer):
 
     Attributes:
         components_: (n_components, n_features), the dictionary.
-        network_: the `scvae_fast.nn.LISTA` with the weights of the best epoch, to use in PyTorch; on the CPU.
-        error_: (epochs + 1,), mean objective of the rows: of ISTA, then after each epoch.
+        network_: the layer of `scvae_fast.nn` with the weights of the best epoch, to use in PyTorch; on the CPU.
+        error_: (epochs + 1,), mean objective of the rows: before training, then after each epoch.
         n_features_in_: n.
         feature_names_in_: names of the features, where X has them.
 
@@ -54,6 +65,7 @@ class LISTACoder(SparseTransformer):
         dictionary: Any = None,
         *,
         alpha: float = 1.0,
+        method: str = "lista",
         n_iter: int = 5,
         epochs: int = 50,
         batch_size: int = 256,
@@ -64,6 +76,7 @@ class LISTACoder(SparseTransformer):
     ) -> None:
         self.dictionary = dictionary
         self.alpha = alpha
+        self.method = method
         self.n_iter = n_iter
         self.epochs = epochs
         self.batch_size = batch_size
@@ -77,28 +90,32 @@ class LISTACoder(SparseTransformer):
         self._check_numbers("alpha", "learning_rate")
         self._check_counts(0, "n_iter", "epochs")
         self._check_counts(1, "batch_size")
+        if self.method not in _METHODS:
+            raise ValueError(f"{self._name}: method must be one of {', '.join(_METHODS)}, got {self.method!r}")
         find_device(self.device)
         X = validate_data(self, X, dtype=FLOATS)
         atoms = self._given_dictionary("dictionary", X)
         # Codes scale with x and α: trained at rows of norm 1, θ gets steps that fit it.
         scale = float(np.sqrt(np.square(X, dtype=np.float64).sum(1).mean())) or 1.0
         problem = Lasso(self._tensor(atoms.T), self.alpha / scale, float("nan"))
-        network = LISTA(
-            X.shape[1],
-            len(atoms),
-            int(self.n_iter),
-            dictionary=problem.D,
-            lmbda=problem.alpha,
-            device=problem.D.device,
-            dtype=problem.D.dtype,
-        )
+        network = self._network(problem)
         errors = self._train(network, problem, (X / scale).astype(X.dtype, copy=False))
-        with torch.no_grad():
-            network.theta.mul_(scale)
+        if isinstance(network, SLISTA):
+            network.lmbda *= scale  # θ is λ γ
+        else:
+            network.get_parameter("theta").data.mul_(scale)
         self.components_, self.network_, self.error_ = atoms, network.cpu().eval(), np.array(errors) * scale**2
         return self
 
-    def _train(self, network: LISTA, problem: Lasso, X: np.ndarray) -> list[float]:
+    def _network(self, problem: Lasso) -> SparseCoder:
+        """The untrained network, on D's device and in its dtype."""
+        D, T = problem.D, int(self.n_iter)
+        if self.method != "lista":
+            return _METHODS[self.method](D, T, problem.alpha)
+        n, K = D.shape
+        return LISTA(n, K, T, dictionary=D, lmbda=problem.alpha, device=D.device, dtype=D.dtype)
+
+    def _train(self, network: SparseCoder, problem: Lasso, X: np.ndarray) -> list[float]:
         """Train to the best epoch's weights; returns the mean objective before, and after each epoch."""
         random = check_random_state(self.random_state)
         optimiser = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
@@ -121,7 +138,7 @@ class LISTACoder(SparseTransformer):
         return errors
 
     @torch.no_grad()
-    def _error(self, network: LISTA, problem: Lasso, X: np.ndarray) -> float:
+    def _error(self, network: SparseCoder, problem: Lasso, X: np.ndarray) -> float:
         return sum(float(problem.objective(x, network(x)).double().sum()) for x in self._pieces(X)) / len(X)
 
     def _codes(self, X: np.ndarray) -> Iterator[torch.Tensor]:

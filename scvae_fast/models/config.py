@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_args
 
 from scvae_fast.nn.attention import AttentionName
-from scvae_fast.nn.lista import Compat
+from scvae_fast.nn.dictionary_lista import Compat
 from scvae_fast.ops.checks import python_number
 
 _POSITIVE = (

@@ -14,7 +14,7 @@ from scvae_fast.models.config import SCVAEConfig
 from scvae_fast.models.decoder import Decoder
 from scvae_fast.models.encoder import Encoder
 from scvae_fast.nn.attention import alpha_network
-from scvae_fast.nn.lista import DictionaryLISTA
+from scvae_fast.nn.dictionary_lista import DictionaryLISTA
 
 
 class SCVAEEncoding(NamedTuple):

@@ -1,65 +1,41 @@
-"""LISTA as layers: untied (Gregor & LeCun 2010), and tied to a dictionary as in SC-VAE (arXiv 2303.16666)."""
+"""LISTA with weights of its own (Gregor & LeCun 2010), shared by all iterations or one for each."""
 
 from __future__ import annotations
 
-import math
-import warnings
-from contextlib import nullcontext
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from scvae_fast import dictionaries
-from scvae_fast._devices import holds_values
-from scvae_fast.functional import decode, lista, sparse_code
+from scvae_fast.functional import lista, sparse_code
+from scvae_fast.nn.kept import is_differentiated
+from scvae_fast.nn.layer import SparseCoder, checked_lmbda, checked_squared_norm
 from scvae_fast.ops import checks
-from scvae_fast.ops.dispatch import in_forward_mode, in_transform, is_plain, needs_gradient
-from scvae_fast.ops.library import autocast_is_on
 
-Compat = Literal["paper", "official"]
-
-
-def _squared_norm(dictionary: torch.Tensor) -> torch.Tensor:
-    """‖D‖₂² (), the largest eigenvalue of DᵀD, as a float64 tensor."""
-    return torch.linalg.matrix_norm(dictionary.detach().double(), ord=2) ** 2
+PerIteration = Literal["thresholds", "all"] | None
+Weights = torch.Tensor | Sequence[torch.Tensor]
+Thresholds = torch.Tensor | float | Sequence[torch.Tensor | float]
 
 
-def _checked_squared_norm(layer: str, dictionary: torch.Tensor) -> torch.Tensor:
-    """‖D‖₂²; raises ValueError unless it is finite and positive. A tensor without values passes."""
-    norm = _squared_norm(dictionary)
-    if holds_values(norm) and not (norm.isfinite() and norm > 0):
-        raise ValueError(f"{layer}: dictionary must be finite and not zero, got ‖D‖₂² = {float(norm)}")
-    return norm
-
-
-def _is_differentiated(tensors: tuple[torch.Tensor, ...]) -> bool:
-    """Whether a derivative with respect to any of them may be asked for, as under every transform of torch.func."""
-    transformed = not torch.compiler.is_compiling() and (in_transform() or in_forward_mode())
-    return transformed or needs_gradient(tensors)
-
-
-def _check_lmbda(layer: str, lmbda: float) -> float:
-    number = checks.python_number(lmbda)
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(f"{layer}: lmbda must be a finite number >= 0, got {lmbda}")
-    return float(number)
-
-
-def _checked_inhibition(layer: str, dtype: torch.dtype | None) -> torch.dtype | None:
+def checked_inhibition(layer: str, dtype: torch.dtype | None) -> torch.dtype | None:
+    """The dtype to store S in, or None; raises ValueError if it is another one."""
     if dtype not in (None, torch.bfloat16):
         raise ValueError(f"{layer}: inhibition_dtype must be None or torch.bfloat16, got {dtype}")
     return dtype
 
 
-class LISTA(nn.Module):
+class LISTA(SparseCoder):
     """Learned ISTA with its own W_e, S and θ (Gregor & LeCun 2010, section 3.2).
 
-        b = x W_eᵀ;   z_0 = h_θ(b);   z_{t+1} = h_θ(b + z_t Sᵀ),   t = 0 … T−1
+        z_0 = h_{θ_0}(x W_0ᵀ);   z_{t+1} = h_{θ_{t+1}}(x W_{t+1}ᵀ + z_t S_tᵀ),   t = 0 … T−1
+
+    The paper shares W_e (K, n), S (K, K) and θ (K,) between the iterations: `per_iteration=None`. With "thresholds"
+    there is a θ for each, (T + 1, K); with "all" also a W_e, (T + 1, K, n), and an S, (T, K, K).
 
     It starts as ISTA on ½‖x − Dz‖² + λ‖z‖₁: W_e = Dᵀ/c, S = I − DᵀD/c, θ = λ/c with c = ‖D‖₂². Training then moves
-    W_e (K, n), S (K, K) and θ (K,), the parameters, freely. The dictionary D (n, K) stays as it is, a buffer; `decode`
-    takes it.
+    `W_e`, `S` and `theta`, the parameters, freely. The dictionary D (n, K) stays as it is, a buffer; `decode` takes it.
 
     Args:
         n_features: n.
@@ -67,6 +43,9 @@ class LISTA(nn.Module):
         n_iter: T ≥ 0.
         dictionary: (n, K) to start from; None draws unit-norm atoms at random.
         lmbda: λ ≥ 0, in the units of x.
+        per_iteration: None, "thresholds" or "all".
+        positive: whether codes are non-negative: h_θ(u) = max(u − θ, 0).
+        dim: dimension of x that holds the features, and of z that holds the codes; 1 for feature maps (B, n, H, W).
         generator: of the random atoms; torch's own if None.
         backend: a name of `scvae_fast.backends()`; None chooses by device and dtype.
         inhibition_dtype: torch.bfloat16 stores a float32 S so in eval mode, in calls that give it no gradient; the
@@ -75,8 +54,9 @@ class LISTA(nn.Module):
         dtype: of the parameters.
 
     Raises:
-        TypeError: a size is no int.
-        ValueError: a size or λ is out of range, or the dictionary is not (n, K) or is zero.
+        TypeError: a size or dim is no int, or positive is no bool.
+        ValueError: a size or λ is out of range, per_iteration is none of these, or the dictionary is not (n, K) or is
+            zero.
     """
 
     def __init__(
@@ -87,277 +67,184 @@ class LISTA(nn.Module):
         *,
         dictionary: torch.Tensor | None = None,
         lmbda: float = 0.1,
+        per_iteration: PerIteration = None,
+        positive: bool = False,
+        dim: int = -1,
         generator: torch.Generator | None = None,
         backend: str | None = None,
         inhibition_dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        n_features = checks.count("LISTA", "n_features", n_features, least=1)
-        n_atoms = checks.count("LISTA", "n_atoms", n_atoms, least=1)
-        n_iter = checks.count("LISTA", "n_iter", n_iter)
-        lmbda = _check_lmbda("LISTA", lmbda)
+        super().__init__(n_features, n_atoms, n_iter, positive, dim, backend)
+        lmbda = checked_lmbda("LISTA", lmbda)
+        if per_iteration not in (None, "thresholds", "all"):
+            raise ValueError(f"LISTA: per_iteration must be None, 'thresholds' or 'all', got {per_iteration!r}")
+        self.inhibition_dtype = checked_inhibition("LISTA", inhibition_dtype)
         if dictionary is None:
-            dictionary = dictionaries.random_unit(n_features, n_atoms, generator=generator)
-        elif tuple(dictionary.shape) != (n_features, n_atoms):
-            raise ValueError(
-                f"LISTA: dictionary must be (n_features, n_atoms) = ({n_features}, {n_atoms}), "
-                f"got {list(dictionary.shape)}"
-            )
+            dictionary = dictionaries.random_unit(self.n_features, self.n_atoms, generator=generator)
+        _check_dictionary(dictionary, self.n_features, self.n_atoms)
         D = dictionary.detach().double()
-        c = _checked_squared_norm("LISTA", D)
-        self.n_features, self.n_atoms, self.n_iter, self.backend = n_features, n_atoms, n_iter, backend
-        self.inhibition_dtype = _checked_inhibition("LISTA", inhibition_dtype)
-        dtype = dtype or torch.get_default_dtype()
+        c = checked_squared_norm("LISTA", D)
+        kind: dict[str, Any] = {"device": device, "dtype": dtype or torch.get_default_dtype()}
+        W_e, S = D.T / c, torch.eye(self.n_atoms, dtype=D.dtype, device=D.device) - D.T @ D / c
+        theta = (lmbda / c).repeat(self.n_atoms)
+        W_e, S, theta, D = (t.to(**kind) for t in (W_e, S, theta, D))
+        if per_iteration is not None:
+            theta = theta.repeat(self.n_iter + 1, 1)
+        if per_iteration == "all":
+            W_e, S = W_e.repeat(self.n_iter + 1, 1, 1), S.repeat(self.n_iter, 1, 1)
+        self._take(W_e, S, theta, D)
 
-        def parameter(value: torch.Tensor) -> nn.Parameter:
-            return nn.Parameter(value.to(device=device, dtype=dtype).contiguous())
+    @classmethod
+    def from_weights(
+        cls,
+        W: Weights,
+        S: Weights,
+        theta: Thresholds,
+        n_iter: int | None = None,
+        *,
+        dictionary: torch.Tensor | None = None,
+        positive: bool = False,
+        dim: int = -1,
+        backend: str | None = None,
+        inhibition_dtype: torch.dtype | None = None,
+    ) -> LISTA:
+        """The layer that gives the numbers of an eager network, from its weights, which are copied.
 
-        self.W_e = parameter(D.T / c)  # (K, n)
-        self.S = parameter(torch.eye(n_atoms, dtype=D.dtype, device=D.device) - D.T @ D / c)  # (K, K)
-        self.theta = parameter((lmbda / c).repeat(n_atoms))  # (K,)
-        self.dictionary: torch.Tensor  # (n, K)
-        self.register_buffer("dictionary", D.to(device=device, dtype=dtype).contiguous())
+        A tensor, or number, is shared by all iterations. A list, or a tensor with one dimension more in front, holds
+        what belongs to each iteration. What is shared stays one parameter.
 
-    def forward(self, x: torch.Tensor, z0: torch.Tensor | None = None) -> torch.Tensor:
-        """Codes z (..., K) of x (..., n): `encode`."""
-        return self.encode(x, z0)
+        Two loops are common, and the lengths of the lists tell which one it was:
 
-    def encode(self, x: torch.Tensor, z0: torch.Tensor | None = None) -> torch.Tensor:
-        """Codes z (..., K) of x (..., n), from a warm start z0 (..., K) if one is given."""
-        b = nn.functional.linear(x, self.W_e)
-        return lista(b, self._inhibition(), self.theta, self.n_iter, z0=z0, backend=self.backend)
+        - z = h_{θ_0}(x W_0ᵀ), then T times z = h_{θ_{t+1}}(x W_{t+1}ᵀ + z S_tᵀ): T matrices S, T + 1 of W and θ.
+        - z = 0, then T times z = h_{θ_t}(x W_tᵀ + z S_tᵀ): T of each. S_0 multiplies zero, so it is dropped, and T − 1
+          iterations remain.
 
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Reconstruction x̂ = D z (..., n) from codes (..., K), over the dictionary that the layer started from."""
-        return decode(z, self.dictionary, backend=self.backend)
+        Args:
+            W: (K, n), the weight of nn.Linear(n, K, bias=False).
+            S: (K, K), the weight of nn.Linear(K, K, bias=False).
+            theta: one value or (K,).
+            n_iter: T of the first loop; needed where all weights are shared, else told by the lists.
+            dictionary: (n, K), which `decode` takes; None leaves the layer without.
+            positive: whether the network has relu(u − θ) in the place of the soft threshold.
+            dim: as in the constructor.
+            backend: as in the constructor.
+            inhibition_dtype: as in the constructor.
+
+        Raises:
+            TypeError: an argument is no tensor, or dtypes differ.
+            ValueError: shapes, lengths or n_iter don't fit; the message names both.
+        """
+        op = "LISTA.from_weights"
+        filters, R_of_W = _of_iterations(op, "W", W, 2, "(K, n)")
+        inhibitions, T_of_S = _of_iterations(op, "S", S, 2, "(K, K)")
+        thresholds, R_of_theta = _thresholds_of(op, theta, filters)
+        K, n = filters.shape[-2:]
+        checks.agree(op, ("W", "S", "theta"), (filters, inhibitions, thresholds))
+        checks.has_shape(op, "S", inhibitions, (*inhibitions.shape[:-2], K, K), "(K, K), with K of W")
+        if thresholds.shape[-1] not in (1, K):
+            raise ValueError(f"{op}: theta must be one value or ({K},), got {list(thresholds.shape)}")
+        T, drop = _iterations(op, R_of_W, T_of_S, R_of_theta, n_iter)
+        layer = cls.__new__(cls)
+        SparseCoder.__init__(layer, n, K, T, positive, dim, backend)
+        layer.inhibition_dtype = checked_inhibition(op, inhibition_dtype)
+        if dictionary is not None:
+            _check_dictionary(dictionary, n, K, op)
+            checks.agree(op, ("W", "dictionary"), (filters, dictionary))
+            dictionary = dictionary.detach().clone()
+        layer._take(filters, inhibitions[1:] if drop else inhibitions, thresholds, dictionary)
+        return layer
+
+    def _take(self, W_e: torch.Tensor, S: torch.Tensor, theta: torch.Tensor, dictionary: torch.Tensor | None) -> None:
+        self.W_e, self.S, self.theta = (nn.Parameter(t.detach().contiguous()) for t in (W_e, S, theta))
+        self.dictionary: torch.Tensor | None
+        self.register_buffer("dictionary", dictionary if dictionary is None else dictionary.contiguous())
+
+    def _codes(self, x: torch.Tensor, z0: torch.Tensor | None) -> torch.Tensor:
+        S, theta, T = self._inhibition(), self.theta, self.n_iter
+        if self.W_e.dim() == 2:
+            b = nn.functional.linear(x, self.W_e)
+            return lista(b, S, theta, T, z0=z0, positive=self.positive, backend=self.backend)
+        # The operation also decodes, here over any matrix of the right shape: only the codes are wanted.
+        D = self.W_e[0].detach().T if self.dictionary is None else self.dictionary
+        return sparse_code(x, self.W_e, S, theta, D, T, z0=z0, positive=self.positive, backend=self.backend)[0]
 
     def _inhibition(self) -> torch.Tensor:
-        """S (K, K); in bfloat16 where that was asked for and no gradient can reach it."""
-        narrow = self.inhibition_dtype is not None and not self.training and not _is_differentiated((self.S,))
+        """S, (K, K) or (T, K, K); in bfloat16 where that was asked for and no gradient can reach it."""
+        narrow = self.inhibition_dtype is not None and not self.training and not is_differentiated((self.S,))
         return self.S.bfloat16() if narrow and self.S.dtype == torch.float32 else self.S
+
+    def _dtype(self) -> torch.dtype:
+        return self.W_e.dtype
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Leave the dictionary as it is where a state dict has none."""
-        state_dict.setdefault(f"{prefix}dictionary", self.dictionary)
+        if self.dictionary is not None:
+            state_dict.setdefault(f"{prefix}dictionary", self.dictionary)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def extra_repr(self) -> str:
-        """Sizes, for printing."""
-        return f"n_features={self.n_features}, n_atoms={self.n_atoms}, n_iter={self.n_iter}"
 
-
-class _Kept(NamedTuple):
-    """W_e and S, kept between calls in eval mode, with copies of the D and c that they were formed from."""
-
-    dictionary: torch.Tensor
-    c: torch.Tensor
-    inhibition_dtype: torch.dtype | None
-    W_e: torch.Tensor
-    S: torch.Tensor
-
-    def fits(self, dictionary: torch.Tensor, c: torch.Tensor, inhibition_dtype: torch.dtype | None) -> bool:
-        """Whether D and c still have the bits of the copies.
-
-        Nothing but the contents tells: fused optimisers and writes to `.data` leave a tensor's version as it was, and a
-        new tensor can have the address of an old one.
-        """
-        same_kind = self.inhibition_dtype == inhibition_dtype
-        return same_kind and _same_bits(self.c, c) and _same_bits(self.dictionary, dictionary)
-
-
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether both have the same bits. Unlike ==, this tells 0 from −0 and finds a NaN equal to itself."""
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    packed = [t.detach().contiguous().view(-1) for t in (a, b)]
-    # 64-bit integers are compared fastest, where size and place allow them.
-    aligned = all(t.nbytes % 8 == 0 and t.storage_offset() * t.itemsize % 8 == 0 for t in packed)
-    integer = torch.int64 if aligned else {2: torch.int16, 4: torch.int32}[a.itemsize]
-    return torch.equal(*(t.view(integer) for t in packed))
-
-
-class DictionaryLISTA(nn.Module):
-    """LISTA tied to a dictionary D and a step constant c: the bottleneck of SC-VAE (arXiv 2303.16666).
-
-        W_e = Dᵀ/c;   S = I − DᵀD/c;   θ = λ/c
-        b = x W_eᵀ;   z_0 = h_θ(γ b);   z_{t+1} = h_θ(b + z_t Sᵀ), t = 0 … T−1;   x̂ = z_T Dᵀ
-
-    `compat="paper"` has γ = 1: ISTA on ½‖x − Dz‖² + λ‖z‖₁, from the start. `compat="official"` is the authors' released
-    code, which starts from the unscaled x D, so γ = c.
-
-    `dictionary` (n, K) and `c` (1,) are parameters where they are learned, else buffers. Each call forms W_e and
-    S, under autograd. In eval mode on a CPU, calls that need no derivative keep W_e and S, with copies of D and c.
-    Later calls compare D and c with the copies, bit by bit, so they notice every change, however it was made. In
-    training, a warning comes once when c falls below ‖D‖₂², where ISTA may diverge.
-
-    On the meta device and for fake tensors ‖D‖₂² is unknown: load a state dict to give c its value.
-
-    Args:
-        dictionary: (n, K) to start from, copied.
-        n_iter: T ≥ 0.
-        lmbda: λ ≥ 0 (the released code's β), in the units of x; fixed.
-        compat: "paper" or "official".
-        c: c > 0 to start from; None is ‖D‖₂².
-        learn_dictionary: whether D is a parameter.
-        learn_c: whether c is a parameter.
-        backend: a name of `scvae_fast.backends()`; None chooses by device and dtype.
-        inhibition_dtype: torch.bfloat16 stores a float32 S so in eval mode, in calls that give it no gradient. Over
-            SC-VAE's DCT dictionary, x ~ N(0, 1), codes then err by 0.4 % at T = 5 and 1.3 % at T = 30 (‖z − z*‖/‖z*‖,
-            z* in float64), from the official start by 0.8 to 1.4 %; in float32 by less than 0.0001 %. None leaves S as
-            it is.
-
-    Raises:
-        TypeError: n_iter is no int, or the dictionary is no floating-point tensor.
-        ValueError: an argument is out of range, or the dictionary is no (n, K) matrix, is zero or is not finite.
-    """
-
-    dictionary: torch.Tensor  # (n, K)
-    c: torch.Tensor  # (1,)
-
-    # Training calls between two looks at ‖D‖₂, which costs a singular value decomposition.
-    _CHECK_EVERY = 100
-    # c starts at ‖D‖₂² itself: rounding and the first steps must not warn.
-    _SLACK_OF_C = 1e-3
-
-    def __init__(
-        self,
-        dictionary: torch.Tensor,
-        n_iter: int,
-        lmbda: float,
-        compat: Compat = "paper",
-        *,
-        c: float | None = None,
-        learn_dictionary: bool = True,
-        learn_c: bool = True,
-        backend: str | None = None,
-        inhibition_dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        layer = "DictionaryLISTA"
-        if not isinstance(dictionary, torch.Tensor) or not dictionary.is_floating_point():
-            raise TypeError(f"{layer}: dictionary must be a floating-point torch.Tensor")
-        if dictionary.dim() != 2 or 0 in dictionary.shape:
-            raise ValueError(f"{layer}: dictionary must be (n, K), got {list(dictionary.shape)}")
-        n_iter, lmbda = checks.count(layer, "n_iter", n_iter), _check_lmbda(layer, lmbda)
-        if compat not in ("paper", "official"):
-            raise ValueError(f"{layer}: compat must be 'paper' or 'official', got {compat!r}")
-        c = checks.python_number(c)
-        if c is not None and not (math.isfinite(c) and c > 0):
-            raise ValueError(f"{layer}: c must be a finite number > 0, got {c}")
-        self.n_features, self.n_atoms = dictionary.shape
-        self.n_iter, self.lmbda, self.compat, self.backend = n_iter, lmbda, compat, backend
-        self.inhibition_dtype = _checked_inhibition(layer, inhibition_dtype)
-        self._hold("dictionary", dictionary.detach().clone(), learn_dictionary)
-        start = _checked_squared_norm(layer, dictionary) if c is None else torch.tensor(c, dtype=torch.float64)
-        self._hold("c", start.to(dictionary).reshape(1), learn_c)
-        self._kept: _Kept | None = None
-        self._calls = 0
-        self._warned = False
-
-    def _hold(self, name: str, value: torch.Tensor, learned: bool) -> None:
-        if learned:
-            self.register_parameter(name, nn.Parameter(value))
-        else:
-            self.register_buffer(name, value)
-
-    def forward(self, x: torch.Tensor, z0: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Codes z (..., K) of x (..., n), and the reconstruction x̂ (..., n) from them.
-
-        z0 (..., K) are codes to start from (a warm start), instead of h_θ(γ b).
-        """
-        W_e, S, theta, gain = self._of_call(z0)
-        return sparse_code(x, W_e, S, theta, self.dictionary, self.n_iter, gain=gain, z0=z0, backend=self.backend)
-
-    def encode(self, x: torch.Tensor, z0: torch.Tensor | None = None) -> torch.Tensor:
-        """Codes z (..., K) of x (..., n), from a warm start z0 (..., K) if one is given."""
-        W_e, S, theta, gain = self._of_call(z0)
-        b = nn.functional.linear(x, W_e)
-        return lista(b, S, theta, self.n_iter, gain=gain, z0=z0, backend=self.backend)
-
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Reconstruction x̂ = D z (..., n) from codes (..., K)."""
-        return decode(z, self.dictionary, backend=self.backend)
-
-    def _of_call(
-        self, z0: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | float]:
-        """W_e (K, n), S (K, K), θ (1,) and γ."""
-        if self.training and is_plain((self.dictionary, self.c)):
-            self._watch_c()
-        gain = self.c if self.compat == "official" and z0 is None else 1.0
-        return *self._weights(), self.lmbda / self.c, gain
-
-    def _weights(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """W_e (K, n) and S (K, K); kept between calls in eval mode on a CPU, as long as D and c keep their values."""
-        D, c = self.dictionary, self.c
-        if self.training or _is_differentiated((D, c)):
-            return self._form_weights(D, c)
-        if not is_plain((D, c)) or D.device.type != "cpu" or D.is_inference() or c.is_inference():
-            W_e, S = self._form_weights(D, c)
-            return W_e, self._stored(S)
-        kept = self._kept
-        if kept is None or not kept.fits(D, c, self.inhibition_dtype):
-            kept = self._kept = self._keep(D, c)
-        return kept.W_e, kept.S
-
-    def _keep(self, D: torch.Tensor, c: torch.Tensor) -> _Kept:
-        # Tensors made in inference_mode could not be used outside of it. The weights are formed from the copies, so
-        # they fit even if another thread changes D meanwhile.
-        with torch.inference_mode(False), torch.no_grad():
-            D, c = D.detach().clone(), c.detach().clone()
-            W_e, S = self._form_weights(D, c)
-            return _Kept(D, c, self.inhibition_dtype, W_e.contiguous(), self._stored(S))
-
-    def _stored(self, S: torch.Tensor) -> torch.Tensor:
-        return S.bfloat16() if self.inhibition_dtype is not None and S.dtype == torch.float32 else S
-
-    def _form_weights(self, D: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        # The over-complete S has eigenvalues equal to 1, which rounding to 16 bits would push beyond.
-        autocast = autocast_is_on(D.device.type)
-        with torch.autocast(D.device.type, enabled=False) if autocast else nullcontext():
-            identity = torch.eye(self.n_atoms, dtype=D.dtype, device=D.device)
-            return D.T / c, identity - D.T @ D / c
-
-    @torch.no_grad()
-    def raise_c(self, margin: float = 1.0) -> None:
-        """Raises c to margin · ‖D‖₂² where it is less: a projection to call now and then in training.
-
-        It costs a singular value decomposition of D.
-        """
-        self.c.clamp_(min=margin * float(_squared_norm(self.dictionary)))
-
-    def _watch_c(self) -> None:
-        due = self._calls % self._CHECK_EVERY == 0
-        self._calls += 1
-        if not due or self._warned or (self.c.is_cuda and torch.cuda.is_current_stream_capturing()):
-            return
-        norm, c = float(_squared_norm(self.dictionary)), float(self.c.detach())
-        if c < norm * (1 - self._SLACK_OF_C):
-            self._warned = True
-            warnings.warn(
-                f"DictionaryLISTA: the step constant c = {c:.4g} fell under ‖D‖₂² = {norm:.4g}: the iterations may "
-                "diverge (ISTA converges for c >= ‖D‖₂²)",
-                stacklevel=3,
-            )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the kept weights: copies and pickles form them again."""
-        return {**self.__dict__, "_kept": None}
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Accept a c without dimensions, and under its former name, `step`."""
-        name, former = f"{prefix}c", f"{prefix}step"
-        if former in state_dict and name not in state_dict:
-            state_dict[name] = state_dict.pop(former)
-        if (c := state_dict.get(name)) is not None and c.dim() == 0:
-            state_dict[name] = c.reshape(1)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    def extra_repr(self) -> str:
-        """Sizes and settings, for printing."""
-        return (
-            f"n_features={self.n_features}, n_atoms={self.n_atoms}, n_iter={self.n_iter}, "
-            f"lmbda={self.lmbda:g}, compat={self.compat!r}"
+def _check_dictionary(dictionary: torch.Tensor, n: int, K: int, layer: str = "LISTA") -> None:
+    checks.are_tensors(layer, dictionary=dictionary)
+    if tuple(dictionary.shape) != (n, K):
+        raise ValueError(
+            f"{layer}: dictionary must be (n_features, n_atoms) = ({n}, {K}), got {list(dictionary.shape)}"
         )
+
+
+def _of_iterations(op: str, name: str, value: Any, dims: int, meaning: str) -> tuple[torch.Tensor, int | None]:
+    """A copy of what is shared, or a stack of what each iteration has, and for how many."""
+    if isinstance(value, (list, tuple, nn.ParameterList)):
+        for index, each in enumerate(value):
+            checks.are_tensors(op, **{f"{name}[{index}]": each})
+            if each.shape != value[0].shape or each.dim() != dims:
+                raise ValueError(f"{op}: {name}[{index}] must be {meaning} as the others, got {list(each.shape)}")
+        if len(value) == 0:
+            raise ValueError(f"{op}: {name} must not be empty")
+        return torch.stack([each.detach() for each in value]), len(value)
+    checks.are_tensors(op, **{name: value})
+    if value.dim() not in (dims, dims + 1):
+        raise ValueError(f"{op}: {name} must be {meaning}, or one of each iteration, got {list(value.shape)}")
+    return value.detach().clone(), None if value.dim() == dims else len(value)
+
+
+def _thresholds_of(op: str, theta: Any, like: torch.Tensor) -> tuple[torch.Tensor, int | None]:
+    """θ as (1,) or (K,), or (R, 1) or (R, K) and R."""
+    if isinstance(theta, (list, tuple, nn.ParameterList)):
+        rows = [_as_tensor(op, f"theta[{i}]", each, like) for i, each in enumerate(theta)]
+        sizes = {row.numel() for row in rows} | {1}
+        if len(sizes) > 2 or any(row.dim() > 1 and row.numel() > 1 for row in rows):
+            raise ValueError(f"{op}: theta must hold one value or (K,) for each iteration")
+        rows = [row.reshape(-1).expand(max(sizes)) for row in rows]
+        return _of_iterations(op, "theta", rows, 1, "(K,)")
+    value = _as_tensor(op, "theta", theta, like)
+    if value.dim() > 2:
+        raise ValueError(f"{op}: theta must be one value, (K,), or one of each iteration, got {list(value.shape)}")
+    return (value, len(value)) if value.dim() == 2 else (value.reshape(-1), None)
+
+
+def _as_tensor(op: str, name: str, value: Any, like: torch.Tensor) -> torch.Tensor:
+    """A copy; of a number, in the dtype of `like`."""
+    tensor = checks.scalar_tensor(op, name, value, like).detach().clone()
+    return tensor if isinstance(value, torch.Tensor) else tensor.to(like.dtype)
+
+
+def _iterations(
+    op: str, R_of_W: int | None, T_of_S: int | None, R_of_theta: int | None, n_iter: int | None
+) -> tuple[int, bool]:
+    """T, and whether the first S multiplies zero, by how many of each there are; None is one that is shared."""
+    if None not in (R_of_W, R_of_theta) and R_of_W != R_of_theta:
+        raise ValueError(f"{op}: W and theta must have as many entries, got {R_of_W} and {R_of_theta}")
+    R = R_of_W if R_of_W is not None else R_of_theta
+    if R is None and T_of_S is None:
+        if n_iter is None:
+            raise ValueError(f"{op}: n_iter must be given where all weights are shared")
+        return n_iter, False
+    if R is not None and T_of_S is not None and R not in (T_of_S, T_of_S + 1):
+        raise ValueError(f"{op}: W and theta must have as many entries as S, or one more, got {R} beside {T_of_S} of S")
+    T = R - 1 if R is not None else T_of_S
+    assert T is not None
+    if n_iter is not None and n_iter != T:
+        raise ValueError(f"{op}: n_iter must be {T}, as the weights of each iteration say, got {n_iter}")
+    return T, T_of_S is not None and T_of_S == R

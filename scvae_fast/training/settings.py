@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scvae_fast.models.loss import SCVAELoss, scvae_loss
 from scvae_fast.models.scvae import SCVAEOutput
-from scvae_fast.nn.lista import Compat
+from scvae_fast.nn.dictionary_lista import Compat
 
 
 @dataclass(frozen=True, kw_only=True)

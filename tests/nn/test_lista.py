@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from scvae_fast import LISTA, DictionaryLISTA, dictionaries, soft_threshold
-from scvae_fast.nn import lista as module
 
 
 def tied(D, c, lmbda, x, n_iter, official):
@@ -109,7 +108,7 @@ def test_copies_and_pickles_work_after_use(D):
     with torch.no_grad():
         expected = layer(x)[0]
         for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-            assert other._kept is None
+            assert other._kept._last is None
             assert torch.equal(other(x)[0], expected)
 
 
@@ -278,7 +277,6 @@ def test_bad_settings_of_the_untied_form(arguments, error, message):
 def test_printing_names_the_sizes(D):
     assert "n_features=6, n_atoms=10, n_iter=2" in repr(LISTA(6, 10, 2))
     assert "compat='official'" in repr(DictionaryLISTA(D, 2, 0.1, "official"))
-    assert module.DictionaryLISTA is DictionaryLISTA
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -317,3 +315,178 @@ def test_settings_of_the_tied_form_may_change_between_calls(D):
         assert layer._weights()[1].dtype == torch.float32
         layer.inhibition_dtype = torch.bfloat16
         assert layer._weights()[1].dtype == torch.bfloat16
+
+
+def loop(x, W, S, theta, first=True):
+    """The loop that people write: z = h(W x) first, or from zero."""
+    z = soft_threshold(x @ W[0].T, theta[0]) if first else torch.zeros(len(x), len(W[0]), dtype=x.dtype)
+    W, theta = (W[1:], theta[1:]) if first else (W, theta)
+    for W_t, S_t, theta_t in zip(W, S, theta, strict=True):
+        z = soft_threshold(x @ W_t.T + z @ S_t.T, theta_t)
+    return z
+
+
+def weights(T, R, K=10, n=6):
+    draw = torch.Generator().manual_seed(1)
+    W = [torch.randn(K, n, generator=draw, dtype=torch.float64) for _ in range(R)]
+    S = [0.2 * torch.randn(K, K, generator=draw, dtype=torch.float64) for _ in range(T)]
+    theta = [torch.rand(K, generator=draw, dtype=torch.float64) for _ in range(R)]
+    return W, S, theta
+
+
+X = torch.randn(7, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("T", [1, 3])
+@pytest.mark.parametrize("form", ["lists", "stacked", "ParameterList"])
+def test_weights_of_a_loop_that_starts_with_the_drive(T, form):
+    W, S, theta = weights(T, T + 1)
+    given = {"lists": list, "stacked": torch.stack, "ParameterList": torch.nn.ParameterList}[form]
+    layer = LISTA.from_weights(given(W), given(S), given(theta))
+    assert layer.n_iter == T
+    assert {name: tuple(p.shape) for name, p in layer.named_parameters()} == {
+        "W_e": (T + 1, 10, 6),
+        "S": (T, 10, 10),
+        "theta": (T + 1, 10),
+    }
+    torch.testing.assert_close(layer(X), loop(X, W, S, theta))
+
+
+@pytest.mark.parametrize("T", [1, 3])
+def test_weights_of_a_loop_that_starts_at_zero(T):
+    W, S, theta = weights(T, T)
+    layer = LISTA.from_weights(W, S, theta)
+    assert layer.n_iter == T - 1
+    torch.testing.assert_close(layer(X), loop(X, W, S, theta, first=False))
+
+
+def test_shared_weights_of_a_loop_stay_shared():
+    (W,), (S,), (theta,) = weights(1, 1)
+    layer = LISTA.from_weights(W, S, theta, 4)
+    assert [tuple(p.shape) for p in layer.parameters()] == [(10, 6), (10, 10), (10,)]
+    torch.testing.assert_close(layer(X), loop(X, [W] * 5, [S] * 4, [theta] * 5))
+    layer.W_e.data.zero_()
+    assert W.abs().sum() > 0  # a copy
+
+
+@pytest.mark.parametrize(
+    ("shared", "T", "R", "left"),
+    [
+        ("S", 3, 4, 3),
+        ("W", 3, 4, 3),
+        ("theta", 3, 4, 3),
+        ("W theta", 3, None, 3),
+        ("W S", None, 4, 3),
+        ("S theta", None, 4, 3),
+        ("W", 3, 3, 2),
+    ],
+)
+def test_some_weights_are_shared(shared, T, R, left):
+    W, S, theta = weights(T or 3, R or 4)
+    first = R != T
+    given = {"W": W, "S": S, "theta": theta}
+    same = {name: [each[0]] * len(each) if name in shared else each for name, each in given.items()}
+    layer = LISTA.from_weights(**{name: each[0] if name in shared else each for name, each in given.items()})
+    assert layer.n_iter == left
+    torch.testing.assert_close(layer(X), loop(X, same["W"], same["S"], same["theta"], first))
+
+
+def test_thresholds_of_a_loop_may_be_numbers():
+    W, S, _ = weights(2, 3)
+    layer = LISTA.from_weights(W, S, [0.3, 0.2, 0.1])
+    assert layer.theta.shape == (3, 1)
+    torch.testing.assert_close(layer(X), loop(X, W, S, [0.3, 0.2, 0.1]))
+    one = LISTA.from_weights(W[0], S[0], 0.3, 2)
+    assert one.theta.shape == (1,)
+    half = LISTA.from_weights(W[0].bfloat16(), S[0].bfloat16(), 0.3, 2)
+    assert half(X.bfloat16()).dtype == torch.bfloat16
+
+
+def test_from_weights_decodes_over_what_it_is_given(D):
+    W, S, theta = weights(2, 3)
+    with pytest.raises(RuntimeError, match="LISTA: decode needs a dictionary, and this layer was given none"):
+        LISTA.from_weights(W, S, theta).decode(torch.ones(1, 10, dtype=torch.float64))
+    layer = LISTA.from_weights(W, S, theta, dictionary=D)
+    torch.testing.assert_close(layer.decode(layer(X)), layer(X) @ D.T)
+    other = LISTA.from_weights(W, S, theta)
+    other.load_state_dict({name: p * 0.5 for name, p in other.state_dict().items()})
+    torch.testing.assert_close(other(X), loop(X, *([t * 0.5 for t in each] for each in (W, S, theta))))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda W, S, t: (W[0], S[0], t[0]), ValueError, "n_iter must be given where all weights are shared"),
+        (lambda W, S, t: (W, S, t, 7), ValueError, "n_iter must be 2, as the weights of each iteration say, got 7"),
+        (lambda W, S, t: (W[:2], S, t), ValueError, "W and theta must have as many entries, got 2 and 3"),
+        (
+            lambda W, S, t: (W, S[:1], t),
+            ValueError,
+            "W and theta must have as many entries as S, or one more, got 3 beside 1 of S",
+        ),
+        (lambda W, S, t: ([], S, t), ValueError, "W must not be empty"),
+        (lambda W, S, t: (W, [S[0], S[1][:5]], t), ValueError, r"S\[1\] must be \(K, K\) as the others"),
+        (lambda W, S, t: (W, [s[:, :5] for s in S], t), ValueError, r"S must be \(K, K\), with K of W"),
+        (lambda W, S, t: (W, S, [r[:4] for r in t]), ValueError, r"theta must be one value or \(10,\), got \[3, 4\]"),
+        (lambda W, S, t: (W, S, [t[0], t[1][:4], t[2]]), ValueError, "theta must hold one value or"),
+        (lambda W, S, t: (W, [s.float() for s in S], t), TypeError, "S must have the dtype of W"),
+        (lambda W, S, t: (W, "S", t), TypeError, "S must be a torch.Tensor"),
+        (lambda W, S, t: (W, S, [None] * 3), TypeError, r"theta\[0\] must be a number"),
+        (lambda W, S, t: (W[0].ravel(), S, t), ValueError, r"W must be \(K, n\), or one of each iteration"),
+    ],
+)
+def test_from_weights_says_what_does_not_fit(change, error, message):
+    with pytest.raises(error, match=f"LISTA.from_weights: {message}"):
+        LISTA.from_weights(*change(*weights(2, 3)))
+
+
+@pytest.mark.parametrize("per_iteration", [None, "thresholds", "all"])
+def test_every_form_starts_as_ista(D, per_iteration):
+    layer = LISTA(6, 10, 3, dictionary=D, lmbda=0.2, per_iteration=per_iteration, dtype=torch.float64)
+    x = torch.randn(4, 6, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), DictionaryLISTA(D, 3, 0.2)(x)[0])
+
+
+def test_positive_and_dim(D):
+    maps = torch.randn(2, 6, 3, 5, dtype=torch.float64)
+    rows = maps.permute(0, 2, 3, 1)
+    for make in (
+        lambda **s: LISTA(6, 10, 3, dictionary=D, lmbda=0.05, dtype=torch.float64, **s),
+        lambda **s: LISTA(6, 10, 3, dictionary=D, lmbda=0.05, dtype=torch.float64, per_iteration="all", **s),
+        lambda **s: DictionaryLISTA(D, 3, 0.05, **s),
+    ):
+        layer, of_maps = make(positive=True), make(positive=True, dim=1)
+        z = layer.encode(rows)
+        assert z.min() == 0
+        assert z.max() > 0
+        assert torch.equal(of_maps.encode(maps), z.permute(0, 3, 1, 2))
+        assert torch.equal(of_maps.encode(maps, z.permute(0, 3, 1, 2)), layer.encode(rows, z).permute(0, 3, 1, 2))
+        torch.testing.assert_close(of_maps.decode(of_maps.encode(maps)), layer.decode(z).permute(0, 3, 1, 2))
+    pair = of_maps(maps)
+    assert torch.equal(pair[0], layer(rows)[0].permute(0, 3, 1, 2))
+    torch.testing.assert_close(pair[1], layer(rows)[1].permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda D: LISTA(6, 10, 3, per_iteration="each"),
+            ValueError,
+            "per_iteration must be None, 'thresholds' or 'all'",
+        ),
+        (lambda D: LISTA(6, 10, 3, positive=1), TypeError, "positive must be a bool, got int"),
+        (lambda D: LISTA(6, 10, 3, dim="1"), TypeError, "dim must be an int, got str"),
+        (lambda D: LISTA(6, 10, 3, backend="gpu"), ValueError, "backend must be one of"),
+        (lambda D: LISTA(6, 10, 3)(torch.ones(2, 5)), ValueError, r"x must have size 6 in dimension -1, got \[2, 5\]"),
+        (lambda D: LISTA(6, 10, 3, dim=1)(torch.ones(6)), ValueError, r"x must have size 6 in dimension 1, got \[6\]"),
+        (lambda D: LISTA(6, 10, 3)(X), TypeError, "x must be torch.float32, as the layer is, got torch.float64"),
+        (lambda D: LISTA(6, 10, 3)([1.0] * 6), TypeError, "x must be a torch.Tensor"),
+        (lambda D: LISTA(6, 10, 3)(X.float(), X.float()), ValueError, r"z0 must have size 10 in dimension -1"),
+        (lambda D: DictionaryLISTA(D, 3, 0.1)(X[:, :5]), ValueError, "x must have size 6 in dimension -1"),
+        (lambda D: DictionaryLISTA(D, 3, 0.1).decode(X), ValueError, "z must have size 10 in dimension -1"),
+    ],
+)
+def test_wrong_arguments_are_named(D, call, error, message):
+    with pytest.raises(error, match=f"LISTA: {message}"):
+        call(D)

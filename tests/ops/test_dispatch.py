@@ -261,7 +261,7 @@ layer = scvae_fast.DictionaryLISTA(scvae_fast.dictionaries.random_unit(5, 7), 2,
 with torch.no_grad():
     layer(b)
     layer.dictionary.data.mul_(0.5)
-    assert layer._kept is None or dispatch._PRIVATE is not None
+    assert layer._kept._last is None or dispatch._PRIVATE is not None
 print("right", dispatch._PRIVATE is None)
 """
 

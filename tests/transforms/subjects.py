@@ -23,7 +23,19 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
-from scvae_fast import LISTA, DictionaryLISTA, decode, dictionaries, lista, soft_threshold, sparse_code
+from scvae_fast import (
+    ALISTA,
+    LISTA,
+    LISTACP,
+    SLISTA,
+    DictionaryLISTA,
+    TiLISTA,
+    decode,
+    dictionaries,
+    lista,
+    soft_threshold,
+    sparse_code,
+)
 from scvae_fast.functional import group_norm_silu
 from scvae_fast.ops import normalisation
 
@@ -109,6 +121,61 @@ def _tied(backend: str, compat: str) -> Subject:
     return Subject(lambda x, **parameters: functional_call(layer, parameters, (x,)), plain, make, ("x",))
 
 
+def _unrolled(make: Callable[..., torch.nn.Module], plain: Callable[..., tuple[Tensor, ...]], backend: str) -> Subject:
+    """A layer over a learned dictionary; `plain` takes x, D and the other parameters by name."""
+    layer = make(_dictionary(), 3, 0.3, learn_dictionary=True, backend=backend)
+
+    def arguments() -> Tensors:
+        moved = {name: p.detach() * (1 + 0.05 * torch.rand_like(p)) for name, p in layer.named_parameters()}
+        return suited(backend, {"x": torch.randn(3, 4), **moved})
+
+    return Subject(
+        lambda x, **parameters: (functional_call(layer, parameters, (x,)),),
+        lambda x, dictionary, **more: plain(x, dictionary, **more)[:1],
+        arguments,
+        ("x",),
+    )
+
+
+def _plain_alista(x: Tensor, D: Tensor, step: Tensor, theta: Tensor) -> tuple[Tensor, ...]:
+    W = D.T @ torch.linalg.inv(D @ D.T)
+    W = W / (W * D.T).sum(1, keepdim=True)
+    return unrolled_sparse_code(x, W, None, theta, D, 3, step=step)
+
+
+UNROLLED = {
+    "LISTACP": (LISTACP, lambda x, D, W, theta: unrolled_sparse_code(x, W, None, theta, D, 3)),
+    "TiLISTA": (TiLISTA, lambda x, D, W, step, theta: unrolled_sparse_code(x, W, None, theta, D, 3, step=step)),
+    "ALISTA": (ALISTA, _plain_alista),
+    "SLISTA": (
+        SLISTA,
+        lambda x, D, step: (unrolled_ista(x @ D, D.T @ D, 0.3 * step.unsqueeze(1), 3, step=step),),
+    ),
+}
+
+
+def _untied_of_each(backend: str) -> Subject:
+    layer = LISTA(
+        4, 6, 3, dictionary=_dictionary(), lmbda=0.3, per_iteration="all", backend=backend, dtype=torch.float64
+    )
+
+    def make() -> Tensors:
+        moved = {name: p.detach() + 0.05 * torch.randn_like(p) for name, p in layer.named_parameters()}
+        return suited(backend, {"x": torch.randn(3, 4), **moved})
+
+    D = _dictionary()
+
+    def plain(x: Tensor, W_e: Tensor, S: Tensor, theta: Tensor) -> tuple[Tensor, ...]:
+        return unrolled_sparse_code(x, W_e, S, theta, D.to(x), 3)[:1]
+
+    return Subject(
+        lambda x, **parameters: (functional_call(layer, parameters, (x,)),),
+        plain,
+        make,
+        ("x",),
+    )
+
+
 def _normalisation() -> Subject:
     def plain(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
         return (F.silu(F.group_norm(x, 2, weight, bias, 1e-6)),)
@@ -146,6 +213,11 @@ def _subjects() -> dict[str, Subject]:
         )
         found[f"decode, {backend}"] = _operation(decode, lambda z, D: z @ D.T, _decode_problem, backend)
         found[f"LISTA, {backend}"] = _untied(backend)
+        if backend in takers("everything of each iteration"):
+            found[f"LISTA of each iteration, {backend}"] = _untied_of_each(backend)
+        for name, (make, plain) in UNROLLED.items():
+            if backend in takers("non-negative LISTA-CP" if name != "SLISTA" else "non-negative ista"):
+                found[f"{name}, {backend}"] = _unrolled(make, plain, backend)
         for compat in ("paper", "official"):
             found[f"DictionaryLISTA {compat}, {backend}"] = _tied(backend, compat)
     return found

@@ -8,7 +8,20 @@ import torch
 from pictures import TINY
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from scvae_fast import LISTA, DictionaryLISTA, SCVAEConfig, decode, dictionaries, lista, soft_threshold, sparse_code
+from scvae_fast import (
+    ALISTA,
+    LISTA,
+    LISTACP,
+    SLISTA,
+    DictionaryLISTA,
+    SCVAEConfig,
+    TiLISTA,
+    decode,
+    dictionaries,
+    lista,
+    soft_threshold,
+    sparse_code,
+)
 from scvae_fast.functional import group_norm_silu
 from scvae_fast.models import SCVAE
 
@@ -20,6 +33,11 @@ MAKES = {
     "DictionaryLISTA, buffers": lambda: DictionaryLISTA(
         dictionaries.random_unit(N, K), T, 0.1, "official", learn_dictionary=False, learn_c=False
     ),
+    "LISTA of each iteration": lambda: LISTA(N, K, T, per_iteration="all"),
+    **{
+        make.__name__: lambda make=make: make(dictionaries.random_unit(N, K), T)
+        for make in (LISTACP, TiLISTA, ALISTA, SLISTA)
+    },
     "SCVAE": lambda: SCVAE(TINY),
 }
 
@@ -123,7 +141,8 @@ def test_default_dtype(make, dtype):
     torch.set_default_dtype(dtype)
     try:
         module = make()
-        expected = dtype if not isinstance(module, DictionaryLISTA) else torch.float32  # that of its dictionary
+        over_dictionary = isinstance(module, (DictionaryLISTA, LISTACP, TiLISTA, ALISTA, SLISTA))
+        expected = torch.float32 if over_dictionary else dtype  # that of its dictionary
         assert {t.dtype for t in module.state_dict().values()} == {expected}
         assert all(t.dtype == expected for t in leaves(module(example(module))))
     finally:

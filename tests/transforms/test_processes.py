@@ -11,7 +11,7 @@ import pytest
 import torch
 from processes import run
 
-from scvae_fast import LISTA, DictionaryLISTA, dictionaries
+from scvae_fast import ALISTA, LISTA, LISTACP, SLISTA, DictionaryLISTA, TiLISTA, dictionaries
 from transforms.subjects import SUBJECTS, assert_same, in_float64, weighted_sum
 
 pytestmark = pytest.mark.processes
@@ -26,6 +26,11 @@ def layers():
         LISTA(N, K, T),
         DictionaryLISTA(dictionaries.random_unit(N, K), T, 0.1),
         DictionaryLISTA(dictionaries.random_unit(N, K), T, 0.1, "official", inhibition_dtype=torch.bfloat16),
+        LISTA(N, K, T, per_iteration="all"),
+        *(
+            make(dictionaries.random_unit(N, K), T, learn_dictionary=True)
+            for make in (LISTACP, TiLISTA, ALISTA, SLISTA)
+        ),
     ]
     with torch.no_grad():
         for layer in made:

@@ -5,11 +5,11 @@ import threading
 
 import pytest
 import torch
-from problems import BACKENDS, unrolled_lista, unrolled_sparse_code
+from problems import BACKENDS, unrolled_ista, unrolled_lista, unrolled_sparse_code
 from torch.func import functional_call
 from torch.nn.utils import parametrizations, parametrize
 
-from scvae_fast import LISTA, DictionaryLISTA, dictionaries
+from scvae_fast import ALISTA, LISTA, LISTACP, SLISTA, DictionaryLISTA, TiLISTA, dictionaries
 
 N, K, T = 8, 12, 3
 
@@ -33,7 +33,39 @@ def codes(layer, x):
     return results[0] if isinstance(results, tuple) else results
 
 
+def each_formula(layer, x):
+    return unrolled_sparse_code(x, layer.W_e, layer.S, layer.theta, layer.dictionary, T)[0]
+
+
+def coupled_formula(layer, x):
+    W, step = getattr(layer, "W", None), getattr(layer, "step", None)
+    if W is None:
+        D = layer.dictionary
+        W = D.T @ torch.linalg.inv(D @ D.T)
+        W = W / (W * D.T).sum(1, keepdim=True)
+    return unrolled_sparse_code(x, W, None, layer.theta, layer.dictionary, T, step=step)[0]
+
+
+def steps_formula(layer, x):
+    D = layer.dictionary
+    return unrolled_ista(x @ D, D.T @ D, 0.2 * layer.step.unsqueeze(1), T, step=layer.step)
+
+
+def over(make, backend=None):
+    """A layer over a learned dictionary."""
+    return make(dictionaries.random_unit(N, K), T, 0.2, learn_dictionary=True, backend=backend)
+
+
 LAYERS = {
+    "thresholds of each iteration": (
+        lambda **s: LISTA(N, K, T, lmbda=0.2, per_iteration="thresholds", **s),
+        untied_formula,
+    ),
+    "weights of each iteration": (lambda **s: LISTA(N, K, T, lmbda=0.2, per_iteration="all", **s), each_formula),
+    "LISTA-CP": (lambda **s: over(LISTACP, **s), coupled_formula),
+    "TiLISTA": (lambda **s: over(TiLISTA, **s), coupled_formula),
+    "ALISTA": (lambda **s: over(ALISTA, **s), coupled_formula),
+    "SLISTA": (lambda **s: over(SLISTA, **s), steps_formula),
     "paper": (lambda **s: DictionaryLISTA(dictionaries.random_unit(N, K), T, 0.2, "paper", **s), tied_formula),
     "official": (lambda **s: DictionaryLISTA(dictionaries.random_unit(N, K), T, 0.2, "official", **s), tied_formula),
     "inhibition in bfloat16": (
@@ -251,7 +283,8 @@ def test_replaced_parameters_and_settings(layer, kind, x):
     vector = torch.nn.utils.parameters_to_vector(layer.parameters()).detach() * 0.9
     torch.nn.utils.vector_to_parameters(vector, layer.parameters())
     assert_current(layer, kind, x)
-    layer.inhibition_dtype = None if layer.inhibition_dtype else torch.bfloat16
+    if hasattr(layer, "inhibition_dtype"):
+        layer.inhibition_dtype = None if layer.inhibition_dtype else torch.bfloat16
     assert_current(layer, kind, x)
 
 
@@ -269,15 +302,15 @@ def test_what_is_kept_is_found_again():
     x = torch.randn(5, N)
     with torch.no_grad():
         layer(x)
-        kept = layer._kept
+        kept = layer._kept._last
         layer(x)
-        assert layer._kept is kept
+        assert layer._kept._last is kept
         layer.dictionary.data.copy_(layer.dictionary.clone())  # the same values: nothing to form again
         layer(x)
-        assert layer._kept is kept
+        assert layer._kept._last is kept
         layer.c.data.mul_(2)
         layer(x)
-        assert layer._kept is not kept
+        assert layer._kept._last is not kept
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
@@ -303,7 +336,7 @@ def test_nothing_is_kept_where_it_could_not_be_compared_or_would_be_seen():
         meta = fresh().to("meta")
         meta(x.to("meta"))
     for layer in (training, recording, made_there, traced, subclassed, transformed, meta):
-        assert layer._kept is None
+        assert layer._kept._last is None
 
 
 class Sub(torch.Tensor):
@@ -317,15 +350,15 @@ def test_bits_are_compared():
     with torch.no_grad():
         layer.dictionary[0, 0] = 0.0
         layer(x)
-        kept = layer._kept
+        kept = layer._kept._last
         layer.dictionary.data[0, 0] = -0.0
         layer(x)
-        assert layer._kept is not kept
+        assert layer._kept._last is not kept
         layer.dictionary.data[0, 0] = float("nan")
         layer(x)
-        kept = layer._kept
+        kept = layer._kept._last
         layer(x)
-        assert layer._kept is kept
+        assert layer._kept._last is kept
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -339,9 +372,9 @@ def test_dictionaries_of_any_size_and_place(dtype, atoms):
         for place in places:
             layer.dictionary.data = place
             layer(x)
-            kept = layer._kept
+            kept = layer._kept._last
             layer(x)
-            assert layer._kept is kept
+            assert layer._kept._last is kept
             layer.dictionary.data[2, 2] += 1
             assert torch.equal(layer(x)[0], copy.deepcopy(layer)(x)[0])
-            assert layer._kept is not kept
+            assert layer._kept._last is not kept
