@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/demo
 GPU_OUT ?= out/gpu
+STAGES ?=
 MINUTES ?= 10
 BENCH ?=
 
@@ -22,7 +23,7 @@ help:
 	@echo "make demo      train SC-VAE on real photographs and evaluate it, into $(OUT) (MINUTES=$(MINUTES))"
 	@echo "make test      set up and run the tests"
 	@echo "make test-fast those that need no compiler, browser or other process; about three minutes on two cores"
-	@echo "make test-gpu  build, test and benchmark on a machine with a GPU, into $(GPU_OUT)"
+	@echo "make test-gpu  build, test and benchmark on a machine with a GPU, into $(GPU_OUT); a quarter of an hour at most"
 	@echo "make sanitize  native tests of the CPU kernels: as they are, then with address, undefined and thread sanitizers"
 	@echo "make lint      style, types and formatting of Python and C++"
 	@echo "make format    rewrite the sources in the project's style"
@@ -51,7 +52,7 @@ test-fast: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not nested and not compiles and not processes and not browser and not slow"
 
 test-gpu:
-	PYTHON=$(PYTHON) benchmarks/gpu.sh $(GPU_OUT)
+	PYTHON=$(PYTHON) benchmarks/gpu.sh $(GPU_OUT) $(STAGES)
 
 sanitize: $(SANITIZE)
 

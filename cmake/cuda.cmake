@@ -1,10 +1,11 @@
 # Which GPUs the CUDA sources are compiled for, and whether nvcc can compile anything here.
 
-# Of compute capabilities 8.0, 9.0 and 10.0 those that this version of nvcc knows: machine code for each, and for cards
-# to come the newest as PTX. Empty for an nvcc that knows none.
+# Of compute capabilities 8.0, 9.0, 10.0 and 12.0 those that this version of nvcc knows: machine code for each, and PTX,
+# which drivers compile for cards that run none of it; of 10.0, since a card of 11.0 can't take that of 12.0. Empty for an
+# nvcc that knows none.
 function(scvae_fast_cuda_architectures version out)
   if(version VERSION_GREATER_EQUAL 12.8)
-    set(found 80-real 90a-real 100)
+    set(found 80-real 90a-real 100 120-real)
   elseif(version VERSION_GREATER_EQUAL 12.0)
     set(found 80-real 90a-real 90-virtual)
   elseif(version VERSION_GREATER_EQUAL 11.8)

@@ -1,6 +1,8 @@
 """Fixtures of the whole suite."""
 
+import faulthandler
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,43 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # No test starts a trial of GPU kernels unless it is about that.
 os.environ.setdefault("SCVAE_FAST_TRIAL", "0")
 
+# A test that takes longer ends its process: a signal would wait for a kernel that hangs.
+SECONDS_PER_TEST = float(os.environ.get("SCVAE_FAST_SECONDS_PER_TEST", "0"))  # 0: as long as it likes
+TERMINAL = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps where errors go before a test's output is captured."""
+    config.stash[TERMINAL] = os.dup(2)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Closes it."""
+    os.close(config.stash[TERMINAL])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test with its fixtures, in the time it has."""
+    if not SECONDS_PER_TEST:
+        return (yield)
+    faulthandler.dump_traceback_later(SECONDS_PER_TEST, exit=True, file=item.config.stash[TERMINAL])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Nested suites take longest: begun first, they end before the others do."""
+    """Nested suites take longest: begun first, they end before the others do. Parameters tell what runs GPU kernels."""
+    from problems import FLOAT32_BACKENDS
+
+    kernels = {"triton", "cuda"}.intersection(FLOAT32_BACKENDS)
+    for item in items:
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        words = (re.split(r"\W+", p) for p in parameters if isinstance(p, str))
+        if any(kernels.intersection(each) for each in words):
+            item.add_marker("gpu")
     items.sort(key=lambda item: item.get_closest_marker("nested") is None)
 
 

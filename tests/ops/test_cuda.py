@@ -1,17 +1,17 @@
 """The cuda backend beyond what all kernels for GPUs are tested for. Runs on a GPU, and where kernels are emulated."""
 
 import pytest
+import small_calls
 import torch
 from problems import (
     EMULATED,
     FLOAT32_BACKENDS,
     assert_as_exact_as_pytorch,
+    assert_as_exact_in_16_bits,
     clear_of_ties,
     device_of,
-    distance,
     keywords,
     lista_problem,
-    results_and_gradients,
     sparse_code_problem,
     to,
     unrolled_ista,
@@ -24,7 +24,10 @@ from scvae_fast.ops.backends import cuda
 from scvae_fast.ops.backends.cuda import device
 from scvae_fast.ops.problem import OPTIONS
 
-pytestmark = pytest.mark.skipif("cuda" not in FLOAT32_BACKENDS, reason="neither a CUDA device nor an emulator")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif("cuda" not in FLOAT32_BACKENDS, reason="neither a CUDA device nor an emulator"),
+]
 
 A100, CONSUMER, H200 = (8, 0, 166_912, 108, False), (8, 6, 101_376, 84, False), (9, 0, 232_448, 132, True)
 
@@ -96,20 +99,10 @@ def test_largest_float32_numbers_stay_finite(value):
     torch.testing.assert_close(x_hat, expected, rtol=1e-6, atol=0)
 
 
-def assert_as_exact_in_16_bits(op, unrolled, p, dtype, n_iter, **settings):
-    """At most twice the error of the formula in that dtype, whose codes are rounded after every iteration as well."""
-    p = to(p, dtype)
-    exact = results_and_gradients(unrolled, to(p, torch.float64), n_iter=n_iter, **settings)
-    plain = results_and_gradients(unrolled, p, n_iter=n_iter, **settings)
-    for name, found in results_and_gradients(op, p, n_iter=n_iter, backend="cuda", **settings).items():
-        allowed = 2 * distance(plain[name], exact[name]) + 4 * torch.finfo(dtype).eps
-        assert distance(found, exact[name]) <= allowed, name
-
-
 @pytest.mark.parametrize("start", ["gain", "z0"])
 def test_bfloat16(start):
-    p = sparse_code_problem(140, 530, 33, start=start)
-    assert_as_exact_in_16_bits(sparse_code, unrolled_sparse_code, p, torch.bfloat16, 3)
+    p = to(sparse_code_problem(140, 530, 33, start=start), torch.bfloat16)
+    assert_as_exact_in_16_bits(sparse_code, unrolled_sparse_code, p, n_iter=3, backend="cuda")
 
 
 @pytest.fixture
@@ -128,14 +121,14 @@ def hopper(monkeypatch):
     ("more", "K", "n", "start"), [(0, 512, 256, "gain"), (65, 300, 70, "z0"), (200, 257, 1, "plain")]
 )
 def test_sparse_code_on_hopper(hopper, dtype, more, K, n, start):
-    p = sparse_code_problem(hopper + more, K, n, start=start)
-    assert_as_exact_in_16_bits(sparse_code, unrolled_sparse_code, p, dtype, 2)
+    p = to(sparse_code_problem(hopper + more, K, n, start=start), dtype)
+    assert_as_exact_in_16_bits(sparse_code, unrolled_sparse_code, p, n_iter=2, backend="cuda")
 
 
 @pytest.mark.parametrize("theta", ["scalar", "negative"])
 def test_lista_on_hopper(hopper, theta):
-    p = lista_problem(hopper + 1, 400, theta=theta, start="gain")
-    assert_as_exact_in_16_bits(lista, unrolled_lista, p, torch.bfloat16, 4)
+    p = to(lista_problem(hopper + 1, 400, theta=theta, start="gain"), torch.bfloat16)
+    assert_as_exact_in_16_bits(lista, unrolled_lista, p, n_iter=4, backend="cuda")
 
 
 @pytest.mark.parametrize("start", ["plain", "z0"])
@@ -145,13 +138,14 @@ def test_ista_on_hopper(hopper, start):
     p["theta"] = p["theta"] * torch.tensor([[0.4], [0.6]])
     p["step"] = torch.tensor([0.8, 0.9])
     del p["gain"]
-    assert_as_exact_in_16_bits(ista, unrolled_ista, p, torch.bfloat16, 2)
+    assert_as_exact_in_16_bits(ista, unrolled_ista, to(p, torch.bfloat16), n_iter=2, backend="cuda")
 
 
 def test_matrices_of_each_iteration_on_hopper(hopper):
     p = lista_problem(hopper + 65, 300)
     p["S"] = torch.stack([p["S"], 0.5 * p["S"].T])
-    assert_as_exact_in_16_bits(lista, unrolled_lista, p, torch.bfloat16, 2, positive=True)
+    p = to(p, torch.bfloat16)
+    assert_as_exact_in_16_bits(lista, unrolled_lista, p, n_iter=2, positive=True, backend="cuda")
 
 
 def test_not_a_number_reaches_its_row_alone_on_hopper(hopper):
@@ -162,3 +156,12 @@ def test_not_a_number_reaches_its_row_alone_on_hopper(hopper):
     assert found[5].isnan().all()
     rest = torch.arange(len(found)) != 5
     assert torch.equal(found[rest], clean[rest])
+
+
+@pytest.mark.usefixtures("hopper")
+def test_few_rows_reach_the_kernels_for_hopper_cards():
+    small_calls.check("hopper")
+
+
+def test_few_rows_reach_all_blocks():
+    small_calls.check("cuda")

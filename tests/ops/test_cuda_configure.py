@@ -54,8 +54,8 @@ def nvcc(tmp_path):
         ("11.8", "80-real;90"),
         ("12.0", "80-real;90a-real;90-virtual"),
         ("12.4", "80-real;90a-real;90-virtual"),
-        ("12.8", "80-real;90a-real;100"),
-        ("13.0", "80-real;90a-real;100"),
+        ("12.8", "80-real;90a-real;100;120-real"),
+        ("13.0", "80-real;90a-real;100;120-real"),
     ],
 )
 def test_an_nvcc_compiles_for_what_it_knows(version, architectures, nvcc, tmp_path):

@@ -36,7 +36,10 @@ WAYS = {"triton, one launch": False, "triton, by iteration": True, "cuda": None}
 PRESENT = [way for way in WAYS if way.partition(",")[0] in FLOAT32_BACKENDS]
 UNROLLED = {lista: unrolled_lista, ista: unrolled_ista, sparse_code: unrolled_sparse_code}
 
-pytestmark = pytest.mark.skipif(not PRESENT, reason="no CUDA device, nothing interpreted or emulated")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not PRESENT, reason="no CUDA device, nothing interpreted or emulated"),
+]
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from scvae_fast import backends, lista, sparse_code
 
 PRESENT = [name for name in ("triton", "cuda") if torch.cuda.is_available() and backends()[name] is None]
 
-pytestmark = pytest.mark.skipif(not PRESENT, reason="no CUDA device that the kernels can use")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not PRESENT, reason="no CUDA device that the kernels can use")]
 
 
 @pytest.fixture(params=PRESENT)

@@ -16,7 +16,10 @@ from scvae_fast import sparse_code
 if "triton" in FLOAT32_BACKENDS:
     from scvae_fast.ops.backends.triton import launch, tiles
 
-pytestmark = pytest.mark.skipif("triton" not in FLOAT32_BACKENDS, reason="neither a CUDA device nor TRITON_INTERPRET=1")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif("triton" not in FLOAT32_BACKENDS, reason="neither a CUDA device nor TRITON_INTERPRET=1"),
+]
 DEVICE = device_of("triton")
 
 

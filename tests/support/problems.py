@@ -268,6 +268,22 @@ def assert_as_exact_as_pytorch(
         assert error <= times * theirs + rounding, f"{name}: error {error:.2e}, PyTorch's own {theirs:.2e}"
 
 
+def assert_as_exact_in_16_bits(
+    op: Callable[..., Any], unrolled: Callable[..., Any], problem: dict[str, torch.Tensor | None], **settings: Any
+) -> None:
+    """The error of op in the problem's 16-bit type is at most twice that of the formula, and a few roundings.
+
+    The formula's codes are rounded after every iteration, as those of the kernels are.
+    """
+    formula = {name: value for name, value in settings.items() if name != "backend"}
+    exact = results_and_gradients(unrolled, to(problem, torch.float64), **formula)
+    plain = results_and_gradients(unrolled, problem, **formula)
+    for name, found in results_and_gradients(op, problem, **settings).items():
+        allowed = 2 * distance(plain[name], exact[name]) + 4 * torch.finfo(plain["result 0"].dtype).eps
+        error = distance(found, exact[name])
+        assert error <= allowed, f"{name}: error {error:.2e}, allowed {allowed:.2e}"
+
+
 def assert_close(a: torch.Tensor, b: torch.Tensor, name: str = "result") -> None:
     """Equal but for rounding, in float32 for that of sums; NaN equals NaN."""
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if a.dtype == torch.float32 else {}
