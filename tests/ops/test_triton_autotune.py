@@ -104,8 +104,9 @@ def test_where_nothing_can_be_written_choices_stay_in_memory_with_one_warning(tm
 
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
-    """Tuning is asked for, on a card of which nothing but the clock is there; gives what was run."""
+    """Tuning is asked for, on a card that is not there, with its clock made up; all tiles fit. Gives what was run."""
     clock = Clock({OTHER: 1.0})
+    monkeypatch.setattr(launch, "unmet", lambda problem, go: 0)
     monkeypatch.setenv("SCVAE_FAST_AUTOTUNE", "1")
     monkeypatch.setenv("SCVAE_FAST_CACHE", str(tmp_path))
     monkeypatch.setattr(autotune, "interpreted", lambda: False)
@@ -115,7 +116,7 @@ def asked(tmp_path, monkeypatch):
 
 
 def chosen(ran, M=4096, direction="forward"):
-    return autotune.choice(H200, direction, torch.bfloat16, M, 512, 256, ran.append)
+    return autotune.choice(H200, direction, torch.bfloat16, M, 512, 256, direction, ran.append)
 
 
 def table(M=4096):
@@ -144,6 +145,17 @@ def test_without_the_variable_the_table_decides(asked, monkeypatch, value):
     assert not asked
 
 
+def test_what_does_not_fit_as_compiled_is_neither_timed_nor_chosen(asked, monkeypatch):
+    """Nor is it where it was chosen once."""
+    assert chosen(asked) == OTHER
+    asked.clear()
+    monkeypatch.setattr(launch, "unmet", lambda problem, go: 300_000 * (problem[1] in (OTHER, TABLE)))
+    found = chosen(asked)
+    assert (found.tile, found.by_iteration) == (fitting(H200, torch.bfloat16)[3], OTHER.by_iteration)
+    chosen(asked, M=1 << 20)
+    assert set(asked) == set(CANDIDATES) - {OTHER, TABLE}
+
+
 def test_while_a_graph_is_captured_nothing_is_timed(asked, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     assert chosen(asked) == table()
@@ -166,7 +178,7 @@ def test_interpreted_forced_or_without_rows_nothing_is_timed(asked, monkeypatch)
 
 
 def test_where_every_iteration_has_to_be_a_launch_nothing_else_is_timed(asked):
-    found = autotune.choice(H200, "backward", torch.bfloat16, 4096, 512, 256, asked.append, launches=True)
+    found = autotune.choice(H200, "backward", torch.bfloat16, 4096, 512, 256, "", asked.append, launches=True)
     assert found == OTHER
     assert set(asked) == {choice for choice in CANDIDATES if choice.by_iteration}
     with launch.forced(by_iteration=False):

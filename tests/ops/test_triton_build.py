@@ -32,11 +32,8 @@ NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 INTEGERS = {
     *("M", "n", "K", "NP", "KP", "n_iter", "steps", "slab", "drive_stride", "rows", "I", "J", "t"),
     *("left_stride", "right_stride", "per_split", "columns", "depth", "after_rows", "after_columns"),
-    *("residual_slab", "encoder_slab", "inhibition_slab", "theta_row"),
+    *("residual_slab", "encoder_slab", "inhibition_slab", "theta_row", "step_stride", "momentum_stride"),
 }
-# The others are multiples of 16 where K and n are.
-UNALIGNED = {"M", "n_iter", "steps", "rows", "per_split", "after_rows", "t"}
-STRIDES = {"theta_stride", "step_stride", "momentum_stride"}
 FLOAT32 = {"d_theta", "d_gain", "d_step", "d_momentum", "sums"}
 
 # What only some problems have; a plain one has None, and flags that are off.
@@ -59,7 +56,7 @@ def kind(kernel: str, without: str = "", having: set[str] | None = None, **flags
     """`without` names arguments that are None; `having`, what there is of that which only some problems have."""
     optional = EACH | MOMENTUM | RESIDUALS | DIRECTIONS
     absent = optional - (having or set()) | set(without.split())
-    return Kind(kernel, absent, {**dict.fromkeys(FLAGS, 0), **flags})
+    return Kind(kernel, absent, {**dict.fromkeys(FLAGS, 0), "PADDED": 1, **flags})
 
 
 NO_ENDS = "z0 encoder encoder_slab decoder drives x_hat"
@@ -78,6 +75,7 @@ KINDS = {
     "outer": kind("outer"),
     "collect": kind("collect"),
     "positive lista": kind("forward", NO_ENDS, FORM="given", POSITIVE=1),
+    "even lista": kind("forward", NO_ENDS, FORM="given", PADDED=0),
     "ista of each": kind("forward", NO_ENDS, EACH | MOMENTUM, FORM="given", **ISTA),
     "lista of each": kind("forward", "z0 step step_stride decoder x_hat", EACH, FORM="each"),
     "factored": kind("forward", "gain drives x_hat", EACH | RESIDUALS, FORM="factored", KAPPA=1),
@@ -90,6 +88,7 @@ KINDS = {
     "factored adjoint": kind("adjoint", "", EACH | RESIDUALS, FACTORED=1, KAPPA=1, GIVEN=1),
     "residual": kind("residual", "", RESIDUALS | MOMENTUM),
     "ista step": kind("iterate", "encoder drives", EACH | MOMENTUM | DIRECTIONS, FORM="given", **ISTA),
+    "even ista step": kind("iterate", "encoder drives", EACH | MOMENTUM, FORM="given", PADDED=0, **ISTA),
     "step of each": kind("iterate", "drives step step_stride", EACH, FORM="each"),
     "factored step": kind("iterate", "drives", EACH | RESIDUALS, FORM="factored", KAPPA=1),
     "filter back": kind("filter_back", "", EACH | RESIDUALS),
@@ -142,9 +141,10 @@ def compiled(arch: int, dtype: torch.dtype, kind: Kind, tile: Tile) -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from scvae_fast.ops.backends.triton import kernels, products
+    from scvae_fast.ops.backends.triton import backward_kernels, forward_kernels, products
 
-    function = getattr(kernels, kind.kernel, None) or getattr(products, kind.kernel)
+    homes = (forward_kernels, backward_kernels, products)
+    function = next(getattr(home, kind.kernel) for home in homes if hasattr(home, kind.kernel))
     if kind.kernel == "outer":
         tile = tile._replace(rows=min(tile.rows, tile.columns), columns=min(tile.rows, tile.columns))
     constants: dict[str, Any] = {
@@ -155,7 +155,7 @@ def compiled(arch: int, dtype: torch.dtype, kind: Kind, tile: Tile) -> Any:
         "BLOCK_K": tile.depth,
         "CHAIN": CHAIN,
         "PRECISION": "tf32x3" if dtype == torch.float32 else "tf32",
-        **dict.fromkeys(STRIDES - kind.absent, 1),
+        "theta_stride": 1,
     }
     signature, known, aligned = {}, {}, {}
     for place, argument in enumerate(function.arg_names):
@@ -166,13 +166,28 @@ def compiled(arch: int, dtype: torch.dtype, kind: Kind, tile: Tile) -> Any:
             signature[argument] = "i64" if argument in ("slab", "residual_slab") else "i32"
         else:
             signature[argument] = "*fp32" if argument in FLOAT32 else f"*{NAMES[dtype]}"
-        if argument not in UNALIGNED:
+        # Multiples of 16 where K and n are, unless the kernel is not compiled for that.
+        asked = function.params[place]
+        if not (asked.do_not_specialize or asked.do_not_specialize_on_alignment):
             aligned[(place,)] = [["tt.divisibility", 16]]
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
     if kind.kernel == "forward" and tile.rows == FEW_ROWS and kind.flags["FORM"] in ("each", "factored"):
         options["maxnreg"] = REGISTERS
     source = ASTSource(function, signature, known, aligned)
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+
+
+def assert_long_sums_are_rounded(text: str) -> None:
+    """Of three TF32 products the first begins at zero: what they give is added to long sums by ordinary additions."""
+    zeros = re.findall(r"(%\w+) = arith\.constant dense<0\.0+e\+00>", text)
+    # In registers a sum is the third operand; in tensor memory the fourth says whether there is one yet.
+    begun = re.findall(
+        r"(?:tt\.dot|warp_group_dot) [^,]+, [^,]+, ([^ ,]+)|tc_gen5_mma [^,]+, [^,]+, [^,]+, ([^ ,]+)", text
+    )
+    false = re.findall(r"(%\w+) = arith\.constant false", text)
+    fresh = sum(sums in zeros or there in false for sums, there in begun)
+    assert len(begun) == 3 * fresh
+    assert len(re.findall(r"arith\.addf .*#(?:mma|linear)", text)) >= fresh
 
 
 def disassembled(path: Path, *flags: str) -> str:
@@ -198,7 +213,10 @@ def test_compiles_without_spills_and_fits(arch, dtype, name, tile, tmp_path):
     )
     assert (stack, spills) == (0, 0)
     assert kernel.metadata.shared <= SHARED[arch]
-    assert kernel.metadata.shared <= tile.shared_bytes(dtype.itemsize) + 4096, "the table's own figure is too small"
+    # The figure that a choice begins with; what is compiled decides. Triton 3.8 keeps one more tile of the left factor.
+    assert kernel.metadata.shared <= tile.shared_bytes(dtype.itemsize) + 8192, "the table's own figure is too small"
+    if dtype == torch.float32:
+        assert_long_sums_are_rounded(kernel.asm["ttgir"])
     if name not in ("collect", "ista collect", "start"):
         # 64 rows are the fewest for the matrix units of a whole warp group.
         assert matrix == [MATRIX[arch] if tile.rows >= 64 else "HMMA"]

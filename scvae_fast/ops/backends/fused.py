@@ -58,7 +58,7 @@ class Kernels(Protocol):
     def forward(self, p: Problem, z: torch.Tensor, x_hat: torch.Tensor | None) -> None:
         """Writes z (M, K), and x̂ (M, n) where there is a dictionary."""
 
-    def prepare_backward(self, p: Problem, first_chunk: Callable[[], object]) -> None:
+    def prepare_backward(self, p: Problem, needed: Needed, first_chunk: Callable[[], object]) -> None:
         """Called before the backward pass of p. May time tiles on its first chunk of rows, and choose among them."""
 
     def padding(self, p: Problem) -> Padding:
@@ -254,7 +254,7 @@ def _code_backward(kernels: Kernels, p: Problem, given: Incoming, needed: Needed
     gathered.add_decoding(given)
     if needed == {"D"} and p.S is not None:
         return gathered.gradients(p)
-    kernels.prepare_backward(p, lambda: _recompute(kernels, p.rows(0, chunk()), given.rows(0, chunk()), needed))
+    kernels.prepare_backward(p, needed, lambda: _recompute(kernels, p.rows(0, chunk()), given.rows(0, chunk()), needed))
     rows = chunk()
     for begin in range(0, len(p.x), rows):
         gathered.add(p.rows(begin, begin + rows), given.rows(begin, begin + rows), begin)

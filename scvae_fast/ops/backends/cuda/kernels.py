@@ -104,7 +104,7 @@ class CudaKernels:
             )  # fmt: skip
         return packed
 
-    def prepare_backward(self, p: Problem, first_chunk: Callable[[], object]) -> None:
+    def prepare_backward(self, p: Problem, needed: Needed, first_chunk: Callable[[], object]) -> None:
         """There is nothing to choose."""
 
     def padding(self, p: Problem) -> Padding:

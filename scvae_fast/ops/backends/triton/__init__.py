@@ -1,6 +1,7 @@
 """The Triton kernels and what launches them; neither they nor triton are imported before the first call on them.
 
-kernels.py: the iterations. products.py: matrix products and sums. tiles.py: which tiles they work on, and in how many
+iteration.py: one iteration, for a tile; forward_kernels.py, backward_kernels.py: all of them. products.py: matrix
+products and sums. tiles.py: which tiles they work on, and in how many
 launches; autotune.py: the same, timed. launch.py: packing, scratch, single launches. bottleneck.py: the forward and the
 backward pass of lista and sparse_code.
 """

@@ -10,7 +10,7 @@ import json
 import os
 import statistics
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,7 @@ def choice(
     M: int,
     K: int,
     n: int,
+    problem: Hashable,  # see `launch.fitting`
     run: Run,
     *,
     factored: bool = False,  # whether the form of the iteration is
@@ -144,16 +145,19 @@ def choice(
 ) -> Choice:
     """For M rows, K atoms and n features, 0 without an encoder: the table's, or where that is asked for the fastest.
 
-    `run` computes the problem as a choice says; it may be called several times.
+    Either fits the card as compiled. `run` computes the problem as a choice says; it may be called several times.
     """
     default = launch.choice(card, dtype, M, K, n if factored else 0, launches)
-    if not enabled() or interpreted() or launch.forced_choice is not None or M == 0:
+    if M == 0:
         return default
-    candidates = [
-        Choice(tile, way) for tile in tiles.fitting(card, dtype) for way in ((True,) if launches else (False, True))
-    ]
+    fitting = partial(launch.fitting, card, dtype, problem=problem, go=run)
+    if not enabled() or interpreted() or launch.forced_choice is not None:
+        return fitting(default)
+    ways = (True,) if launches else (False, True)
+    candidates = [Choice(tile, way) for tile in tiles.fitting(card, dtype) for way in ways]
     tuner, name = _tuner(path()), key(card, direction, dtype, M, K, n)
     found = tuner.known(name, candidates)
-    if found is not None:
-        return found
-    return default if torch.cuda.is_current_stream_capturing() else tuner.tune(name, default, candidates, run)
+    if found is not None or torch.cuda.is_current_stream_capturing():
+        return fitting(found or default)
+    candidates = [choice for choice in candidates if fitting(choice) == choice]
+    return tuner.tune(name, fitting(default), candidates, run)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 from scvae_fast.ops.backends.fused import Collected, Iterates, Padding, chunk_rows
-from scvae_fast.ops.backends.triton import autotune, kernels, launch, products
+from scvae_fast.ops.backends.triton import autotune, backward_kernels, forward_kernels, launch, products
 from scvae_fast.ops.backends.triton.launch import Choice, Launch, packed
 from scvae_fast.ops.backends.triton.tiles import COLLECTED, FEW_ROWS, REGISTERS, Card
 from scvae_fast.ops.problem import Needed, Problem
@@ -33,16 +33,20 @@ class TritonKernels:
         self.card = card
         self._chosen: Choice | None = None  # of the backward pass
 
-    def _choice(self, p: Problem, direction: str, run: autotune.Run) -> Choice:
+    def _choice(self, p: Problem, direction: str, run: autotune.Run, needed: Needed = frozenset()) -> Choice:
         n = 0 if p.W_e is None else p.x.shape[1]
         purpose = ", ".join((direction, *p.options))
         factored, momentum = p.S is None, p.momentum is not None
         # In one launch these would need more registers than there are.
         way = {"factored": factored, "launches": momentum and (factored or direction == "backward")}
-        return autotune.choice(self.card, purpose, p.x.dtype, len(p.x), p.n_atoms, n, run, **way)
+        problem = direction, "step" in needed, _compiled_for(p)
+        return autotune.choice(self.card, purpose, p.x.dtype, len(p.x), p.n_atoms, n, problem, run, **way)
 
     def _plan(self, p: Problem, chosen: Choice) -> Launch:
-        return launch.launch(self.card, chosen, len(p.x), p.n_atoms, p.x.shape[1])
+        size = p.x.dtype.itemsize
+        slabs = 2 + _has_drives(p) + 2 * (p.momentum is not None)
+        sizes = len(p.x), p.n_atoms, p.x.shape[1]
+        return launch.launch(self.card, chosen, *sizes, atom_bytes=slabs * size, feature_bytes=(p.S is None) * size)
 
     def forward(self, p: Problem, z: torch.Tensor, x_hat: torch.Tensor | None) -> None:
         """One launch, or a launch for each iteration of a chunk of rows."""
@@ -51,9 +55,7 @@ class TritonKernels:
 
     def _forward(self, p: Problem, results: Results, chosen: Choice) -> None:
         plan, (z, x_hat) = self._plan(p, chosen), results
-        slabs = 3 if p.momentum is None else 5
-        row_bytes = (slabs * plan.KP + (p.S is None) * plan.NP) * p.x.dtype.itemsize
-        rows = chunk_rows(_padding(plan), row_bytes) if plan.by_iteration else len(p.x)
+        rows = chunk_rows(_padding(plan), plan.row_bytes) if plan.by_iteration else len(p.x)
         for begin in range(0, len(p.x), rows):
             end = begin + rows
             own = z[begin:end], None if x_hat is None else x_hat[begin:end]
@@ -71,14 +73,14 @@ class TritonKernels:
         if x_hat is not None and p.D is not None and not decodes:
             launch.product(z, p.D, self.card, out=x_hat)
 
-    def prepare_backward(self, p: Problem, first_chunk: Callable[[], object]) -> None:
+    def prepare_backward(self, p: Problem, needed: Needed, first_chunk: Callable[[], object]) -> None:
         """Chooses the tile, and whether an iteration is a launch."""
 
         def run(chosen: Choice) -> None:
             self._chosen = chosen
             first_chunk()
 
-        self._chosen = self._choice(p, "backward", run)
+        self._chosen = self._choice(p, "backward", run, needed)
 
     def _backward_plan(self, p: Problem) -> Launch:
         assert self._chosen is not None
@@ -125,7 +127,10 @@ class TritonKernels:
         d_gain = sums(*grid) if starts else None
         d_step = sums(p.n_iter, *grid) if "step" in needed else None
         d_momentum = sums(p.n_iter, *grid) if "momentum" in needed else None
-        products.collect[grid](
+        launch.run(
+            products.collect,
+            grid,
+            self.card,
             *(found.codes, found.adjoints, found.directions, found.point_grads),
             *(drive, p.gain, p.step, d_drive, d_theta, d_gain, d_step, d_momentum),
             *(M, K, KP, None if drive is None else drive.stride(0), p.n_iter, found.codes.stride(0), _stride(p.step)),
@@ -152,6 +157,14 @@ class TritonKernels:
     def product(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """The product left · rightᵀ."""
         return launch.product(left, right, self.card)
+
+
+def _compiled_for(p: Problem) -> Hashable:
+    """What of the problem decides which kernels are compiled."""
+    several = p.theta.dim() > 0 and p.theta.shape[-1] > 1, p.n_iter > 1
+    arguments = p.x, p.W_e, p.S, p.theta, p.D, p.gain, p.z0, p.step, p.momentum
+    sizes = p.n_atoms, p.x.shape[1]
+    return p.op, p.positive, several, sizes, launch.precision(p.x.dtype), launch.compiled_for(*arguments)
 
 
 def _padding(plan: Launch) -> Padding:
@@ -181,7 +194,7 @@ class _Scratch(NamedTuple):
 
 
 def _form(p: Problem) -> str:
-    """Where v comes from: see kernels.py."""
+    """Where v comes from: see iteration.py."""
     if p.W_e is None:
         return "given"
     if p.S is None:
@@ -231,6 +244,7 @@ def _arguments(p: Problem, plan: Launch) -> Arguments:
         "KAPPA": p.kappa,
         "NEGATIVE": p.op == "ista",
         "POSITIVE": p.positive,
+        "PADDED": p.n_atoms < plan.KP,
         **plan.options(p.x.dtype),
     }
 
@@ -244,7 +258,10 @@ def _iterate_in_one_launch(
 ) -> None:
     z, x_hat = results or (None, None)
     encoder, inhibition = _packed(p.W_e, plan.KP, plan.NP, p), _packed(p.S, plan.KP, plan.KP, p)
-    kernels.forward[(plan.programs,)](
+    launch.run(
+        forward_kernels.forward,
+        (plan.programs,),
+        plan.card,
         **_arguments(p, plan),
         **scratch._asdict(),
         encoder=encoder,
@@ -277,9 +294,9 @@ def _iterate_by_launches(
     arguments, (drives, codes, points, directions, residuals) = _arguments(p, plan), scratch
     encoder, inhibition = _packed(p.W_e, plan.KP, plan.NP, p), _packed(p.S, plan.KP, plan.KP, p)
     decoder = _packed(p.D, plan.NP, plan.KP, p) if residuals is not None else None
-    start = _launcher(kernels.start, plan.grid, arguments)
-    rebuild = _launcher(kernels.residual, plan.feature_grid, arguments)
-    iterate = _launcher(kernels.iterate, plan.grid, arguments)
+    start = _launcher(forward_kernels.start, plan.grid, plan.card, arguments)
+    rebuild = _launcher(forward_kernels.residual, plan.feature_grid, plan.card, arguments)
+    iterate = _launcher(forward_kernels.iterate, plan.grid, plan.card, arguments)
     start(
         encoder=_of(encoder, 0),
         theta=p.threshold(0),
@@ -313,10 +330,10 @@ def _iterate_by_launches(
         )
 
 
-def _launcher(kernel: Any, grid: tuple[int, int], arguments: Arguments) -> Callable[..., object]:
+def _launcher(kernel: Any, grid: tuple[int, int], card: Card, arguments: Arguments) -> Callable[..., None]:
     """What launches the kernel with those of the arguments that it has, and others."""
     own = {name: value for name, value in arguments.items() if name in kernel.arg_names or name.startswith("num_")}
-    return partial(kernel[grid], **own)
+    return partial(launch.run, kernel, grid, card, **own)
 
 
 def _backward_arguments(p: Problem, plan: Launch) -> Arguments:
@@ -349,7 +366,10 @@ def _transposed(p: Problem, plan: Launch) -> tuple[torch.Tensor | None, torch.Te
 
 def _step_back_in_one_launch(p: Problem, plan: Launch, found: Iterates, earliest: int) -> None:
     encoder, inhibition = _transposed(p, plan)
-    kernels.adjoint[(plan.programs,)](
+    launch.run(
+        backward_kernels.adjoint,
+        (plan.programs,),
+        plan.card,
         **_backward_arguments(p, plan),
         encoder=encoder,
         inhibition=inhibition,
@@ -367,8 +387,8 @@ def _step_back_in_one_launch(p: Problem, plan: Launch, found: Iterates, earliest
 def _step_back_by_launches(p: Problem, plan: Launch, found: Iterates, earliest: int) -> None:
     arguments, (encoder, inhibition) = _backward_arguments(p, plan), _transposed(p, plan)
     codes, adjoints, point_grads, residual_grads = found.codes, found.adjoints, found.point_grads, found.residual_grads
-    filter_back = _launcher(kernels.filter_back, plan.feature_grid, arguments)
-    step_back = _launcher(kernels.step_back, plan.grid, arguments)
+    filter_back = _launcher(backward_kernels.filter_back, plan.feature_grid, plan.card, arguments)
+    step_back = _launcher(backward_kernels.step_back, plan.grid, plan.card, arguments)
     for t in reversed(range(earliest, p.n_iter)):
         e = None if residual_grads is None else residual_grads[t]
         if e is not None:

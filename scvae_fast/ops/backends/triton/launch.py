@@ -2,13 +2,17 @@
 
 All iterations in one launch have scratch for the rows that are in flight; an iteration a launch, and the backward pass,
 work on chunks of rows.
+
+What a tile takes of shared memory is known for certain once its kernels are compiled: `fitting` compiles them before
+the first of them is launched, and takes the next smaller tile where the card gives a block less than they need.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from functools import cache
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,8 +20,6 @@ import triton
 
 from scvae_fast.ops.backends.triton import products, tiles
 from scvae_fast.ops.backends.triton.tiles import CHAIN, INTERPRETER, MOST_ATOMS, Card, Tile, choose
-
-PROGRAMS_PER_MULTIPROCESSOR = 2
 
 # Of sums over rows. Their order does not depend on how many multiprocessors a card has.
 OUTER_PROGRAMS = 512
@@ -53,12 +55,19 @@ def up(size: int, unit: int) -> int:
 class Launch(NamedTuple):
     """How a problem of M rows, K atoms and n features is dealt out."""
 
+    card: Card
     tile: Tile
     programs: int  # of a launch that has all iterations
     rows: int  # M in whole tiles
     KP: int  # atoms in whole tiles
     NP: int  # features in whole tiles
     by_iteration: bool  # a launch for every iteration, of tiles of rows and columns
+    row_bytes: int  # scratch of the forward pass for a row
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Scratch of the forward pass, unless it goes through chunks of rows."""
+        return self.in_flight * self.row_bytes
 
     @property
     def in_flight(self) -> int:
@@ -119,15 +128,25 @@ def choice(card: Card, dtype: torch.dtype, M: int, K: int, features: int = 0, la
     return Choice(choose(card, dtype, M, K if by_iteration else 1), by_iteration)
 
 
-def launch(card: Card, chosen: Choice, M: int, K: int, n: int) -> Launch:
+def launch(
+    card: Card,
+    chosen: Choice,
+    M: int,
+    K: int,
+    n: int,
+    atom_bytes: int = 0,  # of a row's scratch in the forward pass, for each atom
+    feature_bytes: int = 0,  # and for each feature
+) -> Launch:
     """A pure function of the card, what was chosen and the problem."""
     if max(K, n) > MOST_ATOMS:
         raise ValueError(f"backend 'triton': at most {MOST_ATOMS} atoms or features, got {max(K, n)}")
     tile = chosen.tile
     blocks = -(-M // tile.rows)
     unit = max(tile.columns, tile.depth)
-    programs = max(1, min(blocks, PROGRAMS_PER_MULTIPROCESSOR * card.multiprocessors))
-    return Launch(tile, programs, blocks * tile.rows, up(K, unit), up(n, unit), chosen.by_iteration)
+    KP, NP = up(K, unit), up(n, unit)
+    programs = max(1, min(blocks, tiles.resident(tile) * card.multiprocessors))
+    row_bytes = KP * atom_bytes + NP * feature_bytes
+    return Launch(card, tile, programs, blocks * tile.rows, KP, NP, chosen.by_iteration, row_bytes)
 
 
 def packed(matrices: torch.Tensor, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
@@ -137,6 +156,85 @@ def packed(matrices: torch.Tensor, rows: int, columns: int, dtype: torch.dtype) 
     out = matrices.new_zeros(*matrices.shape[:-2], rows, columns, dtype=dtype)
     out[..., : matrices.shape[-2], : matrices.shape[-1]] = matrices
     return out
+
+
+class _TooLargeError(Exception):
+    """A compiled kernel needs more shared memory than the card gives a block."""
+
+    def __init__(self, needed: int) -> None:
+        super().__init__(needed)
+        self.needed = needed
+
+
+class _OfThread(threading.local):
+    compiles_only = False
+
+
+_of_thread = _OfThread()
+_needed: dict[Hashable, int] = {}  # bytes of the kernels that don't fit, 0 where all do
+
+
+def run(kernel: Any, grid: tuple[int, ...], card: Card, *values: Any, **arguments: Any) -> None:
+    """Launches a kernel; inside `unmet` only compiles it, and raises `_TooLargeError` where it doesn't fit the card."""
+    if not _of_thread.compiles_only:
+        kernel[grid](*values, **arguments)
+        return
+    needed = kernel.warmup(*values, grid=grid, **arguments).metadata.shared
+    if needed > card.shared_bytes:
+        raise _TooLargeError(needed)
+
+
+def unmet(problem: Hashable, go: Callable[[], object]) -> int:
+    """Bytes of shared memory that a compiled kernel needs and the card doesn't give a block; 0 where all kernels fit.
+
+    Args:
+        problem: the card, the tile and all else that decides what is compiled; asked about once.
+        go: does the problem's launches by `run`; here they only compile, and results are of no use.
+    """
+    if problem not in _needed:
+        before, _of_thread.compiles_only = _of_thread.compiles_only, True
+        try:
+            go()
+            _needed[problem] = 0
+        except _TooLargeError as error:
+            _needed[problem] = error.needed
+        finally:
+            _of_thread.compiles_only = before
+    return _needed[problem]
+
+
+def fitting(card: Card, dtype: torch.dtype, first: Choice, problem: Hashable, go: Callable[[Choice], object]) -> Choice:
+    """The first choice, or the one with the largest smaller tile whose compiled kernels fit the card.
+
+    `problem` is what decides, besides card and choice, what is compiled: see `compiled_for`. `go` does the launches of
+    a choice by `run`. Raises RuntimeError where no tile's kernels fit.
+    """
+    if card.capability[0] == INTERPRETER:
+        return first
+    table, needed = tiles.fitting(card, dtype), 0
+    for tile in table[table.index(first.tile) :]:
+        smaller = first._replace(tile=tile)
+        needed = unmet((card, smaller, problem), partial(go, smaller))
+        if not needed:
+            return smaller
+    raise RuntimeError(
+        f"backend 'triton': its smallest tile takes {needed} bytes of shared memory as Triton {triton.__version__} "
+        f"compiles it, this card gives a block {card.shared_bytes}"
+    )
+
+
+def compiled_for(*arguments: object) -> tuple[Hashable, ...]:
+    """What of arguments decides what is compiled: types, None, which integers and addresses are multiples of 16."""
+    return tuple(map(_compiled_for, arguments))
+
+
+def _compiled_for(argument: object) -> Hashable:
+    if isinstance(argument, torch.Tensor):
+        return argument.dtype, argument.dim(), argument.data_ptr() % 16 == 0
+    if isinstance(argument, int) and not isinstance(argument, bool):
+        return argument == 1, argument % 16 == 0
+    assert isinstance(argument, Hashable)
+    return argument
 
 
 @contextlib.contextmanager
@@ -149,17 +247,26 @@ def on_device_of(tensor: torch.Tensor) -> Iterator[Card]:
         yield card(tensor.get_device())
 
 
-def outer(left: torch.Tensor, right: torch.Tensor, properties: Card) -> torch.Tensor:
+def outer(left: torch.Tensor, right: torch.Tensor, card: Card) -> torch.Tensor:
     """leftᵀ right in float32 for left (rows, I) and right (rows, J), in an order that shape and tile decide."""
-    rows, I, J = left.shape[0], left.shape[1], right.shape[1]  # noqa: E741
-    tile = choose(properties, left.dtype, 1 << 30)
+    largest = Choice(choose(card, left.dtype, 1 << 30), by_iteration=True)
+    sizes = (left.shape[1], right.shape[1], left.stride(0), right.stride(0))
+    problem = ("outer", precision(left.dtype), CHAIN, compiled_for(left, right, *sizes))
+    go = partial(_outer, left, right, card)
+    return go(fitting(card, left.dtype, largest, problem, go))
+
+
+def _outer(left: torch.Tensor, right: torch.Tensor, card: Card, chosen: Choice) -> torch.Tensor:
+    rows, I, J, tile = left.shape[0], left.shape[1], right.shape[1], chosen.tile  # noqa: E741
     # As many rows as columns: neither factor is more often read than the other.
     side = min(tile.rows, tile.columns)
     across, down = -(-I // side), -(-J // side)
     splits = max(1, min(OUTER_PROGRAMS // (across * down), rows // ROWS_PER_SPLIT))
     sums = left.new_empty(splits, I, J, dtype=torch.float32)
-    grid = (across, down, splits)
-    products.outer[grid](
+    run(
+        products.outer,
+        (across, down, splits),
+        card,
         left,
         right,
         sums,
@@ -180,22 +287,32 @@ def outer(left: torch.Tensor, right: torch.Tensor, properties: Card) -> torch.Te
     return sums.sum(0)
 
 
-def product(left: torch.Tensor, right: torch.Tensor, properties: Card, out: torch.Tensor | None = None) -> torch.Tensor:
+def product(left: torch.Tensor, right: torch.Tensor, card: Card, out: torch.Tensor | None = None) -> torch.Tensor:
     """The product left · rightᵀ (M, columns) for left (M, depth) and right (columns, depth); into `out`, if given."""
     (M, depth), columns = left.shape, right.shape[0]
-    tile = choose(properties, left.dtype, M, columns)
-    plan = launch(properties, Choice(tile, by_iteration=True), M, columns, depth)
     out = left.new_empty(M, columns) if out is None else out
     if M > 0:
-        products.product[plan.grid](
-            left,
-            packed(right, plan.KP, plan.NP, left.dtype),
-            out,
-            M,
-            columns,
-            depth,
-            left.stride(0),
-            plan.NP,
-            **plan.options(left.dtype),
-        )
+        table = Choice(choose(card, left.dtype, M, columns), by_iteration=True)
+        problem = ("product", precision(left.dtype), compiled_for(left, out, columns, depth, left.stride(0)))
+        go = partial(_product, left, right, card, out)
+        go(fitting(card, left.dtype, table, problem, go))
     return out
+
+
+def _product(left: torch.Tensor, right: torch.Tensor, card: Card, out: torch.Tensor, chosen: Choice) -> None:
+    (M, depth), columns = left.shape, right.shape[0]
+    plan = launch(card, chosen, M, columns, depth)
+    run(
+        products.product,
+        plan.grid,
+        card,
+        left,
+        packed(right, plan.KP, plan.NP, left.dtype),
+        out,
+        M,
+        columns,
+        depth,
+        left.stride(0),
+        plan.NP,
+        **plan.options(left.dtype),
+    )

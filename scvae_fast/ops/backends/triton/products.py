@@ -9,6 +9,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from scvae_fast.ops.backends.triton import tiles
+
+TOGETHER = tl.constexpr(tiles.TOGETHER)
+
 
 @triton.jit
 def multiply(
@@ -42,7 +46,11 @@ def add_product(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The sums and left · rightᵀ."""
+    """The sums and left · rightᵀ.
+
+    Matrix units cut what they add. In float32 that is no more than BLOCK_K deep: the three products of "tf32x3" begin
+    at zero, the small ones first, and Triton adds them to the sums by an ordinary addition.
+    """
     inner = tl.arange(0, BLOCK_K)
     from_left = left + (tl.arange(0, live.shape[0])[:, None] * left_stride + inner[None, :])
     from_right = right + column[None, :] * right_stride + inner[:, None]
@@ -62,6 +70,22 @@ def live_rows(first, M, BLOCK_M: tl.constexpr):
 
 
 @triton.jit
+def own_tile(BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """First row and columns of a program's tile, in a grid of row blocks and column blocks.
+
+    Some column blocks go through all rows together: their part of the right factor stays in the second-level cache.
+    """
+    j, i = tl.swizzle2d(tl.program_id(1), tl.program_id(0), tl.num_programs(1), tl.num_programs(0), TOGETHER)
+    return i.to(tl.int64) * BLOCK_M, j * BLOCK_N + tl.arange(0, BLOCK_N)
+
+
+@triton.jit
+def value_of(values, t, stride):
+    """Value t of some that are `stride` apart, in float32."""
+    return tl.load(values + t * stride).to(tl.float32)
+
+
+@triton.jit(do_not_specialize=["rows", "per_split"])
 def outer(
     left,  # (rows, I), rows left_stride apart
     right,  # (rows, J), rows right_stride apart
@@ -98,7 +122,7 @@ def outer(
     tl.store(target, total, mask=(i < I)[:, None] & (j < J)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def product(
     left,  # (M, depth), rows left_stride apart
     right,  # (columns in whole tiles, depth in whole tiles), rows right_stride apart
@@ -138,7 +162,7 @@ def _total(tile):
     return tl.sum(tl.sum(tile, axis=1), axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "n_iter", "step_stride"], do_not_specialize_on_alignment=["gain", "step"])
 def collect(
     codes,  # slabs of (rows, KP): z_0 … z_T
     adjoints,  # likewise: ĝ_0 … ĝ_T

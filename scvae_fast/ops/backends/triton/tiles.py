@@ -24,7 +24,10 @@ class Tile(NamedTuple):
     stages: int  # tiles of both factors on their way at a time
 
     def shared_bytes(self, itemsize: int) -> int:
-        """Shared memory of the stages, and of what is left of float32 once TF32 is taken off."""
+        """Shared memory of the stages, and of what is left of float32 once TF32 is taken off. A choice begins with it.
+
+        Triton 3.6, 3.7 and 3.8 take at most 8 KiB more; `launch.fitting` asks what was compiled.
+        """
         stages = self.stages * (self.rows + self.columns) * self.depth * itemsize
         return stages + (self.rows * self.depth * itemsize if itemsize == 4 else 0)
 
@@ -57,6 +60,18 @@ few that it spills some."""
 
 FEW_ROWS = 16
 
+RESIDENT_WARPS = 8
+"""Of a multiprocessor's programs, in a launch that has all iterations.
+
+It has 65,536 registers. Programs of 8 warps mostly take more than 128 a thread there: a second one would wait for the
+first, and have scratch of its own all the same. The second-level cache should hold the scratch. At K = 512, in 16 bits,
+that is 3 slabs of 1 KiB a row, two of codes and the drive. With one program of 128 rows (or two of 64) on each of 132
+multiprocessors it is 132 · 128 · 3 KiB = 51.9 MB of an H100's 52.4; on the 108 of an A100 42.5 MB, where it has 41.9.
+Twice as many programs would double it. float32 takes the same with half the rows. One program of 64 rows would halve
+it, but read 14 KiB from the cache for a row and iteration instead of 10, S twice as often, and leave 4 warps to hide
+what 8 can.
+"""
+
 TOGETHER = 8
 """Tiles of columns that go through all rows together, where programs have tiles of both."""
 
@@ -78,7 +93,7 @@ def unfit(card: Card) -> str | None:
     """Why the kernels can't run on that card; None where they can."""
     if card.capability < OLDEST:
         return f"it needs compute capability 8.0 or newer, this card has {card.capability[0]}.{card.capability[1]}"
-    smallest = min(tile.shared_bytes(4) for tile in tiles(card.capability, 4))
+    smallest = max(min(tile.shared_bytes(size) for tile in tiles(card.capability, size)) for size in (2, 4))
     if card.shared_bytes < smallest:
         return f"it needs {smallest} bytes of shared memory for a block, this card gives {card.shared_bytes}"
     return None
@@ -93,6 +108,11 @@ def fitting(card: Card, dtype: torch.dtype) -> tuple[Tile, ...]:
     """Those that the card's shared memory takes, the largest first."""
     size = dtype.itemsize
     return tuple(tile for tile in tiles(card.capability, size) if tile.shared_bytes(size) <= card.shared_bytes)
+
+
+def resident(tile: Tile) -> int:
+    """Programs of a launch that has all iterations, for each multiprocessor."""
+    return max(1, RESIDENT_WARPS // tile.warps)
 
 
 def choose(card: Card, dtype: torch.dtype, rows: int, columns: int = 1) -> Tile:
