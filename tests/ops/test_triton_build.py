@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from scvae_fast.ops.backends.triton.tiles import CHAIN, COLLECTED, FEW_ROWS, REGISTERS, Tile, tiles
+from scvae_fast.ops.backends.triton.tiles import CHAIN, COLLECTED, FEW_SUMS, REGISTERS, Tile, tiles
 
 pytestmark = [
     pytest.mark.compiles,
@@ -171,7 +171,7 @@ def compiled(arch: int, dtype: torch.dtype, kind: Kind, tile: Tile) -> Any:
         if not (asked.do_not_specialize or asked.do_not_specialize_on_alignment):
             aligned[(place,)] = [["tt.divisibility", 16]]
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
-    if kind.kernel == "forward" and tile.rows == FEW_ROWS and kind.flags["FORM"] in ("each", "factored"):
+    if kind.kernel == "forward" and tile.rows * tile.columns <= FEW_SUMS and kind.flags["FORM"] != "given":
         options["maxnreg"] = REGISTERS
     source = ASTSource(function, signature, known, aligned)
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)

@@ -12,7 +12,7 @@ import torch
 from scvae_fast.ops.backends.fused import Collected, Iterates, Padding, chunk_rows
 from scvae_fast.ops.backends.triton import autotune, backward_kernels, forward_kernels, launch, products
 from scvae_fast.ops.backends.triton.launch import Choice, Launch, packed
-from scvae_fast.ops.backends.triton.tiles import COLLECTED, FEW_ROWS, REGISTERS, Card
+from scvae_fast.ops.backends.triton.tiles import COLLECTED, FEW_SUMS, REGISTERS, Card
 from scvae_fast.ops.problem import Needed, Problem
 
 Results = tuple[torch.Tensor, torch.Tensor | None]  # z (M, K), x̂ (M, n)
@@ -280,7 +280,7 @@ def _iterate_in_one_launch(
         theta_row=p.theta.stride(0) if p.is_for_each("theta") else None,
         DECODE=x_hat is not None,
         KEEP=results is None,
-        **({"maxnreg": REGISTERS} if plan.tile.rows == FEW_ROWS and _form(p) in ("each", "factored") else {}),
+        **({"maxnreg": REGISTERS} if plan.tile.rows * plan.tile.columns <= FEW_SUMS and _form(p) != "given" else {}),
     )
 
 

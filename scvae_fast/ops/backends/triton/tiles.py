@@ -55,10 +55,10 @@ CHAIN = 512
 """Rows that the matrix units sum up before the sum is added to others: a multiple of every tile's depth."""
 
 REGISTERS = 168
-"""Of a thread, for tiles of FEW_ROWS in a launch whose iterations have two products: left alone, the compiler takes so
-few that it spills some."""
+"""Of a thread, for tiles of at most FEW_SUMS in a launch that has more products than that with S: left alone, the
+compiler takes so few that it spills some."""
 
-FEW_ROWS = 16
+FEW_SUMS = 16 * 128
 
 RESIDENT_WARPS = 8
 """Of a multiprocessor's programs, in a launch that has all iterations.
