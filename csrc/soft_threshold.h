@@ -18,10 +18,11 @@ SCVAE_HOST_DEVICE float larger(float a, float b) {
 #endif
 }
 
-// h(u) = sign(u) max(|u| - theta, 0): 0 for u = 0 whatever theta is, a NaN for a NaN in either.
+// h(u) = sign(u) max(|u| - theta, 0): 0 for u = 0 whatever number theta is, minus infinity too; a NaN for a NaN in
+// either, and for |u| and theta infinite.
 SCVAE_HOST_DEVICE float soft_threshold(float u, float theta) {
-  const float sign = u == 0.0f ? 0.0f : copysignf(1.0f, u);
-  return sign * larger(fabsf(u) - theta, 0.0f);
+  const float excess = larger(fabsf(u) - theta, 0.0f);
+  return u == 0.0f && excess == excess ? 0.0f : copysignf(excess, u);
 }
 
 }  // namespace scvae

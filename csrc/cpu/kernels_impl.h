@@ -61,12 +61,13 @@ template <typename T>
   return u > zero ? one : (u < zero ? -one : zero);
 }
 
-// Word for word.
+// Word for word; 0 for u = 0 whatever number theta is, minus infinity too.
 template <typename T>
 [[gnu::always_inline]] inline Vector<T> threshold_any(Vector<T> u, Vector<T> theta) {
   const Vector<T> zero = {};
   const Vector<T> excess = (u < zero ? -u : u) - theta;
-  return sign<T>(u) * (excess < zero ? zero : excess);
+  const Vector<T> size = excess < zero ? zero : excess;
+  return u < zero ? -size : ((u > zero) | (size != size) ? size : zero);
 }
 
 // max(u - theta, 0)

@@ -13,6 +13,7 @@ inline double signum(double u) { return static_cast<double>(u > 0) - static_cast
 
 inline double shrink(double u, double theta) {
   const double excess = std::fabs(u) - theta;
+  if (u == 0) return std::isnan(theta) ? theta : 0;  // for theta = -infinity too
   return signum(u) * (excess < 0 ? 0 : excess);
 }
 

@@ -226,6 +226,52 @@ def test_tie_has_no_derivative_and_zero_no_sign(backend):
         assert theta.grad.tolist() == [0.0, 0.0, 0.0, -1.0]
 
 
+INF, NAN = float("inf"), float("nan")
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize(
+    ("theta", "n_iter", "z", "d_theta"),
+    [
+        (-INF, 0, [0.0, 0.0, INF, INF], -2.0),
+        ([-INF, -INF, 0.5, 0.5], 0, [0.0, 0.0, 1.0, 1.5], [0.0, 0.0, -1.0, -1.0]),
+        ([-INF, -INF, 0.5, 0.5], 2, [0.0, 0.0, 1.0, 1.5], [0.0, 0.0, -1.0, -1.0]),
+        ([[0.5], [-INF]], 1, [0.0, 0.0, INF, INF], [[0.0], [-2.0]]),
+        ([[0.5] * 4, [-INF] * 4], 1, [0.0, 0.0, INF, INF], [[0.0] * 4, [0.0, 0.0, -1.0, -1.0]]),
+    ],
+)
+def test_threshold_of_minus_infinity_keeps_zero(backend, theta, n_iter, z, d_theta):
+    p = {"b": [[0.0, -0.0, 1.5, 2.0]], "S": [[0.0] * 4] * 4, "theta": theta}
+    p = suited(backend, {name: torch.tensor(values) for name, values in p.items()})
+    leaves = {name: t.requires_grad_() for name, t in p.items()}
+    found = lista(**leaves, n_iter=n_iter, backend=backend)
+    assert found.tolist() == [z]
+    found.sum().backward()
+    assert leaves["b"].grad.tolist() == [[0.0, 0.0, 1.0, 1.0]]
+    assert leaves["theta"].grad.tolist() == d_theta
+    if n_iter > 0:
+        assert leaves["S"].grad.tolist() == [[0.0] * 4] * 2 + [[0.0, 0.0, 1.0, 1.5]] * 2
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize(
+    ("theta", "positive", "z"),
+    [
+        (INF, False, [0.0, 0.0, 0.0, NAN, NAN]),
+        (NAN, False, [NAN] * 5),
+        (-INF, False, [0.0, INF, -INF, INF, -INF]),
+        (INF, True, [0.0, 0.0, 0.0, NAN, 0.0]),
+        (NAN, True, [NAN] * 5),
+        (-INF, True, [INF, INF, INF, INF, NAN]),
+    ],
+)
+@pytest.mark.parametrize("shape", [(), (5,), (1, 1), (1, 5)])
+def test_thresholds_that_are_no_finite_numbers(backend, theta, positive, z, shape):
+    p = {"b": torch.tensor([[0.0, 1.0, -2.0, INF, -INF]]), "S": torch.eye(5), "theta": torch.full(shape, theta)}
+    p = suited(backend, p)
+    assert_close(lista(**p, n_iter=0, positive=positive, backend=backend).cpu(), torch.tensor([z]).to(p["b"].dtype))
+
+
 @EVERY_BACKEND
 @pytest.mark.parametrize("n_iter", [0, 2])
 def test_result_owns_its_memory(backend, n_iter):

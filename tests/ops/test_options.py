@@ -154,6 +154,28 @@ def test_few_iterations(backend, name, n_iter):
         assert not found["result 0"].any()
 
 
+@pytest.mark.parametrize("backend", takers("ista"))
+def test_threshold_of_minus_infinity_keeps_zero(backend):
+    p = {"b": [[0.0, -0.0, 1.5, 2.0]], "G": [[0.0] * 4] * 4, "theta": [[0.5], [-float("inf")]], "step": 1.0}
+    p = suited(backend, {name: torch.tensor(values) for name, values in p.items()})
+    b, theta = p["b"].requires_grad_(), p["theta"].requires_grad_()
+    z = ista(**p, n_iter=2, backend=backend)
+    assert z.tolist() == [[0.0, 0.0, float("inf"), float("inf")]]
+    z.sum().backward()
+    assert b.grad.tolist() == [[0.0, 0.0, 2.0, 2.0]]
+    assert theta.grad.tolist() == [[-2.0], [-2.0]]
+
+
+@EVERY_BACKEND
+def test_threshold_of_minus_infinity_keeps_zero_in_the_factored_form(backend):
+    x, identity = torch.tensor([[0.0, -0.0, 1.5, 2.0]]).double().requires_grad_(), torch.eye(4).double()
+    theta = torch.tensor([[0.5], [-float("inf")]]).double()
+    z, _ = sparse_code(x, identity, None, theta, identity, 2, backend=backend)
+    assert z.tolist() == [[0.0, 0.0, float("inf"), float("inf")]]
+    z.sum().backward()
+    assert x.grad.tolist() == [[0.0, 0.0, 1.0, 1.0]]
+
+
 @EVERY_BACKEND
 def test_first_momentum_has_no_effect(backend):
     op, tensors, settings = variant("fista", M, K, n, T)

@@ -30,6 +30,32 @@ def test_nan_and_infinity():
     assert math.isnan(soft_threshold(torch.tensor(math.inf), math.inf))
 
 
+NUMBERS = [0.0, -0.0, 1.0, -3.0, math.inf, -math.inf, math.nan]
+
+
+def law(u, theta):
+    if u == 0:
+        return theta if math.isnan(theta) else 0.0
+    excess = abs(u) - theta
+    return math.copysign(max(excess, 0.0), u) if excess == excess else math.nan
+
+
+@pytest.mark.parametrize("theta", [0.5, -0.5, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("per_atom", [False, True])
+def test_zero_stays_zero_unless_the_threshold_is_nan(theta, per_atom):
+    """sign(0)·∞ is 0; ∞ − ∞ is NaN."""
+    found = soft_threshold(torch.tensor(NUMBERS), torch.full((len(NUMBERS),), theta) if per_atom else theta)
+    torch.testing.assert_close(found, torch.tensor([law(u, theta) for u in NUMBERS]), equal_nan=True, rtol=0, atol=0)
+
+
+def test_derivatives_at_a_threshold_of_minus_infinity():
+    u, theta = torch.tensor([0.0, -0.0, 1.0, -3.0], requires_grad=True), torch.full((4,), -math.inf, requires_grad=True)
+    z = soft_threshold(u, theta)
+    d_u, d_theta = torch.autograd.grad(z, (u, theta), torch.tensor([math.inf, 1.0, 1.0, 1.0]))
+    assert d_u.tolist() == [0.0, 0.0, 1.0, 1.0]
+    assert d_theta.tolist() == [0.0, 0.0, -1.0, 1.0]
+
+
 def test_derivatives():
     u = torch.tensor([-2.0, -0.5, 0.1, 0.5, 3.0], requires_grad=True)
     theta = torch.tensor(0.5, requires_grad=True)

@@ -21,8 +21,15 @@ from scvae_fast.ops.problem import Decoding, Gradients, Incoming, Needed, Proble
 
 
 def shrink(u: torch.Tensor, theta: torch.Tensor, positive: bool = False) -> torch.Tensor:
-    """sign(u)·max(|u| − θ, 0), or max(u − θ, 0). relu's derivative is 0 at a tie, and it keeps a NaN."""
-    return torch.relu(u - theta) if positive else torch.sign(u) * torch.relu(u.abs() - theta)
+    """sign(u)·max(|u| − θ, 0), or max(u − θ, 0). relu's derivative is 0 at a tie, and it keeps a NaN.
+
+    h_θ(0) = 0 for every θ but NaN: sign(0)·∞ is 0, for θ = −∞. Otherwise infinities give what the formula gives: ∞ − ∞
+    is NaN, for |u| = θ = ∞ and, in max(u − θ, 0), for u = θ = ±∞.
+    """
+    if positive:
+        return torch.relu(u - theta)
+    excess = torch.relu(u.abs() - theta)
+    return torch.sign(u) * torch.where((u == 0) & excess.isinf(), 0, excess)
 
 
 def iterates(p: Problem) -> Iterator[torch.Tensor]:

@@ -22,8 +22,8 @@ def _threshold(u, theta, POSITIVE: tl.constexpr):
     if POSITIVE:
         return tl.maximum(u - theta, 0.0, propagate_nan=tl.PropagateNan.ALL)
     else:
-        unmet = tl.maximum(tl.abs(u) - theta, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        return tl.where(u > 0, unmet, tl.where(u < 0, -unmet, 0.0 * unmet))
+        excess = tl.maximum(tl.abs(u) - theta, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        return tl.where(u > 0, excess, tl.where(u < 0, -excess, tl.where(excess == excess, 0.0, excess)))
 
 
 @triton.jit
