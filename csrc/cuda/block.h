@@ -48,6 +48,9 @@ class MmaBlock {
   SCVAE_DEVICE void keep_drive(E* scratch, int, float b0, float b1) { store_pair(scratch, b0, b1); }
   SCVAE_DEVICE void drive(const E* scratch, int, float& b0, float& b1) { load_pair(scratch, b0, b1); }
 
+  SCVAE_DEVICE void take_thresholds(const float*) {}
+  SCVAE_DEVICE Pair<float> threshold(const float* row, int column) { return machine::load_constant(row + column); }
+
   // sums += the rows · nowᵀ. All warps have read the rows when it returns.
   SCVAE_DEVICE void multiply(Sums& sums, Stages now, Stages next) {
     multiplier_.multiply(sums, now_, stride_, now, next);
@@ -56,9 +59,10 @@ class MmaBlock {
 
   // Writes the next rows, of `width` elements: after before_put() or multiply(). After turn() they are what is read.
   SCVAE_DEVICE void before_put() { machine::sync_block(); }
-  SCVAE_DEVICE void put(int i, int column, int width, float first, float second) {
-    store_pair(reinterpret_cast<E*>(machine::shared_memory() + next_ + i * (width * kSize + kRowPadding)) + column,
-               first, second);
+  SCVAE_DEVICE void put(const Place& at, int width, float first, float second) {
+    store_pair(
+        reinterpret_cast<E*>(machine::shared_memory() + next_ + at.row * (width * kSize + kRowPadding)) + at.column,
+        first, second);
   }
   SCVAE_DEVICE void turn(int width) {
     machine::sync_block();
@@ -74,9 +78,12 @@ class MmaBlock {
       reinterpret_cast<Pair<E>*>(to + i * width)[j] = *reinterpret_cast<const Pair<E>*>(row(i) + 2 * j);
     });
   }
-  SCVAE_DEVICE E get(int i, int column) { return row(i)[column]; }
+  // Writes so many rows of so many elements, one after another.
+  SCVAE_DEVICE void write(E* to, int rows, int columns) {
+    each_element<MmaBlock>(rows, columns, [&](int i, int j) { to[i * columns + j] = row(i)[j]; });
+  }
   // Of what is read now, before the thread puts a pair there.
-  SCVAE_DEVICE Pair<E> get_pair(int i, int column) { return *reinterpret_cast<const Pair<E>*>(row(i) + column); }
+  SCVAE_DEVICE Pair<E> get(const Place& at) { return *reinterpret_cast<const Pair<E>*>(row(at.row) + at.column); }
 
  private:
   static constexpr int kSize = static_cast<int>(sizeof(E));

@@ -105,9 +105,11 @@ class ForwardPass {
     } else {
       B::as_consumer();
       if (turn_.any() && first <= last) block_.begin(factor(first)[0]);
+      if (!FAMILY) block_.take_thresholds(a_.theta);
       for (; turn_.any(); turn_.next()) {
         if (a_.encodes) read();
         for (int t = 0; t <= last; ++t) {
+          if (FAMILY && t >= a_.family.kappa && t <= a_.n_iter) block_.take_thresholds(thresholds(t));
           if (t >= first) multiply(t, t == last && turn_.last() ? Stages{} : factor(t < last ? t + 1 : first)[0]);
           if (t == 0) start();
           if (t <= a_.n_iter) turn(t);
@@ -200,7 +202,7 @@ class ForwardPass {
         if (!B::kDrivesInScratch && a_.codes && live > 0) store_pair(drive(at), b0, b1);
         if (a_.z0 || (FAMILY && a_.family.kappa)) {
           if (a_.z0 && at.row < live) load_within(static_cast<const E*>(a_.z0) + here, at.column, a_.atoms, z0, z1);
-          block_.put(at.row, at.column, a_.KP, z0, z1);
+          block_.put(at, a_.KP, z0, z1);
         } else {
           put(0, at, gain * b0, gain * b1);
         }
@@ -219,7 +221,7 @@ class ForwardPass {
       v0 *= step;
       v1 *= step;
       if (a_.family.kappa) {
-        const Pair<E> before = block_.get_pair(at.row, at.column);
+        const Pair<E> before = block_.get(at);
         v0 += to_float(before.first);
         v1 += to_float(before.second);
       }
@@ -231,10 +233,14 @@ class ForwardPass {
     return at.row < turn_.live() && at.column + second < a_.atoms;
   }
 
+  // Of z_t.
+  SCVAE_DEVICE const float* thresholds(int t) const {
+    return FAMILY ? a_.theta + (t - a_.family.kappa) * a_.theta_stride : a_.theta;
+  }
+
   // The codes z_t of what is about to pass the threshold.
   SCVAE_DEVICE void put(int t, const Place& at, float u0, float u1) {
-    const float* const row = FAMILY ? a_.theta + (t - a_.family.kappa) * a_.theta_stride : a_.theta;
-    const Pair<float> theta = machine::load_constant(row + at.column);
+    const Pair<float> theta = block_.threshold(thresholds(t), at.column);
     float z0, z1;
     if (FAMILY && a_.positive) {
       z0 = larger(u0 - theta.first, 0.0f);
@@ -250,7 +256,7 @@ class ForwardPass {
       if (at.column >= a_.atoms) z0 = 0.0f;
       z1 = 0.0f;
     }
-    block_.put(at.row, at.column, a_.KP, z0, z1);
+    block_.put(at, a_.KP, z0, z1);
   }
 
   // All of z_t is there: it is what is read from now on. Writes it where every iterate is kept, and to the result.
@@ -258,10 +264,7 @@ class ForwardPass {
     block_.turn(a_.KP);
     if (a_.codes && turn_.live() > 0)
       block_.write_rows(static_cast<E*>(a_.codes) + t * a_.slab + first_row() * a_.KP, a_.KP);
-    if (a_.z && t == a_.n_iter)
-      each_element<B>(turn_.live(), a_.atoms, [&](int row, int column) {
-        static_cast<E*>(a_.z)[(first_row() + row) * a_.atoms + column] = block_.get(row, column);
-      });
+    if (a_.z && t == a_.n_iter) block_.write(static_cast<E*>(a_.z) + first_row() * a_.atoms, turn_.live(), a_.atoms);
   }
 
   const ForwardArguments& a_;
@@ -337,14 +340,14 @@ class AdjointPass {
         g0 *= step;
         g1 *= step;
         if (a_.family.kappa) {
-          const Pair<E> after = block_.get_pair(at.row, at.column);
+          const Pair<E> after = block_.get(at);
           g0 += to_float(after.first);
           g1 += to_float(after.second);
         }
       }
       g0 = all || z0 != 0.0f ? g0 : 0.0f;
       g1 = all || z1 != 0.0f ? g1 : 0.0f;
-      block_.put(at.row, at.column, a_.KP, g0, g1);
+      block_.put(at, a_.KP, g0, g1);
     });
   }
 

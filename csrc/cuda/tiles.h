@@ -36,7 +36,9 @@ inline constexpr int kHopperCluster = 2;  // blocks that share what is read of t
 inline constexpr int kHopperRowBytes = kHopperRows * kHopperColumns * 2;
 inline constexpr int kHopperDriveBytes = kHopperRowBytes;
 inline constexpr int kHopperStageBytes = kHopperColumns * kStepBytes;
-inline constexpr int kHopperSharedBytes = kHopperRowBytes + kHopperDriveBytes + kStages * (kHopperStageBytes + 2 * 8);
+inline constexpr int kHopperThetaBytes = kHopperColumns * 4;
+inline constexpr int kHopperSharedBytes =
+    kHopperRowBytes + kHopperDriveBytes + kHopperThetaBytes + kStages * (kHopperStageBytes + 2 * 8);
 
 // Rows of a block, the most first, for elements of 2 bytes and of 4. With more, what is needed besides the sums does
 // not fit the registers; compiled for Hopper, neither does that of 64.

@@ -2,7 +2,8 @@
 // a third group brings the right factor by bulk copies, each of which a block makes for all blocks of its cluster.
 //
 // Shared memory: the rows, in blocks of 32 elements of depth; the drive, each thread's pairs where it alone finds them;
-// the stages; the barriers. Rows and stages have the layout of stages.h, which wgmma reads as the 64-byte swizzle.
+// the stages; the thresholds; the barriers. Rows and stages have the layout of stages.h, which wgmma reads as the
+// 64-byte swizzle.
 #pragma once
 
 #include "cuda/hopper/machine.h"
@@ -54,7 +55,8 @@ class WgmmaBlock {
         rows_(machine::shared_memory()),
         drives_(reinterpret_cast<Pair<E>*>(rows_ + kHopperRowBytes)),
         stages_(rows_ + kHopperRowBytes + kHopperDriveBytes),
-        full_(reinterpret_cast<hopper::Barrier*>(stages_ + kStages * kHopperStageBytes)),
+        thetas_(reinterpret_cast<Pair<float>*>(stages_ + kStages * kHopperStageBytes)),
+        full_(reinterpret_cast<hopper::Barrier*>(thetas_ + kHopperColumns / 2)),
         empty_(full_ + kStages) {
     if (machine::thread() == 0) {
       for (int slot = 0; slot < kStages; ++slot) {
@@ -93,9 +95,17 @@ class WgmmaBlock {
 
   SCVAE_DEVICE void read(const E* from, std::int64_t from_stride, int live, int columns, int width) {
     before_put();
-    each_element<WgmmaBlock>(kRows, width, [&](int i, int j) {
-      *at(i, j) = i < live && j < columns ? from[i * from_stride + j] : rounded<E>(0.0f);
-    });
+    if (in_chunks(from, from_stride, columns))
+      each_element<WgmmaBlock>(kRows, width / kElements, [&](int i, int j) {
+        Chunk chunk = {};
+        if (i < live && j * kElements < columns)
+          chunk = *reinterpret_cast<const Chunk*>(from + i * from_stride + j * kElements);
+        *reinterpret_cast<Chunk*>(at(i, j * kElements)) = chunk;
+      });
+    else
+      each_element<WgmmaBlock>(kRows, width, [&](int i, int j) {
+        *at(i, j) = i < live && j < columns ? from[i * from_stride + j] : rounded<E>(0.0f);
+      });
     turn(width);
   }
 
@@ -108,6 +118,12 @@ class WgmmaBlock {
   SCVAE_DEVICE void drive(const E*, int index, float& b0, float& b1) {
     load_pair(&drives_[index * kComputing + machine::thread()].first, b0, b1);
   }
+
+  // The thresholds from the next before_put() or multiply() on: not before all threads are past those before them.
+  SCVAE_DEVICE void take_thresholds(const float* row) {
+    thetas_[machine::thread()] = machine::load_constant(row + 2 * machine::thread());
+  }
+  SCVAE_DEVICE Pair<float> threshold(const float*, int column) { return thetas_[column / 2]; }
 
   // sums += the rows · nowᵀ. All warps have read the rows when it returns.
   SCVAE_DEVICE void multiply(Sums& sums, Stages now, Stages) {
@@ -132,30 +148,61 @@ class WgmmaBlock {
   }
 
   SCVAE_DEVICE void before_put() { hopper::sync_threads(kBarrier, kComputing); }
-  SCVAE_DEVICE void put(int i, int column, int, float first, float second) { store_pair(at(i, column), first, second); }
+  SCVAE_DEVICE void put(const Place& at, int, float first, float second) { store_pair(pair(at.index), first, second); }
   SCVAE_DEVICE void turn(int) {
     hopper::publish_to_async();
     hopper::sync_threads(kBarrier, kComputing);
   }
-  // Writes all rows, of an even number of elements.
+  // Writes all rows, of whole chunks.
   SCVAE_DEVICE void write_rows(E* to, int width) {
-    each_element<WgmmaBlock>(kRows, width / 2, [&](int i, int j) {
-      reinterpret_cast<Pair<E>*>(to + i * width)[j] = *reinterpret_cast<const Pair<E>*>(at(i, 2 * j));
+    each_element<WgmmaBlock>(kRows, width / kElements, [&](int i, int j) {
+      reinterpret_cast<Chunk*>(to + i * width)[j] = *reinterpret_cast<const Chunk*>(at(i, j * kElements));
     });
   }
-  SCVAE_DEVICE E get(int i, int column) { return *at(i, column); }
-  SCVAE_DEVICE Pair<E> get_pair(int i, int column) { return *reinterpret_cast<const Pair<E>*>(at(i, column)); }
+  // Writes so many rows of so many elements, one after another.
+  SCVAE_DEVICE void write(E* to, int rows, int columns) {
+    if (in_chunks(to, columns, columns))
+      each_element<WgmmaBlock>(rows, columns / kElements, [&](int i, int j) {
+        reinterpret_cast<Chunk*>(to + i * columns)[j] = *reinterpret_cast<const Chunk*>(at(i, j * kElements));
+      });
+    else
+      each_element<WgmmaBlock>(rows, columns, [&](int i, int j) { to[i * columns + j] = *at(i, j); });
+  }
+  SCVAE_DEVICE Pair<E> get(const Place& at) { return *reinterpret_cast<const Pair<E>*>(pair(at.index)); }
 
   // No block ends while another copies to it or arrives at its barriers.
   SCVAE_DEVICE void finish() { hopper::sync_cluster(); }
 
  private:
   static constexpr int kGroups = 2, kComputing = kGroups * hopper::kGroup, kBarrier = 1;
+  static_assert(2 * kComputing == kHopperColumns, "each thread takes two thresholds");
+
+  // 16 bytes, which lie in one piece in shared memory too.
+  struct alignas(16) Chunk {
+    std::uint32_t words[4];
+  };
+  static constexpr int kElements = sizeof(Chunk) / sizeof(E);
+
+  // Whether rows, so far apart, are whole chunks.
+  SCVAE_DEVICE static bool in_chunks(const E* rows, std::int64_t stride, int columns) {
+    return reinterpret_cast<std::uintptr_t>(rows) % sizeof(Chunk) == 0 && stride % kElements == 0 &&
+           columns % kElements == 0;
+  }
 
   SCVAE_DEVICE E* at(int row, int column) {
     constexpr int depth = kStepBytes / sizeof(E);
     char* const block = rows_ + column / depth * kRows * kStepBytes;
     return reinterpret_cast<E*>(block + swizzled(row, column % depth / 8)) + column % 8;
+  }
+
+  // The same of one of the thread's own pairs: what depends on the index is added to four addresses.
+  SCVAE_DEVICE E* pair(int index) {
+    constexpr int chunks = kStepBytes / 16, block_bytes = kRows * kStepBytes;
+    const int thread = machine::thread(), lane = thread % 32, row = thread % hopper::kGroup / 32 * 16 + lane / 4;
+    const int chunk = index / 2;
+    char* const first = rows_ + thread / hopper::kGroup * (hopper::kColumns / 8 / chunks) * block_bytes + lane % 4 * 4;
+    return reinterpret_cast<E*>(first + swizzled(row, chunk % chunks) + index % 2 * 8 * kStepBytes +
+                                chunk / chunks * block_bytes);
   }
 
   // A warp group does not need a stage any more: one of its threads for each block of the cluster says so there.
@@ -168,6 +215,7 @@ class WgmmaBlock {
   char* rows_;
   Pair<E>* drives_;
   char* stages_;
+  Pair<float>* thetas_;
   hopper::Barrier *full_, *empty_;
   int step_ = 0;  // of all products so far
 };

@@ -68,20 +68,22 @@ SCVAE_DEVICE void expect_bytes(Barrier* barrier, int bytes) {
                : "memory");
 }
 
-// An arrival at the barrier of that place in another block of the cluster.
+// An arrival at the barrier of that place in another block of the cluster. It publishes nothing that this thread wrote:
+// what it says is that products have read a stage. Release in the cluster would be a fence of all memory at every step.
 SCVAE_DEVICE void arrive_at(Barrier* barrier, int rank) {
   asm volatile(
       "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}" ::"r"(machine::shared_address(barrier)),
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(machine::shared_address(barrier)),
       "r"(rank)
       : "memory");
 }
 
-// Until the phase of that parity has ended.
+// Until the phase of that parity has ended. The bytes that a barrier counts are there then, whoever copied them;
+// acquire in the cluster would empty the first-level cache at every step.
 SCVAE_DEVICE void wait_for(Barrier* barrier, int parity) {
   asm volatile(
       "{\n.reg .pred done;\nAGAIN:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n@!done bra AGAIN;\n}" ::"r"(
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra AGAIN;\n}" ::"r"(
           machine::shared_address(barrier)),
       "r"(parity)
       : "memory");
