@@ -34,13 +34,20 @@ class Pair(NamedTuple):
 
 
 def pairs() -> Iterator[Pair]:
-    """Those of the page, in order. What a section defines is there for the next ones."""
-    names: dict[str, Any] = {"__name__": "loops"}
-    for section in re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE):
-        for block in re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE):
-            exec(compile(block, str(PAGE), "exec"), names)
-        if "def loop" in section or "loop = " in section:
+    """Those of the page, in order. Every section has the names of the page's first block, and its own."""
+    head, *sections = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    shared: dict[str, Any] = {"__name__": "loops"}
+    _run(head, shared)
+    for section in sections:
+        names = dict(shared)
+        _run(section, names)
+        if "loop" in names:
             yield Pair(section.partition("\n")[0], names["x"], names["loop"], names["ours"], tuple(_leaves(names)))
+
+
+def _run(text: str, names: dict[str, Any]) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        exec(compile(block, str(PAGE), "exec"), names)
 
 
 def _leaves(names: dict[str, Any]) -> Iterator[torch.Tensor]:
