@@ -103,7 +103,7 @@ def try_kernels() -> int:
 
 
 def table(verdicts: trial.Verdicts) -> list[str]:
-    """Lines: error over what is allowed, times as fast as eager by rows, and the reason where a backend is wrong."""
+    """Lines: error over what is allowed, speed against eager by rows, why a backend is wrong, and what is chosen."""
     lines = []
     for pair in trial.PAIRS:
         name = pair.replace(":", ", ")
@@ -115,7 +115,15 @@ def table(verdicts: trial.Verdicts) -> list[str]:
         else:
             gains = ", ".join(f"{gain:.2f} × eager at {rows} rows" for rows, gain in verdict.gains.items())
             lines.append(f"  {name:<16} right, error {verdict.error:.2f} of what is allowed; {gains}")
-    return lines
+    return lines + [f"  {dtype}: {_choice(verdicts, dtype)}" for dtype in trial.DTYPES]
+
+
+def _choice(verdicts: trial.Verdicts, dtype: str) -> str:
+    """Which backend runs how many rows."""
+    tried = sorted({rows for verdict in verdicts.values() for rows in verdict.gains})
+    chosen = {rows: trial.fastest(verdicts, dtype, rows) or "eager" for rows in [1, *tried[1:]]}
+    changes = [rows for last, rows in zip([0, *chosen], chosen, strict=False) if chosen.get(last) != chosen[rows]]
+    return "runs " + ", ".join(f"{chosen[rows]} from {rows} rows on" for rows in changes)
 
 
 def main() -> int:

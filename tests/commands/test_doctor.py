@@ -78,6 +78,8 @@ def test_trial_prints_a_table(a_card, monkeypatch, capsys):
         right,
         "wrong: ∂S errs",
         "cuda, float16    no verdict",
+        "float32: runs eager from 1 rows on, triton from 1024 rows on",
+        "float16: runs eager from 1 rows on\n",
     ):
         assert line in printed
     found = doctor.report()["GPU kernels"]

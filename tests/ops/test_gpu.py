@@ -6,9 +6,10 @@ import pytest
 import torch
 from problems import keywords, lista_problem, sparse_code_problem, to
 
-from scvae_fast import backends, lista, sparse_code
+from scvae_fast import lista, sparse_code
+from scvae_fast.ops.backends import BACKENDS, trial
 
-PRESENT = [name for name in ("triton", "cuda") if torch.cuda.is_available() and backends()[name] is None]
+PRESENT = [name for name in trial.NAMES if torch.cuda.is_available() and BACKENDS[name].unusable() is None]
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not PRESENT, reason="no CUDA device that the kernels can use")]
 

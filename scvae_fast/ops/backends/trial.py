@@ -258,6 +258,14 @@ def _shared(found: Sequence[Verdicts]) -> Verdicts:
     return shared
 
 
+def fastest(verdicts: Verdicts, dtype: str, rows: int, able: Sequence[str] = NAMES) -> str | None:
+    """The backend that was right in that dtype and is fastest for so many rows; None where eager is."""
+    found = {each: verdicts.get(f"{each}:{dtype}") for each in able}
+    gains = {each: verdict.gain(rows) for each, verdict in found.items() if verdict is not None and verdict.right}
+    best = max(gains, key=lambda each: gains[each], default=None)
+    return best if best is not None and gains[best] >= LEAST_GAIN else None
+
+
 class Chooser:
     """The verdicts of this process's cards, looked up or found out once."""
 
@@ -269,11 +277,7 @@ class Chooser:
 
     def fastest(self, index: int, dtype: torch.dtype, rows: int, able: Sequence[str]) -> str | None:
         """The backend that was right on the card in that dtype and is fastest for so many rows; None for eager."""
-        verdicts, name = self.verdicts(index, able), str(dtype).removeprefix("torch.")
-        found = {each: verdicts.get(f"{each}:{name}") for each in able}
-        gains = {each: verdict.gain(rows) for each, verdict in found.items() if verdict is not None and verdict.right}
-        best = max(gains, key=lambda each: gains[each], default=None)
-        return best if best is not None and gains[best] >= LEAST_GAIN else None
+        return fastest(self.verdicts(index, able), str(dtype).removeprefix("torch."), rows, able)
 
     def verdicts(self, index: int, able: Sequence[str]) -> Verdicts:
         """Those of a card; for those who lack one a trial starts, where it may."""
