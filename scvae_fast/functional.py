@@ -246,8 +246,8 @@ def _is_plain_product(z: torch.Tensor, backend: str | None) -> bool:
 def soft_threshold(u: torch.Tensor, theta: torch.Tensor | float) -> torch.Tensor:
     """Soft threshold h_θ(u) = sign(u)·max(|u| − θ, 0), the proximal operator of θ‖·‖₁ (Gregor & LeCun 2010, eq. 4).
 
-    θ may be negative, −∞ too: then the formula is the law, and h(0) = 0. The derivative at a tie |u| = θ is 0. NaN gives
-    NaN.
+    θ may be negative, −∞ too: then the formula is the law, and h(0) = 0. The derivative at a tie |u| = θ is 0. NaN
+    gives NaN.
 
     Args:
         u: (..., K), floating point. bfloat16 and float16 are computed in float32 and rounded once.
