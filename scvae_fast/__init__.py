@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from scvae_fast import dictionaries, functional
 from scvae_fast.functional import backends, decode, ista, lasso, lista, soft_threshold, sparse_code
-from scvae_fast.nn import ALISTA, LISTA, LISTACP, SLISTA, DictionaryLISTA, TiLISTA
+from scvae_fast.nn import ALISTA, LISTA, LISTACP, SLISTA, DictionaryLISTA, SparseAutoencoder, TiLISTA, load_saelens
 
 if TYPE_CHECKING:
     from scvae_fast.models import SCVAE, SCVAEConfig, SCVAEOutput
@@ -21,6 +21,7 @@ __all__ = [
     "DictionaryLISTA",
     "SCVAEConfig",
     "SCVAEOutput",
+    "SparseAutoencoder",
     "TiLISTA",
     "backends",
     "decode",
@@ -29,6 +30,7 @@ __all__ = [
     "ista",
     "lasso",
     "lista",
+    "load_saelens",
     "soft_threshold",
     "sparse_code",
 ]

@@ -1,11 +1,16 @@
-"""The examples run, on little data, and write what they promise."""
+"""The scripts in examples/ run, and show what the documentation says of them."""
 
 import re
+import runpy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from examples import unrolled
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
 @pytest.mark.slow
@@ -31,3 +36,24 @@ def test_a_network_of_the_example_is_its_layer():
             z, expected, with_a_layer_less = network(x, unrolled.T), network.layer(x), network(x, unrolled.T - 1)
         assert unrolled.nmse(z, expected) < -100
         assert unrolled.nmse(with_a_layer_less, expected) > -60
+
+
+@pytest.mark.slow
+def test_sparse_autoencoder(monkeypatch, capsys):
+    """Over the true dictionary, iterations lower the error with no more codes, and find more of the true support."""
+    settings = ["--features", "32", "--active", "4", "--steps", "60"]
+    monkeypatch.setattr(sys, "argv", ["sparse_autoencoder.py", *settings])
+    runpy.run_path(str(EXAMPLES / "sparse_autoencoder.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    tables = printed.split("Learned dictionary")
+    assert len(tables) == 2
+    for table in tables:
+        rows = re.findall(r"^\| (.*?) \| (\S+) \| (\S+) \| (\S+)% \| (\S+)% \|", table, re.MULTILINE)
+        ratings = {T: [*map(float, figures)] for T, *figures in rows}
+        assert [T for T in ratings if T.isdigit()] == ["0", "1", "2", "4", "8", "16", "32", "64"]
+        if table is tables[0]:
+            (error, codes, found, _), (error_of_64, codes_of_64, found_of_64, _) = ratings["0"], ratings["64"]
+            assert error_of_64 < 0.9 * error
+            assert codes_of_64 <= codes
+            assert found_of_64 > found + 5
+            assert ratings["8, trained"][0] < ratings["8"][0]

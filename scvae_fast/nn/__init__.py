@@ -1,7 +1,18 @@
-"""Layers: LISTA in its two forms, and the networks that followed it."""
+"""Layers: LISTA in its two forms, the networks that followed it, and the sparse autoencoder."""
 
 from scvae_fast.nn.dictionary_lista import DictionaryLISTA
 from scvae_fast.nn.lista import LISTA
+from scvae_fast.nn.saelens import load_saelens
+from scvae_fast.nn.sparse_autoencoder import SparseAutoencoder
 from scvae_fast.nn.unrolled import ALISTA, LISTACP, SLISTA, TiLISTA
 
-__all__ = ["ALISTA", "LISTA", "LISTACP", "SLISTA", "DictionaryLISTA", "TiLISTA"]
+__all__ = [
+    "ALISTA",
+    "LISTA",
+    "LISTACP",
+    "SLISTA",
+    "DictionaryLISTA",
+    "SparseAutoencoder",
+    "TiLISTA",
+    "load_saelens",
+]

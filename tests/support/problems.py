@@ -189,6 +189,21 @@ def unrolled_sparse_code(x, W_e, S, theta, D, n_iter, gain=None, **more):
     return reference.code(record("sparse_code", n_iter, x=x, W_e=W_e, S=S, theta=theta, D=D, gain=gain, **more))
 
 
+def unrolled_autoencoder(x, W_enc, b_enc, atoms, b_dec, lmbda, step, momentum, k=None):
+    """SparseAutoencoder with atoms of unit norm in plain PyTorch, differentiated by autograd: codes, reconstruction."""
+
+    def largest(z):
+        return z if k is None else torch.where(z >= z.topk(k).values[..., -1:], z, 0)
+
+    D = atoms / atoms.square().sum(0).sqrt()
+    z = before = largest(torch.relu((x - b_dec) @ W_enc.T + b_enc))
+    for t in range(len(step)):
+        y = z + momentum[t] * (z - before)
+        before, z = z, torch.relu(y + step[t] * (x - b_dec - y @ D.T) @ D - step[t] * lmbda)
+    z = largest(z)
+    return z, z @ D.T + b_dec
+
+
 def bytes_kept(call: Callable[[], object]) -> int:
     """What autograd keeps of a call for its backward pass."""
     kept = []

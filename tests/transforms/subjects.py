@@ -14,6 +14,7 @@ from problems import (
     sparse_code_problem,
     suited,
     takers,
+    unrolled_autoencoder,
     unrolled_ista,
     unrolled_lista,
     unrolled_sparse_code,
@@ -29,6 +30,7 @@ from scvae_fast import (
     LISTACP,
     SLISTA,
     DictionaryLISTA,
+    SparseAutoencoder,
     TiLISTA,
     decode,
     dictionaries,
@@ -176,6 +178,19 @@ def _untied_of_each(backend: str) -> Subject:
     )
 
 
+def _autoencoder(backend: str, k: int | None) -> Subject:
+    layer = SparseAutoencoder(4, 6, 2, k=k, lmbda=0.1, dictionary=_dictionary(), backend=backend, dtype=torch.float64)
+
+    def plain(**tensors: Tensor) -> tuple[Tensor, ...]:
+        return unrolled_autoencoder(**tensors, k=k)
+
+    def make() -> Tensors:
+        parameters = {n: p.detach() + 0.05 * torch.randn_like(p) for n, p in layer.named_parameters()}
+        return suited(backend, {"x": torch.randn(3, 4), **parameters, "atoms": 1.3 * parameters["atoms"]})
+
+    return Subject(lambda x, **parameters: functional_call(layer, parameters, (x,)), plain, make, ("x",))
+
+
 def _normalisation() -> Subject:
     def plain(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
         return (F.silu(F.group_norm(x, 2, weight, bias, 1e-6)),)
@@ -220,6 +235,9 @@ def _subjects() -> dict[str, Subject]:
                 found[f"{name}, {backend}"] = _unrolled(make, plain, backend)
         for compat in ("paper", "official"):
             found[f"DictionaryLISTA {compat}, {backend}"] = _tied(backend, compat)
+        if backend in takers("autoencoder"):
+            found[f"SparseAutoencoder, {backend}"] = _autoencoder(backend, None)
+            found[f"SparseAutoencoder of k codes, {backend}"] = _autoencoder(backend, 3)
     return found
 
 

@@ -109,6 +109,8 @@ def test_change_in_place_before_the_backward_pass_raises(name):
             case.leaves[changed].add_(1)
         if (name == "group_norm_silu" and changed == "bias") or name == "soft_threshold":
             continue  # PyTorch's own formula does not need it
+        if name.startswith("SparseAutoencoder") and changed in ("x", "b_enc", "b_dec"):
+            continue  # a difference or a sum of it is kept, not the tensor itself
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             case.gradients(weighted_sum(results))
 
@@ -127,11 +129,13 @@ def test_results_may_be_changed_in_place(case):
 def test_hooks_of_tensors_and_nodes(case):
     seen = []
     results = case()
+    # A reconstruction from the codes that are returned: a hook of theirs sees the gradient of both.
+    factor = 1 if "of k codes" in case.name else 2
     for result in results:
-        result.register_hook(lambda g: seen.append("result") or 2 * g)
+        result.register_hook(lambda g: seen.append("result") or factor * g)
         result.grad_fn.register_prehook(lambda grads: seen.append("node"))
     for leaf in case.leaves.values():
-        leaf.register_hook(lambda g: seen.append("leaf") or g / 2)
+        leaf.register_hook(lambda g: seen.append("leaf") or g / factor)
     case.check(results, case.gradients(weighted_sum(results)))
     assert {"result", "node", "leaf"} == set(seen)
 

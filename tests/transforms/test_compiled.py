@@ -11,7 +11,7 @@ from torch.func import grad, hessian, jacrev, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
-from scvae_fast import DictionaryLISTA, dictionaries, lista
+from scvae_fast import DictionaryLISTA, SparseAutoencoder, dictionaries, lista
 from transforms.subjects import SUBJECTS, assert_same, in_float64, weighted_sum
 
 pytestmark = [
@@ -208,23 +208,32 @@ def test_compiled_autograd(backend):
     assert_same([t.grad for t in p.values()], expected)
 
 
-@pytest.mark.parametrize("compat", ["paper", "official"])
-def test_inductor(compat):
+LAYERS = {
+    "paper": lambda **s: DictionaryLISTA(dictionaries.random_unit(6, 10, **s), 3, 0.1, "paper"),
+    "official": lambda **s: DictionaryLISTA(dictionaries.random_unit(6, 10, **s), 3, 0.1, "official"),
+    "autoencoder": lambda **s: SparseAutoencoder(6, 10, 3, **s),
+    "TopK autoencoder": lambda **s: SparseAutoencoder(6, 10, 3, k=3, **s),
+    "one-layer autoencoder": lambda **s: SparseAutoencoder(6, 10, 0, **s),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_inductor(kind):
     x = torch.randn(5, 6, dtype=torch.float64)
-    layer = DictionaryLISTA(dictionaries.random_unit(6, 10, dtype=torch.float64), 3, 0.1, compat)
+    layer = LAYERS[kind](dtype=torch.float64)
     found = []
     for function in (torch.compile(layer, fullgraph=True), layer):
         layer.zero_grad()
         results = function(x)
         weighted_sum(results).backward()
-        found.append([*results, layer.dictionary.grad.clone(), layer.c.grad.clone()])
+        found.append([*results, *(p.grad.clone() for p in layer.parameters())])
     assert_same(*found)
 
 
-def warm_layer(compat="official"):
-    """In eval mode, with weights kept."""
+def warm_layer(kind="official"):
+    """In eval mode, with weights kept where it keeps some."""
     torch.manual_seed(0)
-    layer = DictionaryLISTA(dictionaries.random_unit(6, 10), 3, 0.1, compat).eval()
+    layer = LAYERS[kind]().eval()
     with torch.no_grad():
         layer(torch.randn(2, 6))
     return layer
@@ -239,9 +248,10 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.parametrize("of", ["official", "TopK autoencoder"])
 @pytest.mark.parametrize("kind", ["export", "export, not strict", "trace"])
-def test_saved_program_in_a_new_process(tmp_path, kind):
-    layer, x = warm_layer(), torch.randn(7, 6)
+def test_saved_program_in_a_new_process(tmp_path, kind, of):
+    layer, x = warm_layer(of), torch.randn(7, 6)
     path, inputs, outputs = (str(tmp_path / name) for name in ("program.pt2", "x.pt", "z.pt"))
     torch.save(x, inputs)
     if kind == "trace":
@@ -256,19 +266,21 @@ def test_saved_program_in_a_new_process(tmp_path, kind):
     assert_same(torch.load(outputs), layer(x))
 
 
-def test_traced_layer_follows_its_weights():
+@pytest.mark.parametrize("kind", ["official", "autoencoder"])
+def test_traced_layer_follows_its_weights(kind):
     """One that was warm when it was traced, too."""
-    layer, x = warm_layer(), torch.randn(3, 6)
+    layer, x = warm_layer(kind), torch.randn(3, 6)
     with torch.no_grad():
         traced = torch.jit.trace(layer, (x,))
-        layer.dictionary.mul_(0.9)
+        for parameter in layer.parameters():
+            parameter.mul_(0.9)
         assert_same(traced(x), layer(x))
         frozen = torch.jit.freeze(traced.eval())
         assert_same(frozen(x), layer(x))
 
 
 # torch can't trace functional_call, by which the layers are called here.
-@pytest.mark.parametrize("name", [n for n in SUBJECTS if "LISTA" not in n])
+@pytest.mark.parametrize("name", [n for n in SUBJECTS if "LISTA" not in n and "Autoencoder" not in n])
 def test_traced_gradients(name):
     subject = SUBJECTS[name]
     leaves = [t.requires_grad_() for t in subject.tensors().values()]

@@ -15,6 +15,7 @@ from scvae_fast import (
     SLISTA,
     DictionaryLISTA,
     SCVAEConfig,
+    SparseAutoencoder,
     TiLISTA,
     decode,
     dictionaries,
@@ -38,6 +39,11 @@ MAKES = {
         make.__name__: lambda make=make: make(dictionaries.random_unit(N, K), T)
         for make in (LISTACP, TiLISTA, ALISTA, SLISTA)
     },
+    "SparseAutoencoder": lambda: SparseAutoencoder(N, K, T),
+    "SparseAutoencoder, one layer": lambda: SparseAutoencoder(N, K, 0, k=4),
+    "SparseAutoencoder of an encoder": lambda: SparseAutoencoder.from_encoder(
+        torch.randn(K, N), torch.randn(K), torch.randn(N, K), torch.randn(N), T, threshold=torch.rand(K)
+    ),
     "SCVAE": lambda: SCVAE(TINY),
 }
 
@@ -167,6 +173,10 @@ def test_numpys_scalars():
     assert torch.equal(
         tied(torch.ones(1, 9))[0], DictionaryLISTA(dictionaries.dct(9, 12), 2, 0.5, c=20.0)(torch.ones(1, 9))[0]
     )
+    autoencoder = SparseAutoencoder(int64(5), int64(6), int64(2), k=int64(3), lmbda=float32(0.5))
+    assert (autoencoder.n_atoms, autoencoder.n_iter, autoencoder.k) == (6, 2, 3)
+    assert type(autoencoder.k) is int
+    assert torch.equal(autoencoder.lmbda.detach(), torch.full((6,), 0.5))
     for dictionary in (dictionaries.orthogonal_dct(int64(4)), dictionaries.random_unit(int64(4), int64(3))):
         assert dictionary.shape[0] == 4
     fields = {"n_atoms": int64(512), "n_iter": np.uint8(3), "lmbda": float32(0.5), "ch_mult": (int64(1), int64(2))}

@@ -11,7 +11,16 @@ import pytest
 import torch
 from processes import run
 
-from scvae_fast import ALISTA, LISTA, LISTACP, SLISTA, DictionaryLISTA, TiLISTA, dictionaries
+from scvae_fast import (
+    ALISTA,
+    LISTA,
+    LISTACP,
+    SLISTA,
+    DictionaryLISTA,
+    SparseAutoencoder,
+    TiLISTA,
+    dictionaries,
+)
 from transforms.subjects import SUBJECTS, assert_same, in_float64, weighted_sum
 
 pytestmark = pytest.mark.processes
@@ -24,6 +33,7 @@ def layers():
     torch.manual_seed(0)
     made = [
         LISTA(N, K, T),
+        SparseAutoencoder(N, K, T, k=5),
         DictionaryLISTA(dictionaries.random_unit(N, K), T, 0.1),
         DictionaryLISTA(dictionaries.random_unit(N, K), T, 0.1, "official", inhibition_dtype=torch.bfloat16),
         LISTA(N, K, T, per_iteration="all"),
@@ -71,7 +81,7 @@ def _code(layer, x, results):
 def test_spawned_process():
     context = torch.multiprocessing.get_context("spawn")
     x = torch.randn(70, N)
-    for layer in layers()[:2]:
+    for layer in layers()[:3]:
         results = context.SimpleQueue()
         process = context.Process(target=_code, args=(layer, x, results))
         process.start()
@@ -83,10 +93,12 @@ def test_spawned_process():
 
 FORK = """
 import os, sys, threading, torch, scvae_fast
-from scvae_fast import DictionaryLISTA, LISTA, dictionaries
+from scvae_fast import DictionaryLISTA, LISTA, SparseAutoencoder, dictionaries
 torch.set_num_threads(2)
 x, b, S = torch.randn(4096, 64), torch.randn(4096, 64), 0.05 * torch.randn(64, 64)
-layers = [DictionaryLISTA(dictionaries.random_unit(64, 96), 3, 0.1), LISTA(64, 96, 3)]
+layers = [
+    DictionaryLISTA(dictionaries.random_unit(64, 96), 3, 0.1), LISTA(64, 96, 3), SparseAutoencoder(64, 96, 3, k=20)
+]
 def work():
     results = [scvae_fast.lista(b, S, 0.1, 3, backend="cpu"), x @ x.T]
     for layer in layers:
@@ -183,13 +195,17 @@ def test_data_parallel():
 SPREAD = """
 import copy, os, sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from scvae_fast import DictionaryLISTA, LISTA, dictionaries
+from scvae_fast import DictionaryLISTA, LISTA, SparseAutoencoder, dictionaries
 kind, store, rank, size = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
 torch.manual_seed(0)
 x = torch.randn(8, 8)
-for make in (lambda: DictionaryLISTA(dictionaries.random_unit(8, 12), 3, 0.1, c=20.0), lambda: LISTA(8, 12, 3)):
+for make in (
+    lambda: DictionaryLISTA(dictionaries.random_unit(8, 12), 3, 0.1, c=20.0),
+    lambda: LISTA(8, 12, 3),
+    lambda: SparseAutoencoder(8, 12, 3),
+):
     torch.manual_seed(1)
     alone = torch.nn.Sequential(torch.nn.Linear(8, 8), make())
     spread = copy.deepcopy(alone)

@@ -5,11 +5,20 @@ import threading
 
 import pytest
 import torch
-from problems import BACKENDS, unrolled_ista, unrolled_lista, unrolled_sparse_code
+from problems import BACKENDS, unrolled_autoencoder, unrolled_ista, unrolled_lista, unrolled_sparse_code
 from torch.func import functional_call
 from torch.nn.utils import parametrizations, parametrize
 
-from scvae_fast import ALISTA, LISTA, LISTACP, SLISTA, DictionaryLISTA, TiLISTA, dictionaries
+from scvae_fast import (
+    ALISTA,
+    LISTA,
+    LISTACP,
+    SLISTA,
+    DictionaryLISTA,
+    SparseAutoencoder,
+    TiLISTA,
+    dictionaries,
+)
 
 N, K, T = 8, 12, 3
 
@@ -26,6 +35,13 @@ def tied_formula(layer, x):
 def untied_formula(layer, x):
     S = layer.S.bfloat16().to(layer.S.dtype) if layer.inhibition_dtype else layer.S
     return unrolled_lista(x @ layer.W_e.T, S, layer.theta, T)
+
+
+def autoencoder_formula(layer, x):
+    step = () if layer.step is None else layer.step
+    of_iterations = {"lmbda": layer.lmbda, "step": step, "momentum": layer.momentum}
+    of_one_layer = {name: getattr(layer, name) for name in ("W_enc", "b_enc", "atoms", "b_dec")}
+    return unrolled_autoencoder(x, **of_one_layer, **of_iterations, k=layer.k)[0]
 
 
 def codes(layer, x):
@@ -77,6 +93,9 @@ LAYERS = {
         lambda **s: LISTA(N, K, T, lmbda=0.2, inhibition_dtype=torch.bfloat16, **s),
         untied_formula,
     ),
+    "autoencoder": (lambda **s: SparseAutoencoder(N, K, T, **s), autoencoder_formula),
+    "TopK autoencoder": (lambda **s: SparseAutoencoder(N, K, T, k=5, **s), autoencoder_formula),
+    "one-layer autoencoder": (lambda **s: SparseAutoencoder(N, K, 0, **s), autoencoder_formula),
 }
 
 
@@ -180,7 +199,7 @@ OPTIMISERS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["paper", "untied"], indirect=True)
+@pytest.mark.parametrize("kind", ["paper", "untied", "autoencoder"], indirect=True)
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_evaluations_between_optimiser_steps(layer, kind, x, optimiser):
     optimizer = OPTIMISERS[optimiser](list(layer.parameters()))
@@ -251,7 +270,9 @@ def test_parametrised_dictionary(layer, kind, x):
     assert layer.parametrizations.dictionary.original.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize(("kind", "weight"), [("paper", "dictionary"), ("untied", "W_e")], indirect=["kind"])
+@pytest.mark.parametrize(
+    ("kind", "weight"), [("paper", "dictionary"), ("untied", "W_e"), ("autoencoder", "atoms")], indirect=["kind"]
+)
 @pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.spectral_norm])
 def test_normalised_weights(layer, kind, weight, norm, x):
     norm(layer, weight)
@@ -261,7 +282,7 @@ def test_normalised_weights(layer, kind, weight, norm, x):
         codes(layer, x).square().sum().backward()
         with torch.no_grad():
             for parameter in layer.parameters():
-                parameter.data.sub_(0.01 * parameter.grad)
+                parameter.data.mul_(1 - 0.05 * parameter.grad.sign())
                 parameter.grad = None
 
 
