@@ -124,6 +124,7 @@ def checked_dictionary(layer: str, dictionary: torch.Tensor) -> torch.Tensor:
     """D (n, K), detached; raises unless it is a matrix of floating-point numbers."""
     if not isinstance(dictionary, torch.Tensor) or not dictionary.is_floating_point():
         raise TypeError(f"{layer}: dictionary must be a floating-point torch.Tensor")
+    checks.agree(layer, ("dictionary",), (dictionary,))
     if dictionary.dim() != 2 or 0 in dictionary.shape:
         raise ValueError(f"{layer}: dictionary must be (n, K), got {list(dictionary.shape)}")
     return dictionary.detach()

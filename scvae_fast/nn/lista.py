@@ -54,7 +54,7 @@ class LISTA(SparseCoder):
         dtype: of the parameters.
 
     Raises:
-        TypeError: a size or dim is no int, or positive is no bool.
+        TypeError: a size or dim is no int, positive is no bool, or the operations don't take the dtype.
         ValueError: a size or λ is out of range, per_iteration is none of these, or the dictionary is not (n, K) or is
             zero.
     """
@@ -86,7 +86,9 @@ class LISTA(SparseCoder):
         _check_dictionary(dictionary, self.n_features, self.n_atoms)
         D = dictionary.detach().double()
         c = checked_squared_norm("LISTA", D)
-        kind: dict[str, Any] = {"device": device, "dtype": dtype or torch.get_default_dtype()}
+        dtype = dtype or torch.get_default_dtype()
+        checks.is_taken("LISTA", "dtype", dtype)
+        kind: dict[str, Any] = {"device": device, "dtype": dtype}
         W_e, S = D.T / c, torch.eye(self.n_atoms, dtype=D.dtype, device=D.device) - D.T @ D / c
         theta = (lmbda / c).repeat(self.n_atoms)
         W_e, S, theta, D = (t.to(**kind) for t in (W_e, S, theta, D))

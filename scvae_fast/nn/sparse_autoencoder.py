@@ -67,7 +67,8 @@ class SparseAutoencoder(nn.Module):
         dtype: of the parameters.
 
     Raises:
-        TypeError: a size or k is no int, or the dictionary is no floating-point tensor.
+        TypeError: a size or k is no int, the dictionary is no floating-point tensor, or the operations don't take the
+            dtype.
         ValueError: a size, k or λ is out of range, or the dictionary is not (n, K), is not finite or has a zero atom.
     """
 
@@ -101,6 +102,7 @@ class SparseAutoencoder(nn.Module):
         self.unit_norm, self.subtract_b_dec, self.backend = unit_norm, subtract_b_dec, backend
         penalty = _checked_lmbda(_LAYER, lmbda, self.n_atoms)
         dtype = dtype or torch.get_default_dtype()
+        checks.is_taken(_LAYER, "dtype", dtype)
         if dictionary is None:
             D = _random_atoms(self.n_features, self.n_atoms, generator, device, dtype)
         else:

@@ -21,6 +21,12 @@ def is_half(dtype: torch.dtype) -> bool:
     return dtype in _HALF
 
 
+def is_taken(op: str, name: str, dtype: object) -> None:
+    """Raises TypeError unless the operations take the dtype."""
+    if dtype not in _DTYPES:
+        raise TypeError(f"{op}: {name} must be float32, float64, bfloat16 or float16, got {dtype}")
+
+
 def are_tensors(op: str, **arguments: object) -> None:
     """Raises TypeError for an argument that is no tensor."""
     for name, value in arguments.items():
@@ -128,8 +134,7 @@ def agree(
             continue
         if first is None:
             first, dtype, device = tensor, tensor.dtype, tensor.device
-            if dtype not in _DTYPES:
-                raise TypeError(f"{op}: {name} must be float32, float64, bfloat16 or float16, got {dtype}")
+            is_taken(op, name, dtype)
         if tensor.layout is not torch.strided:
             raise TypeError(f"{op}: {name} must be a dense tensor, got layout {tensor.layout}")
         if tensor.device != device:

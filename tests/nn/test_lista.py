@@ -476,6 +476,18 @@ def test_positive_and_dim(D):
             "per_iteration must be None, 'thresholds' or 'all'",
         ),
         (lambda D: LISTA(6, 10, 3, positive=1), TypeError, "positive must be a bool, got int"),
+        (lambda D: LISTA(6, 10, 3, dtype=torch.complex64), TypeError, "dtype must be float32, .*, got torch.complex64"),
+        (
+            lambda D: DictionaryLISTA(D.to(torch.float8_e5m2), 3, 0.1),
+            TypeError,
+            "dictionary must be float32",
+        ),
+        (
+            lambda D: LISTA(6, 10, 3)(torch.ones(2, 6, dtype=torch.int64)),
+            TypeError,
+            "x must be torch.float32, .* torch.int32",
+        ),
+        (lambda D: LISTA(6, 10, 3)(torch.tensor(1.0)), ValueError, r"x must have size 6 in dimension -1, got \[\]"),
         (lambda D: LISTA(6, 10, 3, dim="1"), TypeError, "dim must be an int, got str"),
         (lambda D: LISTA(6, 10, 3, backend="gpu"), ValueError, "backend must be one of"),
         (lambda D: LISTA(6, 10, 3)(torch.ones(2, 5)), ValueError, r"x must have size 6 in dimension -1, got \[2, 5\]"),
