@@ -485,7 +485,7 @@ def test_positive_and_dim(D):
         (
             lambda D: LISTA(6, 10, 3)(torch.ones(2, 6, dtype=torch.int64)),
             TypeError,
-            "x must be torch.float32, .* torch.int32",
+            "x must be torch.float32, .* torch.int64",
         ),
         (lambda D: LISTA(6, 10, 3)(torch.tensor(1.0)), ValueError, r"x must have size 6 in dimension -1, got \[\]"),
         (lambda D: LISTA(6, 10, 3, dim="1"), TypeError, "dim must be an int, got str"),
