@@ -77,7 +77,9 @@ class SparseCoder(nn.Module):
         """The tensor with dimension `dim` last; raises unless that has the size and the dtype is the layer's."""
         layer = type(self).__name__
         checks.are_tensors(layer, **{name: value})
-        if not -value.dim() <= self.dim < value.dim() or value.shape[self.dim] != size:
+        # torch.jit.trace has tensors in the place of sizes; the operation looks at them all the same.
+        traced = torch.jit.is_tracing()
+        if not -value.dim() <= self.dim < value.dim() or (not traced and value.shape[self.dim] != size):
             raise ValueError(f"{layer}: {name} must have size {size} in dimension {self.dim}, got {list(value.shape)}")
         dtype = self._dtype()
         if value.dtype != dtype and not autocast_is_on(value.device.type):

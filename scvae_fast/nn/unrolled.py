@@ -14,21 +14,7 @@ from scvae_fast.nn.layer import SparseCoder, checked_dictionary, checked_lmbda, 
 
 
 class _OverDictionary(SparseCoder):
-    """A network that corrects its codes by the residual x − z Dᵀ, from z_0 = 0 or a given z_0.
-
-    Args:
-        dictionary: D (n, K), an atom a column; copied.
-        n_iter: T ≥ 0.
-        lmbda: λ ≥ 0, in the units of x.
-        learn_dictionary: whether D is a parameter; else a buffer.
-        positive: whether codes are non-negative: h_θ(u) = max(u − θ, 0).
-        dim: dimension of x that holds the features, and of z that holds the codes; 1 for feature maps (B, n, H, W).
-        backend: a name of `scvae_fast.backends()`; None chooses by device and dtype.
-
-    Raises:
-        TypeError: n_iter, positive or dim is of another type, or the dictionary is no floating-point tensor.
-        ValueError: a number is out of range, or the dictionary is no (n, K) matrix, is zero or is not finite.
-    """
+    """A network that corrects its codes by the residual x − z Dᵀ, from z_0 = 0 or a given z_0."""
 
     dictionary: torch.Tensor  # (n, K)
     theta: torch.Tensor  # (T, 1)

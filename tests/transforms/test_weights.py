@@ -50,7 +50,8 @@ def codes(layer, x):
 
 
 def each_formula(layer, x):
-    return unrolled_sparse_code(x, layer.W_e, layer.S, layer.theta, layer.dictionary, T)[0]
+    S = layer.S.bfloat16().to(layer.S.dtype) if layer.inhibition_dtype else layer.S
+    return unrolled_sparse_code(x, layer.W_e, S, layer.theta, layer.dictionary, T)[0]
 
 
 def coupled_formula(layer, x):
