@@ -22,8 +22,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
 ]
 EVERY_SUBJECT = pytest.mark.parametrize("name", SUBJECTS)
-# Options change what is computed inside an operation, which no compiler sees: for transforms two kinds of them do.
-TRANSFORMED = [n for n in SUBJECTS if "everything of each" not in n and "fista" not in n]
+# Options change what is computed inside an operation, which no compiler sees: for transforms two kinds of them do, and
+# of the layers those that form weights.
+_ALIKE = ("everything of each", "fista", "LISTA of each", "LISTACP", "TiLISTA")
+TRANSFORMED = [name for name in SUBJECTS if not any(alike in name for alike in _ALIKE)]
 
 
 @pytest.fixture(autouse=True)
