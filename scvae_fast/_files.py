@@ -1,35 +1,112 @@
-"""Files that appear whole, or not at all."""
+"""Files that appear whole, or not at all; folders that one process at a time works in."""
 
+import contextlib
+import errno
 import itertools
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from scvae_fast.errors import UsageError
 
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked there, and what a killed process left stays
+    fcntl = None  # type: ignore[assignment]
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+_TEMPORARY = ".writing-"
+_LOCK = ".lock"
+# Seconds after which a temporary folder without a lock is left over; a living process locks its own at once.
+_ABANDONED = 3600.0
+_tidied: set[Path] = set()
+
+
+def write_atomically(
+    path: str | os.PathLike[str], write: Callable[[Path], object], *, before: Path | None = None
+) -> None:
     """Have `write` make a file under a temporary name in the same folder, then move it to `path`.
 
-    Whoever looks at `path`, even after a crash, finds the old file or the new one. Missing folders are made.
+    Whoever looks at `path`, even after a power cut, finds the old file or the new one: file and folder are flushed to
+    the disk. Missing folders are made. What processes left that were killed while they wrote into the folder is removed.
 
     Args:
-        path: where the file is to be; what is there is replaced.
+        path: where the file is to be; what is there is replaced. Symbolic links are followed.
         write: gets the temporary path, which has the suffix of `path`, and writes the whole file.
+        before: where the file that is replaced is kept; it must be in the same folder.
 
     Raises:
-        OSError: the folder can't be written to.
+        OSError: the folder can't be written to, or `path` is a folder, a device, a pipe or the like.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A folder of its own gives the file the permissions that the user's umask asks for.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-        temporary = Path(folder, path.name)
+    path = _plain_file(Path(path))
+    make_folder(path.parent)
+    with temporary_folder(path.parent) as folder:
+        # In a folder of its own the file gets the permissions that the user's umask asks for.
+        temporary = folder / path.name
         write(temporary)
+        _flush(temporary)
+        if before is not None and path.exists():
+            _keep(path, folder, before)
         os.replace(temporary, path)
+        _flush(path.parent)
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """A folder in `parent` that is removed at the end, or, if this process is killed, by the next one that comes here.
+
+    Raises:
+        OSError: `parent` can't be written to.
+    """
+    _tidy(parent)
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=_TEMPORARY))
+        try:
+            lock = _lock(folder / _LOCK)
+        except BlockingIOError:  # another process takes it for left over, before this one has locked it
+            continue
+        if folder.exists():
+            break
+        _close(lock)
+    try:
+        yield folder
+    finally:
+        _close(lock)  # first: network file systems keep a file that is open
+        shutil.rmtree(folder, ignore_errors=True)  # what can't be removed is left to the next one
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from working in a folder meanwhile. A process that ends, however it ends, holds nothing.
+
+    Raises:
+        UsageError: another process holds the folder.
+        OSError: it can't be written to.
+    """
+    try:
+        lock = _lock(folder / _LOCK)
+    except BlockingIOError as error:
+        raise UsageError(f"another process works in {folder}: wait for it, or choose another folder") from error
+    try:
+        yield
+    finally:
+        _close(lock)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it that are missing, and flush that to the disk.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        _flush(each.parent)
 
 
 def cache_folder() -> Path:
@@ -49,7 +126,7 @@ def claim_folder(folder: Path, *, empty: bool = False) -> None:
         UsageError: it can't be written to, or it must be empty and is not.
     """
     try:
-        if empty and folder.is_dir() and any(folder.iterdir()):
+        if empty and folder.is_dir() and any(entry.name != _LOCK for entry in folder.iterdir()):
             raise UsageError(f"{folder} is not empty: choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -64,11 +141,100 @@ def untaken(path: Path, is_taken: Callable[[Path], bool]) -> Path:
     return next(candidate for candidate in itertools.chain([path], numbered) if not is_taken(candidate))
 
 
+def printable(name: str) -> str:
+    """A file's name with escapes such as \\xe9 for bytes that are no UTF-8, which nothing but a file system takes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write text as UTF-8, whole or not at all; parts of file names that are no UTF-8 become escapes.
+
+    Raises:
+        OSError: see `write_atomically`.
+    """
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
+
+
 def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
     """Write content as JSON that people can read too, whole or not at all.
 
     Raises:
-        OSError: the folder can't be written to.
+        OSError: see `write_atomically`.
     """
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _plain_file(path: Path) -> Path:
+    """Where symbolic links lead to; an error for what a file must not take the place of."""
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device, a pipe or a socket"
+        raise OSError(errno.EINVAL, f"{path} is {kind}, which no file is put in the place of")
+    return path
+
+
+def _keep(path: Path, folder: Path, before: Path) -> None:
+    """A second name for the file, so that `path` exists at every moment."""
+    try:
+        os.link(path, folder / "before")
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, folder / "before")
+        _flush(folder / "before")
+    os.replace(folder / "before", before)
+
+
+def _flush(path: Path) -> None:
+    """To the disk, what was written to a file or which files a folder has."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
+    file = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has no such thing
+            raise
+    finally:
+        os.close(file)
+
+
+def _lock(path: Path) -> int | None:
+    """A file descriptor that keeps the lock until it is closed; None where the file system has no locks.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: the file can't be made.
+    """
+    if fcntl is None:
+        return None
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(file)
+        if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+            return None
+        raise
+    return file
+
+
+def _close(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
+
+
+def _tidy(parent: Path) -> None:
+    """Remove temporary folders that no process holds; once for each folder, since listing one may take long."""
+    parent = parent.resolve()
+    if parent in _tidied or fcntl is None:
+        return
+    _tidied.add(parent)
+    for folder in parent.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(OSError):  # another process was faster, it holds the folder, or it is not ours
+            if (folder / _LOCK).exists():
+                lock = _lock(folder / _LOCK)
+                _close(lock)
+                left_over = lock is not None
+            else:
+                left_over = time.time() - folder.stat().st_mtime > _ABANDONED
+            if left_over:
+                shutil.rmtree(folder, ignore_errors=True)
