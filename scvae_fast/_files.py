@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import itertools
 import json
 import os
 import shutil
@@ -87,13 +86,19 @@ def locked(folder: Path) -> Iterator[None]:
         UsageError: another process holds the folder.
         OSError: it can't be written to.
     """
-    try:
-        lock = _lock(folder / _LOCK)
-    except BlockingIOError as error:
-        raise UsageError(f"another process works in {folder}: wait for it, or choose another folder") from error
+    path = folder / _LOCK
+    while True:
+        try:
+            lock = _lock(path)
+        except BlockingIOError as error:
+            raise UsageError(f"another process works in {folder}: wait for it, or choose another folder") from error
+        if lock is None or (path.exists() and os.path.samestat(os.fstat(lock), path.stat())):
+            break
+        _close(lock)  # of a file that its holder has just removed
     try:
         yield
     finally:
+        path.unlink(missing_ok=True)
         _close(lock)
 
 
@@ -135,15 +140,28 @@ def claim_folder(folder: Path, *, empty: bool = False) -> None:
         raise UsageError(f"{folder} can't be written to: {error}") from error
 
 
-def untaken(path: Path, is_taken: Callable[[Path], bool]) -> Path:
-    """`name.png` for that path, or the first of `name-2.png`, `name-3.png` … that is not taken."""
-    numbered = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(2))
-    return next(candidate for candidate in itertools.chain([path], numbered) if not is_taken(candidate))
+class FreeNames:
+    """`name.png` for that path, or the first of `name-2.png`, `name-3.png` … that is not taken.
+
+    A name is not given twice. How many were given before makes no difference to the time that one takes.
+    """
+
+    def __init__(self, is_taken: Callable[[Path], bool]) -> None:
+        self._is_taken = is_taken
+        self._given: dict[Path, int] = {}
+
+    def __call__(self, path: Path) -> Path:
+        """The name for a path."""
+        n = self._given.get(path, 0) + 1
+        while self._is_taken(candidate := path if n == 1 else path.with_name(f"{path.stem}-{n}{path.suffix}")):
+            n += 1
+        self._given[path] = n
+        return candidate
 
 
 def printable(name: str) -> str:
-    """A file's name with escapes such as \\xe9 for bytes that are no UTF-8, which nothing but a file system takes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """A file's name with escapes for bytes that are no UTF-8, which nothing but a file system takes."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -1,4 +1,4 @@
-"""The error that a command reports and ends with."""
+"""The errors that a command reports and ends with."""
 
 
 class UsageError(RuntimeError):
@@ -6,3 +6,7 @@ class UsageError(RuntimeError):
 
     The commands print it after their name and end with status 1; from Python it is an exception like any other.
     """
+
+
+class ArgumentError(UsageError):
+    """A value that someone gave is wrong whatever lies on the disk; commands end with status 2, before any work."""

@@ -1,6 +1,9 @@
+import io
+import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -86,6 +89,17 @@ def test_doctor_decides_the_exit_status(monkeypatch: pytest.MonkeyPatch) -> None
         ["probe", "--checkpoint", "x", "--data", "y", "--folds", "0"],
         ["retrieve", "--checkpoint", "x", "--data", "y", "--k", "0"],
         ["edit", "--checkpoint", "x"],
+        ["encode", "--checkpoint", "x", "--data", "y", "--out", "z", "--resize", "999999"],
+        ["encode", "--checkpoint", "x", "--data", "y", "--out", "z", "--layout", "tree"],
+        ["encode", "--checkpoint", "x", "--data", "y", "--out", "z", "--split", "test"],
+        ["evaluate", "--checkpoint", "x", "--data", "y", "--resize", "999999"],
+        ["evaluate", "--checkpoint", "x", "--data", "y", "--precision", "int8"],
+        ["evaluate", "--checkpoint", "x", "--data", "y", "--metrics", "beauty"],
+        ["evaluate", "--checkpoint", "x", "--data", "y", "--value-bits", "-1"],
+        ["probe", "--checkpoint", "x", "--data", "y", "--seed", "-1"],
+        ["edit", "interpolate", "--checkpoint", "x", "y.png", "z.png", "--steps", "1"],
+        ["edit", "atoms", "--checkpoint", "x", "y.png", "--remove", "-1"],
+        ["edit", "atoms", "--checkpoint", "x", "y.png", "--factor", "3=nan"],
         ["edit", "interpolate", "--checkpoint", "x", "y.png"],
     ],
 )
@@ -120,7 +134,59 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 
     monkeypatch.setattr(doctor, "main", interrupt)
     assert cli.main(["doctor"]) == 130
-    assert capsys.readouterr().err == "scvae-fast: stopped\n"
+    assert capsys.readouterr().err == "scvae-fast doctor: stopped\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["cluster", "--checkpoint", "x", "--clusters", "2"],
+        ["segment", "--checkpoint", "x", "--data", "y", "--labels", "2", "--clusters", "3"],
+        ["probe", "--checkpoint", "x", "--data", "y", "--descriptors", "beauty"],
+        ["train", "--config", "pictures65"],
+        ["train", "--out", "z"],
+        ["compare", "--config", "pictures65"],
+    ],
+)
+def test_values_that_are_wrong_whatever_lies_on_the_disk(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == cli.WRONG
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"scvae-fast {arguments[0]}: ")
+    assert errors.count("\n") == 1
+    if "pictures65" in arguments:
+        assert "the configurations of the package are compare-ffhq256, " in errors
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("way", [["interpolate", "a.png", "b.png"], ["atoms", "a.png"]])
+def test_errors_name_the_whole_command(way: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    assert cli.main(["edit", *way, "--checkpoint", str(tmp_path / "none"), "--out", out]) == cli.FAILED
+    assert capsys.readouterr().err.startswith(f"scvae-fast edit {way[0]}: ")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"scvae-fast {version('scvae-fast')}\n"
+
+
+def test_a_terminal_that_lacks_letters_and_names_that_are_no_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding in ("ascii", "cp1252", "utf-8"):
+        out, error = (io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True) for _ in range(2))
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", error)
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["segment", "--help"])
+        assert stop.value.code == 0
+        missing = os.fsdecode(b"caf\xe9.png")
+        assert cli.main(["encode", "--checkpoint", missing, "--data", "θ", "--out", "z"]) == cli.FAILED
+        assert "udce9.png" in error.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+        monkeypatch.undo()
 
 
 def test_reconstruct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +197,10 @@ def test_reconstruct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (tmp_path / "out" / "x.png").exists()
     assert cli.main([*command, str(tmp_path / "x.png"), str(tmp_path / "missing.png")]) == 1
     assert "missing.png" in capsys.readouterr().err
+    folder = [*command[:-1], str(tmp_path / "more"), "--device", "cpu", str(tmp_path)]
+    (tmp_path / "out" / "x.png").unlink()
+    assert cli.main(folder) == 0
+    assert (tmp_path / "more" / "x.png").exists()
     bad = ["reconstruct", "--checkpoint", str(tmp_path / "none"), "--out", str(tmp_path / "y")]
     assert cli.main([*bad, str(tmp_path / "x.png")]) == 1
     assert "can't be loaded" in capsys.readouterr().err

@@ -62,7 +62,7 @@ def read_picture(path: Path, limits: Limits) -> Tensor:  # -> (3, H, W)
     size = path.stat().st_size
     if size > limits.mebibytes * MEBI:
         raise PictureError(path.name, f"has {size / MEBI:.1f} MiB; at most {limits.mebibytes:g} MiB are taken")
-    with OpenPicture(path, path.name, most_pixels=limits.megapixels * MEGA) as opened:
+    with OpenPicture(path, path.name, most=limits.megapixels * MEGA) as opened:
         return to_tensor(opened.decode())
 
 

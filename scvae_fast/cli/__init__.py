@@ -1,8 +1,10 @@
 """The command `scvae-fast`: a module here for each of its commands, with `add(commands)`."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from scvae_fast.cli import (
     app,
@@ -22,10 +24,11 @@ from scvae_fast.cli import (
     segment,
     train,
 )
-from scvae_fast.errors import UsageError
+from scvae_fast.errors import ArgumentError, UsageError
 
-# Exit statuses beside 0 and 2, which is argparse's for wrong usage.
+# Exit statuses beside 0: what was asked for can't be done; a command line that is wrong in itself, as argparse counts it.
 FAILED = 1
+WRONG = 2
 STOPPED = 130  # by Ctrl-C, as a shell counts it
 
 _COMMANDS = (
@@ -50,6 +53,9 @@ _COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # terminals that lack a letter, names that are no UTF-8
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     # A command with options of its own to parse says so by a default for `rest`.
@@ -57,17 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.rest = rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    name = " ".join(filter(None, ("scvae-fast", options.command, getattr(options, "way", None))))
     try:
         return int(options.run(options))
-    except UsageError as error:
-        print(f"scvae-fast {options.command}: {error}", file=sys.stderr)
-        return FAILED
-    except ImportError as error:
-        # An extra that is not installed; the message names it.
-        print(f"scvae-fast: {error}", file=sys.stderr)
-        return FAILED
+    except (UsageError, ImportError) as error:  # an ImportError names an extra that is not installed
+        print(f"{name}: {error}", file=sys.stderr)
+        return WRONG if isinstance(error, ArgumentError) else FAILED
     except KeyboardInterrupt:
-        print("scvae-fast: stopped", file=sys.stderr)
+        print(f"{name}: stopped", file=sys.stderr)
         return STOPPED
 
 
@@ -75,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scvae-fast", description="Fast learned sparse coding, and the sparse-coding VAE built on it."
     )
+    parser.add_argument("--version", action="version", version=f"scvae-fast {version('scvae-fast')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
     for command in _COMMANDS:
         command.add(commands)

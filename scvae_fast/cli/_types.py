@@ -3,10 +3,17 @@
 import argparse
 from typing import TYPE_CHECKING, Literal
 
+from scvae_fast._limits import too_large
+
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 else:
     Commands = object
+
+
+# Of `PictureStream`, which takes long to import.
+LAYOUTS = ("auto", "photographs", "folder", "ffhq", "imagenet", "shards")
+SPLITS = ("train", "val")
 
 
 def positive(text: str) -> float:
@@ -27,11 +34,19 @@ def count(text: str) -> int:
     return int(text)
 
 
+def side(text: str) -> int:
+    """Side in pixels of squares that pictures are made into."""
+    pixels = count(text)
+    if problem := too_large(pixels, pixels):
+        raise argparse.ArgumentTypeError(problem)
+    return pixels
+
+
 def square_side(text: str) -> int | Literal["model"] | None:
     """Side in pixels of the squares that pictures are made into; "model" is the model's, None leaves pictures whole."""
     if text in ("none", "0"):
         return None
-    return "model" if text == "model" else count(text)
+    return "model" if text == "model" else side(text)
 
 
 def counts(text: str) -> list[int]:
@@ -52,7 +67,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         metavar="DIR",
-        help="folder of a training, or written by save_pretrained; a last.ckpt; or a name on the hub",
+        help="folder of a training, or written by save_pretrained; a last.ckpt; or hf:user/name, of the hub",
     )
 
 
@@ -64,8 +79,8 @@ def add_pictures(parser: argparse.ArgumentParser, *, required: bool = True) -> N
         metavar="DATA",
         help='folder, picture, tar shards, or "photographs" (the embedded ones)',
     )
-    parser.add_argument("--layout", default="auto", help="how the data is arranged (default: found out)")
-    parser.add_argument("--split", default="val", help="train or val, where the data has both (default: %(default)s)")
+    parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="how it is arranged (default: found out)")
+    parser.add_argument("--split", choices=SPLITS, default="val", help="where the data has both (default: %(default)s)")
     parser.add_argument("--limit", type=count, metavar="N", help="take the first N pictures (default: all)")
 
 
@@ -73,7 +88,7 @@ def add_resize(parser: argparse.ArgumentParser) -> None:
     """Add `--resize`, for commands that leave pictures whole without it."""
     parser.add_argument(
         "--resize",
-        type=count,
+        type=side,
         metavar="PIXELS",
         help="bring the shorter side to so many pixels and crop the centre (default: pictures stay whole)",
     )

@@ -51,6 +51,7 @@ def _run(options: argparse.Namespace) -> int:
     # It is imported later, and the extra brings all the rest.
     if find_spec("gradio") is None:
         raise ImportError('scvae-fast app needs gradio: pip install "scvae_fast[app]"')
+    print("starting …", flush=True)  # what is imported takes seconds
     from scvae_fast.app.views import Limits
     from scvae_fast.commands.app import serve
 

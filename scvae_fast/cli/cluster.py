@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, add_pictures, add_resize, counts, natural
-from scvae_fast.errors import UsageError
+from scvae_fast.errors import ArgumentError
 
 
 def add(commands: Commands) -> None:
@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     if (options.data is None) == (options.codes is None):
-        raise UsageError("give --data or --codes, one of the two")
+        raise ArgumentError("give --data or --codes, one of the two")
     from scvae_fast.commands._inputs import InferenceOptions
     from scvae_fast.commands.cluster import Pictures, cluster_codes
     from scvae_fast.tasks.clustering import KMeansSettings

@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
         epilog="A checkpoint of the authors' code holds neither the number of iterations, nor β, nor the name of the "
         "attention network: --n-iter, --beta and --attention give them, or --config and --preset some of them.",
     )
-    parser.add_argument("source", metavar="SOURCE", help="a file such as best.pt; or a folder, or a name on the hub")
+    parser.add_argument("source", metavar="SOURCE", help="a file such as best.pt; or a folder, or hf:user/name")
     parser.add_argument("out", type=Path, metavar="OUT", help="a folder; or a file such as official.pt")
     parser.add_argument("--n-iter", type=count, metavar="T", help="iterations of LISTA (the authors' num_soft_thresh)")
     parser.add_argument("--beta", type=positive, help="β, the weight of sparsity")

@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
         "--checkpoint",
         required=True,
         metavar="DIR",
-        help="the model that made the codes: folder, or name on the hub",
+        help="the model that made the codes: folder, or hf:user/name",
     )
     parser.add_argument("codes", type=Path, metavar="CODES", help="file that scvae-fast encode wrote")
     parser.add_argument("--format", choices=("png", "jpg"), default="png", help="default: %(default)s")

@@ -3,7 +3,6 @@
 import argparse
 
 from scvae_fast.cli._types import Commands
-from scvae_fast.commands import doctor
 
 
 def add(commands: Commands) -> None:
@@ -16,4 +15,6 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from scvae_fast.commands import doctor
+
     return doctor.try_kernels() if options.trial else doctor.main()

@@ -1,9 +1,10 @@
 """`scvae-fast edit`, with a command for each way to edit."""
 
 import argparse
+import math
 from pathlib import Path
 
-from scvae_fast.cli._types import Commands, add_checkpoint, count
+from scvae_fast.cli._types import Commands, add_checkpoint, count, natural
 
 
 def add(commands: Commands) -> None:
@@ -27,7 +28,7 @@ def _add_interpolate(ways: Commands) -> None:
     )
     _add_common(parser, "interpolate")
     parser.add_argument("pictures", nargs=2, type=Path, metavar="PICTURE")
-    parser.add_argument("--steps", type=count, default=7, metavar="N", help="with both ends (default: %(default)s)")
+    parser.add_argument("--steps", type=_steps, default=7, metavar="N", help="with both ends (default: %(default)s)")
     parser.set_defaults(run=_interpolate)
 
 
@@ -40,11 +41,11 @@ def _add_atoms(ways: Commands) -> None:
     )
     _add_common(parser, "atoms")
     parser.add_argument("picture", type=Path, metavar="PICTURE")
-    parser.add_argument("--remove", nargs="+", type=int, default=[], metavar="ATOM", help="atoms to switch off")
+    parser.add_argument("--remove", nargs="+", type=natural, default=[], metavar="ATOM", help="atoms to switch off")
     parser.add_argument(
         "--factor", nargs="+", type=_factor, default=[], metavar="ATOM=FACTOR", help="atoms to multiply, as in 17=2.5"
     )
-    parser.add_argument("--keep", nargs="+", type=int, default=[], metavar="ATOM", help="keep these alone")
+    parser.add_argument("--keep", nargs="+", type=natural, default=[], metavar="ATOM", help="keep these alone")
     parser.add_argument("--keep-top", type=count, metavar="N", help="keep the N atoms with the most energy alone")
     parser.add_argument("--top", type=count, default=16, metavar="N", help="atoms to list (default: %(default)s)")
     parser.set_defaults(run=_atoms)
@@ -56,13 +57,21 @@ def _add_common(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--out", type=Path, default=Path("out/edit", name), metavar="DIR", help="default: %(default)s")
 
 
+def _steps(text: str) -> int:
+    if count(text) < 2:
+        raise argparse.ArgumentTypeError(f"must be 2 or more, got {text!r}")
+    return int(text)
+
+
 def _factor(text: str) -> tuple[int, float]:
     atom, separator, factor = text.partition("=")
     try:
         if not separator:
             raise ValueError
-        return int(atom), float(factor)
-    except ValueError as error:
+        if not math.isfinite(float(factor)):
+            raise ValueError
+        return natural(atom), float(factor)
+    except (ValueError, argparse.ArgumentTypeError) as error:
         raise argparse.ArgumentTypeError(f"must be ATOM=FACTOR, got {text!r}") from error
 
 

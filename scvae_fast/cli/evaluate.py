@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
-from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, add_pictures, square_side
-from scvae_fast.errors import UsageError
+from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, add_pictures, natural, square_side
+from scvae_fast.errors import ArgumentError
 
 # Exit status: what could be computed was, but not every metric that was asked for.
 UNAVAILABLE = 3
 
-_METRICS = "psnr, ssim, lpips-alex, lpips-vgg, fid, kid, codes, block-means"
+_METRICS = ("psnr", "ssim", "lpips-alex", "lpips-vgg", "fid", "kid", "codes", "block-means")
 
 
 def add(commands: Commands) -> None:
@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
         description="Rate a trained model on pictures in one pass and write metrics.json, a table (metrics.md), and "
         "the best and worst reconstructions.",
         epilog="Exit status: 0 if every metric was computed; 3 if one could not be, for instance for lack of its "
-        "weights: the others are, and the result says what is missing and how to provide it; 1 after an error.",
+        "weights: the others are, and the result says what is missing and how to provide it; 1 after an error, 2 after a wrong option.",
     )
     add_checkpoint(parser)
     add_pictures(parser)
@@ -34,9 +34,14 @@ def add(commands: Commands) -> None:
     )
     add_batching(parser)
     parser.add_argument(
-        "--precision", default="float32", help="float32, bfloat16 or float16, of the model (default: %(default)s)"
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of the model (default: %(default)s)",
     )
-    parser.add_argument("--metrics", nargs="+", metavar="METRIC", help=f"some of {_METRICS} (default: all)")
+    parser.add_argument(
+        "--metrics", nargs="+", type=_metric, metavar="METRIC", help=f"some of {', '.join(_METRICS)} (default: all)"
+    )
     parser.add_argument(
         "--weights",
         type=Path,
@@ -45,10 +50,20 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--download", action="store_true", help="fetch weights that are missing")
     parser.add_argument(
-        "--value-bits", type=int, default=16, metavar="N", help="charged for a value of a code (default: %(default)s)"
+        "--value-bits",
+        type=natural,
+        default=16,
+        metavar="N",
+        help="charged for a value of a code (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, default=Path("out/evaluate"), metavar="DIR", help="default: %(default)s")
     parser.set_defaults(run=_run)
+
+
+def _metric(text: str) -> str:
+    if text not in _METRICS:
+        raise argparse.ArgumentTypeError(f"must be some of {', '.join(_METRICS)}, got {text!r}")
+    return text
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -71,7 +86,7 @@ def _run(options: argparse.Namespace) -> int:
             value_bits=options.value_bits,
         )
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise ArgumentError(str(error)) from error
     content = evaluate_checkpoint(
         options.checkpoint,
         options.data,

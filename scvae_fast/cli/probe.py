@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, count, square_side
+from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, count, natural, square_side
 
 DESCRIPTORS = (
     "of KIND[:POOLING[:GRID]]: codes, latents, pixels (of the cells), colour (their means), pooled by mean, max (of "
@@ -54,7 +54,7 @@ def add_labelled(parser: argparse.ArgumentParser) -> None:
         "--per-class", type=count, metavar="N", help="draw N pictures of a class at most (default: all; of patches 24)"
     )
     parser.add_argument("--descriptors", nargs="+", metavar="DESCRIPTOR", help=DESCRIPTORS)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="default: %(default)s")
 
 
 def _run(options: argparse.Namespace) -> int:

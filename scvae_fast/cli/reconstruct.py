@@ -14,7 +14,10 @@ def add(commands: Commands) -> None:
         description="Code pictures of any size with a trained model and write what it rebuilds from the codes as PNG.",
     )
     add_checkpoint(parser)
-    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="PNG, JPEG … file")
+    parser.add_argument(
+        "pictures", nargs="+", type=Path, metavar="PICTURE", help="PNG, JPEG … file, or a folder of them"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.set_defaults(run=_run)
 
@@ -22,5 +25,5 @@ def add(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     from scvae_fast.commands.reconstruct import reconstruct_files
 
-    unread = reconstruct_files(options.checkpoint, options.pictures, options.out)
+    unread = reconstruct_files(options.checkpoint, options.pictures, options.out, device=options.device)
     return 1 if unread else 0

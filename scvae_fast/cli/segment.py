@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from scvae_fast.cli._types import Commands, add_checkpoint, count, natural
-from scvae_fast.errors import UsageError
+from scvae_fast.errors import ArgumentError
 
 _FEATURES = ("codes", "latents", "pixels", "centred", "colour")
 
@@ -105,7 +105,7 @@ def _run(options: argparse.Namespace) -> int:
     from scvae_fast.tasks.segmentation.experiment import Method
 
     if options.labels and options.clusters:
-        raise UsageError("--clusters goes without --labels: a classifier has the classes of the masks")
+        raise ArgumentError("--clusters goes without --labels: a classifier has the classes of the masks")
     labels = Labels(
         data=options.data,
         layout=options.layout,

@@ -18,7 +18,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from scvae_fast._extras import extra
-from scvae_fast._files import write_atomically
+from scvae_fast._files import printable, write_atomically
+from scvae_fast._limits import too_large
 from scvae_fast.codes.sparse import CodedPicture, SparseCodes, index_type
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
@@ -91,7 +92,7 @@ def write_codes(
     Args:
         path: the file; missing folders are made, and what is there is replaced.
         model: that made the codes.
-        pictures: names, sizes and codes.
+        pictures: names, sizes and codes; of names, bytes that are no UTF-8 are escaped.
         values: "float32" keeps values as they are. "float16" takes two thirds of the space; with the demo's model its
             reconstructions are within 90 dB (PSNR) of those from float32.
 
@@ -194,7 +195,7 @@ class _Totals:
         self.pixels += picture.size[0] * picture.size[1]
         self.cells += codes.h * codes.w
         self.entries += codes.n_entries
-        return picture
+        return picture._replace(name=printable(picture.name))
 
 
 def _columns(info: CodeFileInfo) -> Any:
@@ -273,9 +274,24 @@ def _read_info(path: Path, metadata: dict[bytes, bytes]) -> CodeFileInfo:
                 f"{path} is of format {found['schema']}, written by scvae_fast {found.get('scvae_fast')}; "
                 f"this version reads format {SCHEMA}"
             )
-        return CodeFileInfo(**{field.name: found[field.name] for field in fields(CodeFileInfo)})
+        info = CodeFileInfo(**{field.name: found[field.name] for field in fields(CodeFileInfo)})
+        if wrong := [name for name, right in _plausible(info).items() if not right]:
+            raise ValueError(f"{wrong[0]} is {getattr(info, wrong[0])!r}")
+        return info
     except (ValueError, KeyError, TypeError) as error:
         raise CodeFileError(f"{path} is damaged: its metadata can't be read: {error!r}") from error
+
+
+def _plausible(info: CodeFileInfo) -> dict[str, bool]:
+    """Whether each field is what it can be."""
+    counts = {name: getattr(info, name) for name in ("n_atoms", "stride")}
+    return {
+        "scvae_fast": isinstance(info.scvae_fast, str),
+        "fingerprint": isinstance(info.fingerprint, str),
+        "config": isinstance(info.config, dict),
+        "values": info.values in get_args(ValueType),
+        **{name: type(value) is int and 1 <= value < 2**32 for name, value in counts.items()},
+    }
 
 
 def _pictures_of(group: Any, info: CodeFileInfo) -> Iterator[CodedPicture]:
@@ -286,6 +302,8 @@ def _pictures_of(group: Any, info: CodeFileInfo) -> Iterator[CodedPicture]:
         (lists,) = group[name].chunks
         starts[name], arrays[name] = lists.offsets.to_numpy(), lists.values.to_numpy(zero_copy_only=True)
     for row, (name, height, width, h, w) in enumerate(zip(*rows.values(), strict=True)):
+        if problem := too_large(height, width):
+            raise ValueError(f"{name}: {problem}")
         if (h, w) != (-(-height // info.stride), -(-width // info.stride)):
             raise ValueError(f"{name} of {height} x {width} pixels has {h} x {w} cells")
         counts, atoms, values = (arrays[each][starts[each][row] : starts[each][row + 1]] for each in _ARRAYS)

@@ -1,13 +1,14 @@
 """What commands read: the model of a checkpoint, and how it is run."""
 
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from scvae_fast._devices import find_device
 from scvae_fast._extras import extra
 from scvae_fast.codes.coding import BATCH_SIZE
-from scvae_fast.codes.sparse import CodedPicture
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
 from scvae_fast.models.loading import load_model
@@ -15,6 +16,8 @@ from scvae_fast.models.speed import Precision, SpeedSettings
 
 with extra("scvae_fast.commands", "tqdm"):
     from tqdm import tqdm  # type: ignore[import-untyped]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,5 +47,13 @@ class InferenceOptions:
         return model, speed
 
 
-def with_progress(coded: Iterable[CodedPicture], total: int | None) -> Iterable[CodedPicture]:
-    return tqdm(coded, total=total, unit=" pictures", leave=False, disable=None)  # None: where nobody watches
+def with_progress(pictures: Iterable[T], total: int | None = None) -> Iterable[T]:
+    """The same, with a bar on a terminal; of a stream that knows its length, nobody need say the total."""
+    total = getattr(pictures, "length", None) if total is None else total
+    return tqdm(pictures, total=total, unit=" pictures", leave=False, disable=None)  # None: where nobody watches
+
+
+def tell(stage: str) -> None:
+    """Say on a terminal what begins now and may take long."""
+    if sys.stderr.isatty():
+        print(f"{stage} …", file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from scvae_fast.commands._results import write_results
 from scvae_fast.data.labelled import LabelledPictures, open_labelled
-from scvae_fast.errors import UsageError
+from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.evaluation.record import head, plain
 from scvae_fast.models import SCVAEConfig
 from scvae_fast.plotting.figures import Figure
@@ -48,7 +48,7 @@ class LabelledData:
             UsageError: see `open_labelled`; or the seed is negative.
         """
         if self.seed < 0:
-            raise UsageError(f"--seed must be 0 or more, got {self.seed}")
+            raise ArgumentError(f"--seed must be 0 or more, got {self.seed}")
         return open_labelled(self.data, self.pixels(config), per_class=self.per_class, seed=self.seed)
 
     def pixels(self, config: SCVAEConfig) -> int | None:
@@ -74,12 +74,12 @@ def usable(make: Callable[[], _T]) -> _T:
     """What `make` makes; a value that it doesn't take was given by the user.
 
     Raises:
-        UsageError: instead of a ValueError, with its message.
+        ArgumentError: instead of a ValueError, with its message.
     """
     try:
         return make()
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise ArgumentError(str(error)) from error
 
 
 def content_of(

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from scvae_fast._files import write_atomically, write_json
+from scvae_fast._files import write_atomically, write_json, write_text
 from scvae_fast.data.pictures import save_picture
 from scvae_fast.errors import UsageError
 from scvae_fast.plotting.figures import Figure
@@ -49,7 +49,7 @@ def write_results(
             paths.append(out / name)
             write(paths[-1])
         paths += [out / "metrics.md", out / "metrics.json"]
-        write_atomically(paths[-2], lambda path: path.write_text(table + "\n", encoding="utf-8"))
+        write_text(paths[-2], table + "\n")
         write_json(paths[-1], content)
     except OSError as error:
         raise UsageError(f"{out} can't be written to: {error}") from error

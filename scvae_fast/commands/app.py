@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from scvae_fast._devices import find_device
 from scvae_fast.app.views import MEBI, Limits
+from scvae_fast.commands._inputs import InferenceOptions
 from scvae_fast.errors import UsageError
-from scvae_fast.models.loading import MODEL_FOLDER, STATE_FILE, load_model
+from scvae_fast.models.loading import MODEL_FOLDER, STATE_FILE
 
 
 def serve(checkpoint: str, *, host: str, port: int, limits: Limits, device: str | None = None) -> None:
@@ -33,7 +33,7 @@ def serve(checkpoint: str, *, host: str, port: int, limits: Limits, device: str 
         UsageError: the checkpoint can't be loaded, or the address can't be listened on.
     """
     _check_free(host, port)
-    model = load_model(checkpoint, find_device(device))
+    model, _ = InferenceOptions(device=device).load(checkpoint)
     with tempfile.TemporaryDirectory(prefix="scvae-fast-app-") as folder, _quiet_gradio(folder):
         from scvae_fast.app import page
 

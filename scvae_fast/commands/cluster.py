@@ -15,10 +15,10 @@ from scvae_fast._markdown import markdown_table
 from scvae_fast.codes import CodedPicture
 from scvae_fast.codes.coding import encode_pictures
 from scvae_fast.codes.storage import CodeFile, write_codes
-from scvae_fast.commands._inputs import InferenceOptions
+from scvae_fast.commands._inputs import InferenceOptions, tell, with_progress
 from scvae_fast.commands._results import write_results
 from scvae_fast.data.stream import Layout, PictureStream, Split, check_arrangement
-from scvae_fast.errors import UsageError
+from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.evaluation.record import head
 from scvae_fast.models import SCVAE
 from scvae_fast.plotting import clusters as drawing
@@ -99,7 +99,7 @@ def cluster_codes(
     """
     settings, inference, clusters = settings or KMeansSettings(), inference or InferenceOptions(), sorted(set(clusters))
     if not clusters or clusters[0] < 1:
-        raise UsageError(f"--clusters must be one or more numbers, each 1 or more, got {clusters}")
+        raise ArgumentError(f"--clusters must be one or more numbers, each 1 or more, got {clusters}")
     claim_folder(out)
     model, speed = inference.load(checkpoint)
     with _codes(model, source, partial(encode_pictures, batch_size=inference.batch_size, speed=speed)) as (
@@ -107,7 +107,9 @@ def cluster_codes(
         pictures,
     ):
         pieces = CodePieces(file)
+        tell("clustering the patches")
         fits = fit_kmeans(pieces, clusters, settings)
+        tell("rating the clusters")
         rated = rate(pieces, fits, settings)
         chosen = best_of(rated)
         clustering = Clustering.of(fits[chosen], settings, model)
@@ -135,7 +137,7 @@ def _codes(
     stream = source.stream()
     with tempfile.TemporaryDirectory(prefix="scvae-fast-") as folder:
         path = Path(folder, "codes.parquet")
-        coded = encode(model, itertools.islice(stream, source.limit))
+        coded = with_progress(encode(model, itertools.islice(stream, source.limit)), source.limit or stream.length)
         if not write_codes(path, model, coded, values="float32").pictures:
             raise UsageError(f"{source.data}: no picture could be read")
         yield CodeFile(path), FromPictures(stream.__iter__, model.config.stride)

@@ -8,12 +8,13 @@ from typing import Any, NoReturn
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser, Namespace
 
+from scvae_fast._files import claim_folder, locked
 from scvae_fast.commands.train import with_packaged_configs
 from scvae_fast.comparison.folder import ComparisonFolder
 from scvae_fast.comparison.page import with_table
 from scvae_fast.comparison.run import Comparison, Phase
 from scvae_fast.comparison.settings import METHODS, ComparisonSettings
-from scvae_fast.errors import UsageError
+from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.training.data import PictureData
 
 _DESCRIPTION = """Train SC-VAE and the autoencoders it is compared with alike, rate them on the same pictures, and write
@@ -47,18 +48,21 @@ def run(arguments: Sequence[str]) -> int:
     parser = _parser()
     options = parser.parse_args(with_packaged_configs(list(arguments)))
     if unknown := [name for name in options.methods if name not in METHODS]:
-        raise UsageError(f"--methods must be some of {', '.join(METHODS)}, got {', '.join(unknown)}")
+        raise ArgumentError(f"--methods must be some of {', '.join(METHODS)}, got {', '.join(unknown)}")
     settings, data = _instantiated(parser, options)
     stride = settings.network.stride
     if data.resolution % stride:
-        raise UsageError(f"resolution {data.resolution} of the data must be a multiple of the stride, {stride}")
+        raise ArgumentError(f"resolution {data.resolution} of the data must be a multiple of the stride, {stride}")
+    if settings.network.in_channels != 3:
+        raise ArgumentError(
+            f"network.in_channels must be 3, got {settings.network.in_channels}: all data have 3 channels"
+        )
     data.setup("fit")  # says what is wrong with the data before anything is written
     folder, page = ComparisonFolder(Path(options.out)), Path(options.docs) if options.docs else None
     if options.again is not None and not folder.settings.exists():
         raise UsageError(f"{folder.path} holds no comparison of which --again could do a part anew")
     if page is not None:
         with_table(page, {"rows": []})
-    folder.claim(_claimed(parser, options), resume=options.resume or options.again is not None)
     comparison = Comparison(
         settings=settings,
         data=lambda: _instantiated(parser, options)[1],
@@ -67,7 +71,10 @@ def run(arguments: Sequence[str]) -> int:
         weights=Path(options.weights) if options.weights else None,
         download=options.download,
     )
-    return _compare(comparison, again=options.again, page=page)
+    claim_folder(folder.path)
+    with locked(folder.path):
+        folder.claim(_claimed(parser, options), resume=options.resume or options.again is not None)
+        return _compare(comparison, again=options.again, page=page)
 
 
 def _compare(comparison: Comparison, *, again: Phase | None = None, page: Path | None = None) -> int:
@@ -113,7 +120,7 @@ def _instantiated(parser: _Parser, options: Namespace) -> tuple[ComparisonSettin
         made = parser.instantiate(options)
         return ComparisonSettings(**{each.name: made[each.name] for each in fields(ComparisonSettings)}), made.data
     except (ValueError, TypeError, OSError) as error:  # what the classes say about their arguments
-        raise UsageError(str(error)) from error
+        raise ArgumentError(str(error)) from error
 
 
 def _claimed(parser: _Parser, options: Namespace) -> dict[str, Any]:

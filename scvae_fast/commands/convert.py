@@ -12,7 +12,7 @@ import torch
 
 from scvae_fast._extras import extra
 from scvae_fast._files import write_atomically
-from scvae_fast.errors import UsageError
+from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.models.config import PRESETS, SCVAEConfig
 from scvae_fast.models.loading import load_model
 from scvae_fast.models.official import ddconfig_of, load_official, to_official
@@ -39,7 +39,7 @@ class OfficialOptions:
 
 
 def convert(source: str | os.PathLike[str], out: Path, given: OfficialOptions | None = None) -> str:
-    """Convert a checkpoint: a file is one of the authors' code, a folder or a name on the hub is one of ours.
+    """Convert a checkpoint: a file is one of the authors' code, a folder or hf:user/name is one of ours.
 
     Args:
         source: what to convert.
@@ -58,7 +58,7 @@ def convert(source: str | os.PathLike[str], out: Path, given: OfficialOptions | 
         if Path(source).is_file():
             return _from_official(Path(source), out, given)
         if unused := [f"--{name.replace('_', '-')}" for name, value in asdict(given).items() if value is not None]:
-            raise UsageError(f"{source} is no file of the authors' code, so {', '.join(unused)} can't be used")
+            raise ArgumentError(f"{source} is no file of the authors' code, so {', '.join(unused)} can't be used")
         return _write_official(source, out)
     except OSError as error:
         raise UsageError(f"{out} can't be written: {error}") from error
@@ -68,6 +68,7 @@ def _from_official(source: Path, out: Path, given: OfficialOptions) -> str:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{source} becomes a folder, but {out} is a file")
     given, ddconfig = _completed(given)
+    weights = _read_official(source)
     missing = [f"--{name.replace('_', '-')}" for name in ("n_iter", "beta", "attention") if not _has(given, name)]
     if missing:
         raise UsageError(
@@ -76,7 +77,7 @@ def _from_official(source: Path, out: Path, given: OfficialOptions) -> str:
         )
     try:
         model = load_official(
-            _read_official(source),
+            weights,
             n_iter=given.n_iter,  # type: ignore[arg-type]
             beta=given.beta,  # type: ignore[arg-type]
             attention=given.attention,  # type: ignore[arg-type]
@@ -115,11 +116,11 @@ def _has(given: OfficialOptions, name: str) -> bool:
 def _completed(given: OfficialOptions) -> tuple[OfficialOptions, dict[str, Any] | None]:
     """With what preset and file say where nothing else was said, and the `ddconfig` if either has one."""
     if given.preset is not None and given.config is not None:
-        raise UsageError("--preset and --config say the same: give one of them")
+        raise ArgumentError("--preset and --config say the same: give one of them")
     if given.preset is not None:
         published = [name for name, config in PRESETS.items() if config.compat == "official"]
         if given.preset not in published:
-            raise UsageError(f"--preset must be one of {', '.join(published)}, got {given.preset!r}")
+            raise ArgumentError(f"--preset must be one of {', '.join(published)}, got {given.preset!r}")
         preset = SCVAEConfig.preset(given.preset)
         n_iter = preset.n_iter if given.n_iter is None else given.n_iter
         return replace(given, n_iter=n_iter), ddconfig_of(preset)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from scvae_fast._extras import extra
-from scvae_fast._files import claim_folder, untaken
+from scvae_fast._files import FreeNames, claim_folder
 from scvae_fast.codes.coding import decode_pictures
 from scvae_fast.codes.sparse import CodedPicture
 from scvae_fast.codes.storage import CodeFile
@@ -56,10 +56,10 @@ def decode_codes(
             f"{checkpoint} over {model.config.n_atoms} for {model.config.stride} x {model.config.stride}"
         )
     claim_folder(out, empty=True)
-    pixels = 0
+    pixels, free = 0, FreeNames(Path.exists)
     coded = with_progress(_with_safe_names(file), len(file))
     for name, picture in decode_pictures(model, coded, batch_size=inference.batch_size, speed=speed):
-        target = _target(out, name, suffix)
+        target = free(_target(out, name, suffix))
         try:
             save_picture(target, picture)
         except OSError as error:
@@ -81,8 +81,8 @@ def _with_safe_names(coded: Iterable[CodedPicture]) -> Iterator[CodedPicture]:
 
 
 def _target(out: Path, name: str, suffix: str) -> Path:
-    """`name.png` for a `name` or `name.jpg`, or `name-2.png` … where pictures differ in nothing but their suffix."""
+    """`name.png` for a `name` or `name.jpg`."""
     path = out / name
     is_picture = path.suffix.lower() in Image.registered_extensions()
     stem = path.stem if is_picture else path.name
-    return untaken(path.with_name(f"{stem}.{suffix}"), Path.exists)
+    return path.with_name(f"{stem}.{suffix}")

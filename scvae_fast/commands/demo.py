@@ -12,7 +12,7 @@ from scvae_fast.codes.tiling import reconstruct_tiled
 from scvae_fast.commands.evaluate import evaluate_checkpoint
 from scvae_fast.commands.train import RunFolder, train
 from scvae_fast.data import held_out_photographs
-from scvae_fast.errors import UsageError
+from scvae_fast.errors import ArgumentError
 from scvae_fast.evaluation.record import identity
 from scvae_fast.evaluation.settings import EvaluationSettings
 from scvae_fast.metrics.psnr import psnr
@@ -44,7 +44,7 @@ def run_demo(out: Path, minutes: float, settings: Sequence[str] = ()) -> int:
         UsageError: minutes is not positive; or as `train` and `evaluate_checkpoint`.
     """
     if not (math.isfinite(minutes) and minutes > 0):
-        raise UsageError(f"minutes must be a positive number, got {minutes:g}")
+        raise ArgumentError(f"minutes must be a positive number, got {minutes:g}")
     seconds, folder = math.ceil(60 * minutes), RunFolder(out)
     if (trained := _seconds_of(folder)) >= seconds:
         print(f"{out} holds the result of {trained / 60:g} minutes of training already.", flush=True)
@@ -81,8 +81,9 @@ def _clock(seconds: int) -> str:
 
 def _seconds_of(folder: RunFolder) -> int:
     """The time that the training in the folder had, if it is over; 0 if it is not."""
-    limit = _read(folder.record).get("settings", {}).get("trainer", {}).get("max_time")
-    if not isinstance(limit, str):
+    record = _read(folder.record)
+    limit = record.get("settings", {}).get("trainer", {}).get("max_time")
+    if record.get("stopped") or not isinstance(limit, str):
         return 0
     days, hours, minutes, seconds = map(int, limit.split(":"))
     return ((24 * days + hours) * 60 + minutes) * 60 + seconds

@@ -5,7 +5,7 @@ from typing import Any
 
 from scvae_fast._markdown import markdown_table
 from scvae_fast.commands._editing import Checkpoint, decibels, finish, read, start
-from scvae_fast.errors import UsageError
+from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.metrics.psnr import psnr
 from scvae_fast.plotting.sheets import picture_grid
 from scvae_fast.tasks.editing.interpolation import interpolate
@@ -22,7 +22,7 @@ def interpolate_files(
         UsageError: the pictures differ in size, or something else that was given can't be used.
     """
     if steps < 2:
-        raise UsageError(f"--steps must be 2 or more, got {steps}")
+        raise ArgumentError(f"--steps must be 2 or more, got {steps}")
     ends = [read(path) for path in (first, second)]
     if ends[0].shape != ends[1].shape:
         sizes = [f"{path}: {end.shape[1]} x {end.shape[2]}" for path, end in zip((first, second), ends, strict=True)]

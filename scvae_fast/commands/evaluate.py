@@ -62,7 +62,8 @@ def evaluate_checkpoint(
     for metric, warning in warnings_of(content):
         _warn(f"{metric}: {warning}")
     written = write_results(out, content, table(content), _sheets(evaluation))
-    print(f"{table(content)}\n\n{', '.join(map(str, written))}")
+    # What is missing was told already.
+    print(f"{table(content, notes=False)}\n\n{', '.join(map(str, written))}")
     return content
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from scvae_fast._files import claim_folder
 from scvae_fast._markdown import markdown_table
-from scvae_fast.commands._inputs import InferenceOptions
+from scvae_fast.commands._inputs import InferenceOptions, tell, with_progress
 from scvae_fast.commands._labelled import (
     LabelledData,
     content_of,
@@ -57,8 +57,9 @@ def probe_checkpoint(
     model, speed = inference.load(checkpoint)
     pictures = data.open(model.config)
     _splits(pictures, list(pictures.labels), settings)  # an error before the work is better than one after it
-    described = describe(model, pictures.pictures, chosen, batch_size=inference.batch_size, speed=speed)
+    described = describe(model, with_progress(pictures.pictures), chosen, batch_size=inference.batch_size, speed=speed)
     labels, splits = labels_of(pictures, described.names), _splits(pictures, described.names, settings)
+    tell(f"fitting {len(splits)} classifiers for each of {len(chosen)} descriptors")
     results = {each: probe(rows, labels, splits, settings) for each, rows in described.rows.items()}
     content = content_of(checkpoint, pictures, data, len(labels)) | {
         "repeats": settings.repeats,

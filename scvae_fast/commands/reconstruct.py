@@ -7,31 +7,37 @@ from pathlib import Path
 
 from torch import Tensor
 
-from scvae_fast._files import untaken
+from scvae_fast._files import FreeNames, claim_folder
 from scvae_fast.codes.tiling import TiledReconstruction, reconstruct_tiled
+from scvae_fast.commands._inputs import InferenceOptions
+from scvae_fast.data.files import list_folder
 from scvae_fast.data.pictures import PictureError, load_picture, save_picture
 from scvae_fast.errors import UsageError
 from scvae_fast.metrics import CodeStatistics, PictureQuality
-from scvae_fast.models.loading import load_model
 
 
-def reconstruct_files(checkpoint: str | os.PathLike[str], pictures: Sequence[Path], out: Path) -> list[Path]:
+def reconstruct_files(
+    checkpoint: str | os.PathLike[str], pictures: Sequence[Path], out: Path, *, device: str | None = None
+) -> list[Path]:
     """Rebuild picture files and print the PSNR and the density of the codes of each.
 
     Results are PNG files in `out`, see `result_paths`. Files that can't be read are named on stderr and skipped.
 
     Args:
-        checkpoint: a folder that `SCVAE.save_pretrained` wrote, or a repository on the hub.
-        pictures: files of any size.
+        checkpoint: see `load_model`.
+        pictures: files of any size, and folders, of which all pictures are taken.
         out: a folder; made if it doesn't exist.
+        device: where the model runs; a GPU where there is one if None.
 
     Returns:
         The files that could not be read.
 
     Raises:
-        UsageError: the checkpoint can't be loaded, or a result can't be written.
+        UsageError: the checkpoint can't be loaded, a folder has no pictures, or a result can't be written.
     """
-    model = load_model(checkpoint)
+    pictures = [file for path in pictures for file in _files(path)]
+    claim_folder(out)
+    model, _ = InferenceOptions(device=device).load(checkpoint)
     unread = []
     for path, target in zip(pictures, result_paths(pictures, out), strict=True):
         try:
@@ -49,6 +55,13 @@ def reconstruct_files(checkpoint: str | os.PathLike[str], pictures: Sequence[Pat
     return unread
 
 
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    listed = list_folder(path)
+    return [listed.source(index) for index in range(len(listed))]
+
+
 def _rating(picture: Tensor, result: TiledReconstruction) -> str:
     quality, codes = PictureQuality(rate_structure=False), CodeStatistics(len(result.usage))
     quality.update(result.x_hat, picture)
@@ -62,9 +75,10 @@ def result_paths(pictures: Sequence[Path], out: Path) -> list[Path]:
     Taken are the results of pictures before it, even if only upper and lower case differ, and all pictures themselves.
     """
     taken = {_key(picture) for picture in pictures}
-    results = []
+    results: list[Path] = []
+    free = FreeNames(lambda path: _key(path) in taken)
     for picture in pictures:
-        results.append(untaken(out / f"{picture.stem}.png", lambda path: _key(path) in taken))
+        results.append(free(out / f"{picture.stem}.png"))
         taken.add(_key(results[-1]))
     return results
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from scvae_fast._files import claim_folder
+from scvae_fast._files import claim_folder, printable
 from scvae_fast._markdown import markdown_table
-from scvae_fast.commands._inputs import InferenceOptions
+from scvae_fast.commands._inputs import InferenceOptions, with_progress
 from scvae_fast.commands._labelled import (
     DEFAULTS,
     LabelledData,
@@ -48,7 +48,8 @@ def retrieve_checkpoint(
     """Find nearest neighbours, rate them where there are classes, draw some, and write all to a folder.
 
     Without queries, each labelled picture is one: against all others, or, of data in two parts, against the other part.
-    With queries, their neighbours in any pictures are found, and there is nothing to be rated.
+    With queries, their neighbours in any pictures are found, and there is nothing to be rated. A query that lies among
+    these is no neighbour of itself.
 
     Args:
         checkpoint: see `load_model`.
@@ -76,7 +77,7 @@ def retrieve_checkpoint(
     gallery = looked_at(source.pictures)
     content = content_of(checkpoint, source, data, len(gallery.names)) | {"k": k}
     if asked:
-        found = _neighbours(looked_at(asked), gallery, k)
+        found = _neighbours(looked_at(asked), gallery, k, _own_places(queries, data.data, gallery.names))
         content["neighbours"] = _listed(asked, gallery.names, found)
         shown = [_Shown(named.name, named, list(found[chosen[0]].indices[i])) for i, named in enumerate(asked)]
         table = _neighbour_table(content, str(chosen[0]))
@@ -93,7 +94,7 @@ def retrieve_checkpoint(
 def _described(
     model: Any, chosen: list[Descriptor], batch_size: int, speed: Any, pictures: Iterable[NamedPicture]
 ) -> Described:
-    return describe(model, pictures, chosen, batch_size=batch_size, speed=speed)
+    return describe(model, with_progress(pictures), chosen, batch_size=batch_size, speed=speed)
 
 
 class _Round(NamedTuple):
@@ -139,8 +140,25 @@ def _rounds(source: LabelledPictures, names: list[str]) -> list[_Round]:
     return [*rounds, _Round(first, second, None)] if source.exchangeable else rounds
 
 
-def _neighbours(asked: Described, gallery: Described, k: int) -> dict[Descriptor, Neighbours]:
-    return {each: usable(partial(nearest, asked.rows[each], rows, k)) for each, rows in gallery.rows.items()}
+def _own_places(queries: Sequence[Path], data: str | os.PathLike[str], names: list[str]) -> list[int | None]:
+    """Where each query lies in the gallery, if it does."""
+    root, places = Path(data).resolve(), {name: place for place, name in enumerate(names)}
+    inside = [path.resolve() for path in queries]
+    return [
+        places.get(printable(path.relative_to(root).as_posix())) if path.is_relative_to(root) else None
+        for path in inside
+    ]
+
+
+def _neighbours(asked: Described, gallery: Described, k: int, own: list[int | None]) -> dict[Descriptor, Neighbours]:
+    found = {}
+    for each, rows in gallery.rows.items():
+        parts = [
+            usable(partial(nearest, row[None], rows, k, own=None if place is None else np.array([place])))
+            for row, place in zip(asked.rows[each], own, strict=True)
+        ]
+        found[each] = Neighbours(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
+    return found
 
 
 def _listed(asked: list[NamedPicture], names: list[str], found: dict[Descriptor, Neighbours]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from scvae_fast._files import claim_folder
+from scvae_fast._files import FreeNames, claim_folder, temporary_folder
 from scvae_fast._markdown import markdown_table
-from scvae_fast.commands._inputs import InferenceOptions
+from scvae_fast.commands._inputs import InferenceOptions, tell
 from scvae_fast.commands._results import write_results
 from scvae_fast.data.files import Split
 from scvae_fast.data.masks import MaskedFiles, MaskedPictures, MaskLayout
@@ -95,7 +94,7 @@ def segment_pictures(
 ) -> dict[str, Any]:
     """Segment pictures, rate it, and write masks, overlays, `metrics.json` and a table (`metrics.md`) to a folder.
 
-    Masks are `masks/NAME.png` with a palette, of the first feature and the first seed. All is computed before anything
+    Masks are `masks/NAME.png` (`NAME-2.png` where pictures differ in nothing but their suffix) with a palette, of the first feature and the first seed. All is computed before anything
     that an earlier run left is replaced.
 
     Args:
@@ -119,22 +118,24 @@ def segment_pictures(
     first = method.features.seed
     found: list[dict[str, Any]] = []
     shown: list[Segmented] = []
-    with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as folder:
+    free = FreeNames(Path.exists)
+    with temporary_folder(out) as folder:
         for seed in range(first, first + repeats):
             task = labels.task(seed)
             for feature in features:
                 for bare in (False, True) if plain else (False,):
                     keeps = seed == first and feature == features[0] and not bare
-                    keep = partial(_keep, Path(folder), shown) if keeps else None
+                    keep = partial(_keep, folder, free, shown) if keeps else None
+                    tell(f"seed {seed}, {feature}{', single cells' if bare else ''}")
                     scores = run(model, task, method.of(feature, seed, plain=bare), keep)
                     found.append({"feature": feature, "plain": bare, "seed": seed, **scores})
         content = _record(checkpoint, model.fingerprint(), labels, method, task, found)
-        _write(out, Path(folder), content, segmentations(shown, list(task.pictures.classes)))
+        _write(out, folder, content, segmentations(shown, list(task.pictures.classes)))
     return content
 
 
-def _keep(folder: Path, shown: list[Segmented], segmented: Segmented) -> None:
-    path = (folder / "masks" / segmented.picture.name).with_suffix(".png")
+def _keep(folder: Path, free: FreeNames, shown: list[Segmented], segmented: Segmented) -> None:
+    path = free((folder / "masks" / segmented.picture.name).with_suffix(".png"))
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(segmented.classes)
     image.putpalette(palette())  # of grey levels that makes a palette

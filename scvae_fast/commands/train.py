@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,8 +11,8 @@ import torch
 import yaml  # type: ignore[import-untyped]
 
 from scvae_fast._extras import extra
-from scvae_fast._files import claim_folder, write_atomically, write_json
-from scvae_fast.errors import UsageError
+from scvae_fast._files import claim_folder, locked, write_json, write_text
+from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.evaluation.record import versions
 from scvae_fast.models import SCVAEConfig
 from scvae_fast.models.loading import MODEL_FOLDER, STATE_FILE, read_training_state
@@ -59,21 +60,20 @@ class RunFolder:
         self.record = path / "training.json"
 
     def check(self, model: SCVAEModule, *, resume: bool, averaged: bool) -> None:
-        """Make sure, before any work, that checkpoints can be written here, and that none is lost.
+        """Make sure, before any work, that there is room for checkpoints here, and that none is lost.
 
         Raises:
-            UsageError: the folder can't be written to, has no room, or holds a training that is not to be resumed or
+            UsageError: the folder has no room, or holds a training that is not to be resumed or
                 is one of another network.
         """
         if self.state.exists() and not resume:
             raise UsageError(f"{self.path} holds a training already: --resume goes on with it, or choose another --out")
         if self.state.exists():
             self._check_network(model)
-        claim_folder(self.path)
         free = shutil.disk_usage(self.path).free
         weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-        # Weights, two moments of Adam, and averaged weights; a new checkpoint is written beside the old one.
-        needed = 2 * weights * (4 if averaged else 3) + weights + _SPARE
+        # Weights, two moments of Adam, and averaged weights; a new checkpoint is written beside the last two.
+        needed = 3 * weights * (4 if averaged else 3) + weights + _SPARE
         if free < needed:
             raise UsageError(
                 f"{self.path} has {free / 2**20:.0f} MiB free, and checkpoints of this training need "
@@ -112,7 +112,7 @@ class _TrainCLI(LightningCLI):
             cuda = torch.cuda.is_available() and trainer.accelerator in ("auto", "gpu", "cuda")
             trainer.precision = SpeedSettings.of("cuda" if cuda else "cpu").lightning_precision
         if self.config.ema is not None and not 0 < self.config.ema < 1:
-            raise UsageError(f"ema must be a number between 0 and 1, got {self.config.ema:g}")
+            raise ArgumentError(f"ema must be a number between 0 and 1, got {self.config.ema:g}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         folder = RunFolder(Path(self.config.out))
@@ -140,41 +140,54 @@ def train(arguments: Sequence[str]) -> int:
         arguments: of the command line, after `scvae-fast train`.
 
     Returns:
-        0, or 128 + the number of the signal that stopped the training: its state is kept.
+        0, or 128 + the number of the signal that stopped the training: its state is kept. Either end leaves the same.
 
     Raises:
         UsageError: the configuration, the data or the folder can't be used, or the loss is not finite.
     """
-    with lightning_messages_silenced():
+    with lightning_messages_silenced(), ExitStack() as stack:
+        _require_config(arguments)
         cli = _cli([*arguments])
         folder = RunFolder(Path(cli.config.out))
         first = cli.trainer.is_global_zero
         averaged = cli.config.ema is not None
         if averaged and isinstance(cli.trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
-            raise UsageError("--ema can't average weights that are spread over processes (FSDP): use ddp, or no ema")
+            raise ArgumentError("--ema can't average weights that are spread over processes (FSDP): use ddp, or no ema")
         stride, resolution = cli.model.model.config.stride, cli.datamodule.resolution
         if resolution % stride:
-            raise UsageError(
+            raise ArgumentError(
                 f"resolution {resolution} of the data must be a multiple of the network's stride, {stride}"
+            )
+        if (channels := cli.model.model.config.in_channels) != 3:
+            raise ArgumentError(
+                f"model.network.in_channels must be 3, got {channels}: all data have pictures of 3 channels"
             )
         cli.datamodule.setup("fit")  # says what is wrong with the data before anything is written
         resume = cli.config.resume and folder.state.exists()
         if first:
+            claim_folder(folder.path)
+            stack.enter_context(locked(folder.path))
             folder.check(cli.model, resume=cli.config.resume, averaged=averaged)
-            text = cli.parser.dump(cli.config)
-            write_atomically(folder.config, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            write_text(folder.config, cli.parser.dump(cli.config))
             print(f"going on with {folder.state}" if resume else f"training into {folder.path}", flush=True)
         try:
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=folder.state if resume else None)
         except TrainingDivergedError as error:
             raise UsageError(f"{error}; {_kept(folder)}") from error
-    if cli.stop.number is not None:
-        if first:
-            print(f"Stopped. {_kept(folder)}: --resume goes on from there.")
-        return 128 + cli.stop.number
-    if cli.trainer.is_global_zero:
-        _finish(cli, folder)
-    return 0
+        if cli.trainer.is_global_zero:
+            _finish(cli, folder)
+    if cli.stop.number is None:
+        return 0
+    if first:
+        print(f"Stopped. {_kept(folder)}: --resume goes on from there.")
+    return 128 + cli.stop.number
+
+
+def _require_config(arguments: Sequence[str]) -> None:
+    """Lightning would name a key that nobody has heard of."""
+    known = ("--config", "-c", "--data", "--print_config", "--help", "-h")
+    if not any(argument.partition("=")[0].startswith(known) for argument in arguments):
+        raise ArgumentError("--config is missing: a YAML file, or the name of one of the package, such as pictures64")
 
 
 def _cli(arguments: list[str]) -> _TrainCLI:
@@ -194,20 +207,37 @@ def _cli(arguments: list[str]) -> _TrainCLI:
             load_from_checkpoint_support=False,
         )
     except (ValueError, TypeError, OSError) as error:  # what the classes say about their arguments
-        raise UsageError(str(error)) from error
+        raise ArgumentError(str(error)) from error
 
 
 def with_packaged_configs(arguments: list[str]) -> list[str]:
-    """Names of configurations that come with the package become their paths, where there is no file of that name."""
-    packaged = {Path(str(path)).stem: str(path) for path in files("scvae_fast.configs").iterdir()}
+    """Names of configurations that come with the package become their paths, where there is no file of that name.
+
+    Raises:
+        ArgumentError: there is neither a file nor a configuration of a name.
+    """
+    packaged = {Path(str(path)).stem: str(path) for path in files("scvae_fast.configs").iterdir() if _is_yaml(path)}
+
+    def found(name: str) -> str:
+        if Path(name).exists():
+            return name
+        if name not in packaged:
+            names = ", ".join(sorted(packaged))
+            raise ArgumentError(f"--config {name}: no such file; the configurations of the package are {names}")
+        return packaged[name]
+
     result = list(arguments)
     for i, argument in enumerate(result):
-        flag, _, value = argument.partition("=")
-        if flag in ("--config", "-c") and value in packaged and not Path(value).exists():
-            result[i] = f"{flag}={packaged[value]}"
-        elif i and result[i - 1] in ("--config", "-c") and argument in packaged and not Path(argument).exists():
-            result[i] = packaged[argument]
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-c") and equals:
+            result[i] = f"{flag}={found(value)}"
+        elif i and result[i - 1] in ("--config", "-c"):
+            result[i] = found(argument)
     return result
+
+
+def _is_yaml(path: Any) -> bool:
+    return path.name.endswith(".yaml")
 
 
 def _kept(folder: RunFolder) -> str:
@@ -226,6 +256,7 @@ def _finish(cli: _TrainCLI, folder: RunFolder) -> None:
         "steps": trainer.global_step,
         "epochs": trainer.current_epoch,
         "seconds": time_spent(trainer),
+        "stopped": cli.stop.stopped,
         "last": {name: float(value) for name, value in trainer.callback_metrics.items()},
         "settings": settings,
         "processes": trainer.world_size,

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from scvae_fast._files import printable
 from scvae_fast.data.pictures import is_picture_name
 from scvae_fast.errors import UsageError
 
@@ -44,8 +46,8 @@ class Files:
         return len(self.names)
 
     def name(self, index: int) -> str:
-        """The path below the root, with slashes."""
-        return Path(os.fsdecode(bytes(self.names[index]))).as_posix()
+        """The path below the root, with slashes; bytes that are no UTF-8 are escaped."""
+        return printable(Path(os.fsdecode(bytes(self.names[index]))).as_posix())
 
     def source(self, index: int) -> Path:
         """The path."""
@@ -59,6 +61,8 @@ class Files:
 
 def list_folder(root: str | os.PathLike[str], *, recursive: bool = True) -> Files:
     """All pictures in a folder, by their suffixes, sorted by path. Hidden files and folders are left out.
+
+    Folders in it that can't be listed are named on stderr and left out as well.
 
     Raises:
         UsageError: there is no such folder, or no picture in it.
@@ -138,7 +142,7 @@ def looks_like_ffhq(root: Path) -> bool:
     """Whether a folder has the folders of FFHQ, or holds nothing but its numbers, some of them for validation."""
     if any((root / folder).is_dir() for folder in _FFHQ_FOLDERS):
         return True
-    numbers = [_ffhq_number(name) for name in _pictures_in(root, recursive=True)]
+    numbers = [_ffhq_number(name) for name in _pictures_in(root, recursive=True, tell=False)]
     return all(numbers) and any(_FFHQ_TRAINING <= int(number) < 70_000 for number in numbers)
 
 
@@ -168,7 +172,8 @@ def _ffhq_number(name: str) -> str:
 def _subfolders(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
-    return {entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")}
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if _folder_identity(entry) and not entry.name.startswith(".")}
 
 
 def _check_folder(root: Path) -> None:
@@ -176,27 +181,43 @@ def _check_folder(root: Path) -> None:
         raise UsageError(f"{root}: no such folder" if not root.exists() else f"{root}: must be a folder")
 
 
-def _pictures_in(root: Path, recursive: bool) -> list[str]:
+def has_pictures(root: Path) -> bool:
+    """Whether there is a picture anywhere in a folder."""
+    return bool(_pictures_in(root, recursive=True, tell=False))
+
+
+def _pictures_in(root: Path, recursive: bool, *, tell: bool = True) -> list[str]:
     """Paths below root, sorted; links are followed, each folder once."""
     _check_folder(root)
     found, pending, seen = [], [""], {_identity(os.stat(root))}
     while pending:
         folder = pending.pop()
         try:
-            with os.scandir(root / folder) as entries:
-                for entry in entries:
-                    name = os.path.join(folder, entry.name)
-                    if not entry.is_dir():
-                        if is_picture_name(entry.name):
-                            found.append(name)
-                    elif recursive and not entry.name.startswith("."):
-                        identity = _identity(entry.stat())
-                        if identity not in seen:
-                            seen.add(identity)
-                            pending.append(name)
+            entries = list(os.scandir(root / folder))
         except OSError as error:
-            raise UsageError(f"{root / folder}: can't be listed: {error}") from error
+            if not folder:
+                raise UsageError(f"{root}: can't be listed: {error}") from error
+            if tell:
+                print(f"skipped: {root / folder}: can't be listed: {error.strerror}", file=sys.stderr)
+            continue
+        for entry in entries:
+            name = os.path.join(folder, entry.name)
+            identity = _folder_identity(entry)
+            if identity is None:
+                if is_picture_name(entry.name):
+                    found.append(name)
+            elif recursive and not entry.name.startswith(".") and identity not in seen:
+                seen.add(identity)
+                pending.append(name)
     return sorted(found)
+
+
+def _folder_identity(entry: os.DirEntry[str]) -> tuple[int, int] | None:
+    """None for what is no folder; a link that leads nowhere is none."""
+    try:
+        return _identity(entry.stat()) if entry.is_dir() else None
+    except OSError:
+        return None
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -96,12 +96,10 @@ class MaskedFiles:
         pair = self._pairs[index]
         try:
             picture = load_picture(pair.picture)
-            with Image.open(pair.mask) as image:
-                mask = self._read(image)
+            with OpenPicture(pair.mask, f"the mask {pair.mask}") as opened:
+                mask = self._read(opened.decode_levels())
         except PictureError as error:
             raise UsageError(str(error)) from error
-        except OSError as error:
-            raise UsageError(f"the mask {pair.mask} can't be read: {error}") from error
         except ValueError as error:
             raise UsageError(f"the mask {pair.mask} has {error}") from error
         return MaskedPicture(pair.name, picture, mask)

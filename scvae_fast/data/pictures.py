@@ -1,8 +1,7 @@
-"""Reading and writing picture files: PNG, JPEG and whatever else Pillow reads."""
+"""Reading and writing picture files: PNG, JPEG and the other `FORMATS`."""
 
 import functools
 import io
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,14 +14,33 @@ from torch import Tensor
 
 from scvae_fast._extras import extra
 from scvae_fast._files import write_atomically
+from scvae_fast._limits import PIXELS_VARIABLE, most_pixels, too_large
 
 with extra("scvae_fast.data", "Pillow"):
-    from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+    from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-# Pillow knows these formats, but finds no picture in them without plug-ins.
-_NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG"}
-# Of a camera that was held sideways: width and height of the file are not those of the picture.
-_SIDEWAYS = (5, 6, 7, 8)
+# What is read, by Pillow's names. Of its others some run programs (EPS, WMF), some decode before they say how large they
+# are (ICO, ICNS), and none holds photographs.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
+
+# How pictures with an EXIF orientation are turned upright. From 5 on their width and height are exchanged.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = 5
+
+# Levels of white in greys of more than 8 bits, and by how much of that a level may lie beyond: rounding, and no more.
+_WHITE = {"f": 1.0, "i": 65535.0, "u": 65535.0}
+_BEYOND = 1e-3
+
+if PIXELS_VARIABLE in os.environ:
+    Image.MAX_IMAGE_PIXELS = most_pixels() // 2  # Pillow refuses twice as many
 
 
 class PictureError(ValueError):
@@ -42,10 +60,18 @@ class PictureError(ValueError):
 
 
 @functools.cache
+def _readable() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return tuple(kind for kind in FORMATS if kind in Image.OPEN)
+
+
+@functools.cache
 def picture_suffixes() -> frozenset[str]:
-    """The suffixes of files that Pillow can decode, in lower case, each with its dot."""
+    """The suffixes of files that are read, in lower case, each with its dot."""
+    # Pillow opens MPO, the JPEG of some cameras, as JPEG.
     registered = Image.registered_extensions().items()
-    return frozenset(suffix for suffix, kind in registered if kind in Image.OPEN and kind not in _NOT_DECODED)
+    return frozenset(suffix for suffix, kind in registered if kind in (*_readable(), "MPO"))
 
 
 def is_picture_name(name: str) -> bool:
@@ -58,7 +84,8 @@ def load_picture(path: str | os.PathLike[str]) -> Tensor:
     """Read a picture as it is meant to be seen.
 
     The orientation that a camera noted is applied. Grey becomes three equal channels, transparent pixels are laid
-    over white, 16-bit greys keep their precision, and other colour spaces (CMYK, palettes …) become RGB.
+    over white, and other colour spaces (CMYK, palettes …) become RGB. Greys of more than 8 bits keep their precision:
+    black is 0, white is 65535 in integers and 1 in floating point, and files with levels beyond that are refused.
 
     Args:
         path: a picture file.
@@ -67,7 +94,7 @@ def load_picture(path: str | os.PathLike[str]) -> Tensor:
         (3, H, W), float32 in −1 … 1.
 
     Raises:
-        PictureError: there is no such file, or it is no picture, damaged, or cut short.
+        PictureError: there is no such file, or it is no picture of `FORMATS`, damaged, cut short, or too large.
     """
     return decode_picture(Path(path), str(path))
 
@@ -86,36 +113,43 @@ class OpenPicture:
     Args:
         source: a file, or the bytes of one.
         name: what an error calls it.
-        most_pixels: pictures of more are refused before anything is decoded; Pillow's own limit holds as well.
+        most: pictures of more pixels are refused before anything is decoded; `_limits.most_pixels` by default.
 
     Raises:
         PictureError: as `load_picture`, or there are more pixels.
     """
 
-    def __init__(self, source: Path | bytes, name: str, *, most_pixels: float = math.inf) -> None:
+    def __init__(self, source: Path | bytes, name: str, *, most: float | None = None) -> None:
         if isinstance(source, Path) and not source.is_file():
             raise PictureError(name, "no such file" if not source.exists() else "not a file")
         self.name = name
         with self._errors():
-            self._image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+            # Of a path, Pillow would map uncompressed TIFFs into memory, and scramble those that are to be turned.
+            self._file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
         try:
-            # First: for PNG, Pillow decodes the whole picture to find the orientation.
-            self._check_size(most_pixels)
             with self._errors():
-                sideways = self._image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
-        except PictureError:
-            self._image.close()
+                self._image = Image.open(self._file, formats=_readable())
+            # First: for PNG, Pillow decodes the whole picture to find the orientation.
+            if problem := too_large(self._image.height, self._image.width, most):
+                raise PictureError(self.name, problem)
+            width, height = self._image.size
+            with self._errors():
+                if self._image.format == "PNG" and "exif" not in self._image.info:
+                    self._image.load()
+                if isinstance(self._image, TiffImagePlugin.TiffImageFile):
+                    # Pillow turns TIFFs by itself, and some versions say so in their size already.
+                    tags = self._image.tag_v2
+                    width, height = (
+                        int(tags[each]) for each in (TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH)
+                    )
+                    orientation, self._turn = tags.get(ExifTags.Base.Orientation), None
+                else:
+                    orientation = _orientation(self._image)
+                    self._turn = _UPRIGHT.get(orientation)
+        except BaseException:
+            self._file.close()
             raise
-        width, height = self._image.size
-        self.size = (height, width) if sideways else (width, height)
-
-    def _check_size(self, most_pixels: float) -> None:
-        width, height = self._image.size
-        if width * height > most_pixels:
-            raise PictureError(
-                self.name,
-                f"{width} x {height} = {width * height:,} pixels are too many, at most {most_pixels:,.0f} are taken",
-            )
+        self.size = (height, width) if orientation in _UPRIGHT and orientation >= _SIDEWAYS else (width, height)
 
     def decode(self, shrink: float = 1.0) -> Image.Image:
         """The picture as `load_picture` describes it, in mode RGB, or in mode F with levels 0 … 1.
@@ -127,14 +161,23 @@ class OpenPicture:
             if shrink > 1:
                 width, height = self._image.size
                 self._image.draft(None, (int(width / shrink), int(height / shrink)))
-            return _plain(ImageOps.exif_transpose(self._image))
+            return self._upright(_plain(self._image, self.name))
+
+    def decode_levels(self) -> Image.Image:
+        """The picture in the mode in which the file has it, for instance a palette, turned upright."""
+        with self._errors():
+            self._image.load()
+            return self._upright(self._image)
+
+    def _upright(self, image: Image.Image) -> Image.Image:
+        return image if self._turn is None else image.transpose(self._turn)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         """Nothing but Pillow runs inside, and its decoders report damage as errors of any type."""
         try:
             yield
-        except MemoryError:
+        except (MemoryError, PictureError):
             raise
         except UnidentifiedImageError as error:
             raise PictureError(self.name, "not a picture of a known format") from error
@@ -150,6 +193,7 @@ class OpenPicture:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._image.close()
+        self._file.close()
 
 
 def save_picture(path: str | os.PathLike[str], picture: Tensor) -> None:
@@ -183,12 +227,26 @@ def to_tensor(image: Image.Image) -> Tensor:  # -> (3, H, W)
     return values.permute(2, 0, 1).contiguous().float() / 127.5 - 1
 
 
-def _plain(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int | None:
+    """What the EXIF data say; None where there are none, or damaged ones, which are no reason to lose a picture."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # its parser reports damage as errors of any type
+        return None
+
+
+def _plain(image: Image.Image, name: str) -> Image.Image:
     """RGB, or F with levels 0 … 1 for 16-bit greys (which Pillow also opens as 32-bit integers) and floats."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
-        white = 1.0 if values.dtype.kind == "f" else 65535.0
-        return Image.fromarray((values.astype(np.float32) / white).clip(0, 1))
+        levels = values.astype(np.float32) / _WHITE[values.dtype.kind]
+        if not (levels.min() >= -_BEYOND and levels.max() <= 1 + _BEYOND):  # NaN is neither
+            raise PictureError(
+                name,
+                f"grey levels must be 0 … {_WHITE[values.dtype.kind]:g} in {values.dtype}, "
+                f"got {values.min():g} … {values.max():g}",
+            )
+        return Image.fromarray(levels.clip(0, 1))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

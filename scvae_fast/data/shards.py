@@ -1,8 +1,12 @@
 """Pictures in tar shards (WebDataset), from local files or from pipes, read from front to back."""
 
+import functools
 import itertools
+import lzma
+import os
 import random
 import re
+import sys
 import tarfile
 import zlib
 from collections import deque
@@ -16,6 +20,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from scvae_fast._extras import extra
+from scvae_fast._files import printable
+from scvae_fast._limits import PIXELS_VARIABLE, most_bytes
 from scvae_fast.data.files import SHARD_SUFFIXES
 from scvae_fast.data.pictures import PictureError, is_picture_name
 from scvae_fast.data.sampling import sample_dice
@@ -26,7 +32,7 @@ from scvae_fast.errors import UsageError
 with extra("tar shards", "webdataset"):
     import webdataset
     from webdataset.shardlists import expand_urls
-    from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
+    from webdataset.tariterators import base_plus_ext
 
 
 class RawPicture(NamedTuple):
@@ -40,16 +46,21 @@ class RawPicture(NamedTuple):
 def expand_shards(shards: str | Sequence[str]) -> list[str]:
     """The shards that a pattern "data/train-{000..127}.tar", a command "pipe:…", a folder, or a list of them names.
 
+    What exists here is a file or a folder, whatever it is called: a name that is found in a folder is never a command.
+
     Raises:
         UsageError: there are none, or a local one doesn't exist.
     """
     if not isinstance(shards, str):
         return [url for part in shards for url in expand_shards(part)]
-    if Path(shards).is_dir():
-        urls = sorted(str(path) for path in Path(shards).iterdir() if path.name.endswith(SHARD_SUFFIXES))
+    path = Path(shards)
+    if path.is_dir():
+        urls = sorted(_as_path(entry) for entry in path.iterdir() if entry.name.endswith(SHARD_SUFFIXES))
         if not urls:
             raise UsageError(f"{shards}: no tar shards in this folder")
         return urls
+    if path.is_file():
+        return [_as_path(path)]
     try:
         urls = list(expand_urls(shards))
     except ValueError as error:  # of braces
@@ -60,50 +71,111 @@ def expand_shards(shards: str | Sequence[str]) -> list[str]:
     return urls
 
 
+def _as_path(path: Path) -> str:
+    """A text that is taken for a path by everyone."""
+    return str(path) if _is_local(str(path)) else os.path.join(os.curdir, path)
+
+
 def count_pictures(urls: Sequence[str]) -> int | None:
     """Pictures in local shards, by the headers of the tar files; None if one is not local.
 
-    Shards that are damaged count as far as they can be read.
+    Shards that are damaged count as far as they can be read. Pictures that `raw_pictures` leaves out are counted on
+    stderr.
     """
-    return sum(map(_count, urls)) if all(map(_is_local, urls)) else None
+    if not all(map(_is_local, urls)):
+        return None
+    samples = [_count(url) for url in urls]
+    if left_out := sum(each.left_out for each in samples):
+        example = next(each.example for each in samples if each.left_out)
+        print(f"{left_out} pictures in shards are left out: {_LEFT_OUT.format(example)}", file=sys.stderr)
+    return sum(each.taken for each in samples)
+
+
+_LEFT_OUT = "of several pictures of a sample that differ in their suffix, such as {}, the first is taken"
+
+
+class _Samples:
+    """Which pictures of a shard are taken, by their names in order: the first of each sample.
+
+    WebDataset takes what stands before the first dot for the sample. Names such as 2023.05.01.jpg and 2023.05.02.jpg
+    are no two parts of a sample 2023: pictures of one suffix are samples of their own.
+    """
+
+    def __init__(self) -> None:
+        self.taken = self.left_out = 0
+        self.example = ""
+        self._key, self._suffix = "", ""
+
+    def takes(self, name: str) -> bool:
+        """Whether a picture is taken, the next one of the shard."""
+        key, suffix = base_plus_ext(name)[0], os.path.splitext(name)[1].lower()
+        takes = key != self._key or suffix == self._suffix
+        if takes:
+            self.taken += 1
+            self._key, self._suffix = key, suffix
+        else:
+            self.left_out += 1
+            self.example = self.example or printable(name)
+        return takes
+
+
+@functools.cache
+def _tell(example: str) -> None:
+    """Once, of archives that can't be looked through beforehand."""
+    print(f"pictures in shards are left out: {_LEFT_OUT.format(example)}", file=sys.stderr)
 
 
 def raw_pictures(url: str, damaged: Callable[[PictureError], None]) -> Iterator[RawPicture]:
-    """The pictures of a shard, in order: the first of each sample that has any.
+    """The pictures of a shard, in order: the first of each sample that has any, see `_Samples`.
 
     Args:
         url: a path, or what webdataset opens: "pipe:…" and others.
         damaged: is told if the shard can't be read, or only the part before.
     """
     try:
-        source = webdataset.gopen(url)
+        source = open(url, "rb") if _is_local(url) else webdataset.gopen(url)
     except (OSError, ValueError) as error:
         damaged(PictureError(url, f"can't be opened: {error}"))
         return
-    problems: list[Exception] = []
-
-    def stop(error: Exception) -> bool:
-        problems.append(error)
-        return False
-
     # Of a command, what it writes: webdataset's own object may lose the end of that, if the command fails.
-    stream = getattr(source, "stream", source)
-    members = tar_file_expander([{"url": url, "stream": stream}], handler=stop, select_files=_is_sample)
+    stream, samples = getattr(source, "stream", source), _Samples()
+    problem: Exception | None = None
     try:
-        for sample in group_by_keys(members, handler=stop):
-            suffix, data = next((name, value) for name, value in sample.items() if not name.startswith("__"))
-            member = f"{sample['__key__']}.{suffix}"
-            yield RawPicture(f"{member} in {url}", member, data)
-        if not problems:
-            _finish(source, stream)
-    except OSError as error:
-        problems.append(error)
+        with tarfile.open(fileobj=stream, mode="r|*") as archive:
+            for member in _pictures_of(archive):
+                if not samples.takes(member.name):
+                    continue
+                name = printable(member.name)
+                file = archive.extractfile(member)
+                assert file is not None  # of a plain file
+                yield RawPicture(f"{name} in {url}", name, file.read())
+        _finish(source, stream)
+    except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
+        problem = error
     finally:
         with suppress(OSError):  # a command that is cut off complains about that
             source.close()
-    if problems:
-        reason = str(problems[0].args[0] if problems[0].args else problems[0]).split(" @ ", 1)[0]
-        damaged(PictureError(url, f"this shard can't be read to its end: {reason}"))
+    if samples.left_out and not _is_local(url):
+        _tell(samples.example)
+    if problem is not None:
+        damaged(PictureError(url, f"this shard can't be read to its end: {problem}"))
+
+
+def _pictures_of(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members that should be pictures.
+
+    Raises:
+        tarfile.TarError: the archive is damaged, or a member claims to be larger than any picture.
+    """
+    for member in archive:
+        archive.members = []  # type: ignore[assignment]  # which tarfile would keep of a whole archive
+        if member.size > most_bytes():
+            raise tarfile.ReadError(
+                f"{printable(member.name)} has {member.size:,} bytes, at most {most_bytes():,} are taken "
+                f"({PIXELS_VARIABLE} raises that)"
+            )
+        if member.isreg() and _is_sample(member.name):
+            yield member
 
 
 def _finish(source: Any, stream: Any) -> None:
@@ -297,18 +369,15 @@ def _chained(urls: Sequence[str], broken: UnreadableFiles) -> Iterator[RawPictur
 
 
 def _is_local(url: str) -> bool:
-    return not urlparse(url).scheme
+    return url != "-" and not urlparse(url).scheme
 
 
-def _count(url: str) -> int:
-    count, last = 0, None
-    with suppress(OSError, EOFError, tarfile.TarError, zlib.error), tarfile.open(url) as members:
-        for member in members:
-            if member.isreg() and _is_sample(member.name):
-                key = base_plus_ext(member.name)[0]
-                count += key != last
-                last = key
-    return count
+def _count(url: str) -> _Samples:
+    samples = _Samples()
+    with suppress(OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError), tarfile.open(url) as archive:
+        for member in _pictures_of(archive):
+            samples.takes(member.name)
+    return samples
 
 
 def _is_sample(name: str) -> bool:

@@ -11,10 +11,13 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from torch import Tensor
 
+from scvae_fast._files import printable
+from scvae_fast._limits import too_large
 from scvae_fast.data.files import (
     SHARD_SUFFIXES,
     Files,
     Split,
+    has_pictures,
     list_ffhq,
     list_file,
     list_folder,
@@ -26,7 +29,7 @@ from scvae_fast.data.photographs import Photograph, held_out_photographs, traini
 from scvae_fast.data.pictures import PictureError, decode_picture
 from scvae_fast.data.square_crops import centre_square, load_centre
 from scvae_fast.data.unreadable import too_many
-from scvae_fast.errors import UsageError
+from scvae_fast.errors import ArgumentError, UsageError
 
 Layout = Literal["auto", "photographs", "folder", "ffhq", "imagenet", "shards"]
 Resize = int | None
@@ -36,11 +39,11 @@ def check_arrangement(layout: str, split: str) -> None:
     """Make sure that what was asked for by `--layout` and `--split` is what `PictureStream` knows.
 
     Raises:
-        UsageError: one of them is not.
+        ArgumentError: one of them is not.
     """
     for name, value, known in (("layout", layout, get_args(Layout)), ("split", split, get_args(Split))):
         if value not in known:
-            raise UsageError(f"--{name} must be one of {', '.join(known)}, got {value!r}")
+            raise ArgumentError(f"--{name} must be one of {', '.join(known)}, got {value!r}")
 
 
 class NamedPicture(NamedTuple):
@@ -68,7 +71,8 @@ class PictureStream:
     Args:
         data: a folder, a picture, tar shards (a pattern "train-{000..127}.tar", a folder of them, or "pipe:…"),
             "photographs" for those embedded in scikit-image and scikit-learn, or files that are listed already.
-        layout: how `data` is arranged; "auto" looks at it, and `describe` says what it took.
+        layout: how `data` is arranged; "auto" looks at it, and `describe` says what it took. Of a folder with pictures
+            and tar files, it takes the pictures and says so on stderr.
         split: of a layout that has splits; folders and shards have none.
         resize: shorter side in pixels, after which the centre is cropped to a square; None leaves pictures whole.
         most_broken: so many files may be skipped; one more stops the iteration with an error.
@@ -90,6 +94,8 @@ class PictureStream:
     ) -> None:
         if resize is not None and resize < 1:
             raise ValueError(f"PictureStream: resize must be at least 1, got {resize}")
+        if resize is not None and (problem := too_large(resize, resize)):
+            raise UsageError(f"resize to {problem}")
         self.layout, self.split, self.resize, self.most_broken = layout, split, resize, most_broken
         self.data = data.root if isinstance(data, Files) else data
         self.threads = threads or min(4, os.cpu_count() or 1)
@@ -164,7 +170,7 @@ class _FromShards:
         self.length = count_pictures(self._urls)
         if self.length == 0:
             raise UsageError(f"{shards}: no pictures in these shards")
-        self._folders = [Path(url).name.split(".", 1)[0] for url in self._urls]
+        self._folders = [printable(Path(url).name.split(".", 1)[0]) for url in self._urls]
         if self.length is None or len(set(self._folders)) < len(self._folders):
             self._folders = [f"shard-{index:05}" for index in range(len(self._urls))]
 
@@ -203,16 +209,22 @@ def _layout_of(data: str) -> str:
     path = Path(data)
     if data == "photographs":
         return "photographs"
-    if data.startswith("pipe:") or data.endswith(SHARD_SUFFIXES):
-        return "shards"
     if path.is_file():
-        return "picture"
+        return "shards" if data.endswith(SHARD_SUFFIXES) else "picture"
     if not path.is_dir():
+        if data.startswith("pipe:") or data.endswith(SHARD_SUFFIXES):
+            return "shards"
         raise UsageError(f"{data}: no such file or folder")
     if looks_like_imagenet(path):
         return "imagenet"
-    if any(entry.name.endswith(SHARD_SUFFIXES) for entry in path.iterdir()):
-        return "shards"
+    if archives := [entry.name for entry in path.iterdir() if entry.name.endswith(SHARD_SUFFIXES)]:
+        if not has_pictures(path):
+            return "shards"
+        print(
+            f"{data} holds pictures and {len(archives)} tar files, such as {printable(archives[0])}: "
+            "the pictures are taken (the layout shards takes the tar files)",
+            file=sys.stderr,
+        )
     return "ffhq" if looks_like_ffhq(path) else "folder"
 
 

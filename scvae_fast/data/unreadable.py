@@ -4,6 +4,8 @@ import hashlib
 import multiprocessing
 import os
 import sys
+from contextlib import nullcontext, suppress
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +25,12 @@ class UnreadableFiles:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        # Spawned or forked, any worker can be handed what the spawn context made.
-        self._digests = multiprocessing.get_context("spawn").Array("Q", most + 1)
+        self._shared: Any = None
+        self._alone = np.zeros(most + 1, dtype=np.uint64)
+        # Without semaphores, which some containers lack, there are no worker processes to share anything with.
+        with suppress(OSError, ImportError):
+            # Spawned or forked, any worker can be handed what the spawn context made.
+            self._shared = multiprocessing.get_context("spawn").Array("Q", most + 1)
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self._view()))
@@ -36,7 +42,7 @@ class UnreadableFiles:
             UsageError: it is one too many.
         """
         digest = np.frombuffer(hashlib.blake2b(os.fsencode(error.name), digest_size=8).digest(), dtype=np.uint64)[0]
-        with self._digests.get_lock():
+        with nullcontext() if self._shared is None else self._shared.get_lock():
             digests, count = self._view(), len(self)
             if count <= self.most and digest not in digests:
                 digests[count] = digest
@@ -46,7 +52,9 @@ class UnreadableFiles:
             raise too_many(self.most, error)
 
     def _view(self) -> np.ndarray:
-        return np.frombuffer(memoryview(self._digests.get_obj()), dtype=np.uint64)
+        if self._shared is None:
+            return self._alone
+        return np.frombuffer(memoryview(self._shared.get_obj()), dtype=np.uint64)
 
 
 def too_many(most: int, last: PictureError) -> UsageError:

@@ -81,8 +81,8 @@ def record(
     return {key: plain(value) for key, value in content.items()}
 
 
-def table(content: dict[str, Any]) -> str:
-    """The figures of a record as a Markdown table, and below what they are of and what is missing."""
+def table(content: dict[str, Any], *, notes: bool = True) -> str:
+    """The figures of a record as a Markdown table, and below what they are of and, as notes, what is missing."""
     data = content["data"]
     lines = [
         markdown_table(("metric", "value"), list(_rows(content["figures"]))),
@@ -95,10 +95,12 @@ def table(content: dict[str, Any]) -> str:
         f"Weights of {metric}: {', '.join(file['path'] for file in files)}."
         for metric, files in content["weights"].items()
     ]
-    notes = [f"{metric} is unavailable: {reason}" for metric, reason in content["unavailable"].items()]
-    notes += [f"{metric}: {warning}" for metric, warning in warnings_of(content)]
-    notes += [f"skipped: {message}" for message in content["skipped"]]
-    return "\n".join([*lines, *([""] if notes else []), *(f"- {note}" for note in notes)])
+    if not notes:
+        return "\n".join(lines)
+    missing = [f"{metric} is unavailable: {reason}" for metric, reason in content["unavailable"].items()]
+    missing += [f"{metric}: {warning}" for metric, warning in warnings_of(content)]
+    missing += [f"skipped: {message}" for message in content["skipped"]]
+    return "\n".join([*lines, *([""] if missing else []), *(f"- {note}" for note in missing)])
 
 
 def warnings_of(content: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -3,25 +3,26 @@
 import hashlib
 import json
 import os
-import shutil
+import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from scvae_fast._files import write_json
-from scvae_fast.models.card import model_card
+from scvae_fast._files import make_folder, temporary_folder, write_atomically, write_json
+from scvae_fast._limits import ITERATIONS_VARIABLE, most_iterations, too_large
+from scvae_fast.models.card import model_card, without_secrets
 from scvae_fast.models.config import SCVAEConfig
 
 try:
     import huggingface_hub
     from huggingface_hub import PyTorchModelHubMixin as _HubMixin
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file, save_file
 except ImportError as error:
     _missing: ImportError | None = error
 
@@ -33,6 +34,13 @@ else:
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 RECORD_FILE = "training.json"
+
+# Before a name that is one of the hub's and no path.
+HUB = "hf:"
+_ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+_FILES_OF_MODELS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".json", ".yaml")
+# In the metadata of the weights: which configuration they were saved with.
+_DIGEST = "scvae_fast.config"
 
 ModelT = TypeVar("ModelT", bound="PretrainedModel")
 ValueT = TypeVar("ValueT")
@@ -94,7 +102,9 @@ class PretrainedModel(nn.Module, _HubMixin):
     ) -> str | None:
         """Write `config.json`, `model.safetensors`, `training.json` and, if there is none, a model card into a folder.
 
-        Each file appears whole: it is written elsewhere and then moved into its place.
+        Each file appears whole. The weights hold a digest of the configuration: what an interruption leaves of two
+        models is refused by `from_pretrained`. `training.json` and the card are written for everyone to read, without
+        paths, commands and keys; what `push_to_hub` uploads are the files that this writes into an empty folder.
 
         Args:
             save_directory: the folder; made if it doesn't exist.
@@ -112,20 +122,20 @@ class PretrainedModel(nn.Module, _HubMixin):
         """
         _require_hub(type(self), "save_pretrained")
         folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         repo_id = repo_id or folder.resolve().name
         card = self._card_arguments(repo_id, record, options)
-        with TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+        with temporary_folder(folder) as parent:
+            temporary = parent / "model"
             commit = super().save_pretrained(temporary, repo_id=repo_id, model_card_kwargs=card, **options)
-            # safetensors lets only the owner read; the other files have the permissions that the user wants.
-            shutil.copymode(Path(temporary, CONFIG_FILE), Path(temporary, WEIGHTS_FILE))
             if card["record"]:
-                write_json(Path(temporary, RECORD_FILE), {**card["record"], "weights": self.fingerprint()})
+                about = {**without_secrets(card["record"]), "weights": self.fingerprint()}
+                write_json(temporary / RECORD_FILE, about)
             else:
                 Path(folder, RECORD_FILE).unlink(missing_ok=True)  # it is of other weights
-            for written in Path(temporary).iterdir():
+            for written in temporary.iterdir():
                 if written.name != "README.md" or not (folder / "README.md").exists():
-                    os.replace(written, folder / written.name)
+                    write_atomically(folder / written.name, written.replace)
         return commit
 
     def push_to_hub(self, repo_id: str, *, record: Mapping[str, Any] | None = None, **options: Any) -> str:
@@ -148,6 +158,16 @@ class PretrainedModel(nn.Module, _HubMixin):
         _require_hub(type(self), "push_to_hub")
         card = self._card_arguments(repo_id, record, options)
         return super().push_to_hub(repo_id, model_card_kwargs=card, **options)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write the weights, as huggingface_hub's method of this name, with the digest of the configuration."""
+        weights = {name: tensor.contiguous() for name, tensor in uncompiled(self.state_dict()).items()}
+        path = Path(save_directory, WEIGHTS_FILE)
+        save_file(weights, path, metadata={"format": "pt", _DIGEST: _digest(self.config)})
+        # safetensors lets only the owner read; other files have the permissions that the user wants.
+        path.with_name("model").touch()
+        path.chmod(path.with_name("model").stat().st_mode)
+        path.with_name("model").unlink()
 
     def generate_model_card(
         self, record: Mapping[str, Any] | None = None, name: str | None = None
@@ -179,7 +199,8 @@ class PretrainedModel(nn.Module, _HubMixin):
         """Load what `save_pretrained` wrote, in evaluation mode.
 
         Args:
-            pretrained_model_name_or_path: a folder, read without a network, or a repository on the hub.
+            pretrained_model_name_or_path: a folder, read without a network, or a repository on the hub: "hf:user/name",
+                or "user/name" where there is no folder `user` here. stderr says when the hub is asked.
             device: where the model is to be.
             revision: of the repository; this and what follows as in `huggingface_hub.hf_hub_download`.
             cache_dir: where downloads are kept.
@@ -202,19 +223,81 @@ class PretrainedModel(nn.Module, _HubMixin):
             files = [_in_folder(cls, Path(source), name) for name in (CONFIG_FILE, WEIGHTS_FILE)]
             record = Path(source, RECORD_FILE) if Path(source, RECORD_FILE).is_file() else None
         else:
+            source = _repository(cls, source)
             hub: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
             hub |= {"force_download": force_download, "local_files_only": local_files_only}
             files = [_download(cls, source, name, hub) for name in (CONFIG_FILE, WEIGHTS_FILE)]
             record = _download_record(source, hub)
-        weights = uncompiled(_read_weights(cls, files[1]))
-        dictionary = weights.get("bottleneck.dictionary")  # saves the class from making one of its own
-        model = cls(_read_config(cls, files[0]), dictionary=dictionary, **options)
+        config, (weights, digest) = _read_config(cls, files[0]), _read_weights(cls, files[1])
         try:
-            model.load_state_dict(weights, assign=True)  # keeps the dtype in which they were saved
-        except RuntimeError as error:
+            # The weights keep the dtype in which they were saved.
+            model = with_weights(cls, config, uncompiled(weights), assign=True, **options)
+        except (RuntimeError, ValueError) as error:
             raise ValueError(f"{cls.__name__}.from_pretrained: {files[1]} doesn't fit {files[0]}: {error}") from error
+        if digest is not None and digest != _digest(config):
+            raise ValueError(
+                f"{cls.__name__}.from_pretrained: {files[1]} was not saved with {files[0]}: it was changed, or saving "
+                "was interrupted: save the model again"
+            )
         model.record = None if record is None else _read_record(cls, record)
         return model.to(device).eval()
+
+
+def with_weights(
+    cls: type[ModelT], config: SCVAEConfig, weights: Mapping[str, Tensor], *, assign: bool, **options: Any
+) -> ModelT:
+    """A model, of which nothing is allocated before it is known that the weights fill it.
+
+    Args:
+        cls: its class.
+        config: which may come from anyone.
+        weights: as `state_dict` gives them.
+        assign: whether the model takes these very tensors.
+        options: of the class.
+
+    Raises:
+        ValueError: the weights don't fit, or the configuration asks for more than the limits allow.
+        RuntimeError: as `load_state_dict`.
+    """
+    if config.n_iter > most_iterations():
+        raise ValueError(
+            f"n_iter of {config.n_iter:,} is too much, at most {most_iterations():,} are taken "
+            f"({ITERATIONS_VARIABLE} raises that)"
+        )
+    if problem := too_large(config.resolution, config.resolution):
+        raise ValueError(f"resolution: {problem}")
+    if config.num_res_blocks * len(config.ch_mult) > len(weights):
+        raise ValueError(f"num_res_blocks of {config.num_res_blocks:,} needs more than {len(weights)} weights")
+    with torch.device("meta"):
+        outline = cls(config, dictionary=torch.empty(config.n_features, config.n_atoms)).state_dict()
+    for name in outline.keys() & weights.keys():
+        if outline[name].numel() != weights[name].numel():
+            raise ValueError(f"{name} must be {tuple(outline[name].shape)}, got {tuple(weights[name].shape)}")
+    if missing := sorted(outline.keys() - weights.keys()):
+        raise ValueError(f"weights are missing: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")
+    model = cls(config, dictionary=weights.get("bottleneck.dictionary"), **options)  # saves it from making its own
+    model.load_state_dict(dict(weights), assign=assign)
+    return model
+
+
+def _repository(cls: type, source: str) -> str:
+    """The name of a repository on the hub.
+
+    Raises:
+        FileNotFoundError: it is a path of this machine, where there is no such folder.
+    """
+    name = source.removeprefix(HUB)
+    is_path = name == source and (Path(source).parent.is_dir() or source.endswith(_FILES_OF_MODELS))
+    if is_path or not _ON_THE_HUB.fullmatch(name) or name.startswith("."):
+        raise FileNotFoundError(
+            f"{cls.__name__}.from_pretrained: {source} is not a folder here (a name on the hub is {HUB}user/name)"
+        )
+    print(f"asking the hub for {name}", file=sys.stderr)
+    return name
+
+
+def _digest(config: SCVAEConfig) -> str:
+    return hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
 def _require_hub(cls: type, method: str) -> None:
@@ -262,8 +345,11 @@ def _read_config(cls: type, path: Path) -> SCVAEConfig:
         raise ValueError(f"{cls.__name__}.from_pretrained: {path} is no configuration: {error}") from error
 
 
-def _read_weights(cls: type, path: Path) -> dict[str, Tensor]:
+def _read_weights(cls: type, path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """The weights, and the digest of the configuration if there is one."""
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            digest = (file.metadata() or {}).get(_DIGEST)
+        return load_file(path), digest
     except SafetensorError as error:
         raise ValueError(f"{cls.__name__}.from_pretrained: {path} is damaged: {error}") from error

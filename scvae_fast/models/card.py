@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from pathlib import PurePath, PurePosixPath, PureWindowsPath
+from pathlib import PurePath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
@@ -55,8 +56,8 @@ print(f"{{result.active.float().mean():.0f}} of {{model.config.n_atoms}} atoms i
 
 Codes of many pictures, in a Parquet file, and back:
 
-    scvae-fast encode --checkpoint {name} --data PICTURES/ --out codes.parquet
-    scvae-fast decode --checkpoint {name} codes.parquet --out rebuilt/"""
+    scvae-fast encode --checkpoint {checkpoint} --data PICTURES/ --out codes.parquet
+    scvae-fast decode --checkpoint {checkpoint} codes.parquet --out rebuilt/"""
 
 _LIMITS = """\
 It rebuilds pictures that are like those it was trained on; of others, and of fine detail and writing above all, it may
@@ -95,14 +96,14 @@ def model_card(model: Described, record: Mapping[str, Any] | None = None, *, nam
         record: what is known of its training, as JSON can hold it; every key may be missing. `data`: what it was
             trained on, `steps`, `epochs`, `seconds`, `settings`: of optimiser, precision and so on, `versions`: of
             packages, `origin`: a sentence on where the weights come from otherwise, `datasets`: names on the hub,
-            `license` ("mit" by default), and `evaluation`: what `scvae-fast evaluate` writes into metrics.json. Of
-            paths only the last part is shown.
+            `license` ("mit" by default), and `evaluation`: what `scvae-fast evaluate` writes into metrics.json. It is
+            shown as `without_secrets` leaves it.
         name: that of the repository or folder, for the example.
 
     Raises:
         ImportError: huggingface_hub is not installed.
     """
-    record, config, name = record or {}, model.config, name or "user/name"
+    record, config, name = without_secrets(record or {}), model.config, name or "user/name"
     introduction = _INTRODUCTION.format(
         n=config.n_features, s=config.stride, T=config.n_iter, K=config.n_atoms, variant=_VARIANTS[config.compat]
     )
@@ -112,13 +113,44 @@ def model_card(model: Described, record: Mapping[str, Any] | None = None, *, nam
         "Configuration": _table({**config.to_dict(), "parameters": f"{parameters:,}"}),
         "Training": _training(record),
         "Evaluation": _evaluation(evaluation) if evaluation else "No evaluation came with this model.",
-        "How to use it": _USE.format(name=name),
+        "How to use it": _USE.format(name=name, checkpoint=f"hf:{name}" if "/" in name else name),
         "Limits": _LIMITS.format(resolution=config.resolution),
         "Citation": _CITATION,
     }
     title = PurePath(name).name
     body = "\n\n".join([f"# {title}", introduction, *(f"## {head}\n\n{text}" for head, text in sections.items())])
     return f"---\n{_front_matter(record, title).to_yaml()}\n---\n\n{body}\n"
+
+
+# Names of settings whose values are nobody else's business.
+_SECRET = re.compile(r"(?i)(^|_)(api|access|auth\w*|credentials?|key|passw\w*|pwd|secrets?|token)($|_)")
+# Of texts: a path with a folder in it, from the root, the home, or a drive.
+_PATH = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:[\\/]|~?/)[^\s'\",;:()]+")
+# Keys whose values have slashes and are names on the hub.
+_NAMES = ("datasets", "license")
+HIDDEN = "…"
+
+
+def without_secrets(value: Any) -> Any:
+    """A record for everyone to read: of paths and addresses the last part alone, of commands nothing, and no keys.
+
+    Args:
+        value: as JSON can hold it.
+    """
+    if isinstance(value, Mapping):
+        return {
+            key: each if key in _NAMES else HIDDEN if _SECRET.search(str(key)) and each else without_secrets(each)
+            for key, each in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [without_secrets(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    if value.startswith("pipe:"):
+        return f"pipe:{HIDDEN}"
+    if not re.search(r"\s", value):
+        return _last_part(value.partition("?")[0] if "://" in value else value)
+    return _PATH.sub(lambda path: _last_part(path[0]), value)
 
 
 def _front_matter(record: Mapping[str, Any], title: str) -> ModelCardData:
@@ -130,7 +162,7 @@ def _front_matter(record: Mapping[str, Any], title: str) -> ModelCardData:
         "task_type": "image-to-image",
         "task_name": "image reconstruction",
         "dataset_type": str(_data(evaluation).get("layout", "pictures")),
-        "dataset_name": _last_part(_data(evaluation).get("data", "pictures")),
+        "dataset_name": _data(evaluation).get("data", "pictures"),
         "dataset_split": _data(evaluation).get("split"),
     }
     results = [
@@ -154,11 +186,11 @@ def _training(record: Mapping[str, Any]) -> str:
     facts = {key: record[key] for key in ("steps", "epochs") if record.get(key) is not None}
     if record.get("seconds") is not None:
         facts["time"] = _duration(float(record["seconds"]))
-    facts |= {f"data: {key}": _last_part(value) for key, value in _flat(record.get("data") or {})}
+    facts |= {f"data: {key}": value for key, value in _flat(record.get("data") or {})}
     parts += [_table(facts)] if facts else []
     for head, key in (("Settings", "settings"), ("Versions", "versions")):
         if record.get(key):
-            parts.append(f"### {head}\n\n{_table({name: _shown(value) for name, value in _flat(record[key])})}")
+            parts.append(f"### {head}\n\n{_table(dict(_flat(record[key])))}")
     return "\n\n".join(parts) or "No record of the training came with this model."
 
 
@@ -166,7 +198,7 @@ def _evaluation(evaluation: Mapping[str, Any]) -> str:
     data = _data(evaluation)
     facts = {
         "pictures": evaluation.get("n_pictures"),
-        "data": _last_part(data["data"]) if "data" in data else None,
+        "data": data.get("data"),
         "split": data.get("split"),
         "resize": evaluation.get("resize", data.get("resize")),
         "precision": evaluation.get("precision"),
@@ -194,7 +226,7 @@ def _weights(files: Any) -> str:
     for file in files if isinstance(files, list) else [files]:
         found = file if isinstance(file, Mapping) else {"path": file}
         checksum = f" (SHA-256 {str(found['sha256'])[:12]}…)" if found.get("sha256") else ""
-        shown.append(f"{_last_part(found.get('path', ''))}{checksum}")
+        shown.append(f"{found.get('path', '')}{checksum}")
     return ", ".join(shown)
 
 
@@ -211,15 +243,9 @@ def _is_figure(value: Any) -> bool:
     return value is None or value == "inf" or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
-def _last_part(value: Any) -> Any:
-    """A path's name without its folders, which are nobody else's business; other values as they are."""
-    return (PureWindowsPath(value).name or value) if isinstance(value, str) else value
-
-
-def _shown(value: Any) -> Any:
-    """A value that may be a path and may be any other text."""
-    is_path = isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute())
-    return _last_part(value) if is_path else value
+def _last_part(path: str) -> str:
+    """A path's name without its folders."""
+    return PureWindowsPath(path).name or path
 
 
 def _duration(seconds: float) -> str:

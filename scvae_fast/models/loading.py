@@ -1,14 +1,17 @@
 """A trained model, from whatever a command was given as its checkpoint."""
 
+import difflib
+import json
 import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from scvae_fast.errors import UsageError
-from scvae_fast.models._hub import CONFIG_FILE, uncompiled
+from scvae_fast.models._hub import CONFIG_FILE, HUB, RECORD_FILE, WEIGHTS_FILE, uncompiled, with_weights
 from scvae_fast.models.config import SCVAEConfig
 from scvae_fast.models.scvae import SCVAE
 
@@ -22,23 +25,61 @@ def load_model(checkpoint: str | os.PathLike[str], device: str | torch.device = 
 
     Args:
         checkpoint: a folder that `SCVAE.save_pretrained` wrote, the folder of a training (its model, or the state that
-            it has come to), the state of a training (`last.ckpt`; averaged weights, if it has them), or a repository on
-            the hub.
+            it has come to), the state of a training (`last.ckpt`; averaged weights, if it has them), or "hf:user/name",
+            a repository on the hub. Anything else is a path, and nobody is asked for it.
         device: where the model is to be.
 
     Raises:
-        UsageError: it can't be loaded.
+        UsageError: it can't be loaded; where one beside it seems to be meant, the message names that.
         ImportError: huggingface_hub or safetensors is not installed.
     """
-    path = Path(checkpoint)
+    name, path = os.fspath(checkpoint), Path(checkpoint)
+    if name.startswith(HUB) and not path.exists():
+        return _loaded(name, name, device)
     if path.is_dir() and not (path / CONFIG_FILE).exists():
-        path = next((kept for name in (MODEL_FOLDER, STATE_FILE) if (kept := path / name).exists()), path)
+        path = _newest(path)
+    if not path.exists() or path.name in (CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE) or not _is_checkpoint(path):
+        what = "no such file or folder" if not path.exists() else "no model or training is kept under this name"
+        meant = "".join(f"; {found} is one" for found in list(_meant(path))[:1])
+        hub = f"; a name on the hub is {HUB}{name}" if not path.exists() and name.count("/") == 1 else ""
+        raise UsageError(f"the checkpoint {name} can't be loaded: {what}{meant}{hub}")
+    return _loaded(name, path, device)
+
+
+def _loaded(name: str, source: str | Path, device: str | torch.device) -> SCVAE:
     try:
-        if path.is_file():
-            return _from_training(path).to(device).eval()
-        return SCVAE.from_pretrained(path if path.exists() else checkpoint, device=device)
+        if isinstance(source, Path) and source.is_file():
+            return _from_training(source).to(device).eval()
+        return SCVAE.from_pretrained(source, device=device)
     except (OSError, ValueError) as error:
-        raise UsageError(f"the checkpoint {os.fspath(checkpoint)} can't be loaded: {error}") from error
+        raise UsageError(f"the checkpoint {name} can't be loaded: {error}") from error
+
+
+def _newest(training: Path) -> Path:
+    """Of the folder of a training its model, or its state, if that has come further; the folder itself without them."""
+    model, state = training / MODEL_FOLDER, training / STATE_FILE
+    if not (model.exists() and state.exists()):
+        return next((kept for kept in (model, state) if kept.exists()), training)
+    try:
+        steps = json.loads((model / RECORD_FILE).read_text(encoding="utf-8"))["steps"]
+        return state if read_training_state(state)["global_step"] > steps else model
+    except (OSError, ValueError, KeyError, TypeError):  # one of them is not there to be compared
+        return model
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.is_file() or any((path / each).exists() for each in (CONFIG_FILE, WEIGHTS_FILE))
+
+
+def _meant(path: Path) -> Iterator[Path]:
+    """Folders that somebody may have meant who named this path: around it, in it, or of nearly its name."""
+    around = path.parent
+    siblings = [each.name for each in around.iterdir()] if around.is_dir() else []
+    inside = sorted(each for each in path.iterdir() if each.is_dir()) if path.is_dir() else []
+    for each in (around, *inside, *(around / name for name in difflib.get_close_matches(path.name, siblings))):
+        kept = (each, each / MODEL_FOLDER, each / STATE_FILE)
+        if each != path and any(_is_checkpoint(found) for found in kept if found.exists()):
+            yield each
 
 
 def read_training_state(path: Path) -> dict[str, Any]:
@@ -63,9 +104,7 @@ def _from_training(path: Path) -> SCVAE:
     state = read_training_state(path)
     names = uncompiled(state["state_dict"])
     weights = {name.removeprefix("model."): value for name, value in names.items() if name.startswith("model.")}
-    model = SCVAE(SCVAEConfig.from_dict(state["network"]), dictionary=weights.get("bottleneck.dictionary"))
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
+        return with_weights(SCVAE, SCVAEConfig.from_dict(state["network"]), weights, assign=False)
+    except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path} does not hold its network's weights: {error}") from error
-    return model

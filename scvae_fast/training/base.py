@@ -175,6 +175,23 @@ class AutoencoderModule(LightningModule, ABC):
                 if parameters := list(part.parameters()):
                     torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
+    def on_train_start(self) -> None:
+        """Let the optimiser's settings hold that were given, where a training is resumed with others than before."""
+        optimizer, settings = cast(torch.optim.Optimizer, self.optimizers()), self.optimiser
+        scheduler = cast(torch.optim.lr_scheduler.LambdaLR, self.lr_schedulers())
+        given = {"initial_lr": settings.learning_rate, "betas": settings.betas, "weight_decay": settings.weight_decay}
+        for group in optimizer.param_groups:
+            found = {name: tuple(group[name]) if name == "betas" else group[name] for name in given}
+            if found == given:
+                continue
+            group.update(given)
+            group["lr"] = settings.learning_rate * settings.factor(progress_of(self.trainer))
+            scheduler.base_lrs = [settings.learning_rate] * len(optimizer.param_groups)
+            scheduler._last_lr = [each["lr"] for each in optimizer.param_groups]
+            if self.trainer.is_global_zero:
+                changed = (f"{name} {found[name]} -> {given[name]}" for name in given if found[name] != given[name])
+                print(f"resumed with other settings of the optimiser: {', '.join(changed)}", flush=True)
+
     def sharded(self) -> FullyShardedDataParallel | None:
         """What holds the weights where they are spread over processes."""
         model = self.trainer.strategy.model

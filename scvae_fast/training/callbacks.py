@@ -21,11 +21,15 @@ from scvae_fast.training.progress import batches_seen, time_spent
 
 
 class TrainingDivergedError(UsageError):
-    """The loss is not finite; no checkpoint holds what came of it."""
+    """The loss or the weights are not finite; no checkpoint holds what came of it."""
+
+
+# Before the name of the checkpoint that the newest one has replaced.
+BEFORE = "before-"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints under a temporary name in the same folder and renames them; Lightning's plugin for that."""
+    """Lightning's plugin that writes a checkpoint whole, and keeps the one that it replaces under `before-NAME`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write a checkpoint whole, or not at all.
@@ -36,7 +40,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if storage_options is not None:
             raise TypeError("AtomicCheckpointIO: storage_options must be None")
         try:
-            write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
+            path = Path(path)
+            before = path.with_name(f"{BEFORE}{path.name}")
+            write_atomically(path, lambda temporary: torch.save(checkpoint, temporary), before=before)
         # torch's writer reports a full disk as a RuntimeError.
         except (OSError, RuntimeError) as error:
             raise UsageError(f"the checkpoint {path} can't be written, the one before it is kept: {error}") from error
@@ -105,9 +111,10 @@ class KeepCheckpoint(Callback):
 
 
 class LossGuard(Callback):
-    """Ends the training when the loss is not finite, before a checkpoint is made of that.
+    """Ends the training when the loss or the weights are not finite, before a checkpoint is made of that.
 
     A loss is looked at one step later, when the device has computed it anyway, or when a checkpoint is to be saved.
+    Weights and moments, which one gradient can spoil after a finite loss, are looked at before they are saved.
     """
 
     def __init__(self) -> None:
@@ -119,8 +126,14 @@ class LossGuard(Callback):
         self._pending = (batches_seen(trainer), trainer.callback_metrics["loss/total"])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Look at the loss of the last step."""
+        """Look at the loss of the last step, and at all that the checkpoint would keep."""
         self._look()
+        kept = [checkpoint.get(name) for name in _TENSORS_OF_CHECKPOINTS]
+        if any_process(trainer, not _finite(kept)):
+            raise TrainingDivergedError(
+                f"the weights are not finite after step {trainer.global_step}, though the loss was; the training is "
+                "stopped"
+            )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the loss of the last step."""
@@ -134,8 +147,23 @@ class LossGuard(Callback):
             raise TrainingDivergedError(f"the loss of batch {batch} is {float(loss)}; the training is stopped")
 
 
+# Of a checkpoint: what is lost if it isn't finite. Callbacks may keep an infinite best score.
+_TENSORS_OF_CHECKPOINTS = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
+
+
+def _finite(tree: Any) -> bool:
+    """Whether all floating-point tensors are, in dictionaries and lists."""
+    if isinstance(tree, Tensor):
+        return not tree.is_floating_point() or bool(tree.isfinite().all())
+    if isinstance(tree, dict):
+        return all(map(_finite, tree.values()))
+    return not isinstance(tree, (list, tuple)) or all(map(_finite, tree))
+
+
 class StopOnSignal(Callback):
     """Ctrl-C or SIGTERM end the training after the step that is under way; a second one ends it at once.
+
+    There is no validation then.
 
     `number` is the signal that did so, None as long as none has; where there are several processes, that of any.
     """
@@ -168,6 +196,7 @@ class StopOnSignal(Callback):
         if any_process(trainer, self.stopped):
             self.number = self.number or signal.SIGTERM
             trainer.should_stop = True
+            trainer.limit_val_batches = 0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back."""

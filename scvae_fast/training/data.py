@@ -131,6 +131,14 @@ class PictureData(LightningDataModule, ABC):
         batches = itertools.islice(self.train_dataloader(), -(-count // self.batch_size))
         return torch.cat(list(batches))[:count]
 
+    def first_validated(self, count: int) -> Tensor | None:  # -> (count, 3, resolution, resolution)
+        """The first pictures to validate on, fewer where there are fewer; None where there are none."""
+        pictures = self._pictures().validation
+        if pictures is None:
+            return None
+        batches = FixedBatches(min(count, len(pictures)), count)  # type: ignore[arg-type]
+        return next(iter(picture_loader(pictures, batches)))
+
     def state_dict(self) -> dict[str, Any]:
         """How many samples all processes have seen, and Lightning's count of batches at that moment."""
         return {"samples": self._samples(), "batches": self._batches_done()}

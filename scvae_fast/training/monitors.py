@@ -19,6 +19,7 @@ from scvae_fast.models import SCVAE
 from scvae_fast.models.atoms import decode_atoms
 from scvae_fast.plotting import figures
 from scvae_fast.plotting.figures import Figure
+from scvae_fast.training.data import PictureData
 
 # Pictures of the validation set that are drawn.
 _DRAWN = 4
@@ -96,7 +97,7 @@ class CodeMonitor(Callback):
 
 
 class PictureMonitor(Callback):
-    """Draws, after each validation, what the model makes of the first pictures of the validation set.
+    """Draws, after each validation and at the end, what the model makes of the first pictures of the validation set.
 
     `reconstructions`, `alpha`, `atoms` and `supports` go to TensorBoard and to Weights & Biases, whichever is among the
     loggers, and as PNG files, the newest only, into a folder.
@@ -108,6 +109,7 @@ class PictureMonitor(Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._batch: Tensor | None = None
+        self._step = -1  # after which was drawn
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Tensor, batch_idx: int, dataloader_idx: int = 0
@@ -120,8 +122,23 @@ class PictureMonitor(Callback):
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Tensor, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Draw while the weights are those that are validated, which may be averaged ones."""
-        if batch_idx > 0 or trainer.sanity_checking or not trainer.is_global_zero or self._batch is None:
+        if batch_idx == 0 and not trainer.sanity_checking and trainer.is_global_zero and self._batch is not None:
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Draw what the training ends with, unless that was validated."""
+        if not trainer.is_global_zero or self._step == trainer.global_step:
             return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if self._batch is None and isinstance(data, PictureData):
+            self._batch = data.first_validated(_DRAWN)
+        if self._batch is not None:
+            self._batch = self._batch.to(pl_module.device)
+            self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: Trainer, pl_module: Any) -> None:
+        assert self._batch is not None
+        self._step = trainer.global_step
         view = look(pl_module.model, self._batch)
         for name, figure in view.figures.items():
             write_atomically(self.folder / f"{name}.png", partial(figure.savefig, dpi=100))

@@ -1,6 +1,7 @@
 import dataclasses
 import gc
 import json
+import os
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,6 +220,44 @@ def test_columns_that_are_not_those_of_the_format(change: dict[str, object], wri
     rewrite(written, change)
     with pytest.raises(CodeFileError, match="its columns are not those of format 1"):
         CodeFile(written)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stride": 0},
+        {"stride": "2"},
+        {"stride": 2.0},
+        {"stride": True},
+        {"n_atoms": "24"},
+        {"n_atoms": 0},
+        {"n_atoms": 10**30},
+        {"n_atoms": None},
+        {"values": "int8"},
+        {"values": []},
+        {"config": 3},
+        {"fingerprint": None},
+        {"scvae_fast": {}},
+    ],
+)
+def test_metadata_of_wrong_types_or_values(change: dict[str, object], written: Path) -> None:
+    rewrite(written, change)
+    (name,) = change
+    with pytest.raises(CodeFileError, match=rf"is damaged: its metadata can't be read: ValueError\(.{name} is"):
+        CodeFile(written)
+
+
+def test_a_picture_that_no_memory_holds(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCVAE_FAST_MAX_MEGAPIXELS", "0.00001")
+    with pytest.raises(
+        CodeFileError, match=r"folder/\d+.png: .* pixels are too many, at most 10 are taken \(SCVAE_FAST"
+    ):
+        list(CodeFile(written))
+
+
+def test_names_that_are_no_utf_8_are_escaped(model: SCVAE, tmp_path: Path) -> None:
+    write_codes(tmp_path / "codes.parquet", model, [coded(os.fsdecode(b"caf\xe9.png"))])
+    assert [picture.name for picture in CodeFile(tmp_path / "codes.parquet")] == ["caf\\udce9.png"]
 
 
 def test_metadata_that_lacks_something(written: Path) -> None:

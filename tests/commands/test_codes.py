@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,37 @@ def test_names_without_a_suffix_of_pictures(checkpoint: Path, tmp_path: Path) ->
     )
     decode_codes(checkpoint, tmp_path / "codes.parquet", tmp_path / "out", suffix="jpg")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["v1.5.jpg", "v1.6.jpg", "x-2.jpg", "x.jpg"]
+
+
+def test_equal_names_are_found_without_looking_at_all_that_are_taken(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blank, count = SparseCodes.of(torch.zeros(1, 1, 24)), 40
+    pictures = [CodedPicture("a.png", (2, 2), blank)] * count
+    write_codes(tmp_path / "codes.parquet", load_model(checkpoint), pictures)
+    looks = []
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: looks.append(path) or exists(path))  # type: ignore[func-returns-value]
+    decode_codes(checkpoint, tmp_path / "codes.parquet", tmp_path / "out")
+    assert sum(path.parent.name == "out" and path.suffix == ".png" for path in looks) <= 3 * count
+    assert len(list((tmp_path / "out").iterdir())) == count
+
+
+def test_a_name_that_is_no_utf_8(checkpoint: Path, tmp_path: Path) -> None:
+    save_picture(tmp_path / "data" / "a.png", scene(8, 8))
+    os.rename(os.fsencode(tmp_path / "data" / "a.png"), os.fsencode(tmp_path / "data") + b"/caf\xe9.png")
+    encode_data(checkpoint, tmp_path / "data", tmp_path / "codes.parquet")
+    decode_codes(checkpoint, tmp_path / "codes.parquet", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["caf\\udce9.png"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_not_replaced(checkpoint: Path, data: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir() if kind == "folder" else os.mkfifo(out)
+    with pytest.raises(UsageError, match="which no file is put in the place of"):
+        encode_data(checkpoint, data, out)
+    assert not out.is_file()
 
 
 def test_a_folder_with_something_in_it(checkpoint: Path, data: Path, tmp_path: Path) -> None:

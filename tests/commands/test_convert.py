@@ -122,7 +122,7 @@ def test_files_that_are_no_configuration(content, message, official, given, tmp_
 def test_files_that_are_no_checkpoint(content, given, tmp_path):
     (tmp_path / "x.pt").write_bytes(content)
     with pytest.raises(UsageError, match=r"x.pt can't be read as a checkpoint that holds weights and nothing else"):
-        convert(tmp_path / "x.pt", tmp_path / "model", given)
+        convert(tmp_path / "x.pt", tmp_path / "model", OfficialOptions())  # and nothing is asked for
 
 
 def test_a_checkpoint_with_code_in_it_is_not_run(given, tmp_path):

@@ -63,14 +63,24 @@ def test_retrieve_from_the_command_line(checkpoint: Path, classes: Path, tmp_pat
     assert load_picture(tmp_path / "neighbours.png").std() > 0.05
 
 
-def test_queries_find_their_own_class_and_themselves(checkpoint: Path, classes: Path, tmp_path: Path) -> None:
+def test_queries_find_their_own_class_and_not_themselves(checkpoint: Path, classes: Path, tmp_path: Path) -> None:
     queries = [classes / "red" / "3.png", classes / "blue" / "0.png"]
     content = retrieve_checkpoint(checkpoint, LabelledData(classes), tmp_path, queries=queries, descriptors=SOME, k=3)
     for query in queries:
         found = content["neighbours"][str(query)]
-        assert all(found[each][0]["name"] == f"{query.parent.name}/{query.name}" for each in SOME)
-        assert found["codes:signs:1"][0]["similarity"] == pytest.approx(1, abs=1e-5)
+        assert all(
+            neighbour["name"] != f"{query.parent.name}/{query.name}" for each in SOME for neighbour in found[each]
+        )
         assert {each["name"].split("/")[0] for each in found["thumbnail"]} == {query.parent.name}
+
+
+def test_a_copy_of_a_query_is_its_neighbour(checkpoint: Path, classes: Path, tmp_path: Path) -> None:
+    query = tmp_path / "copy.png"
+    query.write_bytes((classes / "red" / "3.png").read_bytes())
+    content = retrieve_checkpoint(checkpoint, LabelledData(classes), tmp_path, queries=[query], descriptors=SOME, k=3)
+    found = content["neighbours"][str(query)]
+    assert all(found[each][0]["name"] == "red/3.png" for each in SOME)
+    assert found["codes:signs:1"][0]["similarity"] == pytest.approx(1, abs=1e-5)
 
 
 def test_a_query_among_pictures_without_classes(checkpoint: Path, tmp_path: Path) -> None:

@@ -133,3 +133,12 @@ def test_options_out_of_range(option: str, value: str, message: str, capsys: pyt
     with pytest.raises(SystemExit):
         cli.main(["segment", "--checkpoint", "x", "--data", "y", f"{option}={value}"])
     assert message in capsys.readouterr().err
+
+
+def test_pictures_that_differ_in_their_suffix_alone_keep_their_masks(folder: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg"):
+        save_picture(tmp_path / "data" / "images" / name, scene(16, 16))
+    (tmp_path / "data" / "masks").mkdir()
+    Image.fromarray(np.eye(16, dtype=np.uint8)).save(tmp_path / "data" / "masks" / "a.png")
+    assert run(folder, tmp_path / "out", "--data", str(tmp_path / "data"), "--words", "0", "--shifts", "1") == 0
+    assert {path.name for path in (tmp_path / "out" / "masks").iterdir()} == {"a.png", "a-2.png"}

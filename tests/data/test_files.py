@@ -1,4 +1,6 @@
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trees import write_ffhq, write_imagenet, write_pictures
@@ -31,6 +33,34 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (root / "self").symlink_to(root)
     (root / "lost.png").symlink_to(tmp_path / "nowhere.png")
     assert names(list_folder(root)) == ["link/a.png", "lost.png"], "a dangling link is a broken file, not none"
+
+
+def test_what_can_not_be_listed_ends_no_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pictures(tmp_path, ["a/x.png", "lost+found/y.png", "z.png"])
+    (tmp_path / "loop").symlink_to("loop")
+    scandir = os.scandir
+
+    def denied(folder: Path) -> Any:
+        if Path(folder).name == "lost+found":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    assert names(list_folder(tmp_path)) == ["a/x.png", "z.png"]
+    assert capsys.readouterr().err == f"skipped: {tmp_path / 'lost+found'}: can't be listed: Permission denied\n"
+    with pytest.raises(UsageError, match=r"lost\+found: can't be listed: "):
+        list_folder(tmp_path / "lost+found")
+    assert not looks_like_imagenet(tmp_path)
+
+
+def test_names_that_are_no_utf_8_are_escaped(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["a.png"])
+    os.rename(os.fsencode(tmp_path / "a.png"), os.fsencode(tmp_path) + b"/caf\xe9.png")
+    files = list_folder(tmp_path)
+    assert names(files) == ["caf\\udce9.png"]
+    assert load_picture(files.source(0)).shape == (3, 40, 40)
 
 
 @pytest.mark.parametrize("prefix", ["", "images1024x1024/"])

@@ -138,3 +138,15 @@ def test_what_is_no_data(tmp_path: Path) -> None:
     tree: MaskLayout = "tree"  # type: ignore[assignment]
     with pytest.raises(UsageError, match="the layout of masks must be one of auto, folder"):
         MaskedFiles(tmp_path, layout=tree)
+
+
+def test_a_mask_is_turned_as_its_picture_is(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "images/a.png", np.full((*MASK.shape, 3), 90), exif=exif)
+    save(tmp_path / "masks/a.png", MASK, exif=exif)
+    save(tmp_path / "images/b.png", np.full((*MASK.T.shape, 3), 90))
+    save(tmp_path / "masks/b.tif", MASK, exif=exif)
+    for found in MaskedFiles(tmp_path):
+        assert found.picture.shape[1:] == found.mask.shape
+        assert np.array_equal(found.mask, MASK.T[:, ::-1])

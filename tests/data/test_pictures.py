@@ -1,13 +1,17 @@
+import io
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pictures import scene
-from PIL import Image
+from PIL import EpsImagePlugin, IcoImagePlugin, Image
 
 from scvae_fast.data import PictureError, load_picture, save_picture
-from scvae_fast.data.pictures import OpenPicture
+from scvae_fast.data.pictures import FORMATS, OpenPicture, picture_suffixes, to_bytes
+from scvae_fast.data.square_crops import centre_square, load_centre
+from scvae_fast.errors import UsageError
 
 
 def test_png_round_trip_is_exact_in_8_bits(tmp_path: Path) -> None:
@@ -61,15 +65,122 @@ def test_sixteen_bits_keep_their_precision(tmp_path: Path) -> None:
     torch.testing.assert_close(load_picture(tmp_path / "x.png"), expected.expand(3, 1, 4), atol=1e-7, rtol=0)
 
 
-def test_orientation_of_the_camera_is_applied(tmp_path: Path) -> None:
-    image = Image.new("RGB", (4, 2))
-    image.putpixel((0, 0), (255, 255, 255))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be seen turned by a quarter, clockwise
-    image.save(tmp_path / "x.png", exif=exif)
-    loaded = load_picture(tmp_path / "x.png")
-    assert loaded.shape == (3, 4, 2)
-    assert loaded[0, 0, 1] == 1
+# Each mode with a format that keeps it.
+MODES = [
+    ("1", "png"), ("L", "png"), ("LA", "png"), ("P", "png"), ("RGB", "png"), ("RGBA", "png"), ("I;16", "png"),
+    ("L", "jpg"), ("RGB", "jpg"), ("CMYK", "jpg"), ("RGB", "webp"), ("RGBA", "webp"), ("RGB", "bmp"), ("P", "gif"),
+    ("RGB", "tga"), ("RGB", "ppm"), ("RGB", "jp2"),
+    ("1", "tif"), ("L", "tif"), ("LA", "tif"), ("PA", "tif"), ("P", "tif"), ("RGB", "tif"), ("RGBA", "tif"),
+    ("CMYK", "tif"), ("LAB", "tif"), ("I", "tif"), ("I;16", "tif"), ("I;16B", "tif"), ("F", "tif"),
+]  # fmt: skip
+
+
+def in_mode(mode: str, levels: np.ndarray) -> Image.Image:
+    """A grey picture (H, W), of 0 and 255, in another mode."""
+    if mode == "I;16":
+        return Image.fromarray(levels.astype(np.uint16) * 257)
+    if mode == "I;16B":
+        return Image.fromarray((levels.astype(np.uint16) * 257).astype(">u2"))
+    if mode == "I":
+        return Image.fromarray(levels.astype(np.int32) * 257)
+    if mode == "F":
+        return Image.fromarray(levels.astype(np.float32) / 255)
+    if mode == "LAB":
+        return Image.merge("LAB", [Image.fromarray(each) for each in (levels, *[np.full_like(levels, 128)] * 2)])
+    return Image.fromarray(levels).convert("L" if mode in ("P", "PA") else mode).convert(mode)
+
+
+@pytest.mark.parametrize(("mode", "suffix"), MODES)
+def test_every_mode_and_orientation(tmp_path: Path, mode: str, suffix: str) -> None:
+    levels = np.zeros((16, 24), np.uint8)
+    levels[:8, :16] = 255
+    expected = {1: levels, 2: levels[:, ::-1], 3: levels[::-1, ::-1], 4: levels[::-1], 5: levels.T,
+                6: levels.T[:, ::-1], 7: levels[::-1, ::-1].T, 8: levels.T[::-1]}  # fmt: skip
+    image = in_mode(mode, levels)
+    for orientation, seen in expected.items():
+        path = tmp_path / f"{orientation}.{suffix}"
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        if suffix in ("png", "jpg", "webp", "tif"):
+            image.save(path, exif=exif, **({"lossless": True} if suffix == "webp" else {}))
+        elif orientation > 1:
+            break  # a format without EXIF
+        else:
+            image.save(path)
+        whole = load_picture(path)
+        assert whole.shape == (3, *seen.shape), orientation
+        assert np.abs(to_bytes(whole).astype(int) - seen[..., None]).max() < 40, orientation
+        with OpenPicture(path, "") as opened:
+            assert opened.size == (seen.shape[1], seen.shape[0])
+        square = load_centre(path, "", 16)
+        assert (square - centre_square(whole, 16)).abs().max() < 0.2, orientation
+        if mode in ("P", "L"):
+            with OpenPicture(path, "") as opened:
+                assert opened.decode_levels().mode in ("P", "L")
+                assert opened.decode_levels().size == (seen.shape[1], seen.shape[0])
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        np.array([[0.0, 255.0]], np.float32),
+        np.array([[0.0, np.nan]], np.float32),
+        np.array([[-0.5, 0.5]], np.float32),
+        np.array([[0, 70_000]], np.int32),
+        np.array([[-1000, 0]], np.int32),
+    ],
+)
+def test_levels_beyond_black_and_white_are_refused(tmp_path: Path, levels: np.ndarray) -> None:
+    Image.fromarray(levels).save(tmp_path / "x.tif")
+    with pytest.raises(PictureError, match=r"x\.tif: grey levels must be 0 … (1 in float32|65535 in int32), got"):
+        load_picture(tmp_path / "x.tif")
+
+
+def test_a_picture_with_damaged_exif_is_read(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 2), "white").save(tmp_path / "x.jpg", exif=b"Exif\0\0damaged, not TIFF")
+    assert load_picture(tmp_path / "x.jpg").shape == (3, 2, 4)
+
+
+class TestFormats:
+    """One list, for data and for the page."""
+
+    def test_what_runs_programs_or_decodes_early_is_none(self) -> None:
+        assert not {".eps", ".ps", ".wmf", ".emf", ".ico", ".icns", ".pdf", ".h5"} & picture_suffixes()
+        assert {".png", ".jpg", ".jpeg", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".gif"} <= picture_suffixes()
+        assert "EPS" not in FORMATS
+
+    def test_whatever_the_file_is_called(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def opened(*arguments: object) -> None:
+            raise AssertionError("its own code ran")
+
+        content = {
+            "eps.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n{} loop\n%%EOF\n",
+            "ico.jpg": _ico(),
+        }
+        monkeypatch.setattr(EpsImagePlugin.EpsImageFile, "_open", opened)
+        monkeypatch.setattr(IcoImagePlugin.IcoImageFile, "_open", opened)
+        for name, data in content.items():
+            (tmp_path / name).write_bytes(data)
+            with pytest.raises(PictureError, match=f"{name}: not a picture of a known format"):
+                load_picture(tmp_path / name)
+
+    def test_the_limit_can_be_raised(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        Image.new("L", (100, 50)).save(tmp_path / "a.png")
+        monkeypatch.setenv("SCVAE_FAST_MAX_MEGAPIXELS", "0.004")
+        with pytest.raises(PictureError, match=r"5,000 pixels are too many, at most 4,000 are taken \(SCVAE_FAST_MAX_"):
+            load_picture(tmp_path / "a.png")
+        monkeypatch.setenv("SCVAE_FAST_MAX_MEGAPIXELS", "0.005")
+        assert load_picture(tmp_path / "a.png").shape == (3, 50, 100)
+        monkeypatch.setenv("SCVAE_FAST_MAX_MEGAPIXELS", "many")
+        with pytest.raises(UsageError, match="SCVAE_FAST_MAX_MEGAPIXELS must be a positive number, got 'many'"):
+            load_picture(tmp_path / "a.png")
+
+
+def _ico() -> bytes:
+    content = io.BytesIO()
+    Image.new("1", (16, 16)).save(content, "PNG")
+    png = content.getvalue()
+    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(png), 22) + png
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
@@ -97,9 +208,9 @@ def test_too_many_pixels_are_refused_before_decoding(tmp_path: Path, monkeypatch
     def decoded(*arguments: object) -> None:
         raise AssertionError("was decoded")
 
-    with OpenPicture(tmp_path / "a.png", "a", most_pixels=600) as opened:
+    with OpenPicture(tmp_path / "a.png", "a", most=600) as opened:
         assert opened.size == (30, 20)
     monkeypatch.setattr(Image.Image, "load", decoded)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
     with pytest.raises(PictureError, match=r"^a: 30 x 20 = 600 pixels are too many, at most 599 are taken$"):
-        OpenPicture(tmp_path / "a.png", "a", most_pixels=599)
+        OpenPicture(tmp_path / "a.png", "a", most=599)

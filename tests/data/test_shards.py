@@ -9,6 +9,7 @@ from torch import Tensor
 from trees import crops, flat, write_shard
 
 from scvae_fast.data import FixedBatches, StreamBatches, UnreadableFiles, ZoomedCrop, picture_loader
+from scvae_fast.data import shards as shards_module
 from scvae_fast.data.pictures import PictureError
 from scvae_fast.data.sampling import sample_dice
 from scvae_fast.data.shards import (
@@ -84,8 +85,59 @@ def test_pictures_are_counted_as_they_are_read(tmp_path: Path, shards: list[str]
         names = ["b/x.txt", "b/x.seg.png", "b/x.jpg", "a.json", "._a.png", "none", "c.d/y.JPEG", "__meta__/z.png"]
         for name in names:
             tar.addfile(tarfile.TarInfo(name), io.BytesIO())
-    assert members([str(tmp_path / "odd.tar.gz")]) == ["b/x.seg.png", "c.d/y.jpeg"], "one of each sample"
+    assert members([str(tmp_path / "odd.tar.gz")]) == ["b/x.seg.png", "c.d/y.JPEG"], "one of each sample"
     assert count_pictures([str(tmp_path / "odd.tar.gz")]) == 2
+
+
+def archive(path: Path, names: list[str], **members: int) -> str:
+    """A tar file with empty members of these names, or of so many bytes that never come."""
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+        for name, size in members.items():
+            member = tarfile.TarInfo(f"{name}.png")
+            member.size = size
+            tar.addfile(member)
+    return str(path)
+
+
+def test_names_with_dots_are_pictures_of_their_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    days = [f"2023.05.{day:02}.jpg" for day in (1, 2, 3)]
+    days_only = archive(tmp_path / "days.tar", days)
+    assert members([days_only]) == days
+    assert count_pictures([days_only]) == 3
+    assert capfd.readouterr().err == ""
+    mixed = archive(tmp_path / "mixed.tar", [*days, "x.jpg", "x.seg.png", "x.depth.PNG", "y.png"])
+    assert members([mixed]) == [*days, "x.jpg", "y.png"]
+    assert count_pictures([days_only, mixed]) == 8
+    told = "2 pictures in shards are left out: of several pictures of a sample that differ in their suffix, such as "
+    assert capfd.readouterr().err == f"{told}x.seg.png, the first is taken\n"
+    shards_module._tell.cache_clear()
+    assert len(members([f"pipe:cat {mixed}"] * 2)) == 10
+    assert capfd.readouterr().err.count("x.seg.png") == 1
+
+
+def test_a_member_without_end_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCVAE_FAST_MAX_MEGAPIXELS", "0.001")
+    path = archive(tmp_path / "bomb.tar", ["a.png"], b=10**15)
+    told: list[PictureError] = []
+    assert [raw.member for raw in raw_pictures(path, told.append)] == ["a.png"]
+    assert "this shard can't be read to its end: b.png has 1,000,000,000,000,000 bytes, at most 16,000" in str(told[0])
+    assert "SCVAE_FAST_MAX_MEGAPIXELS raises that" in str(told[0])
+    assert count_pictures([path]) == 1
+
+
+@pytest.mark.parametrize("name", ["pipe:touch HERE;.tar", "http:x.tar", "x{0..1}.tar"])
+def test_what_lies_in_a_folder_is_a_file_whatever_it_is_called(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_shard(tmp_path / "whole.tar", 0, 2).rename(tmp_path / name)
+    for named in (".", str(tmp_path), name):
+        urls = expand_shards(named)
+        assert members(urls) == ["0000.png", "0001.png"]
+        assert count_pictures(urls) == 2
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_pipes_give_what_files_give(shards: list[str], capfd: pytest.CaptureFixture[str]) -> None:

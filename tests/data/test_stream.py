@@ -139,3 +139,26 @@ def test_what_is_not_there_is_an_error_at_once(tmp_path: Path) -> None:
         PictureStream(tmp_path / "ffhq", layout="flat")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="resize must be at least 1"):
         PictureStream(tmp_path / "ffhq", resize=0)
+
+
+def test_a_name_in_a_folder_runs_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pipe:touch HERE;.tar").write_bytes(b"")
+    for data in (".", "pipe:touch HERE;.tar"):
+        with pytest.raises(UsageError, match="no pictures in these shards"):
+            PictureStream(data)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_archive_beside_the_pictures_hides_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pictures(tmp_path, ["inside/a.png", "inside/b.png"])
+    write_shard(tmp_path / "all.tar", 0, 3)
+    stream = PictureStream(tmp_path)
+    assert (stream.describe()["layout"], stream.length) == ("folder", 2)
+    assert "holds pictures and 1 tar files, such as all.tar: the pictures are taken" in capsys.readouterr().err
+    assert PictureStream(tmp_path, layout="shards").length == 3
+
+
+def test_squares_that_no_memory_holds_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"resize to 999999 x 999999 = .*SCVAE_FAST_MAX_MEGAPIXELS raises that"):
+        PictureStream("photographs", resize=999_999)

@@ -29,3 +29,16 @@ def test_processes_count_together(method: str, capfd: pytest.CaptureFixture[str]
 def test_none_may_be_broken() -> None:
     with pytest.raises(UsageError, match="most_broken = 0 allows"):
         UnreadableFiles(0).add(PictureError("a", "empty"))
+
+
+def test_without_semaphores_this_process_counts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*arguments: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(multiprocessing.get_context("spawn").__class__, "Array", missing)
+    broken = UnreadableFiles(1)
+    for _ in range(2):
+        broken.add(PictureError("a", "empty"))
+    assert len(broken) == 1
+    with pytest.raises(UsageError, match="most_broken = 1 allows"):
+        broken.add(PictureError("b", "empty"))

@@ -1,5 +1,7 @@
+import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -35,12 +37,90 @@ def test_weights_of_a_compiled_model(small_model: SCVAE, pictures: torch.Tensor,
         {n: t.clone() for n, t in {**weights, **small_model.state_dict()}.items()},
         tmp_path / "folder" / "model.safetensors",
     )
-    with pytest.raises(UsageError, match="can't be loaded: weights must not be there twice"):
+    with pytest.raises(UsageError, match="can't be loaded: .*weights must not be there twice"):
         load_model(tmp_path / "folder")
 
 
 def test_what_can_not_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"the checkpoint .* can't be loaded: no model or training is kept under this"):
+        load_model(tmp_path)
+    (tmp_path / "model.safetensors").touch()
     with pytest.raises(UsageError, match=r"the checkpoint .* can't be loaded: .*has no config.json"):
         load_model(tmp_path)
-    with pytest.raises(UsageError, match=r"the checkpoint not a name/at/all can't be loaded"):
+    with pytest.raises(UsageError, match=r"the checkpoint not a name/at/all can't be loaded: no such file or folder$"):
         load_model("not a name/at/all")
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the hub is asked for."""
+    names: list[str] = []
+
+    def download(repository: str, name: str, **options: object) -> str:
+        names.append(repository)
+        raise OSError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.chdir(tmp_path)
+    return names
+
+
+@pytest.mark.parametrize("name", ["out/trian", "./out/train", "last.ckpt", "~/model", "nothing", "a/b/c"])
+def test_a_path_is_not_asked_of_the_hub(name: str, asked: list[str], small_model: SCVAE) -> None:
+    with pytest.raises(UsageError, match=f"the checkpoint {name} can't be loaded: no such file or folder"):
+        load_model(name)
+    Path("out").mkdir()
+    if name != "nothing":
+        with pytest.raises(FileNotFoundError, match="is not a folder here"):
+            SCVAE.from_pretrained(name)
+    assert not asked
+
+
+def test_the_hub_is_asked_by_its_name(asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(
+        UsageError, match=r"user/name can't be loaded: no such file or folder; a name on the hub is hf:us"
+    ):
+        load_model("user/name")
+    assert not asked
+    with pytest.raises(UsageError, match="can't be loaded: .*offline"):
+        load_model("hf:user/name")
+    with pytest.raises(FileNotFoundError, match="offline"):
+        SCVAE.from_pretrained("user/name")
+    assert asked == ["user/name"] * 2
+    assert capsys.readouterr().err == "asking the hub for user/name\n" * 2
+
+
+def test_the_folder_that_is_meant_is_named(small_model: SCVAE, tmp_path: Path) -> None:
+    small_model.save_pretrained(tmp_path / "train" / "model")
+    for given, meant in (
+        ("trian", "train"),
+        ("train/model/model.safetensors", "train/model"),
+        ("train/model/config.json", "train/model"),
+        (".", "train"),
+    ):
+        with pytest.raises(UsageError) as error:
+            load_model(tmp_path / given)
+        assert str(error.value).endswith(f"; {tmp_path / meant} is one"), given
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_iter": 10**12}, "n_iter of 1,000,000,000,000 is too much.*SCVAE_FAST_MAX_ITERATIONS raises that"),
+        ({"resolution": 10**6}, "resolution: 1000000 x 1000000 = .* pixels are too many"),
+        ({"num_res_blocks": 10**9}, "num_res_blocks of 1,000,000,000 needs more than"),
+        ({"ch": 10**6}, "must be"),
+        ({"n_features": 10**6, "n_atoms": 10**6}, "must be"),
+    ],
+)
+def test_a_configuration_that_no_memory_holds(
+    change: dict[str, int], message: str, small_model: SCVAE, tmp_path: Path
+) -> None:
+    small_model.save_pretrained(tmp_path / "model")
+    network = small_model.config.to_dict() | change
+    (tmp_path / "model" / "config.json").write_text(json.dumps(network))
+    weights = {f"model.{name}": tensor for name, tensor in small_model.state_dict().items()}
+    torch.save({"network": network, "state_dict": weights}, tmp_path / "last.ckpt")
+    for checkpoint in (tmp_path / "model", tmp_path / "last.ckpt"):
+        with pytest.raises(UsageError, match=f"(?s)can't be loaded: .*{message}"):
+            load_model(checkpoint)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,37 @@ def test_a_save_that_fails_leaves_the_old_files(folder, small_model, monkeypatch
     with pytest.raises(OSError, match="disk full"):
         small_model.save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_what_an_interruption_mixes_is_refused(folder, small_config, monkeypatch):
+    """Whatever was moved before: the old model, the new one, or an error."""
+    other = SCVAE(dataclasses.replace(small_config, n_iter=9)).eval()
+    fingerprints = {SCVAE.from_pretrained(folder).fingerprint(), other.fingerprint()}
+    replace, found = os.replace, []
+    for moves in range(4):
+        left = moves
+
+        def move(old, new):
+            nonlocal left
+            if os.path.dirname(new) == str(folder):
+                if not left:
+                    raise KeyboardInterrupt
+                left -= 1
+            replace(old, new)
+
+        monkeypatch.setattr(os, "replace", move)
+        try:
+            other.save_pretrained(folder)
+            found.append("whole")
+        except KeyboardInterrupt:
+            try:
+                found.append(SCVAE.from_pretrained(folder).fingerprint())
+                assert found[-1] in fingerprints
+            except ValueError as error:
+                assert "model.safetensors was not saved with" in str(error)
+                found.append("refused")
+    assert "refused" in found
+    assert SCVAE.from_pretrained(folder).fingerprint() == other.fingerprint()
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
@@ -222,6 +254,7 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_there_and_back_over_the_hub(hub, small_model, pictures):
+    small_model.save_pretrained(hub.folder.parent / "seen", record=RECORD, repo_id="user/name")
     address = small_model.push_to_hub("user/name", record=RECORD, private=True, token="hf_x", commit_message="first")
     assert address == "https://huggingface.co/user/name/commit/1"
     assert hub.created == [("user/name", "hf_x", {"private": True, "exist_ok": True})]
@@ -229,6 +262,8 @@ def test_there_and_back_over_the_hub(hub, small_model, pictures):
     assert (commit["repo_id"], commit["commit_message"]) == ("user/name", "first")
     files = {"README.md", "config.json", "model.safetensors", "training.json"}
     assert {path.name for path in hub.folder.iterdir()} == files
+    for name in files:
+        assert (hub.folder / name).read_bytes() == (hub.folder.parent / "seen" / name).read_bytes(), "what was seen"
     card = (hub.folder / "README.md").read_text()
     assert 'SCVAE.from_pretrained("user/name")' in card
     assert "| steps | 7 |" in card
@@ -257,3 +292,20 @@ def test_a_repository_without_a_record(hub, small_model):
     (hub.folder / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"user/name is not a folder here, and config.json can't be had"):
         SCVAE.from_pretrained("user/name")
+
+
+def test_nothing_private_is_written_beside_the_weights(small_model, tmp_path):
+    init = {"train": "pipe:curl -H 'Authorization: Bearer S3CRET' https://somewhere.example/a.tar"}
+    init["val"] = ["/home/alice/private/a.tar", "../alice/b.tar", "https://alice:S3CRET@host/c.tar?sig=S3CRET"]
+    settings = {
+        "data": {"init_args": init},
+        "trainer": {"logger": {"init_args": {"api_key": "S3CRET", "wandb_token": "S3CRET", "name": "run"}}},
+        "out": "/home/alice/runs/x",
+        "note": "read from /home/alice/notes.txt, as ever",
+    }
+    record = {"data": settings["data"], "settings": settings, "datasets": ["user/faces"]}
+    small_model.save_pretrained(tmp_path, record=record)
+    for name in ("README.md", "training.json"):
+        text = (tmp_path / name).read_text()
+        assert not [word for word in ("S3CRET", "alice", "curl", "somewhere") if word in text]
+        assert all(word in text for word in ("a.tar", "b.tar", "c.tar", "user/faces", "read from notes.txt, as ever"))
