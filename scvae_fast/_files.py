@@ -31,7 +31,7 @@ def write_atomically(
     """Have `write` make a file under a temporary name in the same folder, then move it to `path`.
 
     Whoever looks at `path`, even after a power cut, finds the old file or the new one: file and folder are flushed to
-    the disk. Missing folders are made. What processes left that were killed while they wrote into the folder is removed.
+    the disk. Missing folders are made. What killed processes left of their writing in the folder is removed.
 
     Args:
         path: where the file is to be; what is there is replaced. Symbolic links are followed.

@@ -29,7 +29,7 @@ assert cli.main(["encode", "--checkpoint", "x", "--data", "y", "--out", "z"]) ==
 assert cli.main(["decode", "--checkpoint", "x", "y", "--out", "z"]) == 1
 assert cli.main(["cluster", "--checkpoint", "x", "--data", "y", "--clusters", "2"]) == 1
 assert cli.main(["segment", "--checkpoint", "x", "--data", "y"]) == 1
-assert cli.main(["convert", "folder", "x.pt"]) == 1
+assert cli.main(["convert", "folder", "x.pt"]) == 1  # there is none, whatever is installed
 assert cli.main(["app", "--checkpoint", "x"]) == 1
 assert cli.main(["probe", "--checkpoint", "x", "--data", "y"]) == 1
 assert cli.main(["retrieve", "--checkpoint", "x", "--data", "y"]) == 1
@@ -43,7 +43,7 @@ except SystemExit as stop:
     assert run.returncode == 0, run.stderr
     assert "backends:" in run.stdout
     assert "reconstruct" in run.stdout
-    assert run.stderr.count('pip install "scvae_fast[train]"') == 11
+    assert run.stderr.count('pip install "scvae_fast[train]"') == 10
     assert "Traceback" not in run.stderr
 
 

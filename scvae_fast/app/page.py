@@ -31,6 +31,7 @@ STYLE = """
 .cards { margin: 14px 0; }
 .cards b { display: block; font-size: 1.45em; line-height: 1.4; }
 .cards span { font-size: 0.9em; }
+#original img, #rebuilt img, #density img, #clusters img { min-width: min(256px, 100%); }
 .html-container { padding: 0 !important; }
 .caption { margin-top: 14px; }
 .caption b { font-size: 1.1em; }
@@ -73,7 +74,7 @@ class Visit:
         """Of the first of the photographs that no model of this package was trained on."""
         return self._results(views.look(self.model, held_out_photographs()[0].picture), n_clusters)
 
-    def clusters(self, view: views.View | None, n_clusters: int) -> list[Any]:
+    def clusters(self, view: views.Codes | None, n_clusters: int) -> list[Any]:
         """The map of another number of clusters, and its legend."""
         if view is None:
             return [None, ""]
@@ -84,15 +85,16 @@ class Visit:
         usage, cells = view.codes.usage(), len(view.codes.counts)
         used = usage.argsort(descending=True, stable=True)[: min(_ATOMS_SHOWN, int((usage > 0).sum()))]
         shares = [f"{atom}: {100 * int(usage[atom]) / cells:.0f} %" for atom in used.tolist()]
+        kept = views.kept(view)
         return [
-            view,
+            kept,
             "",
             gr.update(visible=True),
             to_bytes(view.picture),
             to_bytes(view.x_hat),
             _figures(view, self.stride),
             views.density_map(view, self.stride),
-            *self.clusters(view, n_clusters),
+            *self.clusters(kept, n_clusters),
             list(zip(views.atom_pictures(self.model, used), shares, strict=True)) if len(used) else [],
         ]
 
@@ -119,7 +121,6 @@ def build(model: SCVAE, limits: views.Limits, name: str) -> gr.Blocks:
             with gr.Column(scale=3):
                 upload = gr.File(
                     label=f"Your picture (up to {limits.mebibytes:g} MiB and {limits.megapixels:g} megapixels)",
-                    file_types=["image"],
                     height=130,
                 )
             with gr.Column(scale=1, min_width=200):

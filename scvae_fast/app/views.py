@@ -53,6 +53,18 @@ class View(NamedTuple):
         return self.bits / (self.picture.shape[1] * self.picture.shape[2])
 
 
+class Codes(NamedTuple):
+    """What is kept of a view between two requests: a byte for each pixel, and the codes."""
+
+    grey: np.ndarray  # (H, W) uint8
+    codes: SparseCodes
+
+
+def kept(view: View) -> Codes:
+    """What `cluster_map` needs of a view."""
+    return Codes(to_bytes(view.picture.mean(0, keepdim=True).expand(3, -1, -1))[..., 0].copy(), view.codes)
+
+
 def read_picture(path: Path, limits: Limits) -> Tensor:  # -> (3, H, W)
     """The picture of a file, if it keeps the limits; larger ones are refused before they are decoded.
 
@@ -79,7 +91,7 @@ def density_map(view: View, stride: int) -> np.ndarray:  # -> (H, W, 3) uint8
     """The picture in grey, and over it how many entries each code has: dark red for some, yellow for many."""
     counts = view.codes.counts.reshape(view.codes.h, view.codes.w).astype(float)
     colours = torch.from_numpy(HEAT(counts / max(np.quantile(counts, 0.995), 1))).float()  # (h, w, 4)
-    return _painted(view, stride, colours[..., :3], colours[..., 3:], dim=0.6)
+    return _painted(kept(view), stride, colours[..., :3], colours[..., 3:], dim=0.6)
 
 
 def cluster(codes: SparseCodes, n_clusters: int) -> np.ndarray:  # -> (h, w)
@@ -107,7 +119,7 @@ def cluster(codes: SparseCodes, n_clusters: int) -> np.ndarray:  # -> (h, w)
     return order.argsort()[labels].reshape(codes.h, codes.w)
 
 
-def cluster_map(view: View, stride: int, labels: np.ndarray) -> np.ndarray:  # -> (H, W, 3) uint8
+def cluster_map(view: Codes, stride: int, labels: np.ndarray) -> np.ndarray:  # -> (H, W, 3) uint8
     """The picture in grey, each cell in the colour that `PALETTE` has for its label (h, w)."""
     palette = torch.tensor([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in PALETTE])
     return _painted(view, stride, palette[torch.from_numpy(labels)], torch.tensor(0.6), dim=1.0)
@@ -121,10 +133,10 @@ def atom_pictures(model: SCVAE, atoms: Tensor) -> list[np.ndarray]:
     return [to_bytes(patch) for patch in enlarged]
 
 
-def _painted(view: View, stride: int, colours: Tensor, opacity: Tensor, *, dim: float) -> np.ndarray:
+def _painted(view: Codes, stride: int, colours: Tensor, opacity: Tensor, *, dim: float) -> np.ndarray:
     """Colours (h, w, 3) and their opacity (h, w, 1), 0 … 1, over the picture in grey, of which `dim` is left."""
-    height, width = view.picture.shape[1:]
-    grey = (view.picture.mean(0, keepdim=True) + 1) / 2 * dim  # (1, H, W)
+    height, width = view.grey.shape
+    grey = torch.from_numpy(view.grey)[None].float() / 255 * dim  # (1, H, W)
     colours, opacity = (
         each.expand(view.codes.h, view.codes.w, -1)
         .permute(2, 0, 1)

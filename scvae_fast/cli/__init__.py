@@ -26,9 +26,9 @@ from scvae_fast.cli import (
 )
 from scvae_fast.errors import ArgumentError, UsageError
 
-# Exit statuses beside 0: what was asked for can't be done; a command line that is wrong in itself, as argparse counts it.
-FAILED = 1
-WRONG = 2
+# Exit statuses beside 0.
+FAILED = 1  # what was asked for can't be done
+WRONG = 2  # the command line is wrong in itself, as argparse counts it
 STOPPED = 130  # by Ctrl-C, as a shell counts it
 
 _COMMANDS = (

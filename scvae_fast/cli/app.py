@@ -22,6 +22,13 @@ def add(commands: Commands) -> None:
         metavar="ADDRESS",
         help="address to listen on; 0.0.0.0 lets everyone in who reaches this machine (default: %(default)s)",
     )
+    parser.add_argument(
+        "--allow-host",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names that browsers may ask for the page by, beside addresses, localhost and this machine's own name",
+    )
     parser.add_argument("--port", type=_port, default=7860, metavar="N", help="default: %(default)s")
     parser.add_argument(
         "--max-mebibytes",
@@ -50,7 +57,7 @@ def _port(text: str) -> int:
 def _run(options: argparse.Namespace) -> int:
     # It is imported later, and the extra brings all the rest.
     if find_spec("gradio") is None:
-        raise ImportError('scvae-fast app needs gradio: pip install "scvae_fast[app]"')
+        raise ImportError('the page needs gradio: pip install "scvae_fast[app]"')
     print("starting …", flush=True)  # what is imported takes seconds
     from scvae_fast.app.views import Limits
     from scvae_fast.commands.app import serve
@@ -58,6 +65,7 @@ def _run(options: argparse.Namespace) -> int:
     serve(
         options.checkpoint,
         host=options.host,
+        names=options.allow_host,
         port=options.port,
         limits=Limits(options.max_mebibytes, options.max_megapixels),
         device=options.device,

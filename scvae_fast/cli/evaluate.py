@@ -20,7 +20,8 @@ def add(commands: Commands) -> None:
         description="Rate a trained model on pictures in one pass and write metrics.json, a table (metrics.md), and "
         "the best and worst reconstructions.",
         epilog="Exit status: 0 if every metric was computed; 3 if one could not be, for instance for lack of its "
-        "weights: the others are, and the result says what is missing and how to provide it; 1 after an error, 2 after a wrong option.",
+        "weights: the others are, and the result says what is missing and how to provide it; 1 after an error, 2 after "
+        "a wrong option.",
     )
     add_checkpoint(parser)
     add_pictures(parser)

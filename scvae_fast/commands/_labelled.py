@@ -62,7 +62,9 @@ def parse_descriptors(texts: Sequence[str] | None) -> list[Descriptor]:
     Raises:
         UsageError: a text is none, see `Descriptor.parse`.
     """
-    return [usable(lambda text=text: Descriptor.parse(text)) for text in dict.fromkeys(texts or DEFAULTS)]  # type: ignore[misc]
+    return [
+        usable(lambda text=text: Descriptor.parse(text), ArgumentError) for text in dict.fromkeys(texts or DEFAULTS)
+    ]  # type: ignore[misc]
 
 
 def labels_of(pictures: LabelledPictures, names: list[str]) -> np.ndarray:
@@ -70,16 +72,20 @@ def labels_of(pictures: LabelledPictures, names: list[str]) -> np.ndarray:
     return np.array([pictures.labels[name] for name in names])
 
 
-def usable(make: Callable[[], _T]) -> _T:
+def usable(make: Callable[[], _T], wrong: type[UsageError] = UsageError) -> _T:
     """What `make` makes; a value that it doesn't take was given by the user.
 
+    Args:
+        make: a call.
+        wrong: the error to raise; `ArgumentError` for a value that no data would make right.
+
     Raises:
-        ArgumentError: instead of a ValueError, with its message.
+        UsageError: instead of a ValueError, with its message.
     """
     try:
         return make()
     except ValueError as error:
-        raise ArgumentError(str(error)) from error
+        raise wrong(str(error)) from error
 
 
 def content_of(

@@ -8,7 +8,7 @@ import socket
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -18,8 +18,20 @@ from scvae_fast.commands._inputs import InferenceOptions
 from scvae_fast.errors import UsageError
 from scvae_fast.models.loading import MODEL_FOLDER, STATE_FILE
 
+# Visitors whose last codes are kept, and how many times as large a file may be as one that is taken.
+_SESSIONS = 32
+_TAKEN_TO_BE_REFUSED = 4
 
-def serve(checkpoint: str, *, host: str, port: int, limits: Limits, device: str | None = None) -> None:
+
+def serve(
+    checkpoint: str,
+    *,
+    host: str,
+    port: int,
+    limits: Limits,
+    names: Sequence[str] = (),
+    device: str | None = None,
+) -> None:
     """Serve the page until Ctrl-C or SIGTERM. Nothing is sent to another machine, and uploads go when it ends.
 
     Args:
@@ -27,6 +39,7 @@ def serve(checkpoint: str, *, host: str, port: int, limits: Limits, device: str 
         host: the address to listen on; "127.0.0.1" is for this machine alone.
         port: 1 … 65535.
         limits: of the pictures that are taken.
+        names: by which browsers may ask for the page, see `KnownHosts`.
         device: where the model runs; a GPU where there is one if None.
 
     Raises:
@@ -35,7 +48,10 @@ def serve(checkpoint: str, *, host: str, port: int, limits: Limits, device: str 
     _check_free(host, port)
     model, _ = InferenceOptions(device=device).load(checkpoint)
     with tempfile.TemporaryDirectory(prefix="scvae-fast-app-") as folder, _quiet_gradio(folder):
+        from starlette.middleware import Middleware
+
         from scvae_fast.app import page
+        from scvae_fast.app.hosts import KnownHosts
 
         built = page.build(model, limits, _called(checkpoint))
         with _until_stopped() as stopped:
@@ -49,7 +65,10 @@ def serve(checkpoint: str, *, host: str, port: int, limits: Limits, device: str 
                     show_error=False,
                     enable_monitoring=False,
                     footer_links=[],
-                    max_file_size=int(limits.mebibytes * MEBI),
+                    # The page itself refuses what is somewhat larger, with a sentence that stays.
+                    max_file_size=int(_TAKEN_TO_BE_REFUSED * limits.mebibytes * MEBI),
+                    state_session_capacity=_SESSIONS,
+                    app_kwargs={"middleware": [Middleware(KnownHosts, names=(host, *names))]},
                     prevent_thread_lock=True,
                     theme=page.THEME,
                     css=page.STYLE,

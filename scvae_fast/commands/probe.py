@@ -19,6 +19,7 @@ from scvae_fast.commands._labelled import (
     usable,
 )
 from scvae_fast.data.labelled import LabelledPictures
+from scvae_fast.errors import ArgumentError
 from scvae_fast.tasks.descriptors import Described, Descriptor, describe
 from scvae_fast.tasks.probe import ProbeResult, ProbeSettings, Split, make_splits, probe
 
@@ -51,7 +52,7 @@ def probe_checkpoint(
         UsageError: something that was given can't be used: there is one class alone, a class has too few pictures …
     """
     chosen = parse_descriptors(descriptors)
-    settings = usable(lambda: ProbeSettings(repeats=repeats, folds=folds, seed=data.seed))
+    settings = usable(lambda: ProbeSettings(repeats=repeats, folds=folds, seed=data.seed), ArgumentError)
     inference = inference or InferenceOptions()
     claim_folder(out)
     model, speed = inference.load(checkpoint)

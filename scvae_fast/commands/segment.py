@@ -94,8 +94,8 @@ def segment_pictures(
 ) -> dict[str, Any]:
     """Segment pictures, rate it, and write masks, overlays, `metrics.json` and a table (`metrics.md`) to a folder.
 
-    Masks are `masks/NAME.png` (`NAME-2.png` where pictures differ in nothing but their suffix) with a palette, of the first feature and the first seed. All is computed before anything
-    that an earlier run left is replaced.
+    Masks are `masks/NAME.png` with a palette, of the first feature and the first seed; `NAME-2.png` where pictures
+    differ in nothing but their suffix. All is computed before anything that an earlier run left is replaced.
 
     Args:
         checkpoint: see `load_model`.

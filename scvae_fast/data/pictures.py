@@ -19,8 +19,8 @@ from scvae_fast._limits import PIXELS_VARIABLE, most_pixels, too_large
 with extra("scvae_fast.data", "Pillow"):
     from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-# What is read, by Pillow's names. Of its others some run programs (EPS, WMF), some decode before they say how large they
-# are (ICO, ICNS), and none holds photographs.
+# What is read, by Pillow's names. Of its others some run programs (EPS, WMF), some decode before they say how large
+# they are (ICO, ICNS), and none holds photographs.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 
 # How pictures with an EXIF orientation are turned upright. From 5 on their width and height are exchanged.
@@ -145,7 +145,7 @@ class OpenPicture:
                     orientation, self._turn = tags.get(ExifTags.Base.Orientation), None
                 else:
                     orientation = _orientation(self._image)
-                    self._turn = _UPRIGHT.get(orientation)
+                    self._turn = _UPRIGHT.get(orientation or 1)
         except BaseException:
             self._file.close()
             raise

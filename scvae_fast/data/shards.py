@@ -133,7 +133,7 @@ def raw_pictures(url: str, damaged: Callable[[PictureError], None]) -> Iterator[
         damaged: is told if the shard can't be read, or only the part before.
     """
     try:
-        source = open(url, "rb") if _is_local(url) else webdataset.gopen(url)
+        source = _opened(url)
     except (OSError, ValueError) as error:
         damaged(PictureError(url, f"can't be opened: {error}"))
         return
@@ -168,7 +168,7 @@ def _pictures_of(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         tarfile.TarError: the archive is damaged, or a member claims to be larger than any picture.
     """
     for member in archive:
-        archive.members = []  # type: ignore[assignment]  # which tarfile would keep of a whole archive
+        archive.members = []  # type: ignore[attr-defined]  # which tarfile would keep of a whole archive
         if member.size > most_bytes():
             raise tarfile.ReadError(
                 f"{printable(member.name)} has {member.size:,} bytes, at most {most_bytes():,} are taken "
@@ -176,6 +176,10 @@ def _pictures_of(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             )
         if member.isreg() and _is_sample(member.name):
             yield member
+
+
+def _opened(url: str) -> Any:
+    return open(url, "rb") if _is_local(url) else webdataset.gopen(url)
 
 
 def _finish(source: Any, stream: Any) -> None:

@@ -1,8 +1,10 @@
 """What happens on the page, and the command, without a browser."""
 
+import asyncio
 import re
 import socket
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from pictures import TINY, scene
 
 from scvae_fast import cli
 from scvae_fast.app import views
+from scvae_fast.app.hosts import KnownHosts
 from scvae_fast.commands import app as server
 from scvae_fast.data import save_picture
 from scvae_fast.data.pictures import to_bytes
@@ -34,7 +37,7 @@ def visit(model: SCVAE):
 
 def test_an_upload_shows_its_results(visit, model: SCVAE, tmp_path: Path) -> None:
     save_picture(tmp_path / "a.png", scene(20, 30))
-    view, message, shown, original, rebuilt, figures, density, clusters, legend, atoms = visit.upload(
+    kept, message, shown, original, rebuilt, figures, density, clusters, legend, atoms = visit.upload(
         str(tmp_path / "a.png"), 3
     )
     expected = views.look(model, views.read_picture(tmp_path / "a.png", views.Limits()))
@@ -49,7 +52,10 @@ def test_an_upload_shows_its_results(visit, model: SCVAE, tmp_path: Path) -> Non
     assert len(re.findall(r"\d+ %", legend)) == 3
     most = int(expected.codes.usage().argmax())
     assert atoms[0][1] == f"{most}: {100 * int(expected.codes.usage()[most]) / len(expected.codes.counts):.0f} %"
-    again, legend = visit.clusters(view, 5)
+    again, legend = visit.clusters(kept, 5)
+    assert (kept._fields, kept.grey.nbytes) == (("grey", "codes"), 600), (
+        "a byte for each pixel is kept beside the codes"
+    )
     assert len(re.findall(r"\d+ %", legend)) == 5
     assert not np.array_equal(again, clusters)
 
@@ -72,6 +78,34 @@ def test_a_code_without_entries_has_no_atoms_to_show(visit, model: SCVAE, tmp_pa
     results = visit.upload(str(tmp_path / "a.png"), 4)
     assert results[-1] == []
     assert results[-2].count("<i") == 1  # all cells are alike
+
+
+@pytest.mark.parametrize(
+    ("host", "known"),
+    [
+        ("127.0.0.1:7860", True),
+        ("localhost:7860", True),
+        ("[::1]:7860", True),
+        ("192.0.2.7", True),
+        ("Page.Example.:80", True),
+        (socket.gethostname(), True),
+        ("rebound.example:7860", False),
+        ("127.0.0.1.rebound.example", False),
+        ("", False),
+    ],
+)
+def test_requests_under_other_names_are_refused(host: str, known: bool) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "headers": [(b"host", host.encode())] if host else []}
+    asyncio.run(KnownHosts(app, ["page.example"])(scope, None, send))
+    assert sent[0]["status"] == (200 if known else 400)
 
 
 def test_a_port_in_use_is_one_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +146,7 @@ def test_a_missing_checkpoint_and_a_wrong_host(tmp_path: Path, capsys: pytest.Ca
 def test_without_gradio_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("scvae_fast.cli.app.find_spec", lambda name: None)
     assert cli.main(["app", "--checkpoint", "x"]) == cli.FAILED
-    assert capsys.readouterr().err == 'scvae-fast: scvae-fast app needs gradio: pip install "scvae_fast[app]"\n'
+    assert capsys.readouterr().err == 'scvae-fast app: the page needs gradio: pip install "scvae_fast[app]"\n'
 
 
 def test_models_are_called_as_their_training(tmp_path: Path) -> None:

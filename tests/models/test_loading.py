@@ -37,7 +37,7 @@ def test_weights_of_a_compiled_model(small_model: SCVAE, pictures: torch.Tensor,
         {n: t.clone() for n, t in {**weights, **small_model.state_dict()}.items()},
         tmp_path / "folder" / "model.safetensors",
     )
-    with pytest.raises(UsageError, match="can't be loaded: .*weights must not be there twice"):
+    with pytest.raises(UsageError, match=r"can't be loaded: .*weights must not be there twice"):
         load_model(tmp_path / "folder")
 
 
@@ -82,7 +82,7 @@ def test_the_hub_is_asked_by_its_name(asked: list[str], capsys: pytest.CaptureFi
     ):
         load_model("user/name")
     assert not asked
-    with pytest.raises(UsageError, match="can't be loaded: .*offline"):
+    with pytest.raises(UsageError, match=r"can't be loaded: .*offline"):
         load_model("hf:user/name")
     with pytest.raises(FileNotFoundError, match="offline"):
         SCVAE.from_pretrained("user/name")
