@@ -26,7 +26,7 @@ _tidied: set[Path] = set()
 
 
 def write_atomically(
-    path: str | os.PathLike[str], write: Callable[[Path], object], *, before: Path | None = None
+    path: str | os.PathLike[str], write: Callable[[Path], object], *, before: str | None = None
 ) -> None:
     """Have `write` make a file under a temporary name in the same folder, then move it to `path`.
 
@@ -36,7 +36,7 @@ def write_atomically(
     Args:
         path: where the file is to be; what is there is replaced. Symbolic links are followed.
         write: gets the temporary path, which has the suffix of `path`, and writes the whole file.
-        before: where the file that is replaced is kept; it must be in the same folder.
+        before: under which name in the same folder the file that is replaced is kept.
 
     Raises:
         OSError: the folder can't be written to, or `path` is a folder, a device, a pipe or the like.
@@ -49,7 +49,7 @@ def write_atomically(
         write(temporary)
         _flush(temporary)
         if before is not None and path.exists():
-            _keep(path, folder, before)
+            _keep(path, folder, path.with_name(before))
         os.replace(temporary, path)
         _flush(path.parent)
 

@@ -66,14 +66,14 @@ def test_file_and_folders_are_flushed_around_the_move(tmp_path: Path, monkeypatc
 def test_the_file_before_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, before = tmp_path / "text.txt", tmp_path / "before.txt"
     for text in ("1", "2", "3"):
-        write_atomically(path, lambda temporary, text=text: temporary.write_text(text), before=before)  # type: ignore[misc]
+        write_atomically(path, lambda temporary, text=text: temporary.write_text(text), before=before.name)  # type: ignore[misc]
     assert (path.read_text(), before.read_text()) == ("3", "2")
 
     def no_links(*arguments: object) -> None:
         raise PermissionError
 
     monkeypatch.setattr(os, "link", no_links)
-    write_atomically(path, new, before=before)
+    write_atomically(path, new, before=before.name)
     assert (path.read_text(), before.read_text()) == ("new", "3")
 
 

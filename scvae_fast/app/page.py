@@ -24,14 +24,16 @@ _HINT = (
     "the picture is made of.</p>"
 )
 STYLE = """
-.gradio-container { max-width: 1180px !important; margin: auto; }
+.gradio-container { max-width: min(1180px, 100vw) !important; margin: auto; }
+#atoms .grid-container { min-width: 0 !important; }
+@media (max-width: 640px) { #atoms .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; } }
 .cards { display: flex; flex-wrap: wrap; gap: 12px; }
 .cards > div { flex: 1 1 200px; border: 1px solid var(--border-color-primary); border-radius: 10px; padding: 12px 16px;
   background: var(--background-fill-primary); }
 .cards { margin: 14px 0; }
 .cards b { display: block; font-size: 1.45em; line-height: 1.4; }
 .cards span { font-size: 0.9em; }
-#original img, #rebuilt img, #density img, #clusters img { min-width: min(256px, 100%); }
+#original img, #rebuilt img, #density img, #clusters img { min-width: 200px; min-height: 150px; object-fit: contain; }
 .html-container { padding: 0 !important; }
 .caption { margin-top: 14px; }
 .caption b { font-size: 1.1em; }

@@ -69,8 +69,7 @@ def _metric(text: str) -> str:
 
 def _run(options: argparse.Namespace) -> int:
     # The base installation has neither torchmetrics nor Pillow.
-    import torch
-
+    from scvae_fast._devices import find_device
     from scvae_fast.commands.evaluate import evaluate_checkpoint
     from scvae_fast.evaluation.settings import METRICS, EvaluationSettings
     from scvae_fast.models.speed import SpeedSettings
@@ -80,7 +79,7 @@ def _run(options: argparse.Namespace) -> int:
             metrics=tuple(dict.fromkeys(options.metrics or METRICS)),
             limit=options.limit,
             batch_size=options.batch_size,
-            device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            device=str(find_device(options.device)),
             speed=SpeedSettings(precision=options.precision),
             weights=options.weights,
             download=options.download,

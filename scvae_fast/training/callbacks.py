@@ -14,6 +14,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from scvae_fast._files import write_atomically
 from scvae_fast.errors import UsageError
@@ -40,8 +41,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if storage_options is not None:
             raise TypeError("AtomicCheckpointIO: storage_options must be None")
         try:
-            path = Path(path)
-            before = path.with_name(f"{BEFORE}{path.name}")
+            before = f"{BEFORE}{Path(path).name}"
             write_atomically(path, lambda temporary: torch.save(checkpoint, temporary), before=before)
         # torch's writer reports a full disk as a RuntimeError.
         except (OSError, RuntimeError) as error:
@@ -153,6 +153,8 @@ _TENSORS_OF_CHECKPOINTS = ("state_dict", "current_model_state", "averaging_state
 
 def _finite(tree: Any) -> bool:
     """Whether all floating-point tensors are, in dictionaries and lists."""
+    if isinstance(tree, DTensor):
+        tree = tree.to_local()
     if isinstance(tree, Tensor):
         return not tree.is_floating_point() or bool(tree.isfinite().all())
     if isinstance(tree, dict):

@@ -93,7 +93,7 @@ def test_cells_have_the_colour_of_their_cluster(view: views.View) -> None:
     labels = np.zeros((view.codes.h, view.codes.w), int)
     labels[0, 1] = 1
     black = view._replace(picture=torch.full((3, 37, 50), -1.0))
-    painted = views.cluster_map(black, TINY.stride, labels).astype(float)
+    painted = views.cluster_map(views.kept(black), TINY.stride, labels).astype(float)
     for cell, colour in ((0, views.PALETTE[0]), (1, views.PALETTE[1])):
         expected = [0.6 * int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         np.testing.assert_allclose(painted[0, cell * TINY.stride], expected, atol=0.51)

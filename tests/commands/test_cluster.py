@@ -167,13 +167,13 @@ def test_errors_leave_an_earlier_result(folder: Path, tmp_path: Path, capsys: py
         (f"--codes {tmp_path}/empty.parquet", "1", "there are no pictures in it"),
         (f"--data {tmp_path}/data", "5", "5 clusters need as many patches, there are 4"),
         (f"--data {tmp_path}/nothing", "2", "no pictures in this folder"),
-        (f"{data} --layout tree", "2", "--layout must be one of"),
-        (f"{data} --codes x", "2", "give --data or --codes, one of the two"),
-        ("", "2", "give --data or --codes, one of the two"),
     ):
         arguments = f"cluster --checkpoint {folder}/model0 {source} --clusters {clusters} --out {folder}/out"
         assert cli.main(arguments.split()) == 1
         assert message in capsys.readouterr().err
+    for source in (f"{data} --codes x", ""):
+        assert cli.main(f"cluster --checkpoint {folder}/model0 {source} --clusters 2".split()) == cli.WRONG
+        assert "give --data or --codes, one of the two" in capsys.readouterr().err
     with pytest.raises(UsageError, match="made by another model"):
         cluster_codes(folder / "model1", tmp_path / "blank.parquet", folder / "out", clusters=[2])
     with pytest.raises(UsageError, match="--clusters must be one or more numbers"):

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scvae_fast import cli
+from scvae_fast._files import locked
 from scvae_fast.commands import train as run
 from scvae_fast.commands.train import train
 from scvae_fast.errors import UsageError
@@ -152,6 +153,10 @@ def test_state_in_which_c_had_no_dimension_is_resumed(config: Path, tmp_path: Pa
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
+# Whether it ends by itself or is stopped.
+LEFT = {"config.yaml", "last.ckpt", "logs", "pictures", "model", "training.json"}
+
+
 def test_sigterm_saves_and_ends(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ("--checkpoint_minutes", "1000", "--trainer.max_steps", "100000")
@@ -165,7 +170,12 @@ def test_sigterm_saves_and_ends(config: Path, tmp_path: Path) -> None:
     assert process.returncode == 128 + signal.SIGTERM
     step = torch.load(out / "last.ckpt", weights_only=False)["global_step"]
     assert f"keeps the state after step {step}: --resume goes on" in printed
-    assert not (out / "model").exists()
+    assert {path.name for path in out.iterdir()} == LEFT
+    record = json.loads((out / "training.json").read_text(encoding="utf-8"))
+    assert (record["stopped"], record["steps"]) == (True, step)
+    assert {path.stem for path in (out / "pictures").iterdir()} == {"reconstructions", "alpha", "atoms", "supports"}
+    weights = load_model(out / "last.ckpt").state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in load_model(out / "model").state_dict().items())
 
 
 def test_two_processes_give_the_losses_of_one(config: Path, tmp_path: Path) -> None:
@@ -185,6 +195,8 @@ def test_two_processes_give_the_losses_of_one(config: Path, tmp_path: Path) -> N
 def test_what_a_training_leaves(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     printed = run_to_the_end(config, out, "--trainer.max_steps", "16")
+    assert {path.name for path in out.iterdir()} == LEFT | {"before-last.ckpt"}
+    assert torch.load(out / "before-last.ckpt", weights_only=False)["global_step"] == 15
     assert "16 steps in 0:" in printed
     assert "scvae-fast evaluate" in printed
     model = SCVAE.from_pretrained(out / "model")
@@ -232,6 +244,7 @@ class TestArguments:
             (["--model.network.n_atoms", "0"], "SCVAEConfig: n_atoms must be a positive integer"),
             (["--model.optimiser.learning_rate", "-1"], "OptimiserSettings: learning_rate must be a positive number"),
             (["--model.network.norm_out", "true"], "needs a network with norm_out=False"),
+            (["--model.network.in_channels", "1"], "model.network.in_channels must be 3, got 1"),
             (["--data.resolution", "17"], "resolution 17 of the data must be a multiple of the network's stride, 2"),
         ],
     )
@@ -272,6 +285,13 @@ class TestArguments:
         (out / "last.ckpt").write_bytes(b"cut short")
         with pytest.raises(UsageError, match=r"last\.ckpt can't be read as the state of a training"):
             train(["--config", str(config), "--out", str(out), "--resume"])
+
+    def test_two_trainings_in_one_folder(self, config: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        with locked(out), pytest.raises(UsageError, match="another process works in"):
+            train(["--config", str(config), "--out", str(out)])
+        assert not list(out.iterdir())
 
     def test_packaged_configurations_are_the_presets(self) -> None:
         for name in ("ffhq256-16x16", "ffhq256-32x32", "imagenet256-16x16", "imagenet256-32x32", "pictures64"):

@@ -12,6 +12,7 @@ import yaml
 from networks import save_backbone
 from pictures import TINY
 
+from scvae_fast._files import locked
 from scvae_fast.commands.compare import run
 from scvae_fast.comparison import training
 from scvae_fast.comparison.page import BEGIN, END, stored, with_table
@@ -180,6 +181,8 @@ def test_folders_with_something_else_are_refused(config: Path, tmp_path: Path) -
     (tmp_path / "full" / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(UsageError, match="is not empty"):
         run(["--config", str(config), "--out", str(tmp_path / "full")])
+    with locked(out), pytest.raises(UsageError, match="another process works in"):
+        run(["--config", str(config), "--out", str(out), "--resume"])
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 

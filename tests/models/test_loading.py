@@ -24,6 +24,19 @@ def test_the_folder_of_a_training_of_which_the_model_was_kept(small_model: SCVAE
     assert load_model(tmp_path).fingerprint() == small_model.fingerprint()
 
 
+@pytest.mark.parametrize(("steps", "newer"), [(3, True), (5, False), (None, False)])
+def test_a_state_that_has_come_further_than_the_model(
+    steps: int | None, newer: bool, small_model: SCVAE, tmp_path: Path
+) -> None:
+    small_model.save_pretrained(tmp_path / "model", record=None if steps is None else {"steps": steps})
+    old = small_model.fingerprint()
+    torch.nn.init.zeros_(small_model.encoder.conv_in.weight)
+    weights = {f"model.{name}": tensor for name, tensor in small_model.state_dict().items()}
+    state = {"network": small_model.config.to_dict(), "state_dict": weights, "global_step": 5}
+    torch.save(state, tmp_path / "last.ckpt")
+    assert load_model(tmp_path).fingerprint() == (small_model.fingerprint() if newer else old)
+
+
 def test_weights_of_a_compiled_model(small_model: SCVAE, pictures: torch.Tensor, tmp_path: Path) -> None:
     """In a folder, and in the state of a training."""
     small_model.save_pretrained(tmp_path / "folder")

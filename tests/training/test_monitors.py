@@ -6,12 +6,14 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from pictures import TINY, scene
-from toy import Run
+from toy import Run, Toy
 
 from scvae_fast.models import SCVAE
 from scvae_fast.training.bar import clock, figures_line
+from scvae_fast.training.data import Found, _InMemory
+from scvae_fast.training.lightning_messages import lightning_messages_silenced
 from scvae_fast.training.module import SCVAEModule
-from scvae_fast.training.monitors import CodeMonitor, look
+from scvae_fast.training.monitors import CodeMonitor, PictureMonitor, look
 
 
 def test_atoms_in_use_and_speed_are_logged(tmp_path: Path) -> None:
@@ -53,6 +55,19 @@ def test_a_view_of_the_model_leaves_it_as_it_was() -> None:
     codes = model.eval()(pictures).codes
     assert view.supports.tolist() == (codes != 0).sum(-1).flatten().tolist()
     assert view.usage.tolist() == (codes != 0).sum((0, 1, 2)).tolist()
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_the_end_of_a_training_is_drawn_without_a_validation(tmp_path: Path, validated: bool) -> None:
+    class Data(Toy):
+        def find(self) -> Found:
+            return super().find()._replace(validation=_InMemory([scene(16, 16)] * 3) if validated else None)
+
+    run = Run(tmp_path, 1, PictureMonitor(tmp_path / "pictures"))
+    with lightning_messages_silenced():
+        run.trainer.fit(run.module, datamodule=Data())
+    drawn = {path.stem for path in tmp_path.glob("pictures/*.png")}
+    assert drawn == ({"reconstructions", "alpha", "atoms", "supports"} if validated else set())
 
 
 def test_lines_of_figures() -> None:
