@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from scvae_fast._files import claim_folder
-from scvae_fast.commands._inputs import InferenceOptions
+from scvae_fast.commands._inputs import InferenceOptions, tell
 from scvae_fast.commands._results import write_results
 from scvae_fast.data.pictures import PictureError, load_picture
 from scvae_fast.errors import UsageError
@@ -26,7 +26,9 @@ def start(checkpoint: Checkpoint, out: Path, device: str | None) -> SCVAE:
         UsageError: it can't, or the model can't be loaded.
     """
     claim_folder(out)
-    return InferenceOptions(device=device).load(checkpoint)[0]
+    model = InferenceOptions(device=device).load(checkpoint)[0]
+    tell("coding and decoding")
+    return model
 
 
 def read(path: Path) -> Tensor:
