@@ -110,6 +110,14 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
     assert "usage: scvae-fast" in capsys.readouterr().err
 
 
+def test_a_limit_that_is_no_number(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SCVAE_FAST_MAX_MEGAPIXELS", "many")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["encode", "--checkpoint", "x", "--data", "y", "--out", "z", "--resize", "8"])
+    assert stop.value.code == cli.WRONG
+    assert "SCVAE_FAST_MAX_MEGAPIXELS must be a positive number, got 'many'" in capsys.readouterr().err
+
+
 def test_demo_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Path, float]] = []
 

@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Literal
 
 from scvae_fast._limits import too_large
+from scvae_fast.errors import UsageError
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -37,7 +38,11 @@ def count(text: str) -> int:
 def side(text: str) -> int:
     """Side in pixels of squares that pictures are made into."""
     pixels = count(text)
-    if problem := too_large(pixels, pixels):
+    try:
+        problem = too_large(pixels, pixels)
+    except UsageError as error:  # of the variable that raises the limit
+        problem = str(error)
+    if problem:
         raise argparse.ArgumentTypeError(problem)
     return pixels
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -62,9 +63,7 @@ def parse_descriptors(texts: Sequence[str] | None) -> list[Descriptor]:
     Raises:
         UsageError: a text is none, see `Descriptor.parse`.
     """
-    return [
-        usable(lambda text=text: Descriptor.parse(text), ArgumentError) for text in dict.fromkeys(texts or DEFAULTS)
-    ]  # type: ignore[misc]
+    return [usable(partial(Descriptor.parse, text), ArgumentError) for text in dict.fromkeys(texts or DEFAULTS)]
 
 
 def labels_of(pictures: LabelledPictures, names: list[str]) -> np.ndarray:

@@ -39,8 +39,9 @@ _SIDEWAYS = 5
 _WHITE = {"f": 1.0, "i": 65535.0, "u": 65535.0}
 _BEYOND = 1e-3
 
-if PIXELS_VARIABLE in os.environ:
-    Image.MAX_IMAGE_PIXELS = most_pixels() // 2  # Pillow refuses twice as many
+if PIXELS_VARIABLE in os.environ and Image.MAX_IMAGE_PIXELS is not None:
+    # Pillow refuses twice as many by itself.
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, most_pixels() // 2)
 
 
 class PictureError(ValueError):
