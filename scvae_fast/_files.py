@@ -65,16 +65,16 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     while True:
         folder = Path(tempfile.mkdtemp(dir=parent, prefix=_TEMPORARY))
         try:
-            lock = _lock(folder / _LOCK)
+            lock = try_lock(folder / _LOCK)
         except BlockingIOError:  # another process takes it for left over, before this one has locked it
             continue
         if folder.exists():
             break
-        _close(lock)
+        unlock(lock)
     try:
         yield folder
     finally:
-        _close(lock)  # first: network file systems keep a file that is open
+        unlock(lock)  # first: network file systems keep a file that is open
         shutil.rmtree(folder, ignore_errors=True)  # what can't be removed is left to the next one
 
 
@@ -89,17 +89,17 @@ def locked(folder: Path) -> Iterator[None]:
     path = folder / _LOCK
     while True:
         try:
-            lock = _lock(path)
+            lock = try_lock(path)
         except BlockingIOError as error:
             raise UsageError(f"another process works in {folder}: wait for it, or choose another folder") from error
         if lock is None or (path.exists() and os.path.samestat(os.fstat(lock), path.stat())):
             break
-        _close(lock)  # of a file that its holder has just removed
+        unlock(lock)  # of a file that its holder has just removed
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
-        _close(lock)
+        unlock(lock)
 
 
 def make_folder(folder: Path) -> None:
@@ -215,8 +215,8 @@ def _flush(path: Path) -> None:
         os.close(file)
 
 
-def _lock(path: Path) -> int | None:
-    """A file descriptor that keeps the lock until it is closed; None where the file system has no locks.
+def try_lock(path: Path) -> int | None:
+    """A file descriptor that keeps the lock until `unlock` or the end of the process; None where there are no locks.
 
     Raises:
         BlockingIOError: another process holds it.
@@ -235,7 +235,8 @@ def _lock(path: Path) -> int | None:
     return file
 
 
-def _close(lock: int | None) -> None:
+def unlock(lock: int | None) -> None:
+    """Gives back what `try_lock` gave."""
     if lock is not None:
         os.close(lock)
 
@@ -249,8 +250,8 @@ def _tidy(parent: Path) -> None:
     for folder in parent.glob(f"{_TEMPORARY}*"):
         with contextlib.suppress(OSError):  # another process was faster, it holds the folder, or it is not ours
             if (folder / _LOCK).exists():
-                lock = _lock(folder / _LOCK)
-                _close(lock)
+                lock = try_lock(folder / _LOCK)
+                unlock(lock)
                 left_over = lock is not None
             else:
                 left_over = time.time() - folder.stat().st_mtime > _ABANDONED

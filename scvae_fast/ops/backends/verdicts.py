@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scvae_fast._files import cache_folder, write_json
+from scvae_fast._files import cache_folder, try_lock, unlock, write_json
 
 LIMIT = 180.0
 """Seconds that a trial may take, and that other processes wait for it."""
@@ -119,27 +119,25 @@ def warn_once(message: str) -> None:
 
 @contextlib.contextmanager
 def _file_lock(path: Path, seconds: float) -> Iterator[bool]:
-    """An advisory lock; where the folder can't be written, or the system has none, everyone gets it."""
+    """Whether the lock was free within so many seconds; where the folder can't be written, everyone gets it."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = try_lock(path)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                yield False
+                return
+            time.sleep(0.05)
+        except OSError:
+            yield True
+            return
     try:
-        import fcntl
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a")
-    except (ImportError, OSError):
         yield True
-        return
-    with handle:
-        end = time.monotonic() + seconds
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() >= end:
-                    yield False
-                    return
-                time.sleep(0.05)
-        yield True
+    finally:
+        unlock(lock)
 
 
 def store() -> Store:
