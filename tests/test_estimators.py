@@ -28,8 +28,10 @@ from scvae_fast.ops.lasso_solver import Lasso, solve
 CHECKED = [
     LassoCoder(),
     LassoCoder(transform_algorithm="ista"),
+    LassoCoder(positive=True, transform_algorithm="fista"),
     LISTACoder(epochs=2),
     OnlineDictionaryLearning(max_iter=3),
+    OnlineDictionaryLearning(max_iter=3, positive_code=True, positive_dict=True),
 ]
 
 
@@ -72,16 +74,43 @@ def objectives(X, atoms, codes, alpha):
 
 @pytest.mark.parametrize("alpha", [0.05, 0.4])
 @pytest.mark.parametrize("norms", [1.0, 3.0])
-def test_codes_have_the_objective_of_coordinate_descent(digits, alpha, norms):
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("algorithm", [None, "fista"])
+def test_codes_have_the_objective_of_scikit_learns(digits, alpha, norms, positive, algorithm):
     X, D = digits[1], norms * atoms(96)
-    coder = LassoCoder(D, alpha=alpha, transform_tol=1e-7, transform_max_iter=5000)
-    ours = objectives(X, D, coder.fit(X).transform(X), alpha)
-    codes = sparse_encode(X, D, algorithm="lasso_cd", alpha=alpha, max_iter=50_000)
+    coder = LassoCoder(
+        D, alpha=alpha, positive=positive, transform_algorithm=algorithm, transform_tol=1e-7, transform_max_iter=5000
+    )
+    found = coder.fit(X).transform(X)
+    ours = objectives(X, D, found, alpha)
+    codes = sparse_encode(X, D, algorithm="lasso_cd", alpha=alpha, max_iter=50_000, positive=positive)
     np.testing.assert_allclose(ours, objectives(X, D, codes, alpha), rtol=1e-6)
     assert coder.score(X) == pytest.approx(-ours.mean())
+    assert (found >= 0).all() == positive
 
 
-@pytest.mark.parametrize("algorithm", ["fista", "ista"])
+def test_positive_codes_and_atoms_are_learned(digits):
+    X = np.abs(digits[0])
+    learner = OnlineDictionaryLearning(
+        24, alpha=0.3, positive_code=True, positive_dict=True, random_state=0, max_iter=5
+    )
+    codes = learner.fit(X).transform(X)
+    assert (codes >= 0).all()
+    assert (learner.components_ >= 0).all()
+    np.testing.assert_allclose(np.linalg.norm(learner.components_, axis=1), 1)
+    assert learner.error_[-1] < learner.error_[0]
+    theirs = sparse_encode(X, learner.components_, algorithm="lasso_cd", alpha=0.3, positive=True, max_iter=50_000)
+    best = objectives(X, learner.components_, theirs, 0.3).mean()
+    assert -learner.score(X) == pytest.approx(best, rel=1e-3)
+
+
+def test_the_error_of_a_pass_is_over_the_dictionary_that_rows_met(digits):
+    learner = OnlineDictionaryLearning(24, alpha=0.3, dict_init=atoms(24), batch_size=600, max_iter=1, random_state=0)
+    before = LassoCoder(atoms(24), alpha=0.3).fit(digits[0]).score(digits[0])
+    assert learner.fit(digits[0]).error_[0] == pytest.approx(-before, rel=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", ["cd", "fista", "ista"])
 def test_codes_are_within_the_stated_gap_and_satisfy_the_optimality_conditions(digits, algorithm):
     X, D, alpha = digits[1], atoms(96), 0.2
     coder = LassoCoder(D, alpha=alpha, transform_algorithm=algorithm, transform_max_iter=20_000)
@@ -134,7 +163,7 @@ def test_rows_do_not_depend_on_each_other_or_on_the_pieces(digits, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("algorithm", ["fista", "ista"])
+@pytest.mark.parametrize("algorithm", ["cd", "fista", "ista"])
 def test_codes_scale_with_data_and_alpha(digits, dtype, algorithm):
     """However small or large they are; by powers of two exactly."""
     X, D = digits[1].astype(dtype), atoms(96)
@@ -238,7 +267,7 @@ def test_planted_atoms_are_found_again():
     planted = random.standard_normal((12, 20))
     planted /= np.linalg.norm(planted, axis=1, keepdims=True)
     codes = random.standard_normal((1000, 12)) * (random.uniform(size=(1000, 12)) < 0.1)
-    learner = OnlineDictionaryLearning(12, alpha=0.2, batch_size=64, tol=0, max_iter=20, random_state=0)
+    learner = OnlineDictionaryLearning(12, alpha=0.2, batch_size=64, tol=0, max_iter=20, random_state=1)
     learner.fit(codes @ planted)
     assert (np.abs(learner.components_ @ planted.T).max(0) > 0.99).all()
 
@@ -256,20 +285,26 @@ def test_batches_one_by_one_learn_as_well(digits):
     np.testing.assert_array_equal(again.components_, learner.partial_fit(train[:100]).components_)
 
 
-def test_one_round_over_the_atoms_minimises_each_in_turn():
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("count", [3, 37])
+def test_one_round_over_the_atoms_minimises_each_in_turn(positive, count):
     from scvae_fast.estimators.online_learning import _update_atoms
 
-    x, z = torch.randn(50, 5, dtype=torch.float64), torch.randn(50, 3, dtype=torch.float64)
-    D = dictionaries.random_unit(5, 3, dtype=torch.float64)
-    expected = D.clone()
-    for atom in range(3):
-        z_atom = z[:, atom]
-        others = x - z @ expected.T + torch.outer(z_atom, expected[:, atom])
-        # ‖others − z d‖² over ‖d‖ = 1 is least where d is along othersᵀ z.
-        best = others.T @ z_atom
-        expected[:, atom] = best / best.norm()
-    _update_atoms(D, z.T @ z, x.T @ z)
-    torch.testing.assert_close(D, expected)
+    random = np.random.RandomState(0)
+    x, z = random.standard_normal((50, 5)), random.standard_normal((50, count))
+    found = atoms(64)[:count, :5].copy()
+    if positive:
+        x, z, found = np.abs(x), np.abs(z), np.abs(found)
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    expected = found.copy()
+    for atom in range(count):
+        others = x - z @ expected + np.outer(z[:, atom], expected[atom])
+        # ‖others − z d‖² over ‖d‖ = 1 is least where d is along othersᵀ z, or its positive part.
+        best = np.maximum(others.T @ z[:, atom], 0 if positive else -np.inf)
+        if best.any():
+            expected[atom] = best / np.linalg.norm(best)
+    _update_atoms(found, z.T @ z, z.T @ x, positive)
+    np.testing.assert_allclose(found, expected, atol=1e-10)
 
 
 def test_unused_atoms_are_replaced(digits):
@@ -396,16 +431,25 @@ def test_search_by_the_objective(digits):
     [
         (LassoCoder(alpha=0), "LassoCoder: alpha must be a number > 0, got 0"),
         (LISTACoder(alpha=float("nan")), "LISTACoder: alpha must be a number > 0, got nan"),
-        (LassoCoder(transform_algorithm="lars"), r"LassoCoder: transform_algorithm must be one of .*, got 'lars'"),
+        (
+            LassoCoder(transform_algorithm="lars"),
+            r"LassoCoder: transform_algorithm must be None or one of .*, got 'lars'",
+        ),
         (LassoCoder(transform_tol=-1), "LassoCoder: transform_tol must be a number >= 0, got -1"),
         (LassoCoder(transform_max_iter=1.5), "LassoCoder: transform_max_iter must be a whole number >= 0, got 1.5"),
         (LISTACoder(n_iter=True), "LISTACoder: n_iter must be a whole number >= 0, got True"),
         (LISTACoder(method="fista"), "LISTACoder: method must be one of lista, lista-cp, .*, got 'fista'"),
         (LISTACoder(learning_rate="fast"), "LISTACoder: learning_rate must be a number > 0, got 'fast'"),
+        (LassoCoder(positive="yes"), "LassoCoder: positive must be True or False, got 'yes'"),
+        (OnlineDictionaryLearning(positive_dict=1), "OnlineDictionaryLearning: positive_dict must be True or False"),
+        (OnlineDictionaryLearning(4, positive_dict=True, dict_init=-np.eye(4, 64)), "dict_init must be non-negative"),
         (OnlineDictionaryLearning(0), "OnlineDictionaryLearning: n_components must be a whole number >= 1, got 0"),
         (OnlineDictionaryLearning(batch_size=0), "batch_size must be a whole number >= 1, got 0"),
         (OnlineDictionaryLearning(5, dict_init=np.eye(4, 64)), "dict_init must have 5 atoms, none of them zero, got 4"),
-        (LassoCoder(np.zeros((9, 64))), r"dictionary must be .* = \(K, 64\), an atom a row, and not zero, got \(9, 64"),
+        (
+            LassoCoder(np.zeros((9, 64))),
+            r"dictionary must be .* = \(K, 64\), an atom a row, and no atom zero, got \(9, 64",
+        ),
         (LISTACoder(np.ones((9, 65))), r"dictionary must be .* = \(K, 64\), .*, got \(9, 65\)"),
     ],
 )

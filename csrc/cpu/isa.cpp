@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cpu/kernels.h"
+#include "cpu/lasso_kernels.h"
 #include "cpu/norm_kernels.h"
 #include "lista.h"
 
@@ -13,6 +14,8 @@ namespace scvae::cpu {
   namespace isa {                                \
   Kernels<float> float_kernels();                \
   Kernels<double> double_kernels();              \
+  LassoKernels<float> float_lasso_kernels();     \
+  LassoKernels<double> double_lasso_kernels();   \
   NormKernels<float> float_norm_kernels();       \
   NormKernels<BFloat16> bfloat16_norm_kernels(); \
   }
@@ -30,6 +33,8 @@ struct InstructionSet {
   bool usable;
   Kernels<float> (*float_kernels)();
   Kernels<double> (*double_kernels)();
+  LassoKernels<float> (*float_lasso_kernels)();
+  LassoKernels<double> (*double_lasso_kernels)();
   NormKernels<float> (*float_norm_kernels)();
   NormKernels<BFloat16> (*bfloat16_norm_kernels)();
 };
@@ -42,14 +47,16 @@ const std::vector<InstructionSet>& all_instruction_sets() {
        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("bmi2") &&
            __builtin_cpu_supports("fma"),
-       avx512::float_kernels, avx512::double_kernels, avx512::float_norm_kernels, avx512::bfloat16_norm_kernels},
+       avx512::float_kernels, avx512::double_kernels, avx512::float_lasso_kernels, avx512::double_lasso_kernels,
+       avx512::float_norm_kernels, avx512::bfloat16_norm_kernels},
       {"avx2",
        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
            __builtin_cpu_supports("bmi2"),
-       avx2::float_kernels, avx2::double_kernels, avx2::float_norm_kernels, avx2::bfloat16_norm_kernels},
+       avx2::float_kernels, avx2::double_kernels, avx2::float_lasso_kernels, avx2::double_lasso_kernels,
+       avx2::float_norm_kernels, avx2::bfloat16_norm_kernels},
 #endif
-      {"portable", true, portable::float_kernels, portable::double_kernels, portable::float_norm_kernels,
-       portable::bfloat16_norm_kernels},
+      {"portable", true, portable::float_kernels, portable::double_kernels, portable::float_lasso_kernels,
+       portable::double_lasso_kernels, portable::float_norm_kernels, portable::bfloat16_norm_kernels},
   };
   return all;
 }
@@ -91,6 +98,18 @@ const Kernels<float>& kernels<float>() {
 template <>
 const Kernels<double>& kernels<double>() {
   static const Kernels<double> table = chosen().double_kernels();
+  return table;
+}
+
+template <>
+const LassoKernels<float>& lasso_kernels<float>() {
+  static const LassoKernels<float> table = chosen().float_lasso_kernels();
+  return table;
+}
+
+template <>
+const LassoKernels<double>& lasso_kernels<double>() {
+  static const LassoKernels<double> table = chosen().double_lasso_kernels();
   return table;
 }
 

@@ -6,4 +6,5 @@
 #define SCVAE_WIDE 4
 #endif
 #include "cpu/kernels_impl.h"
+#include "cpu/lasso_kernels_impl.h"
 #include "cpu/norm_kernels_impl.h"

@@ -64,7 +64,7 @@ class SparseTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         """Minus the mean of ½‖x − Dz‖² + α‖z‖₁ over the rows: more is better, at the same α."""
         check_is_fitted(self, "components_")
         X = validate_data(self, X, dtype=FLOATS, reset=False)
-        problem = Lasso(self._dictionary(X.dtype), self.alpha, math.nan)
+        problem = Lasso(self._dictionary(X.dtype), self.alpha)
         coded = zip(self._pieces(X), self._codes(X), strict=True)
         return -sum(float(problem.objective(*each).sum()) for each in coded) / len(X)
 
@@ -104,10 +104,10 @@ class SparseTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         if value is None:
             return dictionaries.orthogonal_dct(like.shape[1], dtype=torch.float64).T.numpy().astype(like.dtype)
         atoms = np.array(check_array(value, dtype=like.dtype, input_name=name))
-        if atoms.shape[1] != like.shape[1] or not atoms.any():
+        if atoms.shape[1] != like.shape[1] or not atoms.any(1).all():
             raise ValueError(
                 f"{self._name}: {name} must be (n_components, n_features) = (K, {like.shape[1]}), an atom a row, and "
-                f"not zero, got {atoms.shape}"
+                f"no atom zero, got {atoms.shape}"
             )
         return atoms
 
@@ -127,14 +127,22 @@ class SparseTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
 
 class LassoTransformer(SparseTransformer):
-    """Codes that solve the lasso over `components_`."""
+    """Codes that solve the lasso over `components_`, which may be bound to be non-negative."""
 
-    transform_algorithm: str
+    transform_algorithm: str | None
     transform_max_iter: int
     transform_tol: float
 
+    @property
+    def _non_negative(self) -> bool:
+        """Whether codes are."""
+        return False
+
+    def _problem(self, dtype: np.dtype) -> Lasso:
+        return Lasso(self._dictionary(dtype), self.alpha, positive=self._non_negative)
+
     def _codes(self, X: np.ndarray) -> Iterator[torch.Tensor]:
-        problem = Lasso.over(self._dictionary(X.dtype), self.alpha)
+        problem = self._problem(X.dtype)
         missing = 0
         for x in self._pieces(X):
             codes, gap = self._solve(problem, x)
@@ -156,10 +164,19 @@ class LassoTransformer(SparseTransformer):
 
     def _check_lasso(self) -> None:
         """Raises ValueError for a parameter of the lasso or its solver that is out of range."""
-        if self.transform_algorithm not in ALGORITHMS:
+        if self.transform_algorithm is not None and self.transform_algorithm not in ALGORITHMS:
             raise ValueError(
-                f"{self._name}: transform_algorithm must be one of {ALGORITHMS}, got {self.transform_algorithm!r}"
+                f"{self._name}: transform_algorithm must be None or one of {ALGORITHMS}, got "
+                f"{self.transform_algorithm!r}"
             )
+        if self.transform_algorithm == "cd" and find_device(self.device).type != "cpu":
+            raise ValueError(f'{self._name}: transform_algorithm "cd" is for the device "cpu", got {self.device!r}')
         self._check_numbers("alpha")
         self._check_numbers("transform_tol", zero=True)
         self._check_counts(0, "transform_max_iter")
+
+    def _check_flags(self, *names: str) -> None:
+        """Raises ValueError unless these parameters are True or False."""
+        for name in names:
+            if not isinstance(value := getattr(self, name), (bool, np.bool_)):
+                raise ValueError(f"{self._name}: {name} must be True or False, got {value!r}")

@@ -13,18 +13,21 @@ from scvae_fast.estimators._base import FLOATS, LassoTransformer
 class LassoCoder(LassoTransformer):
     """Sparse codes over a fixed dictionary: z minimises ½‖x − Dz‖² + α‖z‖₁, as `sparse_encode(algorithm="lasso_cd")`.
 
-    Iterations of `scvae_fast.lista` with W_e = Dᵀ/c, S = I − DᵀD/c, θ = α/c and c = ‖D‖₂², until the duality gap
-    of a row, which bounds how far its objective is from the minimum, is small enough. Unlike scikit-learn's
-    `SparseCoder` it has to be fitted: that checks the dictionary and the number of features.
+    By `scvae_fast.lasso`, until the duality gap of a row, which bounds how far its objective is from the minimum, is
+    small enough. Unlike scikit-learn's `SparseCoder` it has to be fitted: that checks the dictionary and the number of
+    features. One α for each row, and derivatives, are for `scvae_fast.lasso` itself.
 
     Args:
         dictionary: (n_components, n_features), an atom a row, of any norm: the transpose of this package's D (n, K), so
             `dictionaries.dct(64, 128).T`. None is the orthonormal DCT.
         alpha: α > 0, this package's λ, in the units of X.
-        transform_algorithm: "fista" (Beck & Teboulle 2009, with restarts), or plain "ista".
+        positive: whether codes are non-negative, as scikit-learn's `positive_code`.
+        transform_algorithm: "cd" (coordinate descent, on CPUs), "fista" (Beck & Teboulle 2009, with restarts) or plain
+            "ista"; None is "cd" on a CPU and "fista" elsewhere.
         transform_max_iter: iterations of a row at most.
-        transform_tol: the gap to reach, as a share of ½‖x‖²; 0 makes exactly `transform_max_iter` iterations, as a
-            LISTA network does. In float32 rounding keeps it from going much below 1e-6.
+        transform_tol: the gap to reach, as a share of ½‖x‖². With 0, "fista" and "ista" make exactly
+            `transform_max_iter` iterations, as a LISTA network does, and "cd" goes on until rounding stops it. In
+            float32 rounding keeps the gap from going much below 1e-6.
         sparse_output: whether `transform` returns a csr_array.
         device: where to compute, "cpu" or "cuda".
 
@@ -44,7 +47,8 @@ class LassoCoder(LassoTransformer):
         dictionary: Any = None,
         *,
         alpha: float = 1.0,
-        transform_algorithm: str = "fista",
+        positive: bool = False,
+        transform_algorithm: str | None = None,
         transform_max_iter: int = 1000,
         transform_tol: float = 1e-4,
         sparse_output: bool = False,
@@ -52,6 +56,7 @@ class LassoCoder(LassoTransformer):
     ) -> None:
         self.dictionary = dictionary
         self.alpha = alpha
+        self.positive = positive
         self.transform_algorithm = transform_algorithm
         self.transform_max_iter = transform_max_iter
         self.transform_tol = transform_tol
@@ -60,8 +65,13 @@ class LassoCoder(LassoTransformer):
 
     def fit(self, X: Any, y: object = None) -> LassoCoder:
         """Check the parameters against X (n_samples, n_features); nothing is learned."""
-        self._check_lasso()
         find_device(self.device)
+        self._check_lasso()
+        self._check_flags("positive")
         X = validate_data(self, X, dtype=FLOATS)
         self.components_ = self._given_dictionary("dictionary", X)
         return self
+
+    @property
+    def _non_negative(self) -> bool:
+        return bool(self.positive)

@@ -109,11 +109,11 @@ class LISTACoder(SparseTransformer):
 
     def _network(self, problem: Lasso) -> SparseCoder:
         """The untrained network, on D's device and in its dtype."""
-        D, T = problem.D, int(self.n_iter)
+        D, lmbda, T = problem.D, float(problem.alpha), int(self.n_iter)
         if self.method != "lista":
-            return _METHODS[self.method](D, T, problem.alpha)
+            return _METHODS[self.method](D, T, lmbda)
         n, K = D.shape
-        return LISTA(n, K, T, dictionary=D, lmbda=problem.alpha, device=D.device, dtype=D.dtype)
+        return LISTA(n, K, T, dictionary=D, lmbda=lmbda, device=D.device, dtype=D.dtype)
 
     def _train(self, network: SparseCoder, problem: Lasso, X: np.ndarray) -> list[float]:
         """Train to the best epoch's weights; returns the mean objective before, and after each epoch."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils.validation import validate_data
 
 from scvae_fast._devices import find_device
 from scvae_fast.estimators._base import FLOATS, LassoTransformer
-from scvae_fast.ops.lasso_solver import Lasso, unit_of
+from scvae_fast.ops.lasso_solver import unit_of
 
+_ATOMS_AT_ONCE = 16
 _DEAD = 1e-6  # an atom whose mean squared entry is below that share of all atoms' mean
 
 
@@ -25,7 +26,7 @@ class OnlineDictionaryLearning(LassoTransformer):
     by a row of the batch, drawn in proportion to what the dictionary leaves of it.
 
     Source: J. Mairal, F. Bach, J. Ponce and G. Sapiro, "Online dictionary learning for sparse coding", ICML 2009,
-    algorithms 1 and 2, β from section 3.4.2; codes come from FISTA instead of LARS.
+    algorithms 1 and 2, β from section 3.4.2; codes come from `scvae_fast.lasso` instead of LARS.
 
     Args:
         n_components: K, number of atoms; the number of features if None.
@@ -33,6 +34,8 @@ class OnlineDictionaryLearning(LassoTransformer):
         max_iter: passes over the rows at most.
         batch_size: η, rows of a batch.
         tol: `fit` ends when a pass lowers the mean objective by no more than that share of it; 0 makes all passes.
+        positive_code: whether codes are non-negative.
+        positive_dict: whether atoms are. The best atom is then the positive part of u_j, of unit norm.
         dict_init: (n_components, n_features) atoms to start from, an atom a row; rows of X drawn at random if None.
         random_state: of the start, the order of the rows and the replaced atoms.
         transform_algorithm: see `LassoCoder`, as the following.
@@ -63,9 +66,11 @@ class OnlineDictionaryLearning(LassoTransformer):
         max_iter: int = 100,
         batch_size: int = 256,
         tol: float = 1e-3,
+        positive_code: bool = False,
+        positive_dict: bool = False,
         dict_init: Any = None,
         random_state: Any = None,
-        transform_algorithm: str = "fista",
+        transform_algorithm: str | None = None,
         transform_max_iter: int = 1000,
         transform_tol: float = 1e-4,
         sparse_output: bool = False,
@@ -76,6 +81,8 @@ class OnlineDictionaryLearning(LassoTransformer):
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.tol = tol
+        self.positive_code = positive_code
+        self.positive_dict = positive_dict
         self.dict_init = dict_init
         self.random_state = random_state
         self.transform_algorithm = transform_algorithm
@@ -109,11 +116,16 @@ class OnlineDictionaryLearning(LassoTransformer):
         self._step(X)
         return self
 
+    @property
+    def _non_negative(self) -> bool:
+        return bool(self.positive_code)
+
     def _check_parameters(self) -> None:
+        find_device(self.device)
         self._check_lasso()
+        self._check_flags("positive_code", "positive_dict")
         self._check_counts(1, "max_iter", "batch_size", *(["n_components"] if self.n_components is not None else []))
         self._check_numbers("tol", zero=True)
-        find_device(self.device)
 
     def _start(self, X: np.ndarray) -> None:
         K = X.shape[1] if self.n_components is None else int(self.n_components)
@@ -123,39 +135,46 @@ class OnlineDictionaryLearning(LassoTransformer):
         if self.dict_init is None:
             rows = _draw(self._random, (X != 0).any(1).astype(float), K)
             others = self._random.standard_normal((K - len(rows), X.shape[1]))
-            atoms = np.concatenate([X[rows], others.astype(X.dtype)])
+            atoms = self._allowed(np.concatenate([X[rows], others.astype(X.dtype)]))
         else:
             atoms = self._given_dictionary("dict_init", X)
             if len(atoms) != K or not atoms.any(1).all():
                 raise ValueError(f"{self._name}: dict_init must have {K} atoms, none of them zero, got {len(atoms)}")
+            if self.positive_dict and (atoms < 0).any():
+                raise ValueError(f"{self._name}: dict_init must be non-negative, as positive_dict asks for")
         self.components_ = atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
-        self._A, self._B = np.zeros((K, K), X.dtype), np.zeros((X.shape[1], K), X.dtype)
+        self._A, self._B = np.zeros((K, K), X.dtype), np.zeros((K, X.shape[1]), X.dtype)
         self.n_steps_ = 0
 
     def _step(self, X: np.ndarray) -> float:
         """Learn from one batch; returns the sum of its rows' objectives before that."""
-        x, D, A, B = map(self._tensor, (X / X.dtype.type(self._unit), self.components_.T, self._A, self._B))
-        problem = Lasso.over(D, self.alpha / self._unit)
+        X = X / X.dtype.type(self._unit)
+        x = self._tensor(X)
+        problem = self._problem(X.dtype)._replace(alpha=self.alpha / self._unit)
         z, _ = self._solve(problem, x)
+        before = float(problem.objective(x, z).sum())
         self.n_steps_ += 1
-        keep = _forgetting(self.n_steps_, len(x))
-        A, B = keep * A + z.T @ z, keep * B + x.T @ z
-        _update_atoms(D, A, B)
-        self._replace_dead(D, A, B, x, (x - z @ problem.D.T).square().sum(1))
-        self.components_ = D.T.contiguous().cpu().numpy()
-        self._A, self._B = A.cpu().numpy(), B.cpu().numpy()
-        return float(problem.objective(x, z).sum()) * self._unit**2
+        keep = X.dtype.type(_forgetting(self.n_steps_, len(x)))
+        self._A = keep * self._A + (z.T @ z).cpu().numpy()
+        self._B = keep * self._B + (z.T @ x).cpu().numpy()
+        atoms = self.components_.copy()
+        _update_atoms(atoms, self._A, self._B, positive=bool(self.positive_dict))
+        self._replace_dead(atoms, X, np.square(X - z.cpu().numpy() @ atoms).sum(1))
+        self.components_ = atoms
+        return before * self._unit**2
 
-    def _replace_dead(
-        self, D: torch.Tensor, A: torch.Tensor, B: torch.Tensor, x: torch.Tensor, left: torch.Tensor
-    ) -> None:
-        """Rows of x (M, n), of whose energy the dictionary leaves `left` (M,), take the place of unused atoms."""
-        energy = A.diagonal()
-        dead = (energy <= _DEAD * energy.mean()).nonzero().flatten().tolist()
-        weights = (left * (x != 0).any(1)).double().cpu().numpy()
+    def _replace_dead(self, atoms: np.ndarray, X: np.ndarray, left: np.ndarray) -> None:
+        """Rows of X (M, n), of whose energy the dictionary leaves `left` (M,), take the place of unused atoms."""
+        energy = self._A.diagonal()
+        dead = np.flatnonzero(energy <= _DEAD * energy.mean())
+        weights = (left * (X != 0).any(1)).astype(np.float64)
         for atom, row in zip(dead, _draw(self._random, weights, len(dead)), strict=False):
-            D[:, atom] = x[row] / torch.linalg.vector_norm(x[row])
-            A[atom] = A[:, atom] = B[:, atom] = 0
+            atoms[atom] = self._allowed(X[row]) / np.linalg.norm(X[row])
+            self._A[atom] = self._A[:, atom] = self._B[atom] = 0
+
+    def _allowed(self, rows: np.ndarray) -> np.ndarray:
+        """Rows as atoms."""
+        return np.abs(rows) if self.positive_dict else rows
 
 
 def _forgetting(step: int, rows: int) -> float:
@@ -164,15 +183,26 @@ def _forgetting(step: int, rows: int) -> float:
     return (seen + 1 - rows) / (seen + 1)
 
 
-def _update_atoms(D: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> None:
-    """One round over the atoms of D (n, K) that A (K, K) uses, in place: algorithm 2, with ‖d_j‖ = 1."""
-    tiny = torch.finfo(D.dtype).tiny
-    for atom, energy in enumerate(A.diagonal().tolist()):
-        if energy > tiny:
-            best = D[:, atom] + (B[:, atom] - D @ A[:, atom]) / energy
-            norm = float(torch.linalg.vector_norm(best))
-            if norm > tiny:
-                D[:, atom] = best / norm
+def _update_atoms(atoms: np.ndarray, A: np.ndarray, B: np.ndarray, positive: bool = False) -> None:
+    """One round over the atoms (K, n) that A (K, K) uses, in place: algorithm 2, with ‖d_j‖ = 1. B is (K, n).
+
+    An atom's gradient b_j − D a_j is kept for a block of atoms and brought up to date as those before it change.
+    """
+    tiny, energies = np.finfo(atoms.dtype).tiny, A.diagonal().tolist()
+    for first in range(0, len(atoms), _ATOMS_AT_ONCE):
+        block = slice(first, first + _ATOMS_AT_ONCE)
+        own, inner = atoms[block], A[block, block]
+        gradient = B[block] - A[block] @ atoms
+        for j, energy in enumerate(energies[block]):
+            if energy > tiny:
+                best = own[j] + gradient[j] / energy
+                if positive:
+                    np.maximum(best, 0, out=best)
+                norm = math.sqrt(best @ best)
+                if norm > tiny:
+                    best /= norm
+                    gradient[j + 1 :] -= inner[j + 1 :, j, None] * (best - own[j])
+                    own[j] = best
 
 
 def _draw(random: np.random.RandomState, weights: np.ndarray, count: int) -> np.ndarray:

@@ -42,8 +42,8 @@ def _one_by_one(call: Callable[..., Any], size: int, dims: Dims, arguments: Sequ
     """What `call` gives for each entry of the batch, stacked."""
     rest = arguments[len(dims) :]
     tensors = [t if dim is None else t.movedim(dim, 0) for t, dim in zip(arguments, dims, strict=False)]
-    if size == 0:  # the shapes of the results are those of any entry
-        tensors = [t if dim is None else t.new_zeros(1, *t.shape[1:]) for t, dim in zip(tensors, dims, strict=True)]
+    if size == 0:  # the shapes of the results are those of any entry; zeros are no dictionary
+        tensors = [t if dim is None else t.new_ones(1, *t.shape[1:]) for t, dim in zip(tensors, dims, strict=True)]
     results = [
         call(*(t if dim is None else t[i] for t, dim in zip(tensors, dims, strict=True)), *rest)
         for i in range(max(size, 1))

@@ -1,53 +1,106 @@
-"""The lasso over a dictionary, ½‖x − Dz‖² + α‖z‖₁ for each row x, solved by iterations of `lista`."""
+"""The lasso over a dictionary, ½‖x − Dz‖² + Σ α_k|z_k| for each row x: the problem, its certificate and its solvers."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from scvae_fast.ops import native
 from scvae_fast.ops.backends.reference import shrink
 from scvae_fast.ops.operations import LISTA
 
-ALGORITHMS = ("fista", "ista")
-_LOOK_EVERY = 16  # iterations between two looks at the duality gap, which costs about as much as one of them
+ALGORITHMS = ("cd", "fista", "ista")
+_LOOK_EVERY = 16  # iterations of FISTA between two looks at the duality gap, which costs about as much as one of them
+_MOST_GRAM = 64 << 20  # bytes of a Gram matrix that coordinate descent forms
+_ROWS_FOR_GRAM = 1 / 8  # rows for each atom from which on forming it pays
+_LANES = 16  # elements of the widest vector, in float32
+_NAMED = 8  # rows that a warning names
 
 
 class Lasso(NamedTuple):
-    """Problems over one dictionary: α is the field's λ, c = ‖D‖₂²."""
+    """Problems over one dictionary: α is the field's λ, c = ‖D‖₂², which iterations of FISTA and ISTA take."""
 
     D: Tensor  # (n, K)
-    alpha: float
-    c: float
+    alpha: float | Tensor  # ≥ 0: one value, (K,), (M, 1) or (M, K)
+    c: float = math.nan
+    positive: bool = False
 
     @classmethod
-    def over(cls, D: Tensor, alpha: float) -> Lasso:
+    def over(cls, D: Tensor, alpha: float | Tensor, positive: bool = False) -> Lasso:
         """That of D (n, K), which is not zero."""
-        return cls(D, alpha, float(torch.linalg.matrix_norm(D.double(), ord=2) ** 2))
+        return cls(D, alpha, float(torch.linalg.matrix_norm(D.double(), ord=2) ** 2), positive)
+
+    def weights(self, dtype: torch.dtype) -> Tensor:
+        """α as a tensor."""
+        return torch.as_tensor(self.alpha, dtype=dtype, device=self.D.device)
 
     def objective(self, x: Tensor, z: Tensor) -> Tensor:  # (M, n), (M, K) -> (M,)
-        """½‖x − Dz‖² + α‖z‖₁ of each row, in float64."""
-        return 0.5 * (x - z @ self.D.T).double().square().sum(1) + self.alpha * z.double().abs().sum(1)
+        """½‖x − Dz‖² + Σ α_k|z_k| of each row, in float64."""
+        left = (x - z @ self.D.T).double()
+        return 0.5 * left.square().sum(1) + (self.weights(torch.float64) * z.double().abs()).sum(1)
 
     def relative_gap(self, x: Tensor, z: Tensor) -> Tensor:  # (M, n), (M, K) -> (M,)
-        """Duality gap of each row as a share of ½‖x‖²: an upper bound of what its objective exceeds the minimum by.
+        """Duality gap of each row as a share of ½‖x‖², in float64: its objective exceeds the minimum by no more.
 
-        The dual point is the residual r, scaled so that ‖Dᵀr‖_∞ ≤ α. Each row is divided by its largest entry first, so
-        that no square underflows or overflows. A row of zeros has the gap 0.
+        With r = x − Dz, let y be r without its part in the span of the atoms with α_k = 0 (for non-negative codes: of
+        those that need it for d_kᵀy ≤ 0), and s ≤ 1 the largest factor with s|d_kᵀy| ≤ α_k for the other atoms (for
+        non-negative codes: s d_kᵀy ≤ α_k). s y is feasible for the dual, and the gap is
+        ½‖r − y‖² + ½(1 − s)²‖y‖² + Σ (α_k|z_k| − s z_k d_kᵀy): no term is negative, so nothing cancels. Each row is
+        divided by a power of two near its largest entry first. A row of zeros with codes of zeros has the gap 0.
         """
-        size = x.abs().amax(1, keepdim=True)
-        size = torch.where(size > 0, size, 1)
-        x, z, alpha = x / size, z / size, self.alpha / size
-        r = x - z @ self.D.T
-        tiny = torch.finfo(x.dtype).tiny
-        largest = (r @ self.D).abs().amax(1, keepdim=True).clamp_min(tiny)
-        energy = x.square().sum(1)
-        dual = 0.5 * (energy - (x - (alpha / largest).clamp_max(1) * r).square().sum(1))
-        primal = 0.5 * r.square().sum(1) + (alpha * z.abs()).sum(1)
-        return (primal - dual) / (0.5 * energy).clamp_min(tiny)
+        D, x, z, alpha = self.D.double(), x.double(), z.double(), self.weights(torch.float64)
+        unit, size = _power_of_two(x.abs().amax(1, keepdim=True)), _power_of_two(D.abs().amax())
+        D, x, z, alpha = D / size, x / unit, z / unit * size, alpha / unit / size
+        r = x - z @ D.T
+        y, correlations = self._feasible(r, D, z, (alpha == 0).expand_as(z))
+        reached = correlations if self.positive else correlations.abs()
+        bound = torch.where((alpha > 0) & (reached > alpha), alpha / reached, 1.0)
+        s = bound.amin(1, keepdim=True)
+        slack = torch.where(alpha > 0, alpha * z.abs() - s * z * correlations, 0.0)
+        squares = (r - y).square().sum(1) + ((1 - s) * y).square().sum(1)
+        energy = 0.5 * x.square().sum(1)
+        gap = 0.5 * squares + slack.sum(1).clamp_min(0)
+        return torch.where(energy > 0, gap / energy, torch.where(gap > 0, math.inf, gap))
+
+    def _feasible(self, r: Tensor, D: Tensor, z: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+        """The y of `relative_gap` and its correlations with the atoms (M, K); α = 0 for those that are `free`."""
+        taken = free & (z > 0) if self.positive else free
+        while True:
+            y = _without_span(r, D, taken)
+            correlations = y @ D
+            if not self.positive:
+                return y, correlations
+            rounding = D.shape[0] * torch.finfo(D.dtype).eps * y.norm(dim=1, keepdim=True) * D.norm(dim=0)
+            more = free & ~taken & (correlations > rounding)
+            if not bool(more.any()):
+                return y, correlations
+            taken = taken | more
+
+
+def _power_of_two(size: Tensor) -> Tensor:
+    """Powers of two within a factor of two of sizes ≥ 0; 1 for 0. Dividing by them rounds nothing."""
+    _, exponent = torch.frexp(torch.where(size > 0, size, 1.0).double())
+    return torch.ldexp(torch.ones_like(size, dtype=torch.float64), exponent - 1)
+
+
+def _without_span(r: Tensor, D: Tensor, free: Tensor) -> Tensor:
+    """Rows r (M, n) less their projections on the span of the atoms that are `free` (M, K)."""
+    if not bool(free.any()):
+        return r
+    patterns, which = torch.unique(free, dim=0, return_inverse=True)
+    left = r.clone()
+    for i, pattern in enumerate(patterns):
+        if bool(pattern.any()):
+            U, sizes, _ = torch.linalg.svd(D[:, pattern], full_matrices=False)
+            U = U[:, sizes > sizes[0] * max(D.shape) * torch.finfo(D.dtype).eps]
+            rows = which == i
+            left[rows] = r[rows] - r[rows] @ U @ U.T
+    return left
 
 
 def unit_of(alpha: float) -> float:
@@ -55,60 +108,47 @@ def unit_of(alpha: float) -> float:
     return math.ldexp(1.0, math.frexp(alpha)[1] - 1)
 
 
-class _Iterate(NamedTuple):
-    z: Tensor  # (M, K)
-    y: Tensor  # (M, K), where the momentum leads
-    t: Tensor  # (M, 1), the momentum's counter
+def choose(algorithm: str | None, problem: Lasso) -> str:
+    """The algorithm asked for; else coordinate descent where it takes the problem, and FISTA elsewhere.
 
-    def at(self, rows: Tensor) -> _Iterate:
-        return _Iterate(*(each[rows] for each in self))
+    Raises:
+        ValueError: "cd" was asked for and does not take it.
+    """
+    on_cpu = problem.D.device.type == "cpu" and native.missing is None
+    takes = on_cpu and bool((problem.weights(torch.float64) > 0).all())
+    if algorithm == "cd" and not takes:
+        raise ValueError('lasso: algorithm "cd" takes tensors on a CPU, with the compiled module, and every alpha > 0')
+    return algorithm or ("cd" if takes else "fista")
 
 
-# Takes b, S, θ, where it is, and a number of iterations.
-_Advance = Callable[[Tensor, Tensor, Tensor, _Iterate, int], _Iterate]
+def solve(
+    problem: Lasso, x: Tensor, *, algorithm: str | None, max_iter: int, tol: float, z0: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Codes z (M, K) of x (M, n), and the relative duality gap (M,) of each, in float64; see `unfinished`.
 
-
-def solve(problem: Lasso, x: Tensor, *, algorithm: str, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
-    """Codes z (M, K) of x (M, n), and the relative duality gap (M,) of each; see `unfinished`.
-
-    From z_0 = h_θ(b), each row goes on until its duality gap is at most tol · ½‖x‖², its objective at z = 0. Neither
-    the other rows nor the unit of x and α change its codes. "ista" is `lista` with W_e = Dᵀ/c, S = I − DᵀD/c and
-    θ = α/c; "fista" is FISTA (Beck & Teboulle 2009) with the restarts of O'Donoghue & Candès (2015).
+    Each row goes on until its duality gap is at most tol · ½‖x‖², its objective at z = 0. Neither the other rows nor
+    the unit of x and α change its codes. "ista" is `lista` with W_e = Dᵀ/c, S = I − DᵀD/c and θ = α/c; "fista" is FISTA
+    (Beck & Teboulle 2009) with the restarts of O'Donoghue & Candès (2015); "cd" is the coordinate descent of
+    csrc/cpu/lasso.h. A row with α = 0 throughout, and codes of any sign, gets the least squares codes of least norm.
 
     Args:
-        problem: in the dtype and on the device of x.
-        x: float32 or float64.
-        algorithm: one of `ALGORITHMS`.
-        max_iter: T ≥ 0, the iterations of a row at most.
-        tol: 0 makes exactly max_iter iterations.
+        problem: in the dtype and on the device of x. Its c may be missing.
+        x: float32 or float64, finite.
+        algorithm: one of `ALGORITHMS`; None chooses.
+        max_iter: T ≥ 0, the iterations of a row at most; for "cd" sweeps over its working set.
+        tol: 0 makes exactly max_iter iterations of FISTA and ISTA; "cd" goes on until rounding stops it.
+        z0: (M, K) codes to start from; None stands for h_θ(b), and for 0 with "cd".
     """
-    unit = unit_of(problem.alpha)
-    codes, gap = _solve(problem._replace(alpha=problem.alpha / unit), x / unit, algorithm, max_iter, tol)
-    return codes * unit, gap
-
-
-def _solve(problem: Lasso, x: Tensor, algorithm: str, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
-    advance: _Advance = _ista if algorithm == "ista" else _fista
-    D, c = problem.D, problem.c
-    S = torch.eye(D.shape[1], dtype=D.dtype, device=D.device) - D.T @ D / c
-    b, theta = x @ D / c, problem.alpha / c
-    threshold = torch.full((), theta, dtype=b.dtype, device=b.device)
-    start = shrink(b, threshold)
-    iterate = _Iterate(start, start, torch.ones_like(b[:, :1]))
-    if tol == 0:
-        codes = advance(b, S, threshold, iterate, max_iter).z
-        return codes, problem.relative_gap(x, codes)
-    codes, gaps = torch.empty_like(b), torch.empty_like(b[:, 0])
-    rows, done = torch.arange(len(x), device=x.device), 0
-    while True:
-        codes[rows], gaps[rows] = iterate.z, problem.relative_gap(x, iterate.z)
-        going = unfinished(gaps[rows], tol)
-        rows, x, b, iterate = rows[going], x[going], b[going], iterate.at(going)
-        if done == max_iter or not len(rows):
-            return codes, gaps
-        steps = min(_LOOK_EVERY, max_iter - done)
-        iterate = advance(b, S, threshold, iterate, steps)
-        done += steps
+    if not x.numel():
+        return x.new_zeros(len(x), problem.D.shape[1]), x.new_zeros(len(x), dtype=torch.float64)
+    algorithm = choose(algorithm, problem)
+    if z0 is not None:
+        z0 = torch.where(x.any(1, keepdim=True), z0.clamp_min(0) if problem.positive else z0, 0.0)
+    if algorithm == "cd":
+        return _descend(problem, x, z0, max_iter, tol)
+    if math.isnan(problem.c):
+        problem = Lasso.over(problem.D, problem.alpha, problem.positive)
+    return _iterate(problem, x, z0, algorithm, max_iter, tol)
 
 
 def unfinished(gap: Tensor, tol: float) -> Tensor:  # (M,) -> (M,) bool
@@ -116,16 +156,143 @@ def unfinished(gap: Tensor, tol: float) -> Tensor:  # (M,) -> (M,) bool
     return ~(gap <= tol)
 
 
-def _ista(b: Tensor, S: Tensor, theta: Tensor, at: _Iterate, n_iter: int) -> _Iterate:
-    return at._replace(z=LISTA(b, S, theta, None, at.z, n_iter, False, None)[0])
+def warn_of_unfinished(gap: Tensor, tol: float, max_iter: int) -> None:
+    """One warning that counts the rows which have not reached a tolerance above 0, and names the first of them."""
+    rows = unfinished(gap, tol).nonzero().flatten() if tol > 0 else gap[:0]
+    if len(rows):
+        named = ", ".join(str(int(row)) for row in rows[:_NAMED]) + (", …" if len(rows) > _NAMED else "")
+        warnings.warn(
+            f"lasso: {len(rows)} of {len(gap)} rows did not reach a duality gap of {tol:g} times ½‖x‖² in {max_iter} "
+            f"iterations, rows {named}: raise max_iter or tol",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
-def _fista(b: Tensor, S: Tensor, theta: Tensor, at: _Iterate, n_iter: int) -> _Iterate:
-    z, y, t = at
+# Coordinate descent
+
+
+def _descend(problem: Lasso, x: Tensor, z0: Tensor | None, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
+    (n, K), M = problem.D.shape, len(x)
+    norms = _power_of_two(torch.linalg.vector_norm(problem.D.double(), dim=0)).to(x.dtype)
+    padded = -(-K // _LANES) * _LANES
+    D = x.new_zeros(n, padded)
+    D[:, :K] = problem.D / norms  # each atom's norm is then near 1
+    pays = M >= _ROWS_FOR_GRAM * K and padded**2 * x.element_size() <= _MOST_GRAM
+    G = D.T @ D if pays else None
+    alpha = problem.weights(x.dtype)
+    alpha = alpha.expand(alpha.shape[0] if alpha.dim() == 2 else 1, K).contiguous()
+    x, start = x.contiguous(), None if z0 is None else z0.contiguous()
+    codes, gap = x.new_empty(M, K), x.new_empty(M, dtype=torch.float64)
+    native.module.lasso(
+        x.dtype is torch.float64,
+        (M, K, n),
+        x.data_ptr(),
+        D.data_ptr(),
+        native.address(G),
+        (alpha.data_ptr(), len(alpha) > 1),
+        norms.data_ptr(),
+        native.address(start),
+        problem.positive,
+        tol,
+        max_iter,
+        codes.data_ptr(),
+        gap.data_ptr(),
+        native.threads(),
+    )
+    return codes, gap
+
+
+# FISTA and ISTA
+
+
+class _Iterate(NamedTuple):
+    z: Tensor  # (M, K)
+    y: Tensor  # (M, K), where the momentum leads
+    t: Tensor  # (M, 1), the momentum's counter
+    b: Tensor  # (M, K), the drive xD/c
+    theta: Tensor  # α/c: (), (K,), or (M, 1) or (M, K)
+
+    def at(self, rows: Tensor) -> _Iterate:
+        return _Iterate(*(each[rows] if each.dim() == 2 else each for each in self))
+
+
+# Takes S, whether codes are non-negative, where it is, and a number of iterations.
+_Advance = Callable[[Tensor, bool, _Iterate, int], _Iterate]
+
+
+def _iterate(
+    problem: Lasso, x: Tensor, z0: Tensor | None, algorithm: str, max_iter: int, tol: float
+) -> tuple[Tensor, Tensor]:
+    """As `solve`, in units in which α, the largest of an (M, K), and the largest entry of D are near 1."""
+    alpha = problem.weights(torch.float64)
+    largest = alpha.amax(1, keepdim=True) if alpha.dim() == 2 else alpha.amax()
+    size = _power_of_two(problem.D.abs().amax())
+    unit = _power_of_two(torch.where(largest > 0, largest / size.square(), x.double().abs().amax() / size))
+    scaled = Lasso(
+        problem.D / size.to(x.dtype), alpha / unit / size.square(), problem.c / float(size) ** 2, problem.positive
+    )
+    into, back = (unit * size).to(x.dtype), unit.to(x.dtype)
+    advance: _Advance = _ista if algorithm == "ista" else _fista
+    codes, gaps = _codes(scaled, x / into, None if z0 is None else z0 / back, advance, max_iter, tol)
+    return codes * back, gaps
+
+
+def _codes(
+    problem: Lasso, x: Tensor, z0: Tensor | None, advance: _Advance, max_iter: int, tol: float
+) -> tuple[Tensor, Tensor]:
+    D, c = problem.D, problem.c
+    S = torch.eye(D.shape[1], dtype=D.dtype, device=D.device) - D.T @ D / c
+    b, theta = x @ D / c, (problem.weights(torch.float64) / c).to(x.dtype)
+    start = _least_squares(problem, x, shrink(b, theta, problem.positive) if z0 is None else z0)
+    iterate = _Iterate(start, start, torch.ones_like(b[:, :1]), b, theta)
+    if tol == 0:
+        codes = advance(S, problem.positive, iterate, max_iter).z
+        return codes, problem.relative_gap(x, codes)
+    codes, gaps = torch.empty_like(b), b.new_empty(len(b), dtype=torch.float64)
+    rows, left, done = torch.arange(len(x), device=x.device), problem, 0
+    while True:
+        codes[rows], gaps[rows] = iterate.z, left.relative_gap(x, iterate.z)
+        going = unfinished(gaps[rows], tol)
+        rows, x, iterate = rows[going], x[going], iterate.at(going)
+        if isinstance(left.alpha, Tensor) and left.alpha.dim() == 2:
+            left = left._replace(alpha=left.alpha[going])
+        if done == max_iter or not len(rows):
+            return codes, gaps
+        steps = min(_LOOK_EVERY, max_iter - done)
+        iterate = advance(S, problem.positive, iterate, steps)
+        done += steps
+
+
+def _least_squares(problem: Lasso, x: Tensor, z: Tensor) -> Tensor:
+    """The codes z (M, K), but those of least norm where nothing but the residual counts."""
+    alpha = problem.weights(x.dtype)
+    rows = (alpha == 0).all(-1).expand(len(x))
+    if problem.positive or not bool(rows.any()):
+        return z
+    pseudo_inverse = torch.linalg.pinv(problem.D.double())
+    return torch.where(rows[:, None], (x.double() @ pseudo_inverse.T).to(z.dtype), z)
+
+
+def _step(S: Tensor, positive: bool, at: _Iterate, z: Tensor, n_iter: int) -> Tensor:
+    """Iterations of ISTA from z; the operation has no thresholds for each row."""
+    if at.theta.dim() < 2:
+        return LISTA(at.b, S, at.theta, None, z, n_iter, positive, None)[0]
     for _ in range(n_iter):
-        new, _ = LISTA(b, S, theta, None, y, 1, False, None)
+        z = shrink(torch.addmm(at.b, z, S), at.theta, positive)
+    return z
+
+
+def _ista(S: Tensor, positive: bool, at: _Iterate, n_iter: int) -> _Iterate:
+    return at._replace(z=_step(S, positive, at, at.z, n_iter))
+
+
+def _fista(S: Tensor, positive: bool, at: _Iterate, n_iter: int) -> _Iterate:
+    z, y, t = at.z, at.y, at.t
+    for _ in range(n_iter):
+        new = _step(S, positive, at, y, 1)
         uphill = ((y - new) * (new - z)).sum(1, keepdim=True) > 0
         t = torch.where(uphill, 1.0, t)
         following = (1 + (1 + 4 * t * t).sqrt()) / 2
         z, y, t = new, new + (t - 1) / following * (new - z), following
-    return _Iterate(z, y, t)
+    return at._replace(z=z, y=y, t=t)

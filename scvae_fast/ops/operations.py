@@ -110,10 +110,10 @@ class _ByBackend(ABC):
 
     def _of_arguments(self, found: Gradients, arguments: Sequence[Any]) -> OptionalTensors:
         fields = zip(self._fields, arguments, strict=False)
-        return tuple(_shaped(found[field], t.shape) if field in found else None for field, t in fields)
+        return tuple(shaped(found[field], t.shape) if field in found else None for field, t in fields)
 
 
-def _shaped(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+def shaped(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """A result in another shape; to autograd no view, so that callers may change it in place."""
     return tensor if tensor.shape == shape else torch.ops.aten._unsafe_view(tensor, shape)
 
@@ -178,7 +178,7 @@ class _Coding(_ByBackend):
             results = backend.keeps.code(record.in_matrices(), iterates)
         else:
             results = backend.computes.code(record.in_matrices())
-        return *map(_shaped, results, record.result_shapes()), iterates
+        return *map(shaped, results, record.result_shapes()), iterates
 
     def fake(self, *arguments: Any) -> Results:
         """Empty tensors."""
@@ -219,7 +219,7 @@ class _Decoding(_ByBackend):
         return backend
 
     def _compute(self, backend: backends.Backend, record: Decoding, told: Sequence[Any]) -> Results:
-        return (_shaped(backend.computes.decode(record.in_matrices()), *record.result_shapes()),)
+        return (shaped(backend.computes.decode(record.in_matrices()), *record.result_shapes()),)
 
     def fake(self, *arguments: Any) -> Results:
         """An empty tensor."""

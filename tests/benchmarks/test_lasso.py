@@ -6,7 +6,7 @@ from sklearn.linear_model import Lasso as ScikitLasso
 
 from benchmarks import lasso
 from benchmarks.cases import LassoCase
-from benchmarks.lasso import FISTA, ISTA, OURS, SKLEARN, fewest
+from benchmarks.lasso import FISTA, ISTA, OUR_FISTA, OURS, SKLEARN, fewest
 
 SMALL = LassoCase(rows=12, side=4, overcomplete=2, lmbda=0.5, dictionary="random")
 
@@ -24,7 +24,10 @@ def test_the_optimum_is_scikit_learns_and_certified():
 
 def test_everyone_gets_there():
     found = lasso.measure(SMALL, "cpu", 0)
-    assert set(found["efforts"]) == {OURS, FISTA, "ISTA, cpu", ISTA, SKLEARN} == set(found["samples"][0])
+    # Without SPAMS, which takes part only where the user has installed it.
+    efforts = {name for name in found["efforts"] if not name.startswith("SPAMS")}
+    assert efforts == {OURS, OUR_FISTA, FISTA, "ISTA, cpu", ISTA, SKLEARN}
+    assert set(found["efforts"]) == set(found["samples"][0])
     assert all(effort["gap"] <= 1.01e-3 for effort in found["efforts"].values())
     assert found["efforts"][FISTA]["iterations"] < found["efforts"][ISTA]["iterations"]
     assert 0 < found["density"] < 1

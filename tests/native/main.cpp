@@ -20,6 +20,7 @@ int run() {
   test_lista();
   test_lista_not_finite();
   test_decode();
+  test_lasso();
   test_group_norm_silu();
   std::cout << instructions << ": " << checks() - failures() << " of " << checks() << " checks hold\n";
   return failures() == 0 ? 0 : 1;

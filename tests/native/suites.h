@@ -8,6 +8,7 @@ void test_parallel();
 void test_lista();
 void test_lista_not_finite();
 void test_decode();
+void test_lasso();
 void test_group_norm_silu();
 
 }  // namespace scvae::test

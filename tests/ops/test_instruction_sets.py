@@ -12,10 +12,13 @@ from scvae_fast.ops.native import module as native
 HERE = Path(__file__).resolve().parent
 OPERATIONS = [
     str(HERE / f"test_{name}.py")
-    for name in ("lista", "decode", "sparse_code", "options", "wide", "fuzz", "group_norm_silu")
+    for name in ("lista", "decode", "sparse_code", "options", "wide", "fuzz", "group_norm_silu", "lasso")
 ]
 # What compiles graphs runs the same kernels as the rest; of the sizes, the largest add nothing but time.
-SELECTED = "(cpu or sparse_codes) and not opcheck and not compile and not 4097"
+SELECTED = (
+    "(cpu or sparse_codes or coordinate_descent or scikit_learns or threads) and not opcheck and not compile "
+    "and not 4097"
+)
 
 RUN_TESTS = """
 import sys, pytest

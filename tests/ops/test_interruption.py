@@ -44,3 +44,27 @@ def test_interrupted_call_ends(op, backend, threads, rows):
     finally:
         process.kill()
     assert printed == "interrupted True\n"
+
+
+LASSO = """
+import signal, torch, scvae_fast
+signal.signal(signal.SIGINT, signal.default_int_handler)
+x, D = torch.randn(1_000_000, 32), scvae_fast.dictionaries.random_unit(32, 128)
+try:
+    print("begun", flush=True)
+    scvae_fast.lasso(x, D, 1e-3, tol=1e-6)
+except KeyboardInterrupt:
+    print("interrupted", bool((scvae_fast.lasso(x[:3], D, 0.5).gap <= 1e-4).all()))
+"""
+
+
+def test_an_interrupted_lasso_ends():
+    process = subprocess.Popen([sys.executable, "-c", LASSO], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    try:
+        printed, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert printed == "interrupted True\n"

@@ -34,6 +34,7 @@ from scvae_fast import (
     TiLISTA,
     decode,
     dictionaries,
+    lasso,
     lista,
     soft_threshold,
     sparse_code,
@@ -201,6 +202,24 @@ def _normalisation() -> Subject:
     return Subject(lambda x, weight, bias: (group_norm_silu(x, weight, bias, 2),), plain, make, ("x",))
 
 
+def _lasso(**settings: Any) -> Subject:
+    """The optimum, beside so many iterations of ISTA that nothing is left to the optimum."""
+
+    def plain(x: Tensor, D: Tensor, alpha: Tensor) -> tuple[Tensor, ...]:
+        z = x @ D
+        for _ in range(150):
+            u = z + 0.7 * (x - z @ D.T) @ D
+            z = (u - 0.7 * alpha).relu() if settings.get("positive") else u.sign() * (u.abs() - 0.7 * alpha).relu()
+        return (z,)
+
+    def make() -> Tensors:
+        D = torch.eye(6, 5, dtype=torch.float64) + 0.15 * torch.randn(6, 5, dtype=torch.float64)
+        x = 2 * torch.randn(3, 6, dtype=torch.float64)
+        return {"x": x, "D": D, "alpha": 0.5 + 0.2 * torch.rand(5, dtype=torch.float64)}
+
+    return Subject(lambda x, D, alpha: (lasso(x, D, alpha, tol=0, **settings).codes,), plain, make, ("x",))
+
+
 def _threshold() -> Subject:
     def make() -> Tensors:
         return {"u": torch.randn(3, 5, dtype=torch.float64), "theta": torch.rand(5, dtype=torch.float64)}
@@ -213,6 +232,7 @@ def _threshold() -> Subject:
 
 def _subjects() -> dict[str, Subject]:
     found = {"soft_threshold": _threshold(), "group_norm_silu": _normalisation()}
+    found |= {"lasso": _lasso(), "non-negative lasso": _lasso(positive=True)}
     for backend in FLOAT32_BACKENDS:
         for start in ("plain", "gain", "z0"):
             found[f"lista from {start}, {backend}"] = _operation(

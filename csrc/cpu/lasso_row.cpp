@@ -1,0 +1,246 @@
+#include "cpu/lasso_row.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "cpu/kernels.h"
+
+namespace scvae::cpu {
+namespace {
+
+constexpr std::int64_t kFirst = 32;      // atoms that a working set has room for at first
+constexpr std::int64_t kFewAtoms = 16;   // that may join it at a time
+constexpr double kShare = 0.3;           // of the largest violation: who violates more than that joins
+constexpr int kSettled = 5;              // sweeps in which no code became zero or stopped being zero
+constexpr int kBetweenJumps = 20;        // sweeps after which a support is solved for that has not settled
+constexpr double kInner = 0.1;           // of the gap of all atoms that a working set is solved to
+constexpr double kMargin = 0.5;          // of the tolerance, for what is not certified exactly
+constexpr std::int64_t kLookEvery = 64;  // sweeps
+
+// Ratios and weights stay away from overflow; beyond that alpha is all, or nothing.
+template <typename T>
+constexpr double kExtreme = sizeof(T) == 4 ? 1e30 : 1e250;
+
+template <typename T>
+double bounded(double value) {
+  return std::min(std::max(value, 1 / kExtreme<T>), kExtreme<T>);
+}
+
+}  // namespace
+
+template <typename T>
+void Weights<T>::set(const T* alpha, const T* norms, std::int64_t atoms) {
+  double largest = 0;
+  for (std::int64_t k = 0; k < atoms; ++k)
+    largest = std::max(largest, static_cast<double>(alpha[k]) / static_cast<double>(norms[k]));
+  unit = largest;
+  std::fill(inverse.data(), inverse.data() + inverse.size(), T(0));
+  std::fill(base.data(), base.data() + base.size(), T(1));
+  for (std::int64_t k = 0; k < atoms; ++k) {
+    const double value = bounded<T>(static_cast<double>(alpha[k]) / static_cast<double>(norms[k]) / unit);
+    base.data()[k] = static_cast<T>(value);
+    inverse.data()[k] = static_cast<T>(1 / value);
+  }
+}
+
+template <typename T>
+LassoRow<T>::LassoRow(const LassoProblem<T>& problem, const Matrix<T>& atoms)
+    : p_(problem),
+      atoms_(atoms),
+      k_(lasso_kernels<T>()),
+      chosen_(static_cast<std::size_t>(problem.atoms), false),
+      found_(static_cast<std::size_t>(padded<T>(problem.atoms) + 16)) {}
+
+template <typename T>
+void LassoRow<T>::begin(const Weights<T>& weights, double scale, const std::int32_t* index, const T* codes,
+                        std::int64_t terms) {
+  for (std::int64_t i = 0; i < size_; ++i)
+    chosen_[static_cast<std::size_t>(atom_[static_cast<std::size_t>(i)])] = false;
+  size_ = 0;
+  weights_ = &weights;
+  weight_ = bounded<T>(weights.unit / scale);
+  reserve(terms + kFewAtoms);
+  for (std::int64_t t = 0; t < terms; ++t) add(index[t], codes[t]);
+}
+
+template <typename T>
+typename LassoRow<T>::State LassoRow<T>::advance(const T* g, double energy, std::int64_t& sweeps, bool& grew,
+                                                 const Turn& turn) {
+  for (std::int64_t i = 0; i < size_; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    correlation_[at] = g[atom_[at]];
+  }
+  const double largest = ratio(g);
+  const double gap = gap_of(largest, k_.gap_terms(set()), energy);
+  grew = false;
+  if (gap <= kMargin * p_.tolerance * energy) return State::reached;
+  grew = grow(g, largest);
+  const double enough = std::max(kMargin * kMargin * p_.tolerance * energy, kInner * gap);
+  const T moved = descend(energy, enough, sweeps, turn);
+  const T size = k_.gap_terms(set()).size;
+  return !grew && moved <= 4 * std::numeric_limits<T>::epsilon() * size ? State::stalled : State::going;
+}
+
+template <typename T>
+void LassoRow<T>::codes(std::vector<std::int32_t>& index, std::vector<T>& values) const {
+  index.clear();
+  for (std::int64_t i = 0; i < size_; ++i)
+    if (code_[static_cast<std::size_t>(i)] != T(0)) index.push_back(static_cast<std::int32_t>(i));
+  // In the order of the atoms, so that sums over them do not depend on who joined when.
+  std::sort(index.begin(), index.end(), [&](std::int32_t a, std::int32_t b) {
+    return atom_[static_cast<std::size_t>(a)] < atom_[static_cast<std::size_t>(b)];
+  });
+  values.clear();
+  for (std::int32_t& i : index) {
+    values.push_back(code_[static_cast<std::size_t>(i)]);
+    i = atom_[static_cast<std::size_t>(i)];
+  }
+}
+
+template <typename T>
+double LassoRow<T>::ratio(const T* g) const {
+  return static_cast<double>(k_.largest_ratio(g, weights_->inverse.data(), padded<T>(p_.atoms), p_.positive)) / weight_;
+}
+
+template <typename T>
+double LassoRow<T>::alpha(std::int64_t atom) const {
+  return static_cast<double>(weights_->base.data()[atom]) * weight_;
+}
+
+// The residual is taken for as large as x, which it is no larger than once codes are better than none.
+template <typename T>
+double LassoRow<T>::gap_of(double ratio, const GapTerms<T>& terms, double energy) const {
+  const double s = 1 / std::max(1.0, ratio);
+  const double slack = static_cast<double>(terms.absolute) - s * static_cast<double>(terms.product);
+  return (1 - s) * (1 - s) * energy + std::max(slack, 0.0);
+}
+
+// Those that violate their constraint most join the set.
+template <typename T>
+bool LassoRow<T>::grow(const T* g, double largest) {
+  constexpr double rounding = 4 * std::numeric_limits<T>::epsilon();
+  if (largest <= 1 + rounding) return false;
+  std::int64_t live = 0;
+  for (std::int64_t i = 0; i < size_; ++i) live += code_[static_cast<std::size_t>(i)] != T(0);
+  if (size_ > 4 * live + 4 * kFewAtoms) drop_zeros();
+  const auto bound = static_cast<T>((1 + std::max(rounding, kShare * (largest - 1))) * weight_);
+  const T* inverse = weights_->inverse.data();
+  const auto columns = padded<T>(p_.atoms);
+  std::int64_t count = k_.above(g, inverse, columns, p_.positive, bound, found_.data());
+  const auto end = std::remove_if(found_.begin(), found_.begin() + count,
+                                  [&](std::int32_t k) { return chosen_[static_cast<std::size_t>(k)]; });
+  count = end - found_.begin();
+  const std::int64_t most = std::max(kFewAtoms, live);
+  if (count > most) {
+    const auto size = [&](std::int32_t k) { return (p_.positive ? g[k] : std::fabs(g[k])) * inverse[k]; };
+    std::nth_element(found_.begin(), found_.begin() + most, end, [&](std::int32_t a, std::int32_t b) {
+      return size(a) > size(b) || (size(a) == size(b) && a < b);
+    });
+    count = most;
+    std::sort(found_.begin(), found_.begin() + count);
+  }
+  reserve(size_ + count);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int32_t atom = found_[static_cast<std::size_t>(i)];
+    add(atom, T(0));
+    correlation_[static_cast<std::size_t>(size_ - 1)] = g[atom];
+  }
+  return count > 0;
+}
+
+template <typename T>
+T LassoRow<T>::product(std::int32_t a, std::int32_t b) const {
+  if (p_.gram.data != nullptr) return p_.gram[a][b];
+  return static_cast<T>(kernels<T>().dot(atoms_.row(a), atoms_.row(b), nullptr, p_.features));
+}
+
+template <typename T>
+void LassoRow<T>::add(std::int32_t atom, T code) {
+  const auto at = static_cast<std::size_t>(size_), stride = static_cast<std::size_t>(capacity_);
+  chosen_[static_cast<std::size_t>(atom)] = true;
+  atom_[at] = atom;
+  for (std::size_t i = 0; i <= at; ++i) gram_[at * stride + i] = gram_[i * stride + at] = product(atom, atom_[i]);
+  std::fill(gram_.begin() + static_cast<std::ptrdiff_t>(at * stride + at + 1),
+            gram_.begin() + static_cast<std::ptrdiff_t>((at + 1) * stride), T(0));
+  inverse_[at] = 1 / gram_[at * stride + at];
+  alpha_[at] = static_cast<T>(alpha(atom));
+  code_[at] = code;
+  correlation_[at] = T(0);
+  ++size_;
+}
+
+template <typename T>
+void LassoRow<T>::reserve(std::int64_t size) {
+  if (size <= capacity_) return;
+  const std::int64_t before = capacity_;
+  capacity_ = padded<T>(std::max({kFirst, size, std::min(2 * before, p_.atoms)}));
+  std::vector<T> gram(static_cast<std::size_t>(capacity_ * capacity_), T(0));
+  for (std::int64_t i = 0; i < size_; ++i)
+    std::copy(gram_.begin() + i * before, gram_.begin() + i * before + size_, gram.begin() + i * capacity_);
+  gram_ = std::move(gram);
+  scratch_.resize(static_cast<std::size_t>(capacity_ * (capacity_ + 3)));
+  for (std::vector<T>* each : {&inverse_, &alpha_, &code_, &correlation_})
+    each->resize(static_cast<std::size_t>(capacity_), T(0));
+  atom_.resize(static_cast<std::size_t>(capacity_));
+}
+
+template <typename T>
+void LassoRow<T>::drop_zeros() {
+  std::vector<std::int32_t> index;
+  std::vector<T> values, correlations;
+  for (std::int64_t i = 0; i < size_; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    chosen_[static_cast<std::size_t>(atom_[at])] = false;
+    if (code_[at] == T(0)) continue;
+    index.push_back(atom_[at]);
+    values.push_back(code_[at]);
+    correlations.push_back(correlation_[at]);
+  }
+  size_ = 0;
+  for (std::size_t i = 0; i < index.size(); ++i) {
+    add(index[i], values[i]);
+    correlation_[i] = correlations[i];
+  }
+  for (std::size_t i = index.size(); i < code_.size(); ++i) code_[i] = correlation_[i] = T(0);
+}
+
+// To a gap of the working set that is small enough, or as far as rounding lets it. Returns the largest change of a code
+// in the first sweep.
+template <typename T>
+T LassoRow<T>::descend(double energy, double enough, std::int64_t& sweeps, const Turn& turn) {
+  const WorkingSet<T> w = set();
+  T first = 0;
+  int settled = 0, since = 0;
+  GapTerms<T> terms;
+  const auto solved = [&] {
+    terms = k_.gap_terms(w);
+    return gap_of(static_cast<double>(terms.ratio), terms, energy) <= enough;
+  };
+  for (std::int64_t done = 0; sweeps > 0; ++done) {
+    if (done % kLookEvery == kLookEvery - 1) turn.look();
+    --sweeps;
+    const Swept<T> swept = k_.sweep(w);
+    if (done == 0) first = swept.largest;
+    if (solved() || swept.largest <= std::numeric_limits<T>::epsilon() * terms.size) break;
+    settled = swept.entered ? 0 : settled + 1;
+    if (settled < kSettled && ++since < kBetweenJumps) continue;
+    while (sweeps > 0 && k_.jump(w, scratch_.data(), found_.data()) == 1 && !solved()) --sweeps;
+    if (solved()) break;
+    settled = since = 0;
+  }
+  return first;
+}
+
+template <typename T>
+WorkingSet<T> LassoRow<T>::set() {
+  return {size_,         capacity_,   gram_.data(), inverse_.data(),
+          alpha_.data(), p_.positive, code_.data(), correlation_.data()};
+}
+
+template struct Weights<float>;
+template struct Weights<double>;
+template class LassoRow<float>;
+template class LassoRow<double>;
+
+}  // namespace scvae::cpu

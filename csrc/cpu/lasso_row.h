@@ -1,0 +1,72 @@
+// One row of the lasso: coordinate descent over a working set of atoms that grows where the dual constraints are
+// violated (Johnson & Guestrin 2015; Massias, Gramfort & Salmon 2018), and jumps to the optimum of a support that has
+// settled (Lee, Battle, Raina & Ng 2007).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/lasso.h"
+#include "cpu/lasso_kernels.h"
+#include "cpu/memory.h"
+#include "cpu/parallel.h"
+
+namespace scvae::cpu {
+
+// alpha of a row in the scale of the atoms: `base` times `unit`.
+template <typename T>
+struct Weights {
+  explicit Weights(std::int64_t atoms) : base(padded<T>(atoms)), inverse(padded<T>(atoms)) {}
+  void set(const T* alpha, const T* norms, std::int64_t atoms);
+
+  Buffer<T> base;
+  Buffer<T> inverse;  // zeros beyond the atoms
+  double unit = 1;
+};
+
+template <typename T>
+class LassoRow {
+ public:
+  enum class State { reached, stalled, going };
+
+  // `atoms` are those of the problem's D, one a row.
+  LassoRow(const LassoProblem<T>& problem, const Matrix<T>& atoms);
+
+  // Starts with these codes, of x divided by `scale`.
+  void begin(const Weights<T>& weights, double scale, const std::int32_t* index, const T* codes, std::int64_t terms);
+
+  // From the correlations g of all atoms with the residual at the present codes to better codes. `energy` is 1/2 |x|^2.
+  // `grew` tells whether atoms joined the working set.
+  State advance(const T* g, double energy, std::int64_t& sweeps, bool& grew, const Turn& turn);
+
+  // The codes that are not zero.
+  void codes(std::vector<std::int32_t>& index, std::vector<T>& values) const;
+  // The largest |g[k]| / alpha[k].
+  double ratio(const T* g) const;
+  double alpha(std::int64_t atom) const;
+
+ private:
+  double gap_of(double ratio, const GapTerms<T>& terms, double energy) const;
+  bool grow(const T* g, double largest);
+  void add(std::int32_t atom, T code);
+  void reserve(std::int64_t size);
+  void drop_zeros();
+  T product(std::int32_t a, std::int32_t b) const;
+  T descend(double energy, double enough, std::int64_t& sweeps, const Turn& turn);
+  WorkingSet<T> set();
+
+  const LassoProblem<T>& p_;
+  const Matrix<T>& atoms_;
+  const LassoKernels<T>& k_;
+  const Weights<T>* weights_ = nullptr;
+  double weight_ = 1;  // alpha is base times weight_
+  std::int64_t size_ = 0;
+  std::int64_t capacity_ = 0;
+  std::vector<std::int32_t> atom_;   // of the set
+  std::vector<bool> chosen_;         // of all atoms, whether they are in it
+  std::vector<std::int32_t> found_;  // scratch
+  std::vector<T> gram_, scratch_;
+  std::vector<T> inverse_, alpha_, code_, correlation_;
+};
+
+}  // namespace scvae::cpu
