@@ -16,8 +16,9 @@ from scvae_fast.ops.operations import LISTA
 
 ALGORITHMS = ("cd", "fista", "ista")
 _LOOK_EVERY = 16  # iterations of FISTA between two looks at the duality gap, which costs about as much as one of them
-_MOST_GRAM = 64 << 20  # bytes of a Gram matrix that coordinate descent forms
-_ROWS_FOR_GRAM = 1 / 8  # rows for each atom from which on forming it pays
+# Bytes of a Gram matrix that coordinate descent forms. The number of rows has no part in it: with the Gram matrix and
+# without, codes differ within the tolerance, and those of a row must not depend on how many others there are.
+_MOST_GRAM = 64 << 20
 _LANES = 16  # elements of the widest vector, in float32
 _NAMED = 8  # rows that a warning names
 
@@ -178,8 +179,7 @@ def _descend(problem: Lasso, x: Tensor, z0: Tensor | None, max_iter: int, tol: f
     padded = -(-K // _LANES) * _LANES
     D = x.new_zeros(n, padded)
     D[:, :K] = problem.D / norms  # each atom's norm is then near 1
-    pays = M >= _ROWS_FOR_GRAM * K and padded**2 * x.element_size() <= _MOST_GRAM
-    G = D.T @ D if pays else None
+    G = D.T @ D if padded**2 * x.element_size() <= _MOST_GRAM else None
     alpha = problem.weights(x.dtype)
     alpha = alpha.expand(alpha.shape[0] if alpha.dim() == 2 else 1, K).contiguous()
     x, start = x.contiguous(), None if z0 is None else z0.contiguous()

@@ -65,8 +65,10 @@ def test_optimality_conditions_hold(algorithm, positive, kind):
         (520, 40, 9),
     ],
 )
-def test_coordinate_descent_on_odd_sizes(dtype, n, K, rows):
-    """With a Gram matrix and without, with norms far from one; the certificate holds in float64."""
+@pytest.mark.parametrize("gram", [False, True])
+def test_coordinate_descent_on_odd_sizes(monkeypatch, dtype, n, K, rows, gram):
+    """With norms far from one; the certificate holds in float64."""
+    monkeypatch.setattr("scvae_fast.ops.lasso_solver._MOST_GRAM", 1 << 30 if gram else 0)
     D = torch.randn(n, K, dtype=dtype) * torch.logspace(-3, 3, K, dtype=dtype)
     x, alpha = 2 * torch.randn(rows, n, dtype=dtype), weights("atoms", (), K, dtype) * D.norm(dim=0)
     tol = 1e-12 if dtype == torch.float64 else 1e-5
@@ -95,7 +97,9 @@ def test_codes_are_scikit_learns(monkeypatch, positive, gram):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [5, 200])
-def test_threads_and_other_rows_change_nothing(dtype, rows):
+@pytest.mark.parametrize("gram", [False, True])
+def test_threads_and_other_rows_change_nothing(monkeypatch, dtype, rows, gram):
+    monkeypatch.setattr("scvae_fast.ops.lasso_solver._MOST_GRAM", 1 << 30 if gram else 0)
     x, D = torch.randn(rows, 24, dtype=dtype), dictionary(24, 70, dtype)
     before = torch.get_num_threads()
     try:
@@ -108,6 +112,8 @@ def test_threads_and_other_rows_change_nothing(dtype, rows):
     assert all(torch.equal(a, b) for each in found[1:] for a, b in zip(found[0], each, strict=True))
     turned = lasso(x.flip(0), D, 0.2)
     assert torch.equal(turned.codes.flip(0), found[0].codes)
+    for row in (0, rows - 1):
+        assert torch.equal(lasso(x[row], D, 0.2).codes, found[0].codes[row])
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
