@@ -9,7 +9,6 @@ Gaussian, codes whose entries are N(0, 1) with probability 0.1 and else 0, no no
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -235,13 +234,11 @@ def run(steps: int, seconds: float, methods: list[str] | None = None) -> dict[st
     problem = Problem()
     x, z = problem.draw(1000, torch.Generator().manual_seed(1))
     curves = classical(problem.D, x, z, LMBDA)
-    learned, minutes = {}, {}
+    learned = {}
     for network in networks(problem.D):
         if methods is not None and network.name not in methods:
             continue
-        begin = time.monotonic()
         train(network, problem, steps)
-        minutes[network.name] = (time.monotonic() - begin) / 60
         with torch.no_grad():
             curves[network.name] = [0.0] + [nmse(network(x, t), z) for t in range(1, T + 1)]
         learned[network.name] = {
@@ -249,13 +246,12 @@ def run(steps: int, seconds: float, methods: list[str] | None = None) -> dict[st
             for key, leaf in network.leaves.items()
             if not isinstance(leaf, Tensor) and key in ("step", "theta")
         }
-        print(f"{network.name}: {curves[network.name][-1]:.1f} dB, {minutes[network.name]:.1f} min", flush=True)
+        print(f"{network.name}: {curves[network.name][-1]:.1f} dB", flush=True)
     cost = [[name, t, *found] for name, t, found in costs(problem, BATCH, seconds)] if seconds else []
     return {
         "steps": steps,
         "curves": curves,
         "learned": learned,
-        "minutes": minutes,
         "costs": cost,
         "environment": heading(environment("cpu")),
     }

@@ -35,11 +35,8 @@ def write(found: dict[str, Any], out: Path, constants: dict[str, object]) -> Non
         FigureCanvasAgg(figure).print_png(images / f"{name}.png")
     layers = (1, 2, 4, 8, 12, 16)
     curves = markdown_table(
-        ["layers", *map(str, layers), "minutes to train"],
-        [
-            [name, *(f"{curve[t]:.1f}" for t in layers), _minutes(found, name)]
-            for name, curve in found["curves"].items()
-        ],
+        ["layers", *map(str, layers)],
+        [[name, *(f"{curve[t]:.1f}" for t in layers)] for name, curve in found["curves"].items()],
     )
     costs = markdown_table(
         ["network", "T", "times as fast", "the loop keeps", "the layer keeps"],
@@ -51,10 +48,6 @@ def write(found: dict[str, Any], out: Path, constants: dict[str, object]) -> Non
     page = _PAGE.read_text(encoding="utf-8")
     text = page.format(curves=curves, costs=costs, steps=found["steps"], machine=found["environment"], **constants)
     (out / "unrolled.md").write_text(text, encoding="utf-8")
-
-
-def _minutes(found: dict[str, Any], name: str) -> str:
-    return f"{found['minutes'][name]:.1f}" if name in found["minutes"] else ""
 
 
 def _figure(width: float, panels: int) -> tuple[Figure, Any]:
