@@ -161,6 +161,7 @@ def _untied_of_each(backend: str) -> Subject:
     layer = LISTA(
         4, 6, 3, dictionary=_dictionary(), lmbda=0.3, per_iteration="all", backend=backend, dtype=torch.float64
     )
+    layer.to(suited(backend, {"x": torch.empty(0)})["x"])  # the dictionary, which is no parameter here
 
     def make() -> Tensors:
         moved = {name: p.detach() + 0.05 * torch.randn_like(p) for name, p in layer.named_parameters()}
