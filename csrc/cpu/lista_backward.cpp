@@ -8,8 +8,8 @@
 #include "cpu/active_set.h"
 #include "cpu/backward_parts.h"
 #include "cpu/bottleneck.h"
-#include "cpu/iteration.h"
-#include "cpu/outer.h"
+#include "cpu/iterates.h"
+#include "cpu/matrix_gradients.h"
 #include "cpu/parallel.h"
 #include "cpu/wide.h"
 #include "lista.h"
@@ -24,24 +24,18 @@ class Backward {
            const ListaGradients<T>& out, Chunk chunk, int threads)
       : p_(problem),
         ends_(ends),
-        z_{given.z, problem.atoms},
-        iterates_(given.iterates),
         grad_(grad),
         out_(out),
         threads_(threads),
-        iteration_(problem, threads),
+        iterates_(problem, ends, given, chunk.rows, threads),
         S_(packed_inhibition(problem, false, threads)),
         chunk_(chunk.rows),
         block_(chunk.block),
-        codes_((problem.n_iter + 1) * chunk_, problem.atoms),
         adjoints_((problem.n_iter + 1) * chunk_, problem.atoms),
-        y_(problem.momentum != nullptr ? problem.n_iter * chunk_ : 0, problem.atoms),
-        drive_(chunk_, problem.atoms),
         d_b_(chunk_, problem.atoms),
-        d_S_(sums<T>(how_many(problem.S_each, problem.n_iter), problem.atoms, problem.atoms,
-                     out.S != nullptr && problem.n_iter > 0)),
+        matrices_(problem, ends, out.S, threads),
         totals_(problem),
-        sets_({codes_, adjoints_, chunk_}, problem.n_iter) {
+        sets_({iterates_.codes(), adjoints_, chunk_}, problem.n_iter) {
     const std::int64_t blocks = (chunk_ + block_ - 1) / block_;
     for (int i = 0; i < team_size(threads, blocks); ++i) workers_.emplace_back(block_, problem);
     for (std::int64_t i = 0; i < blocks; ++i) shares_.emplace_back(problem);
@@ -57,9 +51,11 @@ class Backward {
                           shares_[static_cast<std::size_t>(block)], turn);
                    });
       for (std::int64_t i = 0; i < blocks; ++i) totals_.add(shares_[static_cast<std::size_t>(i)]);
-      parameters(begin, size);
+      if (matrices_.has_S()) matrices_.add_S(size, active_products(size), iterates_, adjoints_);
+      matrices_.add_ends(begin, size, iterates_, adjoints_, d_b_);
     }
-    write_results();
+    matrices_.write();
+    totals_.write(p_, out_);
   }
 
  private:
@@ -82,32 +78,19 @@ class Backward {
     Matrix<T> q;
   };
 
-  // Rows of the problem: those of the chunk that begins at `begin`, from `first` on.
-  struct Part {
-    std::int64_t begin;
-    std::int64_t first;
-    std::int64_t count;
-    std::int64_t end() const { return first + count; }
-  };
-
-  // The codes z_t of the chunk's row r, and the gradient of what the threshold was applied to; for kappa = 1 that of
+  // Where the gradient of what the threshold was applied to is, that of z_t of the chunk's row r; for kappa = 1 that of
   // v_{t-1}.
-  std::int64_t at(std::int64_t t, std::int64_t r) const { return t * chunk_ + r; }
+  std::int64_t at(std::int64_t t, std::int64_t r) const { return iterates_.at(t, r); }
 
-  bool factored() const { return ends_ != nullptr && ends_->bottleneck.factored(); }
-  bool has_drive_for_each() const { return ends_ != nullptr && ends_->bottleneck.has_drive_for_each(); }
+  bool factored() const { return iterates_.factored(); }
+  bool has_drive_for_each() const { return iterates_.has_drive_for_each(); }
   // Whether the last iterations may run on their active sets.
   bool is_shared() const { return !p_.kappa && p_.S_each == 0 && p_.theta_each == 0 && !has_drive_for_each(); }
-
-  // y_t of the chunk's rows from r on
-  Rows<T> y(std::int64_t t, std::int64_t r) const {
-    return p_.momentum != nullptr && t > 0 ? y_.rows(at(t, r)) : codes_.rows(at(t, r));
-  }
 
   // The rows of a block: their codes, then their adjoints.
   void rows(const Part& part, Worker& own, Share<T>& share, const Turn& turn) {
     share.zero();
-    restore(part, own, turn);
+    iterates_.restore(part, own.supports, turn);
     for (std::int64_t r = part.first; r < part.end(); ++r) {
       d_b_.zero_row(r);
       if (ends_ != nullptr && ends_->out.x != nullptr) ends_->d_x.zero_row(r);
@@ -117,56 +100,6 @@ class Backward {
     else
       step_back(part, own, share, turn);
     hand_out(part, own);
-  }
-
-  // The codes of t = 0 ... T, what they were extrapolated to, the residuals of the factored form.
-  void restore(const Part& part, Worker& own, const Turn& turn) {
-    if (!factored() && p_.row(p_.n_iter) > 0) drive(0, part, own);
-    for (std::int64_t r = part.first; r < part.end(); ++r) {
-      if (p_.n_iter > 0) iteration_.start(part.begin + r, drive_.row(r), codes_, r);
-      codes_.set_row(at(p_.n_iter, r), z_[part.begin + r]);
-    }
-    for (std::int64_t t = 0; t < p_.n_iter; ++t) {
-      if (is_time_to_look(t)) turn.look();
-      if (t > 0 && p_.momentum != nullptr)
-        for (std::int64_t r = part.first; r < part.end(); ++r)
-          iteration_.extrapolated(t, codes_.row(at(t, r)), codes_.row(at(t - 1, r)), y_.row(at(t, r)));
-      if (factored())
-        ends_->bottleneck.residual(part.begin + part.first, y(t, part.first), part.count, ends_->residuals,
-                                   at(t, part.first), own.supports);
-      if (t + 1 == p_.n_iter) break;
-      if (iterates_ == nullptr)
-        step(t, part, own);
-      else
-        recall(t, part);
-    }
-  }
-
-  // z_{t+1}, which was kept
-  void recall(std::int64_t t, const Part& part) {
-    for (std::int64_t r = part.first; r < part.end(); ++r)
-      codes_.set_row(at(t + 1, r), iterates_ + ((part.begin + r) * (p_.n_iter - 1) + t) * p_.atoms);
-  }
-
-  void step(std::int64_t t, const Part& part, Worker& own) {
-    const std::int64_t next = at(t + 1, part.first);
-    if (!factored()) {
-      if (has_drive_for_each() && p_.row(t) > 0) drive(p_.row(t), part, own);
-      return iteration_.step(t, drive_.rows(part.first), y(t, part.first), codes_.row(next), codes_.stride(),
-                             part.count, own.supports);
-    }
-    Product<T> product = ends_->bottleneck.filtered(t, ends_->residuals.rows(at(t, part.first)), part.count);
-    iteration_.thresholds().finish(p_, t, y(t, part.first), product);
-    product.into(codes_, next);
-    multiply(product, own.supports);
-  }
-
-  // The drive of that row of W_e.
-  void drive(std::int64_t row, const Part& part, Worker& own) {
-    if (ends_ != nullptr)
-      ends_->bottleneck.drive(row, part.begin + part.first, part.count, drive_, part.first, own.supports);
-    else
-      for (std::int64_t r = part.first; r < part.end(); ++r) drive_.set_row(r, p_.b[part.begin + r]);
   }
 
   // kappa = 0
@@ -188,7 +121,7 @@ class Backward {
     product.into(adjoints_, row);
     if (t > 0 || p_.z0.data == nullptr) {
       product.finish = Finish::adjoint;
-      product.codes = codes_.rows(row);
+      product.codes = iterates_.codes().rows(row);
       product.sum = t > 0 && !has_drive_for_each() ? d_b_.row(part.first) : nullptr;
       product.sum_stride = d_b_.stride();
       product.d_theta = out_.theta != nullptr ? own.d_theta.row(0) : nullptr;
@@ -224,7 +157,7 @@ class Backward {
   void active(const Part& part, Worker& own, Share<T>& share) {
     const bool finite = is_shared() && (S_.empty() || S_[0].finite()) &&
                         all_finite(adjoints_.rows(at(p_.n_iter, part.first)), part.count, p_.atoms) &&
-                        codes_are_finite(part.first, part.count);
+                        iterates_.are_finite(part.first, part.count);
     if (!finite) return sets_.leave_out(part.first, part.count);
     sets_.choose(part.first, part.count, p_.z0.data != nullptr ? 1 : 0, own.sets);
     for (std::int64_t r = part.first; r < part.end(); ++r)
@@ -257,10 +190,10 @@ class Backward {
         adjoints_.get_row(at(0, r), out_.z0 + (part.begin + r) * p_.atoms);
       return;
     }
-    if (out_.gain != nullptr && has_drive_for_each() && p_.n_iter > 1) drive(0, part, own);
+    if (out_.gain != nullptr && has_drive_for_each() && p_.n_iter > 1) iterates_.drive(0, part, own.supports);
     for (std::int64_t r = part.first; r < part.end(); ++r) {
       T* g = adjoints_.row(at(0, r));
-      const T* b = drive_.row(r);
+      const T* b = iterates_.drive().row(r);
       if (out_.gain != nullptr)
         for (std::int64_t k = 0; k < p_.atoms; ++k)
           share.d_gain += static_cast<double>(b[k]) * static_cast<double>(g[k]);
@@ -277,7 +210,7 @@ class Backward {
     product.into(own.g, 0);
     multiply(product, own.supports);
     own.carried.zero();
-    own.finite = codes_are_finite(part.first, part.count);
+    own.finite = iterates_.are_finite(part.first, part.count);
     for (std::int64_t t = p_.n_iter - 1; t >= 0; --t) {
       if (is_time_to_look(t)) turn.look();
       pull_back(t, part, own, share);
@@ -295,7 +228,7 @@ class Backward {
     for (std::int64_t r = part.first; r < part.end(); ++r) {
       T* g = own.g.row(r - part.first);
       T* adjoint = adjoints_.row(at(t + 1, r));
-      k.gate(g, codes_.row(at(t + 1, r)), atoms, g, out_.theta != nullptr ? own.d_theta.row(r % kThetaSums) : nullptr);
+      k.gate(g, iterates_.row(t + 1, r), atoms, g, out_.theta != nullptr ? own.d_theta.row(r % kThetaSums) : nullptr);
       k.scale(g, p_.step != nullptr ? p_.step[t * p_.step_each] : T(1), atoms, adjoint);
     }
     if (out_.theta != nullptr) add_theta(p_.row(t), own, share);
@@ -309,7 +242,7 @@ class Backward {
       k.pull(own.q.row(i), moves ? p_.momentum + t * p_.momentum_each : nullptr, atoms, own.g.row(i),
              own.carried.row(i));
       if (moves && out_.momentum != nullptr)
-        of_iteration(share.d_momentum, t) += k.dot(own.q.row(i), codes_.row(at(t, r)), codes_.row(at(t - 1, r)), atoms);
+        of_iteration(share.d_momentum, t) += k.dot(own.q.row(i), iterates_.row(t, r), iterates_.row(t - 1, r), atoms);
     }
   }
 
@@ -339,15 +272,7 @@ class Backward {
 
   // The gradient of the step, the sum of v_t g: v_t is computed once more.
   void add_step(std::int64_t t, const Part& part, Worker& own, Share<T>& share) {
-    if (factored()) {
-      Product<T> product = ends_->bottleneck.filtered(t, ends_->residuals.rows(at(t, part.first)), part.count);
-      product.into(own.q, 0);
-      multiply(product, own.supports);
-    } else {
-      if (has_drive_for_each()) drive(p_.row(t), part, own);
-      iteration_.direction(t, drive_.rows(part.first), y(t, part.first), own.q.row(0), own.q.stride(), part.count,
-                           own.supports);
-    }
+    iterates_.direction(t, part, own.q, own.supports);
     for (std::int64_t i = 0; i < part.count; ++i)
       of_iteration(share.d_step, t) += kernels<T>().dot(own.g.row(i), own.q.row(i), nullptr, in_vectors<T>(p_.atoms));
   }
@@ -370,8 +295,8 @@ class Backward {
         const std::int64_t features = in_vectors<T>(ends_->bottleneck.features());
         sum -= k.dot(ends_->errors.row(at(t, r)), ends_->residuals.row(at(t, r)), nullptr, features) / step;
       } else {
-        sum += k.dot(drive_.row(r), own.g.row(i), nullptr, in_vectors<T>(p_.atoms)) +
-               k.dot(y(t, r)[0], own.q.row(i), nullptr, in_vectors<T>(p_.atoms)) / step;
+        sum += k.dot(iterates_.drive().row(r), own.g.row(i), nullptr, in_vectors<T>(p_.atoms)) +
+               k.dot(iterates_.y(t, r)[0], own.q.row(i), nullptr, in_vectors<T>(p_.atoms)) / step;
       }
     }
   }
@@ -388,20 +313,6 @@ class Backward {
       for (std::int64_t r = part.first; r < part.end(); ++r) d_b_.get_row(r, out_.b + (part.begin + r) * p_.atoms);
   }
 
-  // Those of the chunk's rows from r on. Where z_T is finite, so are the codes before it, because infinity and NaN
-  // don't go away; but among non-negative codes minus infinity becomes 0.
-  bool codes_are_finite(std::int64_t r, std::int64_t count) const {
-    bool finite = true;
-    for (std::int64_t t = p_.positive ? 0 : p_.n_iter; finite && t <= p_.n_iter; ++t)
-      finite = all_finite(codes_.rows(at(t, r)), count, p_.atoms);
-    return finite;
-  }
-
-  // Whether zeros of what the chunk's rows `right` are multiplied with may be skipped.
-  static Zeros zeros(Rows<T> right, std::int64_t rows, std::int64_t columns) {
-    return all_finite(right, rows, columns) ? Zeros::skip : Zeros::keep;
-  }
-
   // What the active sets of the chunk's rows give to the gradient of S. Returns how many iterations, from the first on,
   // some rows were not treated on them; of rows that were there, the adjoints become zero.
   std::int64_t active_products(std::int64_t size) {
@@ -409,7 +320,7 @@ class Backward {
     const auto threads = static_cast<int>(workers_.size());
     const Blocks blocks(p_.atoms, p_.atoms, threads);
     parallel_for(blocks.count, team_size(threads, blocks.count), [&](std::int64_t block, int thread) {
-      sets_.add_products(size, block * blocks.size, blocks.size, d_S_[0].sum(),
+      sets_.add_products(size, block * blocks.size, blocks.size, matrices_.shared_S(),
                          workers_[static_cast<std::size_t>(thread)].sets);
     });
     std::int64_t dense = 0;
@@ -419,83 +330,18 @@ class Backward {
     return dense;
   }
 
-  // The chunk's share of the gradients of S, W_e and D.
-  void parameters(std::int64_t begin, std::int64_t size) {
-    if (out_.S != nullptr && p_.n_iter > 0) inhibition(size);
-    if (ends_ == nullptr) return;
-    if (ends_->out.W_e != nullptr) filters(begin, size);
-    if (ends_->out.D == nullptr) return;
-    const std::int64_t features = ends_->bottleneck.features();
-    if (ends_->grad.data != nullptr) {
-      const Rows<T> grad{ends_->grad[begin], ends_->grad.stride};
-      ends_->d_D.add({z_[begin], z_.stride}, grad, size, zeros(grad, size, features), threads_);
-    }
-    if (!factored()) return;
-    for (std::int64_t t = 0; t < p_.n_iter; ++t) {
-      const Rows<T> errors = ends_->errors.rows(at(t, 0));
-      ends_->d_D.add(y(t, 0), errors, size, zeros(errors, size, features), threads_);
-    }
-  }
-
-  void inhibition(std::int64_t size) {
-    const std::int64_t dense = active_products(size);
-    const Zeros skip = codes_are_finite(0, size) ? Zeros::skip : Zeros::keep;
-    if (size == chunk_ && p_.S_each == 0 && p_.momentum == nullptr)
-      return d_S_[0].add(adjoints_.rows(chunk_), codes_.rows(), dense * chunk_, skip, threads_);
-    for (std::int64_t t = 0; t < dense; ++t)
-      of_iteration(d_S_, t).add(adjoints_.rows(at(t + 1, 0)), y(t, 0), size, skip, threads_);
-  }
-
-  void filters(std::int64_t begin, std::int64_t size) {
-    const std::int64_t features = ends_->bottleneck.features();
-    if (factored()) {
-      for (std::int64_t t = 0; t < p_.n_iter; ++t) {
-        const Rows<T> residuals = ends_->residuals.rows(at(t, 0));
-        of_iteration(ends_->d_W_e, t)
-            .add(adjoints_.rows(at(t + 1, 0)), residuals, size, zeros(residuals, size, features), threads_);
-      }
-      return;
-    }
-    const Rows<T> x{ends_->bottleneck.x()[begin], ends_->bottleneck.x().stride};
-    const Zeros skip = zeros(x, size, features);
-    if (!has_drive_for_each()) return ends_->d_W_e[0].add(d_b_.rows(), x, size, skip, threads_);
-    if (!p_.kappa && p_.z0.data == nullptr) ends_->d_W_e[0].add(adjoints_.rows(), x, size, skip, threads_);
-    for (std::int64_t t = 0; t < p_.n_iter; ++t)
-      of_iteration(ends_->d_W_e, p_.row(t)).add(adjoints_.rows(at(t + 1, 0)), x, size, skip, threads_);
-  }
-
-  void write_results() {
-    totals_.write(p_, out_);
-    if (out_.S != nullptr && p_.n_iter > 0) {
-      const std::int64_t elements = p_.atoms * p_.atoms;
-      write(d_S_, elements, out_.S);
-      if (p_.negated)
-        for (std::int64_t i = 0; i < static_cast<std::int64_t>(d_S_.size()) * elements; ++i) out_.S[i] = -out_.S[i];
-    } else if (out_.S != nullptr && p_.S_each == 0) {
-      std::fill(out_.S, out_.S + p_.atoms * p_.atoms, T(0));
-    }
-    if (ends_ != nullptr && ends_->out.W_e != nullptr)
-      write(ends_->d_W_e, p_.atoms * ends_->bottleneck.features(), ends_->out.W_e);
-    if (ends_ != nullptr && ends_->out.D != nullptr) ends_->d_D.write_transposed(ends_->out.D);
-  }
-
   const ListaProblem<T>& p_;
   Ends<T>* ends_;
-  Rows<T> z_;
-  const T* iterates_;
   Rows<T> grad_;
   const ListaGradients<T>& out_;
   int threads_;
-  Iteration<T> iteration_;
+  Iterates<T> iterates_;
   std::vector<Packed<T>> S_;
   std::int64_t chunk_;
   std::int64_t block_;
-  Matrix<T> codes_;     // of t = 0 … T, (T + 1) chunks
-  Matrix<T> adjoints_;  // likewise
-  Matrix<T> y_;         // of t = 0 … T − 1, where there is momentum
-  Matrix<T> drive_;
+  Matrix<T> adjoints_;  // of t = 0 … T, (T + 1) chunks
   Matrix<T> d_b_;
-  std::vector<OuterSum<T>> d_S_;
+  MatrixGradients<T> matrices_;
   Share<T> totals_;
   std::vector<Worker> workers_;
   std::vector<Share<T>> shares_;
