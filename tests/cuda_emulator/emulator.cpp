@@ -17,14 +17,17 @@ float cut_sum(float sum, const double* products, int count) {
     largest = std::max(largest, std::abs(products[k]));
   }
   if (!std::isfinite(total) || largest == 0.0) return static_cast<float>(total);
-  int exponent;
-  std::frexp(largest, &exponent);
-  const double place = std::ldexp(1.0, exponent - 25);
-  const auto cut = [place](double term) { return std::trunc(term / place) * place; };
-  total = cut(sum);
-  for (int k = 0; k < count; ++k) total += cut(products[k]);
+  // In units of the last place that is kept, a power of two, every term has at most 25 bits. Read from the bits, and
+  // not by frexp and trunc: this is most of what the emulator does.
+  const std::uint64_t exponent = bits_as<std::uint64_t>(largest) >> 52;
+  const auto power_of_two = [](std::uint64_t biased) { return bits_as<double>(biased << 52); };
+  const double units = power_of_two(1023 + 1023 + 24 - exponent);
+  auto cut = static_cast<std::int32_t>(sum * units);
+  for (int k = 0; k < count; ++k) cut += static_cast<std::int32_t>(products[k] * units);
+  total = cut * power_of_two(exponent - 24);
   const auto nearest = static_cast<float>(total);
-  return std::abs(static_cast<double>(nearest)) > std::abs(total) ? std::nextafterf(nearest, 0.0f) : nearest;
+  return std::abs(static_cast<double>(nearest)) > std::abs(total) ? bits_as<float>(bits_as<std::uint32_t>(nearest) - 1)
+                                                                  : nearest;
 }
 
 namespace {
@@ -233,18 +236,22 @@ float element(const std::uint32_t words[2], int at) {
 template <typename E>
 void multiply_add_of(const Thread* lanes) {
   constexpr int depth = 32 / sizeof(E), per_word = 4 / sizeof(E), half = depth / 2;
+  double a[16][depth], b[8][depth];
+  for (int k = 0; k < depth; ++k) {
+    const int member = k % half / per_word;
+    for (int row = 0; row < 16; ++row) {
+      const Offer& offer = lanes[row % 8 * 4 + member].offer;
+      const std::uint32_t words[2] = {offer.a[row / 8], offer.a[2 + row / 8]};
+      a[row][k] = element<E>(words, k);
+    }
+    for (int column = 0; column < 8; ++column) b[column][k] = element<E>(lanes[column * 4 + member].offer.b, k);
+  }
   for (int lane = 0; lane < kLanes; ++lane)
     for (int e = 0; e < 4; ++e) {
       const int row = lane / 4 + e / 2 * 8, column = lane % 4 * 2 + e % 2;
       float& sum = static_cast<float*>(lanes[lane].offer.out)[e];
       double products[depth];
-      for (int k = 0; k < depth; ++k) {
-        const int member = k % half / per_word;
-        const Offer& of_a = lanes[row % 8 * 4 + member].offer;
-        const Offer& of_b = lanes[column * 4 + member].offer;
-        const std::uint32_t a[2] = {of_a.a[row / 8], of_a.a[2 + row / 8]};
-        products[k] = static_cast<double>(element<E>(a, k)) * static_cast<double>(element<E>(of_b.b, k));
-      }
+      for (int k = 0; k < depth; ++k) products[k] = a[row][k] * b[column][k];
       // In two blocks, as on compute capability 8.0.
       for (int block = 0; block < 2; ++block) sum = emulator::cut_sum(sum, products + block * half, half);
     }

@@ -54,13 +54,16 @@ struct Product {
 
 template <typename E>
 void multiply(const Product& product) {
+  static double a[kGroupRows][kDepth], b[kColumns][kDepth];  // too large for a coroutine's stack
+  for (int k = 0; k < kDepth; ++k) {
+    for (int row = 0; row < kGroupRows; ++row) a[row][k] = element<E>(product.a, product.shared, row, k);
+    for (int column = 0; column < kColumns; ++column) b[column][k] = element<E>(product.b, product.shared, column, k);
+  }
   for (int thread = 0; thread < kGroup; ++thread)
     for (int e = 0; e < 128; ++e) {
       const int row = thread / 32 * 16 + thread % 32 / 4 + e / 2 % 2 * 8, column = e / 4 * 8 + thread % 4 * 2 + e % 2;
       double products[kDepth];
-      for (int k = 0; k < kDepth; ++k)
-        products[k] = static_cast<double>(element<E>(product.a, product.shared, row, k)) *
-                      static_cast<double>(element<E>(product.b, product.shared, column, k));
+      for (int k = 0; k < kDepth; ++k) products[k] = a[row][k] * b[column][k];
       float& sum = product.sums[static_cast<std::size_t>(thread)][e];
       sum = cut_sum(sum, products, kDepth);
     }
