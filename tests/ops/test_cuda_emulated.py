@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pybind11
 import pytest
-from processes import run
+from processes import run, run_tests_of_kernels
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +35,5 @@ def emulator(tmp_path_factory):
 
 
 @pytest.mark.nested
-@pytest.mark.parametrize("name", ["fused", "cuda", "fuzz", "lista", "sparse_code", "decode", "autograd", "trial"])
-def test_kernels_hold_emulated(emulator, name):
-    folder = HERE.parent / "transforms" if name == "autograd" else HERE
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "cuda", str(folder / f"test_{name}.py")]
-    printed = run(sys.executable, *command, cwd=ROOT, env={**os.environ, "SCVAE_FAST_CUDA_EMULATOR": str(emulator)})
-    assert "passed" in printed
-    assert "skipped" not in printed
+def test_kernels_hold_emulated(emulator):
+    run_tests_of_kernels("cuda", SCVAE_FAST_CUDA_EMULATOR=str(emulator))
