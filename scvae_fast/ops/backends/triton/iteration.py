@@ -23,7 +23,8 @@ def _threshold(u, theta, POSITIVE: tl.constexpr):
         return tl.maximum(u - theta, 0.0, propagate_nan=tl.PropagateNan.ALL)
     else:
         excess = tl.maximum(tl.abs(u) - theta, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        return tl.where(u > 0, excess, tl.where(u < 0, -excess, tl.where(excess == excess, 0.0, excess)))
+        zero = tl.minimum(excess, 0.0, propagate_nan=tl.PropagateNan.ALL)  # or NaN
+        return tl.where(u > 0, excess, tl.where(u < 0, -excess, zero))
 
 
 @triton.jit
