@@ -1,6 +1,7 @@
 """Problems that the tests of the operations share, and how results are compared."""
 
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -310,3 +311,12 @@ def assert_all_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> 
     assert a.keys() == b.keys()
     for name in a:
         assert_close(a[name], b[name], name)
+
+
+def assert_opcheck_passes(op: str, arguments: tuple[Any, ...]) -> None:
+    """torch.library.opcheck of `torch.ops.scvae_fast.NAME`: schema, fake results, autograd, tracing."""
+    with warnings.catch_warnings():
+        # opcheck itself reads .grad of every argument, of copies that it made of them too.
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
+        results = torch.library.opcheck(getattr(torch.ops.scvae_fast, op).default, arguments)
+    assert set(results.values()) == {"SUCCESS"}, results
