@@ -1,4 +1,6 @@
 import json
+import os
+import pickle
 from pathlib import Path
 
 import huggingface_hub
@@ -137,3 +139,19 @@ def test_a_configuration_that_no_memory_holds(
     for checkpoint in (tmp_path / "model", tmp_path / "last.ckpt"):
         with pytest.raises(UsageError, match=f"(?s)can't be loaded: .*{message}"):
             load_model(checkpoint)
+
+
+def test_code_in_the_state_of_a_training_is_refused(tmp_path: Path) -> None:
+    """By `--checkpoint`, and by Lightning, which a resumption leaves the loading to."""
+    from scvae_fast.training.callbacks import AtomicCheckpointIO
+
+    class Code:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"network": {}, "state_dict": {}, "callbacks": Code()}, tmp_path / "last.ckpt")
+    with pytest.raises(UsageError, match=r"last\.ckpt is not the state of a training"):
+        load_model(tmp_path)
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
+    assert not (tmp_path / "ran").exists()
