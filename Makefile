@@ -20,7 +20,7 @@ WHEEL = build/wheel/$*
 SYSTEM_CMAKE := $(shell command -v cmake)
 CMAKE = $(or $(SYSTEM_CMAKE),$(BIN)/cmake)
 
-.PHONY: help demo test test-fast test-gpu sanitize $(SANITIZE) lint format bench doctor dist wheel wheel-tools $(WHEELS) clean
+.PHONY: help demo test test-fast test-gpu sanitize $(SANITIZE) lint format docs linkcheck bench doctor dist wheel wheel-tools $(WHEELS) clean
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +31,8 @@ help:
 	@echo "make sanitize  native tests of the CPU kernels: as they are, then with address, undefined and thread sanitizers"
 	@echo "make lint      style, types and formatting of Python and C++"
 	@echo "make format    rewrite the sources in the project's style"
+	@echo "make docs      the documentation's site, into build/docs; a warning is an error"
+	@echo "make linkcheck whether the documentation's links to other sites lead somewhere"
 	@echo "make bench     this machine's figures against eager PyTorch, into out/bench (BENCH='--help' for its options)"
 	@echo "make doctor    versions, processor, GPU, usable backends"
 	@echo "make dist      source distribution and wheel, into dist/"
@@ -77,6 +79,13 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
+linkcheck: $(VENV)/.dev
+	$(BIN)/python -m sphinx -q -b linkcheck docs build/linkcheck
 
 bench: $(VENV)/.train
 	$(BIN)/python -m benchmarks $(BENCH)

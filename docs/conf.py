@@ -1,0 +1,92 @@
+"""How Sphinx builds the documentation: `make docs`. Docstrings are plain text in Google's layout."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import scvae_fast
+
+project = "scvae_fast"
+copyright = "2026, the scvae_fast authors"
+release = scvae_fast.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build"]
+myst_heading_anchors = 3
+
+autodoc_default_options = {"members": True, "show-inheritance": True, "member-order": "bysource"}
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 88
+napoleon_use_ivar = True
+
+html_theme = "furo"
+html_title = "scvae_fast"
+html_show_sourcelink = False
+html_copy_source = False
+
+# A code span, and what napoleon has made of a section's entry: ":param b: ".
+_SPAN = re.compile(r"(`+)(.+?)\1", re.DOTALL)
+_FIELD = re.compile(r"^ *(?::[a-z]+[^:\n]*:|\.\. [a-z]+::.*)", re.MULTILINE)
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\*_|])", r"\\\1", text)
+
+
+def _prose(text: str) -> str:
+    """Code spans as reStructuredText has them; every other character stands for itself."""
+    result, end = "", 0
+    for span in _SPAN.finditer(text):
+        before, after = text[end : span.start()], text[span.end() : span.end() + 1]
+        joined = "\\ " if before[-1:].isalnum() else ""
+        result += f"{_escaped(before)}{joined}``{span[2]}``" + ("\\ " if after.isalnum() else "")
+        end = span.end()
+    return result + _escaped(text[end:])
+
+
+def _marked_up(text: str) -> str:
+    """A paragraph, whose field names stay as they are."""
+    result, end = "", 0
+    for field in _FIELD.finditer(text):
+        result += _prose(text[end : field.start()]) + field[0]
+        end = field.end()
+    return result + _prose(text[end:])
+
+
+def docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """After napoleon: what is indented under plain text is a formula or code, everything else is prose."""
+    blocks = re.split(r"\n\s*\n", "\n".join(lines))
+    marked, above = [], ""
+    for block in blocks:
+        if block.startswith("    ") and not above.lstrip().startswith((":", "..")):
+            marked.append(block if marked and marked[-1].startswith("    ") else f"::\n\n{block}")
+            continue
+        marked.append(_marked_up(block))
+        above = block
+    lines[:] = "\n\n".join(marked).split("\n")
+
+
+def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
+    """Fields of named tuples have no text of their own."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+def page(app: Sphinx, docname: str, content: list[str]) -> None:
+    """Links to folders of the repository, which only its own pages can follow, become their texts."""
+    here = Path(app.srcdir, docname).parent
+
+    def link(found: re.Match[str]) -> str:
+        return found[1] if (here / found[2]).is_dir() else found[0]
+
+    content[0] = re.sub(r"\[([^\]]+)\]\((\.\./[^)#]*)\)", link, content[0])
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("source-read", page)
+    app.connect("autodoc-process-docstring", docstring, priority=600)  # napoleon's is 500
+    app.connect("autodoc-skip-member", skip)
