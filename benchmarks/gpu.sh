@@ -133,7 +133,7 @@ tested() {
     "$python" -m pytest "${words[@]}" "$@"
 }
 
-tests() { tested tests tests/ops/test_{gpu,cuda,fused,triton,lista,sparse_code,decode,fuzz}.py; }
+tests() { tested tests tests/ops/test_{gpu,cuda,fused,triton,lista,sparse_code,options,decode,fuzz}.py; }
 
 transforms() { tested transforms tests/transforms/test_{autograd,derivatives,compiled}.py; }
 

@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
 import torch
 
 import scvae_fast
@@ -117,11 +116,12 @@ def _descended(p: Lasso, n_iter: int) -> torch.Tensor:
 def _by_spams(p: Lasso, descent: bool, n_iter: int) -> torch.Tensor:
     # Where the user has installed it (spams-bin, under the GPL): it belongs to no extra.
     import spams  # type: ignore[import-not-found]
+    from scipy.sparse import csc_matrix
 
     x, D = np.asfortranarray(p.x.T.numpy()), np.asfortranarray(p.D.numpy())
     threads = torch.get_num_threads()
     if descent:
-        start = scipy.sparse.csc_matrix((D.shape[1], x.shape[1]), dtype=x.dtype)
+        start = csc_matrix((D.shape[1], x.shape[1]), dtype=x.dtype)
         codes = spams.cd(x, D, start, lambda1=p.lmbda, mode=2, itermax=n_iter, tol=_TOLERANCE, numThreads=threads)
     else:
         codes = spams.lasso(x, D, lambda1=p.lmbda, mode=2, numThreads=threads)

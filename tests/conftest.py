@@ -43,7 +43,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Nested suites take longest: begun first, they end before the others do. Parameters tell what runs GPU kernels."""
+    """What takes longest goes first, so that no worker is left alone with it. Parameters tell what runs GPU kernels."""
     from problems import FLOAT32_BACKENDS
 
     kernels = {"triton", "cuda"}.intersection(FLOAT32_BACKENDS)
@@ -52,7 +52,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         words = (re.split(r"\W+", p) for p in parameters if isinstance(p, str))
         if any(kernels.intersection(each) for each in words):
             item.add_marker("gpu")
-    items.sort(key=lambda item: item.get_closest_marker("nested") is None)
+    longest = ("nested", "compiles", "processes")
+
+    def rank(item: pytest.Item) -> int:
+        return next((rank for rank, name in enumerate(longest) if item.get_closest_marker(name)), len(longest))
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ than this end early, so there may be a few more.
 import json
 import os
 from collections import defaultdict
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,10 +56,11 @@ def _note_launches() -> None:
     target = make_backend(GPUTarget("cuda", 90, 32))
     card = Card((9, 0), shared_bytes=232_448, multiprocessors=132, cache_bytes=50 << 20, name="H200")
 
-    def run(kernel: Any, *words: Any, grid: Any, warmup: bool, **more: Any) -> None:
+    def run(kernel: Any, *words: Any, grid: Any, warmup: bool, **more: Any) -> SimpleNamespace:
         bind = create_function_from_signature(kernel.signature, kernel.params, target)
         _, specialisation, options = bind(*words, **more)
         compiled[kernel.fn.__name__].add(f"{specialisation} {options}")
+        return SimpleNamespace(metadata=SimpleNamespace(shared=0))
 
     JITFunction.run = run
     launch.card = lambda index: card
