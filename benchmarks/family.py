@@ -17,6 +17,7 @@ from benchmarks import formulas, gate, operations, problems, rivals, timing
 from benchmarks.cases import FORWARD, FamilyCase
 from benchmarks.rivals import Entrant, Tensors
 from scvae_fast import dictionaries
+from scvae_fast.nn.layer import fista_momentum
 from scvae_fast.ops import backends
 from scvae_fast.ops.problem import FACTORED, MATRICES, MOMENTUM, POSITIVE, STEPS, THRESHOLDS
 
@@ -115,10 +116,7 @@ def tensors(case: FamilyCase, device: str, rows: int, theta: float) -> dict[str,
     c = float(torch.linalg.matrix_norm(D.double(), ord=2) ** 2)
     x = torch.randn(rows, n, generator=torch.Generator().manual_seed(1))
     G = D.T @ D if K <= 1024 else torch.empty(0)
-    tau = [1.0]
-    for _ in range(T):
-        tau.append((1 + (1 + 4 * tau[-1] ** 2) ** 0.5) / 2)
-    momentum = torch.tensor([0.0] + [(tau[t - 1] - 1) / tau[t] for t in range(1, T)])
+    momentum = fista_momentum(T).float()
     found = {
         "S and θ for each iteration": lambda: {
             "b": x @ D / c,

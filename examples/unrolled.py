@@ -22,7 +22,7 @@ from benchmarks.memory import kept_for_backward
 from benchmarks.timing import calls_that_take, spread, until
 from examples.unrolled_page import write
 from scvae_fast import ALISTA, LISTA, LISTACP, SLISTA, TiLISTA, dictionaries, ista, soft_threshold
-from scvae_fast.nn.layer import SparseCoder
+from scvae_fast.nn.layer import SparseCoder, fista_momentum
 
 n, K, T = 250, 500, 16
 DENSITY = 0.1
@@ -156,19 +156,11 @@ def _stage(network: Network, problem: Problem, t: int, leaves: list[tuple[Tensor
         optimiser.step()
 
 
-def fista_momentum(iterations: int) -> Tensor:
-    """β (T,) of Beck & Teboulle 2009."""
-    tau = [1.0]
-    for _ in range(iterations):
-        tau.append((1 + (1 + 4 * tau[-1] ** 2) ** 0.5) / 2)
-    return torch.tensor([0.0] + [(tau[t - 1] - 1) / tau[t] for t in range(1, iterations)])
-
-
 def classical(D: Tensor, x: Tensor, z: Tensor, lmbda: float) -> dict[str, list[float]]:
     """NMSE of ISTA and FISTA after 0 … T iterations."""
     c = float(torch.linalg.matrix_norm(D, ord=2) ** 2)
     b, G, found = x @ D, D.T @ D, {}
-    for name, momentum in (("ISTA", None), ("FISTA", fista_momentum(T))):
+    for name, momentum in (("ISTA", None), ("FISTA", fista_momentum(T).float())):
         curve = [0.0]
         for t in range(1, T + 1):
             beta = None if momentum is None else momentum[:t]

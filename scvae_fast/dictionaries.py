@@ -203,6 +203,12 @@ def analytic_weights(dictionary: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: dictionary is no floating-point matrix, or an atom is zero or not finite.
     """
+    check_analytic(dictionary)
+    return form_analytic_weights(dictionary)
+
+
+def check_analytic(dictionary: torch.Tensor) -> None:
+    """Raises ValueError where a dictionary has no `analytic_weights`."""
     if dictionary.dim() != 2 or not dictionary.is_floating_point():
         raise ValueError(
             f"analytic_weights: dictionary must be a floating-point (n, K) matrix, got {dictionary.dtype} "
@@ -210,7 +216,6 @@ def analytic_weights(dictionary: torch.Tensor) -> torch.Tensor:
         )
     norms = torch.linalg.vector_norm(dictionary.detach().double(), dim=0)
     _raise_for("analytic_weights", "zero or not finite", ~(norms.isfinite() & (norms > 0)))
-    return form_analytic_weights(dictionary)
 
 
 def form_analytic_weights(dictionary: torch.Tensor) -> torch.Tensor:

@@ -146,3 +146,15 @@ def checked_squared_norm(layer: str, dictionary: torch.Tensor) -> torch.Tensor:
     if known and not (norm.isfinite() and norm > 0):
         raise ValueError(f"{layer}: dictionary must be finite and not zero, got ‖D‖₂² = {float(norm)}")
     return norm
+
+
+def fista_momentum(n_iter: int) -> torch.Tensor:
+    """FISTA's β (T,) in float64 (Beck & Teboulle 2009).
+
+    β_0 = 0, β_t = (τ_t − 1)/τ_{t+1}, with τ_1 = 1 and τ_{t+1} = (1 + √(1 + 4τ_t²))/2.
+    """
+    tau = [1.0]
+    for _ in range(n_iter):
+        tau.append((1 + math.sqrt(1 + 4 * tau[-1] ** 2)) / 2)
+    beta = [0.0, *((tau[t - 1] - 1) / tau[t] for t in range(1, n_iter))]
+    return torch.tensor(beta, dtype=torch.float64, device="cpu")

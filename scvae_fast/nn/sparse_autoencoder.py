@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from scvae_fast._devices import holds_values
 from scvae_fast.functional import decode, sparse_code
+from scvae_fast.nn.layer import fista_momentum
 from scvae_fast.ops import checks
 from scvae_fast.ops.library import autocast_is_on, in_float32
 
@@ -287,7 +287,7 @@ def _iteration(D: torch.Tensor, penalty: torch.Tensor, n_iter: int, momentum: bo
     if n_iter == 0:
         return dict.fromkeys(("lmbda", "step", "momentum"))
     step = 1 / _squared_norm(D)
-    beta = _fista_momentum(n_iter) if momentum else None
+    beta = fista_momentum(n_iter) if momentum else None
     return {"lmbda": penalty.to(D).expand(D.shape[1]), "step": step.expand(n_iter), "momentum": beta}
 
 
@@ -303,15 +303,6 @@ def _squared_norm(dictionary: torch.Tensor) -> torch.Tensor:
     if holds_values(norm) and not (norm.isfinite() and norm > 0):
         raise ValueError(f"{_LAYER}: dictionary must be finite and not zero, got ‖D‖₂² = {float(norm)}")
     return norm
-
-
-def _fista_momentum(n_iter: int) -> torch.Tensor:
-    """β (T,): β_0 = 0, β_t = (τ_t − 1)/τ_{t+1}, τ_1 = 1, τ_{t+1} = (1 + √(1 + 4τ_t²))/2."""
-    tau = [1.0]
-    for _ in range(n_iter):
-        tau.append((1 + math.sqrt(1 + 4 * tau[-1] ** 2)) / 2)
-    beta = [0.0, *((tau[t - 1] - 1) / tau[t] for t in range(1, n_iter))]
-    return torch.tensor(beta, dtype=torch.float64, device="cpu")
 
 
 def _random_atoms(

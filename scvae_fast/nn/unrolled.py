@@ -127,7 +127,7 @@ class ALISTA(_OverDictionary):
     """
 
     def _initialise(self, D: torch.Tensor, c: torch.Tensor) -> None:
-        dictionaries.analytic_weights(D)  # raises where an atom is zero
+        dictionaries.check_analytic(D)
         self.step = self._of_each(1.0)  # (T,)
         self.theta = self._of_each(self.lmbda / c, 1)
         self._kept = KeptWeights()
