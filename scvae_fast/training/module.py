@@ -1,15 +1,19 @@
 """The training of an `SCVAE` as a Lightning module."""
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE, SCVAEConfig
 from scvae_fast.ops.backends import prepare
 from scvae_fast.training.base import AutoencoderModule, Objective, Start
-from scvae_fast.training.progress import batches_seen
+from scvae_fast.training.callbacks import any_process
+from scvae_fast.training.progress import batches_seen, progress_of
+from scvae_fast.training.restarts import AtomRestarts, restart_atoms
 from scvae_fast.training.second_stage import SecondStageSettings
 from scvae_fast.training.settings import LossSettings, OptimiserSettings
 from scvae_fast.training.start import start_as_linear_coder
@@ -18,6 +22,8 @@ from scvae_fast.training.start import start_as_linear_coder
 # ‖D‖₂² they keep it, for the steps between.
 _PROJECT_EVERY = 10
 _MARGIN_OF_C = 1.01
+# Share of the training after which no atom starts anew: the last ones need time to settle.
+_LAST_RESTART = 0.8
 
 _LOSS, _OPTIMISER = LossSettings(), OptimiserSettings()
 
@@ -37,12 +43,15 @@ class SCVAEModule(AutoencoderModule):
             `scvae_fast.training.start`; that needs a network with `norm_out=False`.
         project_c: whether the step constant c of the bottleneck is raised to ‖D‖₂² now and then, if it is less, so
             that the iterations converge whatever D has become. The released code doesn't.
+        restart_atoms: after every so many batches, atoms that none of their codes has used get new directions, see
+            `scvae_fast.training.restarts`, in the first 80 % of the training. None leaves them as they are, as the
+            released code does.
         channels_last: memory format of pictures; None is what is fastest on the device, see `SpeedSettings`.
         compile: whether encoder and decoder go through torch.compile; None as before.
         seed: of what is random within a step.
 
     Raises:
-        ValueError: start is none of these two, or does not suit the network.
+        ValueError: start is none of these two, or does not suit the network; restart_atoms is less than 1.
         UsageError: the weights of the perceptual term are not to be found.
     """
 
@@ -56,6 +65,7 @@ class SCVAEModule(AutoencoderModule):
         second_stage: SecondStageSettings | None = None,
         start: Start = "random",
         project_c: bool = True,
+        restart_atoms: int | None = None,
         channels_last: bool | None = None,
         compile: bool | None = None,
         seed: int = 0,
@@ -70,7 +80,10 @@ class SCVAEModule(AutoencoderModule):
             compile=compile,
             seed=seed,
         )
+        if restart_atoms is not None and restart_atoms < 1:
+            raise ValueError(f"SCVAEModule: restart_atoms must be None or at least 1, got {restart_atoms}")
         self.loss, self.project_c = loss, project_c
+        self._restarts = None if restart_atoms is None else AtomRestarts(restart_atoms)
 
     def start_linearly(self, pictures: Tensor) -> None:
         """See `start_as_linear_coder`."""
@@ -89,17 +102,45 @@ class SCVAEModule(AutoencoderModule):
         """Let every rank find out which kernels run on its card: within a step one rank would wait for another."""
         super().on_fit_start()
         prepare(self.device)
+        if self._restarts is not None and self.sharded() is not None:
+            raise UsageError("SCVAEModule: restart_atoms needs whole weights in each process; leave it out under FSDP")
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
+        """See `AutoencoderModule`; counts how often each atom is used."""
+        outputs = super().training_step(batch, batch_idx)
+        if self._restarts is not None:
+            self._restarts.count(outputs["usage"])
+        return outputs
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
-        """Seed this step; keep c at ‖D‖₂² or above."""
+        """Seed this step; give atoms that are out of use new directions; keep c at ‖D‖₂² or above."""
         super().on_train_batch_start(batch, batch_idx)
-        if self.project_c and batches_seen(self.trainer) % _PROJECT_EVERY == 0:
+        restarted = self._restart_atoms(batch)
+        if self.project_c and (restarted or batches_seen(self.trainer) % _PROJECT_EVERY == 0):
             sharded = self.sharded()
             with nullcontext() if sharded is None else FullyShardedDataParallel.summon_full_params(sharded):
                 self.model.bottleneck.raise_c(_MARGIN_OF_C)
 
+    def _restart_atoms(self, batch: Tensor) -> int:
+        """How many atoms got a new direction before this batch."""
+        if self._restarts is None:
+            return 0
+        unused = self._restarts.unused(self.trainer)
+        restarted = 0
+        # Processes may differ in the time that is over.
+        if unused is not None and not any_process(self.trainer, progress_of(self.trainer) > _LAST_RESTART):
+            optimizer = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
+            restarted = restart_atoms(self.model, unused, batch, optimizer, self.trainer)
+        self.log("atoms_restarted", float(restarted), rank_zero_only=True)
+        return restarted
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Give c's moments the dimension that c has: checkpoints in which it had none are resumed as well."""
+        """Take up the counts of atoms; give c's moments the dimension that c has.
+
+        So checkpoints in which c had none are resumed as well.
+        """
+        if self._restarts is not None and "restarts" in checkpoint:
+            self._restarts.load_state_dict(checkpoint["restarts"], self.trainer)
         for optimizer in checkpoint["optimizer_states"]:
             for moments in optimizer["state"].values():
                 for name, value in moments.items():
@@ -107,5 +148,7 @@ class SCVAEModule(AutoencoderModule):
                         moments[name] = value.reshape(1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note what the network is, for those who load the weights alone."""
+        """Note what the network is, for those who load the weights alone, and the counts of atoms."""
         checkpoint["network"] = self.model.config.to_dict()
+        if self._restarts is not None:
+            checkpoint["restarts"] = self._restarts.state_dict(self.trainer)

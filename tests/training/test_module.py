@@ -36,13 +36,15 @@ def test_training_lowers_the_loss_and_records_every_term(tmp_path: Path) -> None
     assert last < 0.7 * first
 
 
-@pytest.mark.parametrize("parts", ["plain", "averaged", "second stage", "dropout"])
+@pytest.mark.parametrize("parts", ["plain", "averaged", "second stage", "dropout", "restarts"])
 def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path, parts: str) -> None:
     module: dict[str, Any] = {"start": "linear"}
     if parts == "second stage":
         module["second_stage"] = SecondStageSettings(perceptual_weight=0, start_step=3, width=4, layers=1)
 
     def run(folder: str, *others: Callback) -> Run:
+        if parts == "restarts":
+            module["restart_atoms"] = 3
         averaging = [EMAWeightAveraging(decay=0.9)] if parts == "averaged" else []
         made = Run(tmp_path / folder, 8, *others, *averaging, **module)
         if parts == "dropout":
