@@ -179,12 +179,9 @@ class DictionaryLISTA(SparseCoder):
             )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Accept a c without dimensions, and under its former name, `step`."""
-        name, former = f"{prefix}c", f"{prefix}step"
-        if former in state_dict and name not in state_dict:
-            state_dict[name] = state_dict.pop(former)
-        if (c := state_dict.get(name)) is not None and c.dim() == 0:
-            state_dict[name] = c.reshape(1)
+        """Accept a c without dimensions, as other implementations of SC-VAE have it."""
+        if (c := state_dict.get(f"{prefix}c")) is not None and c.dim() == 0:
+            state_dict[f"{prefix}c"] = c.reshape(1)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:

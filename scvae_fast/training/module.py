@@ -135,17 +135,9 @@ class SCVAEModule(AutoencoderModule):
         return restarted
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the counts of atoms; give c's moments the dimension that c has.
-
-        So checkpoints in which c had none are resumed as well.
-        """
+        """Take up the counts of atoms."""
         if self._restarts is not None and "restarts" in checkpoint:
             self._restarts.load_state_dict(checkpoint["restarts"], self.trainer)
-        for optimizer in checkpoint["optimizer_states"]:
-            for moments in optimizer["state"].values():
-                for name, value in moments.items():
-                    if name != "step" and isinstance(value, Tensor) and value.dim() == 0:
-                        moments[name] = value.reshape(1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what the network is, for those who load the weights alone, and the counts of atoms."""

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -122,34 +121,6 @@ def test_killed_again_and_again_it_gives_the_same_losses(config: Path, tmp_path:
     (losses, weights), (expected_losses, expected) = outcome(parts), outcome(whole)
     assert losses == expected_losses
     assert weights.keys() == expected.keys()
-    assert all(torch.equal(weights[name], expected[name]) for name in expected)
-
-
-def test_state_in_which_c_had_no_dimension_is_resumed(config: Path, tmp_path: Path) -> None:
-    """With the moments of the optimiser and the averaged weights, to the same losses."""
-    now, before = tmp_path / "now", tmp_path / "before"
-    run_to_the_end(config, now, "--trainer.max_steps", "6")
-    shutil.copytree(now, before)
-    state = torch.load(before / "last.ckpt", weights_only=False)
-    removed = []
-
-    def squeeze(tree: Any) -> Any:
-        if isinstance(tree, dict):
-            return type(tree)({key: squeeze(value) for key, value in tree.items()})
-        if isinstance(tree, list):
-            return [squeeze(value) for value in tree]
-        if isinstance(tree, torch.Tensor) and tree.shape == (1,):
-            removed.append(tree)
-            return tree.reshape(())
-        return tree
-
-    torch.save(squeeze(state), before / "last.ckpt")
-    assert len(removed) >= 4  # c, its average and its two moments
-    for out in (now, before):
-        (out / "training.json").unlink()
-        run_to_the_end(config, out, "--resume", "--trainer.max_steps", "12")
-    (losses, weights), (expected_losses, expected) = outcome(before), outcome(now)
-    assert losses == expected_losses
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 

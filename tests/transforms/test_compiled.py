@@ -96,10 +96,18 @@ TRANSFORMS = {
 }
 
 
-# The wiring is the same for every backend.
-@pytest.mark.parametrize("name", [n for n in TRANSFORMED if "one threshold" not in n and not n.endswith("eager")])
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_compiled_transforms(name, transform):
+# The wiring is the same for every backend. Hessians take longest: of layers, whose names begin with a capital, `jvp of
+# grad` shows the same order.
+@pytest.mark.parametrize(
+    ("transform", "name"),
+    [
+        (transform, name)
+        for transform in TRANSFORMS
+        for name in TRANSFORMED
+        if "one threshold" not in name and not name.endswith("eager") and (transform != "hessian" or name[0].islower())
+    ],
+)
+def test_compiled_transforms(transform, name):
     subject, make = SUBJECTS[name], TRANSFORMS[transform]
     tensors, exact = tuple(subject.tensors().values()), tuple(in_float64(subject.tensors()).values())
     plain = make(of_values(name, subject.plain), len(exact))
