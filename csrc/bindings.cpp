@@ -317,6 +317,9 @@ std::map<std::string, std::string> build_info() {
 #else
   info["cuda"] = "no: " SCVAE_FAST_WITHOUT_CUDA;
 #endif
+#if defined(SCVAE_FAST_LEFT_OUT)
+  info["left out"] = SCVAE_FAST_LEFT_OUT;
+#endif
   info["instruction set"] = cpu::instruction_set();
   return info;
 }

@@ -1,14 +1,18 @@
-"""Fast learned sparse coding for PyTorch, and the sparse-coding VAE built on it."""
+"""Fast learned sparse coding for PyTorch, and the sparse-coding VAE built on it.
 
+What is here is imported when it is first asked for, so that `scvae-fast --help` does not wait for PyTorch.
+"""
+
+import sys
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from scvae_fast import dictionaries, functional
-from scvae_fast.functional import backends, decode, ista, lasso, lista, soft_threshold, sparse_code
-from scvae_fast.nn import ALISTA, LISTA, LISTACP, SLISTA, DictionaryLISTA, SparseAutoencoder, TiLISTA, load_saelens
-
 if TYPE_CHECKING:
+    from scvae_fast import dictionaries, functional
+    from scvae_fast.functional import backends, decode, ista, lasso, lista, soft_threshold, sparse_code
     from scvae_fast.models import SCVAE, SCVAEConfig, SCVAEOutput
+    from scvae_fast.nn import ALISTA, LISTA, LISTACP, SLISTA, DictionaryLISTA, SparseAutoencoder, TiLISTA, load_saelens
 
 __version__ = version("scvae-fast")
 
@@ -35,11 +39,23 @@ __all__ = [
     "sparse_code",
 ]
 
+if not TYPE_CHECKING:  # who checks types should hear of names that there are not
+    _MODULES = ("dictionaries", "functional", "nn")
+    _MODEL = ("SCVAE", "SCVAEConfig", "SCVAEOutput")
+    _OPERATIONS = ("backends", "decode", "ista", "lasso", "lista", "soft_threshold", "sparse_code")
 
-def __getattr__(name: str) -> Any:
-    # The model brings huggingface_hub along: who only wants the layers need not wait for it.
-    if name in ("SCVAE", "SCVAEConfig", "SCVAEOutput"):
-        from scvae_fast import models
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return import_module(f"scvae_fast.{name}")  # which makes it an attribute of the package
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        storey = "models" if name in _MODEL else "functional" if name in _OPERATIONS else "nn"
+        value = globals()[name] = getattr(import_module(f"scvae_fast.{storey}"), name)
+        return value
 
-        return getattr(models, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+if "torch" in sys.modules:  # then nobody waits, and programs that torch.export saved find their operations
+    import_module("scvae_fast.functional")

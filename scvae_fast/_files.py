@@ -164,6 +164,19 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Make sure that those can open a path who take no bytes but UTF-8: PyTorch, safetensors, TensorBoard.
+
+    Raises:
+        UsageError: it has others.
+    """
+    name = os.fspath(path)
+    if printable(name) != name:
+        raise UsageError(
+            f"{printable(name)} has a name that is no UTF-8, which PyTorch can't open: give it another one"
+        )
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write text as UTF-8, whole or not at all; parts of file names that are no UTF-8 become escapes.
 

@@ -16,6 +16,55 @@ from scvae_fast.models import SCVAE
 
 
 @pytest.mark.processes
+def test_help_needs_nothing_that_takes_long() -> None:
+    program = """
+import sys
+from scvae_fast import cli
+(commands,) = cli._parser()._subparsers._group_actions
+ways = [[], *([name] for name in commands.choices), ["edit", "atoms"], ["edit", "interpolate"]]
+for words in (*([*way, "--help"] for way in ways), ["--version"], ["train", "--config", "x", "-h"], ["paint"]):
+    try:
+        sys.exit(f"{words} ended with {cli.main(words)}")
+    except SystemExit as stop:
+        assert stop.code == 2 * (words == ["paint"]), (words, stop.code)
+slow = {"torch", "numpy", "lightning", "jsonargparse", "PIL", "scipy", "sklearn", "matplotlib", "gradio"}
+assert not slow & set(sys.modules), slow & set(sys.modules)
+print(len(ways), "ways")
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.endswith("\n19 ways\n")
+    assert run.stdout.count("usage: scvae-fast ") == 20
+
+
+@pytest.mark.processes
+def test_what_the_package_offers_is_there_when_it_is_asked_for() -> None:
+    program = """
+import sys, scvae_fast
+assert "torch" not in sys.modules
+assert set(scvae_fast.__all__) <= set(dir(scvae_fast))
+layer = scvae_fast.LISTA(4, 6, 2)
+assert "lightning" not in sys.modules and "huggingface_hub" not in sys.modules
+from scvae_fast import *
+assert LISTA is scvae_fast.nn.LISTA and SCVAE is scvae_fast.SCVAE and lista is scvae_fast.functional.lista
+try:
+    scvae_fast.LITSA
+except AttributeError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, "module 'scvae_fast' has no attribute 'LITSA'\n"), run.stderr
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("imports", ["torch, scvae_fast", "scvae_fast.functional, torch"])
+def test_operations_are_registered_for_programs_that_name_them_alone(imports: str) -> None:
+    program = f"import {imports}; print(torch.ops.scvae_fast.lista.default)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, "scvae_fast.lista.default\n"), run.stderr
+
+
+@pytest.mark.processes
 def test_help_and_doctor_need_no_extra() -> None:
     program = """
 import sys
@@ -225,6 +274,11 @@ def test_encode_and_decode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert (tmp_path / "out" / "x.jpg").exists()
     assert cli.main(["decode", *common, codes, "--out", str(tmp_path / "out")]) == cli.FAILED
     assert "is not empty" in capsys.readouterr().err
+    assert cli.main(["encode", *common, "--data", data, "--out", codes]) == 0
+    before = (tmp_path / "pictures" / "x.png").read_bytes()
+    assert cli.main(["encode", *common, "--data", data, "--out", f"{data}/x.png"]) == cli.FAILED
+    assert "x.png is there already, and no file of codes" in capsys.readouterr().err
+    assert (tmp_path / "pictures" / "x.png").read_bytes() == before
 
 
 def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,4 +291,9 @@ def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(back) == cli.FAILED
     assert "give --n-iter, --beta, --attention too" in capsys.readouterr().err
     assert cli.main([*back, *options]) == 0
+    for command in (["convert", str(tmp_path / "model"), str(tmp_path / "official.pt")], [*back, *options]):
+        before = Path(command[2]).stat()
+        assert cli.main(command) == cli.FAILED
+        assert "already: choose another" in capsys.readouterr().err
+        assert Path(command[2]).stat() == before
     assert SCVAE.from_pretrained(tmp_path / "back").config.n_iter == 3

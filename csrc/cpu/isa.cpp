@@ -1,4 +1,5 @@
-// Which instruction set's kernels run: the best that the processor has, or the one that SCVAE_FAST_ISA names.
+// Which instruction set's kernels run: the best that the processor has, of those that the compiler knew, or the one
+// that SCVAE_FAST_ISA names.
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -19,8 +20,10 @@ namespace scvae::cpu {
   NormKernels<float> float_norm_kernels();       \
   NormKernels<BFloat16> bfloat16_norm_kernels(); \
   }
-#if defined(__x86_64__)
+#if defined(SCVAE_FAST_WITH_AVX512)
 SCVAE_DECLARE(avx512)
+#endif
+#if defined(SCVAE_FAST_WITH_AVX2)
 SCVAE_DECLARE(avx2)
 #endif
 SCVAE_DECLARE(portable)
@@ -42,13 +45,15 @@ struct InstructionSet {
 // Best first. What x86-64-v4 and -v3 add to each other and to v2, as far as a compiler can be asked about it.
 const std::vector<InstructionSet>& all_instruction_sets() {
   static const std::vector<InstructionSet> all = {
-#if defined(__x86_64__)
+#if defined(SCVAE_FAST_WITH_AVX512)
       {"avx512",
        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("bmi2") &&
            __builtin_cpu_supports("fma"),
        avx512::float_kernels, avx512::double_kernels, avx512::float_lasso_kernels, avx512::double_lasso_kernels,
        avx512::float_norm_kernels, avx512::bfloat16_norm_kernels},
+#endif
+#if defined(SCVAE_FAST_WITH_AVX2)
       {"avx2",
        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
            __builtin_cpu_supports("bmi2"),
@@ -69,8 +74,8 @@ const InstructionSet& choose() {
     if (asked == nullptr || *asked == '\0' || asked == std::string(set.name)) return set;
     usable += (usable.empty() ? "" : ", ") + std::string(set.name);
   }
-  throw std::runtime_error("SCVAE_FAST_ISA must name instructions that this processor has, one of " + usable +
-                           ", got " + asked);
+  throw std::runtime_error("SCVAE_FAST_ISA must name instructions that this processor and this build have, one of " +
+                           usable + ", got " + asked);
 }
 
 const InstructionSet& chosen() {

@@ -1,6 +1,7 @@
 """Options that commands share, their types, and the type of what `add` gets."""
 
 import argparse
+import re
 from typing import TYPE_CHECKING, Literal
 
 from scvae_fast._limits import too_large
@@ -66,6 +67,22 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def add_keyed(commands: Commands, name: str, *, options: str, help: str, description: str) -> argparse.ArgumentParser:
+    """Add a command whose options are the keys of a YAML file; its own parser takes seconds to import.
+
+    So `--help` says what everyone needs, and `--help_keys` asks that parser for every key.
+    """
+    return commands.add_parser(
+        name,
+        usage=f"scvae-fast {name} {options} [--KEY VALUE …]",
+        help=help,
+        description=description,
+        epilog="Every key of the file can be overridden, as in --trainer.max_steps 100; unknown keys are errors. "
+        "--help_keys lists them all.",
+        allow_abbrev=False,
+    )
+
+
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Add `--checkpoint`, what `load_model` takes."""
     parser.add_argument(
@@ -102,4 +119,15 @@ def add_resize(parser: argparse.ArgumentParser) -> None:
 def add_batching(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how many pictures go together, and where."""
     parser.add_argument("--batch-size", type=count, default=16, metavar="N", help="default: %(default)s")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`, what `find_device` takes."""
+    parser.add_argument("--device", type=_device, help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda, cuda:1 …, got {text!r}")
+    return text

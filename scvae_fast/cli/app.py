@@ -3,7 +3,7 @@
 import argparse
 from importlib.util import find_spec
 
-from scvae_fast.cli._types import Commands, add_checkpoint, positive
+from scvae_fast.cli._types import Commands, add_checkpoint, add_device, positive
 
 
 def add(commands: Commands) -> None:
@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="refuse larger pictures, before they are decoded (default: %(default)g)",
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    add_device(parser)
     parser.set_defaults(run=_run)
 
 

@@ -13,8 +13,10 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "bench",
         help="measure this machine against eager PyTorch (needs the source tree)",
-        description="What follows goes to python -m benchmarks, in the source tree that this package runs from.",
-        add_help=False,
+        usage="scvae-fast bench [--quick | --full] [--case PATTERN] [--list] [--out DIR] [OPTION …]",
+        description="What follows goes to python -m benchmarks, in the source tree that this package runs from: "
+        "python -m benchmarks --help lists all options.",
+        allow_abbrev=False,
     )
     parser.set_defaults(run=_run, rest=[])
 

@@ -2,16 +2,21 @@
 
 import argparse
 
-from scvae_fast.cli._types import Commands
+from scvae_fast.cli._types import Commands, add_keyed
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser(
+    parser = add_keyed(
+        commands,
         "compare",
+        options="--config FILE [--out DIR] [--resume] [--methods NAME …] [--again PHASE] [--docs PAGE] "
+        "[--weights DIR] [--download]",
         help="train and rate SC-VAE beside VAE, β-VAE, Info-VAE, VQGAN, ViT-VQGAN, RQ-VAE and Mo-VQGAN",
-        add_help=False,
-        allow_abbrev=False,
+        description="Train SC-VAE and the autoencoders it is compared with alike, rate them on the same pictures, and "
+        "write one table (JSON, CSV, Markdown) and figures. --config takes a YAML file, or compare-pictures64 or "
+        "compare-ffhq256. A comparison that was stopped or killed goes on with --resume; methods that are trained are "
+        "not trained again.",
     )
     parser.set_defaults(run=_run, rest=[])
 

@@ -4,7 +4,7 @@ import argparse
 import math
 from pathlib import Path
 
-from scvae_fast.cli._types import Commands, add_checkpoint, count, natural
+from scvae_fast.cli._types import Commands, add_checkpoint, add_device, count, natural
 
 
 def add(commands: Commands) -> None:
@@ -53,7 +53,7 @@ def _add_atoms(ways: Commands) -> None:
 
 def _add_common(parser: argparse.ArgumentParser, name: str) -> None:
     add_checkpoint(parser)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    add_device(parser)
     parser.add_argument("--out", type=Path, default=Path("out/edit", name), metavar="DIR", help="default: %(default)s")
 
 

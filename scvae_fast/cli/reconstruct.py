@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from scvae_fast.cli._types import Commands, add_checkpoint
+from scvae_fast.cli._types import Commands, add_checkpoint, add_device
 
 
 def add(commands: Commands) -> None:
@@ -17,7 +17,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "pictures", nargs="+", type=Path, metavar="PICTURE", help="PNG, JPEG … file, or a folder of them"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    add_device(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.set_defaults(run=_run)
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from scvae_fast.cli._types import Commands, add_checkpoint, count, natural
+from scvae_fast.cli._types import Commands, add_checkpoint, add_device, count, natural
 from scvae_fast.errors import ArgumentError
 
 _FEATURES = ("codes", "latents", "pixels", "centred", "colour")
@@ -62,7 +62,7 @@ def add(commands: Commands) -> None:
     _add_method(parser)
     parser.add_argument("--seed", type=natural, default=0, metavar="N", help="default: %(default)s")
     parser.add_argument("--repeats", type=count, default=1, metavar="N", help="run N seeds (default: %(default)s)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    add_device(parser)
     parser.add_argument("--out", type=Path, default=Path("out/segment"), metavar="DIR", help="default: %(default)s")
     parser.set_defaults(run=_run)
 

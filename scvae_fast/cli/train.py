@@ -2,17 +2,19 @@
 
 import argparse
 
-from scvae_fast.cli._types import Commands
+from scvae_fast.cli._types import Commands, add_keyed
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser(
+    parser = add_keyed(
+        commands,
         "train",
+        options="--config FILE [--out DIR] [--resume] [--ema DECAY] [--checkpoint_minutes MINUTES]",
         help="train an SC-VAE as a YAML file says",
-        description="What follows goes to Lightning's command line; see scvae-fast train --help.",
-        add_help=False,
-        allow_abbrev=False,
+        description="Train an SC-VAE. --config takes a YAML file, or the name of one that comes with the package, such "
+        "as pictures64. Several GPUs: --trainer.devices 8 --trainer.strategy ddp; several machines: the same under "
+        "torchrun.",
     )
     parser.set_defaults(run=_run, rest=[])
 

@@ -25,8 +25,9 @@ def start(checkpoint: Checkpoint, out: Path, device: str | None) -> SCVAE:
     Raises:
         UsageError: it can't, or the model can't be loaded.
     """
+    inference = InferenceOptions(device=device)
     claim_folder(out)
-    model = InferenceOptions(device=device).load(checkpoint)[0]
+    model = inference.load(checkpoint)[0]
     tell("coding and decoding")
     return model
 

@@ -28,17 +28,23 @@ class InferenceOptions:
         device: its name; None takes a GPU where there is one.
         precision: of encoder and decoder; codes are computed in float32.
         batch_size: most pictures of one size that go through the model together.
+
+    Raises:
+        UsageError: there is no such device.
     """
 
     device: str | None = None
     precision: Precision = "float32"
     batch_size: int = BATCH_SIZE
 
+    def __post_init__(self) -> None:
+        find_device(self.device)
+
     def load(self, checkpoint: str | os.PathLike[str]) -> tuple[SCVAE, SpeedSettings]:
         """The model of a checkpoint for pictures with three colours, where it is to run, and how.
 
         Raises:
-            UsageError: there is no such device or checkpoint, or the model is for other pictures.
+            UsageError: there is no such checkpoint, or the model is for other pictures.
         """
         speed = SpeedSettings(precision=self.precision)
         model = load_model(checkpoint, find_device(self.device))
@@ -47,10 +53,10 @@ class InferenceOptions:
         return model, speed
 
 
-def with_progress(pictures: Iterable[T], total: int | None = None) -> Iterable[T]:
+def with_progress(things: Iterable[T], total: int | None = None, unit: str = "pictures") -> Iterable[T]:
     """The same, with a bar on a terminal; of a stream that knows its length, nobody need say the total."""
-    total = getattr(pictures, "length", None) if total is None else total
-    return tqdm(pictures, total=total, unit=" pictures", leave=False, disable=None)  # None: where nobody watches
+    total = getattr(things, "length", None) if total is None else total
+    return tqdm(things, total=total, unit=f" {unit}", leave=False, disable=None)  # None: where nobody watches
 
 
 def tell(stage: str) -> None:

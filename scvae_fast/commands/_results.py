@@ -1,16 +1,15 @@
 """What a command leaves in its folder: metrics.json, a table, figures."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from scvae_fast._files import write_atomically, write_json, write_text
+from scvae_fast._files import write_json, write_text
 from scvae_fast.data.pictures import save_picture
 from scvae_fast.errors import UsageError
-from scvae_fast.plotting.figures import Figure
+from scvae_fast.plotting.figures import Figure, save
 
 
 def write_results(
@@ -44,7 +43,7 @@ def write_results(
             save_picture(paths[-1], picture)
         for name, figure in figures.items():
             paths.append(out / f"{name}.png")
-            write_atomically(paths[-1], partial(figure.savefig, bbox_inches="tight", pad_inches=0.1))
+            save(paths[-1], figure, bbox_inches="tight", pad_inches=0.1)
         for name, write in (others or {}).items():
             paths.append(out / name)
             write(paths[-1])

@@ -108,11 +108,12 @@ def cluster_codes(
     ):
         pieces = CodePieces(file)
         tell("clustering the patches")
-        fits = fit_kmeans(pieces, clusters, settings)
+        fits = fit_kmeans(pieces, clusters, settings, progress=partial(with_progress, unit="numbers of clusters"))
         tell("rating the clusters")
         rated = rate(pieces, fits, settings)
         chosen = best_of(rated)
         clustering = Clustering.of(fits[chosen], settings, model)
+        tell("drawing examples and maps")
         drawn = _draw(model, clustering, file, pictures)
         content = _record(checkpoint, source, clustering, rated, Places.of(file))
     if len(clusters) > 1:

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser, Namespace
 
-from scvae_fast._files import claim_folder, locked
-from scvae_fast.commands.train import with_packaged_configs
+from scvae_fast._files import check_name, claim_folder, locked
+from scvae_fast.commands.train import spelled_out
 from scvae_fast.comparison.folder import ComparisonFolder
 from scvae_fast.comparison.page import with_table
 from scvae_fast.comparison.run import Comparison, Phase
@@ -17,10 +17,7 @@ from scvae_fast.comparison.settings import METHODS, ComparisonSettings
 from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.training.data import PictureData
 
-_DESCRIPTION = """Train SC-VAE and the autoencoders it is compared with alike, rate them on the same pictures, and write
-one table (JSON, CSV, Markdown) and figures. --config takes a YAML file, or the name of one that comes with the package;
-every key of it can be overridden on the command line, and unknown keys are errors. A comparison that was stopped or
-killed goes on with --resume; methods that are trained are not trained again."""
+_DESCRIPTION = "All keys of a configuration; see scvae-fast compare --help for what the command does."
 
 # Of the command line, and no part of what a folder is claimed for.
 _HOW = ("config", "out", "resume", "again", "docs", "methods", "weights", "download", "checkpoint_minutes")
@@ -30,7 +27,7 @@ class _Parser(ArgumentParser):
     """jsonargparse's, with errors that are one line and no page of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (--help lists all keys)\n")
+        self.exit(2, f"{self.prog}: {message} (--help_keys lists all keys)\n")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -46,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
         UsageError: the configuration, the data or the folder can't be used, or a loss is not finite.
     """
     parser = _parser()
-    options = parser.parse_args(with_packaged_configs(list(arguments)))
+    options = parser.parse_args(spelled_out(list(arguments)))
     if unknown := [name for name in options.methods if name not in METHODS]:
         raise ArgumentError(f"--methods must be some of {', '.join(METHODS)}, got {', '.join(unknown)}")
     settings, data = _instantiated(parser, options)
@@ -71,6 +68,7 @@ def run(arguments: Sequence[str]) -> int:
         weights=Path(options.weights) if options.weights else None,
         download=options.download,
     )
+    check_name(folder.path)
     claim_folder(folder.path)
     with locked(folder.path):
         folder.claim(_claimed(parser, options), resume=options.resume or options.again is not None)

@@ -13,6 +13,7 @@ import torch
 from scvae_fast._extras import extra
 from scvae_fast._files import write_atomically
 from scvae_fast.errors import ArgumentError, UsageError
+from scvae_fast.models._hub import CONFIG_FILE
 from scvae_fast.models.config import PRESETS, SCVAEConfig
 from scvae_fast.models.loading import load_model
 from scvae_fast.models.official import ddconfig_of, load_official, to_official
@@ -43,7 +44,7 @@ def convert(source: str | os.PathLike[str], out: Path, given: OfficialOptions | 
 
     Args:
         source: what to convert.
-        out: the folder or the file to write, whole or not at all.
+        out: the folder or the file to write, whole or not at all; neither a model nor a file may be there.
         given: what the authors' checkpoint doesn't hold; nothing is needed for the other direction.
 
     Returns:
@@ -67,6 +68,8 @@ def convert(source: str | os.PathLike[str], out: Path, given: OfficialOptions | 
 def _from_official(source: Path, out: Path, given: OfficialOptions) -> str:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{source} becomes a folder, but {out} is a file")
+    if (out / CONFIG_FILE).exists():
+        raise UsageError(f"{out} holds a model already: choose another folder")
     given, ddconfig = _completed(given)
     weights = _read_official(source)
     missing = [f"--{name.replace('_', '-')}" for name in ("n_iter", "beta", "attention") if not _has(given, name)]
@@ -96,6 +99,8 @@ def _from_official(source: Path, out: Path, given: OfficialOptions) -> str:
 def _write_official(source: str | os.PathLike[str], out: Path) -> str:
     if out.is_dir():
         raise UsageError(f"{source} becomes a file, but {out} is a folder")
+    if out.exists():
+        raise UsageError(f"{out} is there already: choose another name")
     model = load_model(source)
     try:
         state_dict = to_official(model)

@@ -3,11 +3,9 @@
 import json
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scvae_fast._files import write_atomically
 from scvae_fast.codes.tiling import reconstruct_tiled
 from scvae_fast.commands.evaluate import evaluate_checkpoint
 from scvae_fast.commands.train import RunFolder, train
@@ -60,8 +58,7 @@ def run_demo(out: Path, minutes: float, settings: Sequence[str] = ()) -> int:
     else:
         # Pictures first: where the evaluation is there, everything is.
         for name, figure in _draw(load_model(folder.model), _read(folder.record).get("history", [])).items():
-            path = folder.pictures / f"{name}.png"
-            write_atomically(path, partial(figure.savefig, bbox_inches="tight", pad_inches=0.1))
+            figures.save(folder.pictures / f"{name}.png", figure, bbox_inches="tight", pad_inches=0.1)
         evaluation = EvaluationSettings(metrics=_METRICS)
         evaluate_checkpoint(folder.model, "photographs", metrics.parent, evaluation, resize=None)
     print(f"Pictures in {folder.pictures}, figures in {metrics}, model in {folder.model}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scvae_fast.codes.coding import encode_pictures
 from scvae_fast.codes.sparse import CodedPicture
-from scvae_fast.codes.storage import CodeFileSize, ValueType, write_codes
+from scvae_fast.codes.storage import CodeFile, CodeFileError, CodeFileSize, ValueType, write_codes
 from scvae_fast.commands._inputs import InferenceOptions, with_progress
 from scvae_fast.data.stream import Layout, NamedPicture, PictureStream, Split, check_arrangement
 from scvae_fast.errors import UsageError
@@ -30,7 +30,7 @@ def encode_data(
     Args:
         checkpoint: see `load_model`.
         data: see `PictureStream`; this goes for layout, split and resize as well.
-        out: the file, see `write_codes`.
+        out: the file, see `write_codes`; only other codes may be there.
         layout: how the data is arranged.
         split: of a layout that has splits.
         resize: side of the squares that pictures are made into; None leaves them whole.
@@ -43,6 +43,7 @@ def encode_data(
     """
     check_arrangement(layout, split)
     inference = inference or InferenceOptions()
+    _check_replaced(out)
     model, speed = inference.load(checkpoint)
     sources = _SourceFiles(Path(data), whole=resize is None)
     stream = islice(PictureStream(data, layout=layout, split=split, resize=resize), limit)
@@ -60,6 +61,14 @@ def encode_data(
             f"the picture files: {sources.n_bytes:,} bytes, {8 * sources.n_bytes / written.pixels:.3f} bits per pixel"
         )
     return written
+
+
+def _check_replaced(out: Path) -> None:
+    try:
+        if out.is_file():
+            CodeFile(out)
+    except CodeFileError as error:
+        raise UsageError(f"{out} is there already, and no file of codes: choose another --out") from error
 
 
 class _SourceFiles:

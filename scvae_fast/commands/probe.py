@@ -61,7 +61,8 @@ def probe_checkpoint(
     described = describe(model, with_progress(pictures.pictures), chosen, batch_size=inference.batch_size, speed=speed)
     labels, splits = labels_of(pictures, described.names), _splits(pictures, described.names, settings)
     tell(f"fitting {len(splits)} classifiers for each of {len(chosen)} descriptors")
-    results = {each: probe(rows, labels, splits, settings) for each, rows in described.rows.items()}
+    fitted = with_progress(described.rows.items(), len(chosen), "descriptors")
+    results = {each: probe(rows, labels, splits, settings) for each, rows in fitted}
     content = content_of(checkpoint, pictures, data, len(labels)) | {
         "repeats": settings.repeats,
         "folds": settings.folds,

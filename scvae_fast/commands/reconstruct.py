@@ -35,9 +35,10 @@ def reconstruct_files(
     Raises:
         UsageError: the checkpoint can't be loaded, a folder has no pictures, or a result can't be written.
     """
+    inference = InferenceOptions(device=device)
     pictures = [file for path in pictures for file in _files(path)]
     claim_folder(out)
-    model, _ = InferenceOptions(device=device).load(checkpoint)
+    model, _ = inference.load(checkpoint)
     unread = []
     for path, target in zip(pictures, result_paths(pictures, out), strict=True):
         try:
@@ -72,9 +73,12 @@ def _rating(picture: Tensor, result: TiledReconstruction) -> str:
 def result_paths(pictures: Sequence[Path], out: Path) -> list[Path]:
     """A PNG file in `out` for each picture: `name.png`, or `name-2.png` … where that is taken.
 
-    Taken are the results of pictures before it, even if only upper and lower case differ, and all pictures themselves.
+    Taken are the results of pictures before it, even if only upper and lower case differ, and all pictures themselves;
+    in a folder that holds one of these, whatever else there is.
     """
     taken = {_key(picture) for picture in pictures}
+    if any(picture.resolve().parent == out.resolve() for picture in pictures) and out.is_dir():
+        taken |= {_key(each) for each in out.iterdir()}
     results: list[Path] = []
     free = FreeNames(lambda path: _key(path) in taken)
     for picture in pictures:

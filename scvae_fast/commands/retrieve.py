@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from scvae_fast._files import claim_folder, printable
 from scvae_fast._markdown import markdown_table
-from scvae_fast.commands._inputs import InferenceOptions, with_progress
+from scvae_fast.commands._inputs import InferenceOptions, tell, with_progress
 from scvae_fast.commands._labelled import (
     DEFAULTS,
     LabelledData,
@@ -28,7 +27,7 @@ from scvae_fast.data.stream import NamedPicture, PictureStream
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAEConfig
 from scvae_fast.plotting.figures import Figure
-from scvae_fast.plotting.neighbours import Neighbour, neighbour_sheet
+from scvae_fast.plotting.neighbours import SHOWN_PIXELS, Neighbour, neighbour_sheet
 from scvae_fast.tasks.descriptors import Described, Descriptor, describe
 from scvae_fast.tasks.retrieval import Neighbours, RetrievalRating, nearest, rate_retrieval
 
@@ -70,7 +69,9 @@ def retrieve_checkpoint(
     inference = inference or InferenceOptions()
     claim_folder(out)
     model, speed = inference.load(checkpoint)
-    asked = [_read_query(path, data.pixels(model.config)) for path in queries]
+    side = data.pixels(model.config)
+    sheet_side = None if side is None else max(side, SHOWN_PIXELS)
+    asked = [_read_query(path, side) for path in queries]
     source = _searched(data, model.config) if asked else data.open(model.config)
     _check_gallery(source, k, rated=not asked)
     looked_at = partial(_described, model, chosen, inference.batch_size, speed)
@@ -79,14 +80,16 @@ def retrieve_checkpoint(
     if asked:
         found = _neighbours(looked_at(asked), gallery, k, _own_places(queries, data.data, gallery.names))
         content["neighbours"] = _listed(asked, gallery.names, found)
-        shown = [_Shown(named.name, named, list(found[chosen[0]].indices[i])) for i, named in enumerate(asked)]
+        drawn = asked if side == sheet_side else [_read_query(path, sheet_side) for path in queries]
+        shown = [_Shown(named.name, named, list(found[chosen[0]].indices[i])) for i, named in enumerate(drawn)]
         table = _neighbour_table(content, str(chosen[0]))
     else:
         content["descriptors"] = _rated(source, gallery, k)
         shown = _some_queries(source, gallery, chosen[0], k, data.seed)
         table = _rating_table(content)
     legend = "" if asked else " (blue: of the query's class)"
-    figure = _sheet(f"Nearest neighbours by {chosen[0]}{legend}", shown, source, gallery.names)
+    tell("drawing the neighbours")
+    figure = _sheet(f"Nearest neighbours by {chosen[0]}{legend}", shown, source, gallery.names, sheet_side)
     finish(out, content, table, {"neighbours": figure})
     return content
 
@@ -216,15 +219,13 @@ def _some_queries(
     ]
 
 
-def _sheet(title: str, shown: list[_Shown], source: LabelledPictures, names: list[str]) -> Figure:
+def _sheet(title: str, shown: list[_Shown], source: LabelledPictures, names: list[str], side: int | None) -> Figure:
     wanted = {names[index] for each in shown for index in each.neighbours}
     wanted |= {each.name for each in shown if each.query is None}
-    pictures: dict[str, Tensor] = {}
-    for named in source.pictures:
-        if named.name in wanted:
-            pictures[named.name] = named.picture.clone()
-            if len(pictures) == len(wanted):
-                break
+    found = source.pictures
+    if isinstance(found, PictureStream):  # with more pixels than are compared, if the files have them
+        found = found.some(wanted, side)
+    pictures = {named.name: named.picture.clone() for named in found if named.name in wanted}
 
     def neighbour(query: _Shown, index: int) -> Neighbour:
         name = names[index]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from scvae_fast._files import FreeNames, claim_folder, temporary_folder
 from scvae_fast._markdown import markdown_table
-from scvae_fast.commands._inputs import InferenceOptions, tell
+from scvae_fast.commands._inputs import InferenceOptions, tell, with_progress
 from scvae_fast.commands._results import write_results
 from scvae_fast.data.files import Split
 from scvae_fast.data.masks import MaskedFiles, MaskedPictures, MaskLayout
@@ -111,9 +111,10 @@ def segment_pictures(
         What `metrics.json` holds.
 
     Raises:
-        UsageError: something that was given can't be used.
+        UsageError: something that was given can't be used, or `masks` is there already and no result.
     """
     claim_folder(out)
+    _check_masks(out, labels)
     model, _ = (inference or InferenceOptions()).load(checkpoint)
     first = method.features.seed
     found: list[dict[str, Any]] = []
@@ -127,11 +128,18 @@ def segment_pictures(
                     keeps = seed == first and feature == features[0] and not bare
                     keep = partial(_keep, folder, free, shown) if keeps else None
                     tell(f"seed {seed}, {feature}{', single cells' if bare else ''}")
-                    scores = run(model, task, method.of(feature, seed, plain=bare), keep)
+                    scores = run(model, task, method.of(feature, seed, plain=bare), keep, progress=with_progress)
                     found.append({"feature": feature, "plain": bare, "seed": seed, **scores})
         content = _record(checkpoint, model.fingerprint(), labels, method, task, found)
         _write(out, folder, content, segmentations(shown, list(task.pictures.classes)))
     return content
+
+
+def _check_masks(out: Path, labels: Labels) -> None:
+    """An earlier result gives way; a folder of the same name that is none does not."""
+    is_data = os.fspath(labels.data) != MOSAICS and out.resolve() == Path(labels.data).resolve()
+    if (out / "masks").exists() and (is_data or not (out / "metrics.json").exists()):
+        raise UsageError(f"{out / 'masks'} is there already, and no result of an earlier run: choose another --out")
 
 
 def _keep(folder: Path, free: FreeNames, shown: list[Segmented], segmented: Segmented) -> None:

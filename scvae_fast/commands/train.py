@@ -11,7 +11,7 @@ import torch
 import yaml  # type: ignore[import-untyped]
 
 from scvae_fast._extras import extra
-from scvae_fast._files import claim_folder, locked, write_json, write_text
+from scvae_fast._files import check_name, claim_folder, locked, write_json, write_text
 from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.evaluation.record import versions
 from scvae_fast.models import SCVAEConfig
@@ -39,9 +39,8 @@ with extra("scvae_fast.commands.train", "lightning"):
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
     from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
-_DESCRIPTION = """Train an SC-VAE. --config takes a YAML file, or the name of one that comes with the package; every key
-of it can be overridden on the command line, and unknown keys are errors. Several GPUs: --trainer.devices 8
---trainer.strategy ddp; several machines: the same under torchrun."""
+_DESCRIPTION = "All keys of a configuration; see scvae-fast train --help for the options beside them."
+_HELP = "--help_keys"  # asks for these; the command itself answers --help
 
 # Room that a checkpoint needs beyond its tensors, in bytes.
 _SPARE = 64 * 2**20
@@ -94,7 +93,7 @@ class _Parser(LightningArgumentParser):
     """Lightning's, with errors that are one line and no page of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (--help lists all keys)\n")
+        self.exit(2, f"{self.prog}: {message} (--help_keys lists all keys)\n")
 
 
 class _TrainCLI(LightningCLI):
@@ -165,6 +164,7 @@ def train(arguments: Sequence[str]) -> int:
         cli.datamodule.setup("fit")  # says what is wrong with the data before anything is written
         resume = cli.config.resume and folder.state.exists()
         if first:
+            check_name(folder.path)
             claim_folder(folder.path)
             stack.enter_context(locked(folder.path))
             folder.check(cli.model, resume=cli.config.resume, averaged=averaged)
@@ -185,7 +185,7 @@ def train(arguments: Sequence[str]) -> int:
 
 def _require_config(arguments: Sequence[str]) -> None:
     """Lightning would name a key that nobody has heard of."""
-    known = ("--config", "-c", "--data", "--print_config", "--help", "-h")
+    known = ("--config", "-c", "--data", "--print_config", _HELP)
     if not any(argument.partition("=")[0].startswith(known) for argument in arguments):
         raise ArgumentError("--config is missing: a YAML file, or the name of one of the package, such as pictures64")
 
@@ -201,7 +201,7 @@ def _cli(arguments: list[str]) -> _TrainCLI:
             trainer_defaults={"enable_model_summary": False, "enable_checkpointing": False},
             seed_everything_default=0,
             parser_kwargs={"prog": "scvae-fast train", "description": _DESCRIPTION},
-            args=with_packaged_configs(arguments),
+            args=spelled_out(arguments),
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -210,8 +210,11 @@ def _cli(arguments: list[str]) -> _TrainCLI:
         raise ArgumentError(str(error)) from error
 
 
-def with_packaged_configs(arguments: list[str]) -> list[str]:
-    """Names of configurations that come with the package become their paths, where there is no file of that name.
+def spelled_out(arguments: list[str]) -> list[str]:
+    """The arguments of a command line as their parser takes them.
+
+    Names of configurations that come with the package become their paths, where there is no file of that name, and
+    --help_keys becomes --help.
 
     Raises:
         ArgumentError: there is neither a file nor a configuration of a name.
@@ -226,7 +229,7 @@ def with_packaged_configs(arguments: list[str]) -> list[str]:
             raise ArgumentError(f"--config {name}: no such file; the configurations of the package are {names}")
         return packaged[name]
 
-    result = list(arguments)
+    result = ["--help" if argument == _HELP else argument for argument in arguments]
     for i, argument in enumerate(result):
         flag, equals, value = argument.partition("=")
         if flag in ("--config", "-c") and equals:

@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from scvae_fast._files import write_atomically, write_json
 from scvae_fast.comparison.table import abridged, markdown
 from scvae_fast.errors import UsageError
-from scvae_fast.plotting.figures import Figure
+from scvae_fast.plotting.figures import Figure, save
 
 # Pages are read on screens, and their pictures stay in the repository.
 _DPI = 80
@@ -31,7 +30,7 @@ def write_page(page: Path, content: Mapping[str, Any], drawn: Mapping[str, Figur
     text = with_table(page, short)
     for name, figure in drawn.items():
         path = page.parent / "images" / page.stem / f"{name}.png"
-        write_atomically(path, partial(figure.savefig, dpi=_DPI))
+        save(path, figure, dpi=_DPI)
     write_json(page.with_suffix(".json"), short)
     write_atomically(page, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 

@@ -21,6 +21,7 @@ from scvae_fast.comparison.timing import time_steps
 from scvae_fast.comparison.training import model_of, train_method, trained_module
 from scvae_fast.errors import UsageError
 from scvae_fast.plotting import comparison as figures
+from scvae_fast.plotting.figures import save
 from scvae_fast.training.bar import clock
 from scvae_fast.training.data import PictureData
 
@@ -115,7 +116,7 @@ class Comparison:
         path = self.folder.path
         drawn = self._draw(content)
         for name, figure in drawn.items():
-            write_atomically(path / "figures" / f"{name}.png", partial(figure.savefig, dpi=110))
+            save(path / "figures" / f"{name}.png", figure, dpi=110)
         for suffix, text in (("csv", as_csv(content)), ("md", markdown(content) + "\n")):
             write_atomically(path / f"comparison.{suffix}", partial(Path.write_text, data=text, encoding="utf-8"))
         write_json(self.folder.results, content)

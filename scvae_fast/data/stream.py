@@ -3,8 +3,9 @@
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, Protocol, get_args
@@ -58,8 +59,14 @@ class NamedPicture(NamedTuple):
         return self.picture.shape[1], self.picture.shape[2]
 
 
-# A picture that is still to be decoded.
-_Task = Callable[[], NamedPicture]
+class _Task(NamedTuple):
+    """A picture that is still to be decoded."""
+
+    name: str
+    decode: Callable[[], Tensor]
+
+    def __call__(self) -> NamedPicture:
+        return NamedPicture(self.name, self.decode())
 
 
 class PictureStream:
@@ -97,6 +104,7 @@ class PictureStream:
         if resize is not None and (problem := too_large(resize, resize)):
             raise UsageError(f"resize to {problem}")
         self.layout, self.split, self.resize, self.most_broken = layout, split, resize, most_broken
+        self._only: frozenset[str] | None = None
         self.data = data.root if isinstance(data, Files) else data
         self.threads = threads or min(4, os.cpu_count() or 1)
         self.skipped: list[str] = []  # messages about the files that the last iteration could not read
@@ -110,14 +118,20 @@ class PictureStream:
     @property
     def length(self) -> int | None:
         """How many pictures there are, those that can't be read included; None where nobody knows, as of a pipe."""
-        return self._source.length
+        return self._source.length if self._only is None else len(self._only)
+
+    def some(self, names: Iterable[str], resize: int | None) -> "PictureStream":
+        """The first of each of these names, with a `resize` of their own; no others are decoded."""
+        stream = copy(self)
+        stream._only, stream.resize = frozenset(names), resize
+        return stream
 
     def __iter__(self) -> Iterator[NamedPicture]:
         self.skipped = []
         with ThreadPoolExecutor(self.threads, "pictures") as pool:
             ahead: deque[Future[NamedPicture]] = deque()
             try:
-                for task in self._source.tasks(self.resize, self._skip):
+                for task in self._tasks():
                     ahead.append(pool.submit(task))
                     if len(ahead) > 2 * self.threads:
                         yield from self._finished(ahead.popleft())
@@ -129,6 +143,17 @@ class PictureStream:
     def describe(self) -> dict[str, Any]:
         """What the pictures are, for a record: data, layout (what "auto" took), split, resize."""
         return {"data": str(self.data), "layout": self._taken, "split": self.split, "resize": self.resize}
+
+    def _tasks(self) -> Iterator[_Task]:
+        tasks = self._source.tasks(self.resize, self._skip)
+        if self._only is None:
+            yield from tasks
+            return
+        wanted = set(self._only)
+        while wanted and (task := next(tasks, None)):
+            if task.name in wanted:
+                wanted.remove(task.name)
+                yield task
 
     def _finished(self, picture: "Future[NamedPicture]") -> Iterator[NamedPicture]:
         try:
@@ -158,7 +183,7 @@ class _FromFiles:
     def tasks(self, resize: Resize, damaged: Callable[[PictureError], None]) -> Iterator[_Task]:
         for index in range(len(self._files)):
             path = self._files.source(index)
-            yield partial(_decode, self._files.name(index), path, str(path), resize)
+            yield _Task(self._files.name(index), partial(_decode, path, str(path), resize))
 
 
 class _FromShards:
@@ -181,7 +206,7 @@ class _FromShards:
             for picture in raw_pictures(url, damaged):
                 # Whoever makes a file of this name should find it where it belongs.
                 parts = [part for part in PurePosixPath(picture.member).parts if part not in ("/", "..")]
-                yield partial(_decode, "/".join([folder, *parts]), picture.data, picture.name, resize)
+                yield _Task("/".join([folder, *parts]), partial(_decode, picture.data, picture.name, resize))
 
 
 class _Photographs:
@@ -191,18 +216,15 @@ class _Photographs:
 
     def tasks(self, resize: Resize, damaged: Callable[[PictureError], None]) -> Iterator[_Task]:
         for photograph in self._photographs:
-            yield partial(_in_memory, photograph, resize)
+            yield _Task(photograph.name, partial(_in_memory, photograph, resize))
 
 
-def _decode(name: str, source: Path | bytes, called: str, resize: Resize) -> NamedPicture:
-    if resize is None:
-        return NamedPicture(name, decode_picture(source, called))
-    return NamedPicture(name, load_centre(source, called, resize))
+def _decode(source: Path | bytes, called: str, resize: Resize) -> Tensor:
+    return decode_picture(source, called) if resize is None else load_centre(source, called, resize)
 
 
-def _in_memory(photograph: Photograph, resize: Resize) -> NamedPicture:
-    picture = photograph.picture
-    return NamedPicture(photograph.name, picture if resize is None else centre_square(picture, resize))
+def _in_memory(photograph: Photograph, resize: Resize) -> Tensor:
+    return photograph.picture if resize is None else centre_square(photograph.picture, resize)
 
 
 def _layout_of(data: str) -> str:

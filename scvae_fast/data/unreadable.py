@@ -32,6 +32,11 @@ class UnreadableFiles:
             # Spawned or forked, any worker can be handed what the spawn context made.
             self._shared = multiprocessing.get_context("spawn").Array("Q", most + 1)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether worker processes count together, which they can wherever there can be any."""
+        return self._shared is not None
+
     def __len__(self) -> int:
         return int(np.count_nonzero(self._view()))
 

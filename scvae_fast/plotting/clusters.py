@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from scvae_fast.data.pictures import to_bytes
-from scvae_fast.plotting.figures import BLUE, INK, ORANGE, plain, titled
+from scvae_fast.plotting.figures import BLUE, INK, ORANGE, plain, show, titled
 
 _GAP = 2  # pixels between patches
 # Of clusters and classes: Tableau's, then others of the same kind.
@@ -76,8 +76,7 @@ def maps(pictures: Sequence[Tensor], labels: Sequence[np.ndarray], names: Sequen
     figure = Figure(figsize=(max(3.1 * sum(widths), 5), 6.6), layout="constrained", dpi=150)
     axes = figure.subplots(2, len(pictures), squeeze=False, width_ratios=widths)
     for i, picture in enumerate(pictures):
-        axes[0, i].imshow(to_bytes(picture))
-        axes[0, i].set_title(names[i], color=INK, fontsize=10)
+        show(axes[0, i], picture, names[i])
         axes[1, i].imshow(overlay(picture, labels[i], n), interpolation="nearest")
     for axis in axes.flat:
         axis.set_axis_off()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from scvae_fast.plotting.figures import INK, QUIET, plain, titled
+from scvae_fast.plotting.figures import INK, plain, titled
 
 # By method, in the order of `METHODS`.
 _COLOURS = {
@@ -57,31 +57,41 @@ def rate_and_quality(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+# Of each kind of codes: what is counted, and how often it is used.
+_COLLAPSE = {
+    "posterior": ("unit, the largest first", "KL to the prior, nats", "Posterior collapse: KL of each unit"),
+    "codebook": (
+        "codebook vector, the most used first",
+        "use, relative to even use",
+        "Codebook collapse: use of each vector",
+    ),
+    "atoms": ("atom, the most used first", "use, relative to even use", "Use of each atom"),
+}
+
+
 def collapse(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """KL of each Gaussian unit, and how often each codebook vector and each atom is used, the largest first."""
-    figure = Figure(figsize=(12, 3.9), layout="constrained", dpi=150)
-    panels = [plain(axes) for axes in figure.subplots(1, 3)]
-    kinds = {"posterior": 0, "codebook": 1, "atoms": 2}
-    for row in rows:
-        found = row["rating"]["diagnosis"]
-        values = found["kl_nats_per_unit"] if found["kind"] == "posterior" else found["shares"]
-        values = np.maximum(np.asarray(values), 1e-12)
-        if found["kind"] != "posterior":
-            values = values * len(values)
-        axes = panels[kinds[found["kind"]]]
-        axes.plot(np.arange(1, len(values) + 1), values, color=_COLOURS[row["method"]], label=row["title"])
-    labels = (
-        ("unit, the largest first", "KL to the prior, nats", "Posterior collapse: KL of each unit"),
-        ("codebook vector, the most used first", "use, relative to even use", "Codebook collapse: use of each vector"),
-        ("atom, the most used first", "use, relative to even use", "Use of each atom"),
-    )
-    for axes, (across, up, title) in zip(panels, labels, strict=True):
-        axes.set(xlabel=across, ylabel=up, yscale="log", ylim=(1e-3, None))
+    """KL of each Gaussian unit, and how often each codebook vector and each atom is used, the largest first.
+
+    A panel for each kind of codes that is there.
+    """
+    found = [(row, row["rating"]["diagnosis"]) for row in rows]
+    kinds = [kind for kind in _COLLAPSE if any(diagnosis["kind"] == kind for _, diagnosis in found)]
+    figure = Figure(figsize=(4 * len(kinds), 3.9), layout="constrained", dpi=150)
+    panels = dict(zip(kinds, figure.subplots(1, len(kinds), squeeze=False)[0], strict=True))
+    for row, diagnosis in found:
+        posterior = diagnosis["kind"] == "posterior"
+        values = np.maximum(np.asarray(diagnosis["kl_nats_per_unit" if posterior else "shares"]), 1e-12)
+        panels[diagnosis["kind"]].plot(
+            np.arange(1, len(values) + 1),
+            values if posterior else values * len(values),
+            color=_COLOURS[row["method"]],
+            label=row["title"],
+        )
+    for kind, axes in panels.items():
+        across, up, title = _COLLAPSE[kind]
+        plain(axes).set(xlabel=across, ylabel=up, yscale="log", ylim=(1e-3, None))
         titled(axes, title)
-        if axes.lines:
-            axes.legend(frameon=False, fontsize=9)
-        else:
-            axes.text(0.5, 0.5, "none trained", transform=axes.transAxes, color=QUIET, ha="center")
+        axes.legend(frameon=False, fontsize=9)
     return figure
 
 

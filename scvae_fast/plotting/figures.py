@@ -1,12 +1,17 @@
 """Figures, as matplotlib objects: reconstructions, atoms, their use, density of codes, losses."""
 
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scvae_fast._extras import extra
+from scvae_fast._files import printable, write_atomically
 from scvae_fast.data.pictures import to_bytes
 
 with extra("scvae_fast.plotting", "matplotlib"):
@@ -80,17 +85,24 @@ def density_overlay(
 
 
 def alpha_maps(originals: Sequence[Tensor], alpha: Tensor) -> Figure:
-    """Pictures (3, H, W) above the weights α (B, h, w) of their positions, from 0 to the largest of each."""
+    """Pictures (3, H, W) above the weights α (B, h, w) of their positions, from 0 to the largest of each.
+
+    Where α is the same everywhere, words say so.
+    """
     widths = [picture.shape[2] / picture.shape[1] for picture in originals]
     figure = Figure(figsize=(max(3.1 * sum(widths), 6), 7.0), layout="constrained", dpi=150)
     figure.suptitle("Weights α of the positions in the loss", color=INK, fontsize=13, fontweight="bold")
     axes = figure.subplots(2, len(originals), squeeze=False, width_ratios=widths)
     for i, picture in enumerate(originals):
         show(axes[0, i], picture, "")
-        axes[1, i].imshow(alpha[i].numpy(), cmap="magma", interpolation="nearest", vmin=0)
         axes[1, i].set_axis_off()
         least, most = float(alpha[i].min()), float(alpha[i].max())
-        axes[1, i].set_title(f"{least:.2g} … {most:.2g}", color=INK, fontsize=10)
+        if most - least <= 1e-3 * most:
+            text = f"the same everywhere, {most:.2g}"
+            axes[1, i].text(0.5, 0.5, text, transform=axes[1, i].transAxes, color=QUIET, ha="center", va="center")
+        else:
+            axes[1, i].imshow(alpha[i].numpy(), cmap="magma", interpolation="nearest", vmin=0)
+            axes[1, i].set_title(f"{least:.2g} … {most:.2g}", color=INK, fontsize=10)
     return figure
 
 
@@ -128,7 +140,23 @@ def show(axes: Axes, picture: Tensor, title: str) -> None:
     """Draws a picture (3, H, W) in −1 … 1, without a frame."""
     axes.imshow(to_bytes(picture), interpolation="antialiased")
     axes.set_axis_off()
-    axes.set_title(title, color=INK, fontsize=10)
+    axes.set_title(literal(title), color=INK, fontsize=10)
+
+
+def literal(text: str) -> str:
+    """A text in which there may be names of files: matplotlib takes what stands between two $ for mathematics."""
+    return printable(text).replace("$", r"\$")
+
+
+def save(path: Path, figure: Figure, **options: Any) -> None:
+    """Write a figure, whole or not at all; letters that the font lacks are drawn as boxes.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        write_atomically(path, partial(figure.savefig, **options))
 
 
 def plain(axes: Axes) -> Axes:

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from scvae_fast.plotting.figures import BLUE, INK, ORANGE, Figure, show
 
+# Side of a picture on a sheet: one of more pixels would be shown smaller.
+SHOWN_PIXELS = 216
+
 
 class Neighbour(NamedTuple):
     """A picture of a gallery beside a query; `same` says whether it is of the query's class, None if nobody knows."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from scvae_fast.plotting.figures import INK, Figure, show
+from scvae_fast.plotting.figures import INK, Figure, literal, show
 
 
 def picture_grid(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, Tensor]]]], *, width: float = 1.9) -> Figure:
@@ -19,7 +19,7 @@ def picture_grid(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, Tenso
     first = rows[0][1][0][1]
     height = width * first.shape[1] / first.shape[2] + 0.25
     figure = Figure(figsize=(width * columns + 0.3, height * len(rows) + 0.5), layout="constrained", dpi=130)
-    figure.suptitle(title, color=INK, fontsize=11, fontweight="bold")
+    figure.suptitle(literal(title), color=INK, fontsize=11, fontweight="bold")
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()

@@ -61,7 +61,7 @@ class PictureData(LightningDataModule, ABC):
         resolution: height and width of the samples.
         batch_size: of each process.
         num_workers: processes that decode pictures, for each training process; by default its share of the
-            processors, at most 8.
+            processors, at most 8, or 0 where the system has no semaphores.
         seed: of the order and of the crops.
         most_broken: so many files may be unreadable; one more ends the training with an error.
     """
@@ -89,8 +89,9 @@ class PictureData(LightningDataModule, ABC):
         """Find the pictures.
 
         Raises:
-            UsageError: there are none.
+            UsageError: there are none, or there can't be so many workers.
         """
+        self._workers()
         if self._pictures().validation is None:
             # Lightning leaves a validation out whose hook is its own; of an empty one it warns.
             self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
@@ -165,6 +166,11 @@ class PictureData(LightningDataModule, ABC):
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
     def _workers(self) -> int:
+        if not self.broken.is_shared:
+            if self.num_workers:
+                reason = "this system has no semaphores, which worker processes need"
+                raise UsageError(f"{type(self).__name__}: num_workers must be 0, got {self.num_workers}: {reason}")
+            return 0
         if self.num_workers is not None:
             return self.num_workers
         here = 1 if self.trainer is None else self.trainer.num_devices

@@ -3,7 +3,6 @@
 import time
 import warnings
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
-from scvae_fast._files import write_atomically
 from scvae_fast.metrics.psnr import psnr_of
 from scvae_fast.models import SCVAE
 from scvae_fast.models.atoms import decode_atoms
@@ -99,8 +97,8 @@ class CodeMonitor(Callback):
 class PictureMonitor(Callback):
     """Draws, after each validation and at the end, what the model makes of the first pictures of the validation set.
 
-    `reconstructions`, `alpha`, `atoms` and `supports` go to TensorBoard and to Weights & Biases, whichever is among the
-    loggers, and as PNG files, the newest only, into a folder.
+    `reconstructions`, `atoms`, `supports` and, of a model whose `attention` is not constant, `alpha` go to TensorBoard
+    and to Weights & Biases, whichever is among the loggers, and as PNG files, the newest only, into a folder.
 
     Args:
         folder: for the files.
@@ -141,7 +139,7 @@ class PictureMonitor(Callback):
         self._step = trainer.global_step
         view = look(pl_module.model, self._batch)
         for name, figure in view.figures.items():
-            write_atomically(self.folder / f"{name}.png", partial(figure.savefig, dpi=100))
+            figures.save(self.folder / f"{name}.png", figure, dpi=100)
         for logger in trainer.loggers:
             _log_view(logger, view, trainer.global_step)
 
@@ -162,15 +160,15 @@ def look(model: SCVAE, pictures: Tensor) -> View:
     support = (output.codes != 0).flatten(0, -2).cpu()
     usage, counts = support.sum(0), support.sum(1)
     originals, rebuilt = (list(each.float().cpu()) for each in (pictures, output.x_hat))
-    alpha = output.alpha.float().mean(-1).cpu()  # (B, h, w)
     captions = [f"{float(psnr_of((a - b).square().mean())):.1f} dB" for a, b in zip(originals, rebuilt, strict=True)]
     names = [str(number) for number in range(1, len(originals) + 1)]
     drawn = {
         "reconstructions": figures.reconstructions("Validation pictures", names, originals, rebuilt, captions),
-        "alpha": figures.alpha_maps(originals, alpha),
         "atoms": figures.atom_patches(decode_atoms(model).cpu(), usage),
         "supports": figures.support_histogram(counts, support.shape[1]),
     }
+    if model.config.attention != "constant":
+        drawn["alpha"] = figures.alpha_maps(originals, output.alpha.float().mean(-1).cpu())  # (B, h, w)
     model.train(training)
     return View(drawn, counts, usage)
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,33 @@ def test_without_gradio_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr("scvae_fast.cli.app.find_spec", lambda name: None)
     assert cli.main(["app", "--checkpoint", "x"]) == cli.FAILED
     assert capsys.readouterr().err == 'scvae-fast app: the page needs gradio: pip install "scvae_fast[app]"\n'
+
+
+def test_the_server_keeps_the_codes_of_so_many_visitors(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from scvae_fast.app import page
+
+    build, built = page.build, []
+    monkeypatch.setattr(page, "build", lambda *arguments: built.append(build(*arguments)) or built[0])
+
+    class Visitors:
+        """Come while the page is served, which ends then."""
+
+        def wait(self) -> None:
+            kept = built[0].state_holder
+            (state,) = (key for key, block in built[0].blocks.items() if type(block).__name__ == "State")
+            for number in range(100):
+                kept[f"visitor {number}"][state] = f"codes {number}"
+            found = {name: session[state] for name, session in kept.session_data.items()}
+            assert found == {f"visitor {number}": f"codes {number}" for number in range(100 - 32, 100)}
+
+    monkeypatch.setattr(server, "_until_stopped", lambda: nullcontext(Visitors()))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    assert cli.main(["app", "--checkpoint", str(checkpoint), "--port", port, "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.endswith("stopped\n")
 
 
 def test_models_are_called_as_their_training(tmp_path: Path) -> None:

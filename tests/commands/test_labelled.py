@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import scene
+from torch import Tensor
 from trees import write_imagenet, write_pictures
 
 from scvae_fast import cli
@@ -12,7 +13,9 @@ from scvae_fast.commands._labelled import LabelledData
 from scvae_fast.commands.probe import probe_checkpoint
 from scvae_fast.commands.retrieve import retrieve_checkpoint
 from scvae_fast.data import load_picture, save_picture
+from scvae_fast.data.square_crops import load_centre
 from scvae_fast.errors import UsageError
+from scvae_fast.plotting.neighbours import SHOWN_PIXELS, neighbour_sheet
 
 pytestmark = pytest.mark.slow
 
@@ -91,6 +94,27 @@ def test_a_query_among_pictures_without_classes(checkpoint: Path, tmp_path: Path
     )
     (found,) = content["neighbours"].values()
     assert sorted(each["name"] for each in found["codes:signs:1"]) == ["a.png", "b.png", "c.png"]
+
+
+def test_sheets_show_pictures_with_more_pixels_than_are_compared(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(4):
+        save_picture(tmp_path / "data" / f"{index}.png", scene(400, 300, seed=index))
+    shown: list[Tensor] = []
+    monkeypatch.setattr(
+        "scvae_fast.commands.retrieve.neighbour_sheet",
+        lambda title, queries, neighbours: (
+            shown.extend(picture for _, picture in queries)
+            or shown.extend(each.picture for row in neighbours for each in row)
+            or neighbour_sheet(title, queries, neighbours)
+        ),
+    )
+    query = tmp_path / "data" / "2.png"
+    data = LabelledData(tmp_path / "data", side=16)
+    retrieve_checkpoint(checkpoint, data, tmp_path / "out", queries=[query], descriptors=["thumbnail"], k=3)
+    assert [tuple(picture.shape) for picture in shown] == [(3, SHOWN_PIXELS, SHOWN_PIXELS)] * 4
+    assert torch.equal(shown[0], load_centre(query, "", SHOWN_PIXELS))
 
 
 def test_data_in_two_parts(checkpoint: Path, tmp_path: Path) -> None:

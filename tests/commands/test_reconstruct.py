@@ -49,6 +49,15 @@ def test_an_original_is_not_overwritten(checkpoint: Path, tmp_path: Path) -> Non
     assert (tmp_path / "x-2.png").exists()
 
 
+def test_nothing_is_overwritten_in_a_folder_of_pictures(checkpoint: Path, tmp_path: Path) -> None:
+    save_picture(tmp_path / "x.jpg", scene(20, 20))
+    save_picture(tmp_path / "x.png", scene(10, 10))  # which is another picture
+    before = (tmp_path / "x.png").read_bytes()
+    reconstruct_files(checkpoint, [tmp_path / "x.jpg"], tmp_path)
+    assert (tmp_path / "x.png").read_bytes() == before
+    assert load_picture(tmp_path / "x-2.png").shape == (3, 20, 20)
+
+
 def test_errors_that_leave_nothing_to_do(checkpoint: Path, tmp_path: Path) -> None:
     save_picture(tmp_path / "x.png", scene(20, 20))
     (tmp_path / "empty").mkdir()

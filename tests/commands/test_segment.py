@@ -142,3 +142,22 @@ def test_pictures_that_differ_in_their_suffix_alone_keep_their_masks(folder: Pat
     Image.fromarray(np.eye(16, dtype=np.uint8)).save(tmp_path / "data" / "masks" / "a.png")
     assert run(folder, tmp_path / "out", "--data", str(tmp_path / "data"), "--words", "0", "--shifts", "1") == 0
     assert {path.name for path in (tmp_path / "out" / "masks").iterdir()} == {"a.png", "a-2.png"}
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_masks_that_are_no_result_stay(
+    folder: Path, tmp_path: Path, earlier: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    save_picture(data / "images" / "a.png", scene(16, 16))
+    (data / "masks").mkdir()
+    Image.fromarray(np.eye(16, dtype=np.uint8)).save(data / "masks" / "a.png")
+    other = tmp_path / "other"
+    (other / "masks").mkdir(parents=True)
+    if earlier:
+        (data / "metrics.json").write_text("{}")  # of another command
+    before = (data / "masks" / "a.png").read_bytes()
+    for out in (data, other)[: 1 if earlier else 2]:
+        assert run(folder, out, "--data", str(data)) == cli.FAILED
+        assert "masks is there already, and no result of an earlier run" in capsys.readouterr().err
+    assert (data / "masks" / "a.png").read_bytes() == before

@@ -266,7 +266,7 @@ class TestArguments:
 
     def test_packaged_configurations_are_the_presets(self) -> None:
         for name in ("ffhq256-16x16", "ffhq256-32x32", "imagenet256-16x16", "imagenet256-32x32", "pictures64"):
-            (path,) = run.with_packaged_configs(["--config", name])[1:]
-            assert run.with_packaged_configs([f"--config={name}"]) == [f"--config={path}"]
+            (path,) = run.spelled_out(["--config", name])[1:]
+            assert run.spelled_out([f"--config={name}"]) == [f"--config={path}"]
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
             assert SCVAEConfig(**values["model"]["network"]) == SCVAEConfig.preset(name)

@@ -209,12 +209,12 @@ def test_a_missing_library_is_one_line_that_names_the_extra() -> None:
 
 def test_packaged_configurations_are_read() -> None:
     from scvae_fast.commands.compare import _instantiated, _parser
-    from scvae_fast.commands.train import with_packaged_configs
+    from scvae_fast.commands.train import spelled_out
     from scvae_fast.models import SCVAEConfig
 
     found = {}
     for name in ("compare-pictures64", "compare-ffhq256"):
         parser = _parser()
-        found[name] = _instantiated(parser, parser.parse_args(with_packaged_configs(["--config", name])))[0]
+        found[name] = _instantiated(parser, parser.parse_args(spelled_out(["--config", name])))[0]
     assert found["compare-pictures64"].network == SCVAEConfig.preset("pictures64")
     assert found["compare-ffhq256"].network == SCVAEConfig.preset("ffhq256-16x16", compat="paper", n_iter=16)

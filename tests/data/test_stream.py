@@ -42,6 +42,34 @@ def test_a_folder_in_order_whole_and_resized(tmp_path: Path) -> None:
         assert torch.equal(picture, load_centre(tmp_path / name, name, 16))
 
 
+@pytest.mark.parametrize("kind", ["folder", "shard"])
+def test_some_of_the_pictures(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{name}.png" for name in "abcd"]
+    data = write_pictures(tmp_path / "x", names)
+    if kind == "shard":
+        data = tmp_path / "x.tar"
+        with tarfile.open(data, "w") as tar:
+            for name in names:
+                tar.add(tmp_path / "x" / name, name)
+        names = [f"x/{name}" for name in names]
+    decoded: list[str] = []
+    load = stream_module.load_centre
+
+    def count(source: Path | bytes, name: str, side: int) -> torch.Tensor:
+        decoded.append(name)
+        return load(source, name, side)
+
+    monkeypatch.setattr(stream_module, "load_centre", count)
+    whole = PictureStream(data, resize=8)
+    some = whole.some([names[2], names[0]], 12)
+    assert (some.length, whole.length) == (2, 4)
+    found = list(some)
+    assert [(each.name, each.size) for each in found] == [(names[0], (12, 12)), (names[2], (12, 12))]
+    assert len(decoded) == 2, "no others are decoded"
+    assert torch.equal(found[1].picture, load(tmp_path / "x" / "c.png", "", 12))
+    assert [each.size for each in whole] == [(8, 8)] * 4
+
+
 def test_auto_recognises_the_layouts(tmp_path: Path) -> None:
     write_ffhq(tmp_path / "ffhq", [5, 60_001, 60_000])
     write_imagenet(tmp_path / "imagenet")

@@ -37,6 +37,7 @@ def test_without_semaphores_this_process_counts_alone(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(multiprocessing.get_context("spawn").__class__, "Array", missing)
     broken = UnreadableFiles(1)
+    assert not broken.is_shared
     for _ in range(2):
         broken.add(PictureError("a", "empty"))
     assert len(broken) == 1

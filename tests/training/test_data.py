@@ -305,6 +305,19 @@ def test_arguments_are_checked(arguments: dict[str, int], message: str) -> None:
         FFHQ("x", **arguments)
 
 
+def test_without_semaphores_there_are_no_workers(ffhq: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*arguments: object, **options: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", missing)
+    alone = fit(FFHQ(str(ffhq), resolution=8, batch_size=2))
+    monkeypatch.undo()
+    assert_same(alone.seen, fit(FFHQ(str(ffhq), **SMALL)).seen)
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", missing)
+    with pytest.raises(UsageError, match="FFHQ: num_workers must be 0, got 2: this system has no semaphores"):
+        FFHQ(str(ffhq), **{**SMALL, "num_workers": 2}).setup()
+
+
 def test_modules_are_made_from_yaml(ffhq: Path) -> None:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(PictureData, "data")

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from pictures import TINY, scene
 from toy import Run, Toy
 
 from scvae_fast.models import SCVAE
+from scvae_fast.nn.attention import AttentionName
 from scvae_fast.training.bar import clock, figures_line
 from scvae_fast.training.data import Found, _InMemory
 from scvae_fast.training.lightning_messages import lightning_messages_silenced
@@ -46,12 +48,14 @@ def test_dead_atoms_are_warned_of_once(tmp_path: Path) -> None:
     assert len([each for each in caught if "atoms that were in use" in str(each.message)]) == 1
 
 
-def test_a_view_of_the_model_leaves_it_as_it_was() -> None:
-    model = SCVAE(TINY).train()
+@pytest.mark.parametrize("attention", ["constant", "eq"])
+def test_a_view_of_the_model_leaves_it_as_it_was(attention: AttentionName) -> None:
+    model = SCVAE(replace(TINY, attention=attention)).train()
     pictures = torch.stack([scene(16, 16, seed=1), scene(16, 16, seed=2)])
     view = look(model, pictures)
     assert model.training
-    assert set(view.figures) == {"reconstructions", "alpha", "atoms", "supports"}
+    weights = {"alpha"} if attention == "eq" else set()  # which are no picture where they are all the same
+    assert set(view.figures) == {"reconstructions", "atoms", "supports"} | weights
     codes = model.eval()(pictures).codes
     assert view.supports.tolist() == (codes != 0).sum(-1).flatten().tolist()
     assert view.usage.tolist() == (codes != 0).sum((0, 1, 2)).tolist()
@@ -67,7 +71,7 @@ def test_the_end_of_a_training_is_drawn_without_a_validation(tmp_path: Path, val
     with lightning_messages_silenced():
         run.trainer.fit(run.module, datamodule=Data())
     drawn = {path.stem for path in tmp_path.glob("pictures/*.png")}
-    assert drawn == ({"reconstructions", "alpha", "atoms", "supports"} if validated else set())
+    assert drawn == ({"reconstructions", "atoms", "supports"} if validated else set())
 
 
 def test_lines_of_figures() -> None:

@@ -1,7 +1,7 @@
 """K-means over rows that need not fit into memory: scikit-learn's on a sample, then Lloyd's passes over all rows."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,10 @@ with extra("scvae_fast.tasks.clustering", "scikit-learn"):
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics.pairwise import euclidean_distances
+
+
+# Goes through things that take long, and may show on the way how far it has come.
+Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +116,13 @@ def _smallest(kept: list[tuple[np.ndarray, Any]], size: int) -> tuple[np.ndarray
     return numbers[chosen], rows[chosen]
 
 
-def fit_kmeans(pieces: Pieces, clusters: Sequence[int], settings: KMeansSettings | None = None) -> list[KMeansFit]:
+def fit_kmeans(
+    pieces: Pieces,
+    clusters: Sequence[int],
+    settings: KMeansSettings | None = None,
+    *,
+    progress: Progress = iter,
+) -> list[KMeansFit]:
     """Cluster rows, once for each number of clusters.
 
     Memory is that of a sample and of a piece, however many rows there are. Rows that fit into the sample are clustered
@@ -123,6 +133,7 @@ def fit_kmeans(pieces: Pieces, clusters: Sequence[int], settings: KMeansSettings
         pieces: a function that starts over, see `Pieces`; rows must be finite.
         clusters: numbers k of clusters.
         settings: see there.
+        progress: goes through the numbers of clusters, and may show how far it has come.
 
     Raises:
         ValueError: there is no k, or one is below 1.
@@ -135,11 +146,13 @@ def fit_kmeans(pieces: Pieces, clusters: Sequence[int], settings: KMeansSettings
     if sample.shape[0] < max(clusters):
         raise UsageError(f"{max(clusters)} clusters need as many patches, there are {sample.shape[0]}")
     sample, whole = scaled(sample, settings.scale), sample.shape[0] == count
-    centres = [_fit_sample(sample, k, settings) for k in clusters]
-    del sample
-    if not whole:
-        centres = [_pass_over(pieces, each, settings) for each in centres]
-    return [_finish(pieces, each, settings.scale) for each in centres]
+    fits = []
+    for k in progress(clusters):
+        centres = _fit_sample(sample, k, settings)
+        if not whole:
+            centres = _pass_over(pieces, centres, settings)
+        fits.append(_finish(pieces, centres, settings.scale))
+    return fits
 
 
 def _fit_sample(sample: Any, k: int, settings: KMeansSettings) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Ways to segment, compared: each fitted, mapped and scored in the same manner."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -55,7 +55,14 @@ class Segmented(NamedTuple):
     classes: np.ndarray  # (H, W) uint8
 
 
-def run(model: SCVAE, task: Task, method: Method, keep: Callable[[Segmented], object] | None = None) -> dict[str, Any]:
+def run(
+    model: SCVAE,
+    task: Task,
+    method: Method,
+    keep: Callable[[Segmented], object] | None = None,
+    *,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> dict[str, Any]:
     """Fit a method, segment the scored pictures one by one, and rate it.
 
     Clusters are given their classes by the masks of all scored pictures together, see `match`: the rating is that of
@@ -67,6 +74,7 @@ def run(model: SCVAE, task: Task, method: Method, keep: Callable[[Segmented], ob
         method: see there.
         keep: gets each picture with the classes found. Clusters get their names last: till then they are in a temporary
             file, and pictures are read again.
+        progress: goes through the pictures, and may show how far it has come.
 
     Returns:
         As `rate`, and "classes_of_clusters".
@@ -75,7 +83,7 @@ def run(model: SCVAE, task: Task, method: Method, keep: Callable[[Segmented], ob
     n_labels, learned = segmenter.head.n_labels, bool(task.labelled)
     counts = np.zeros((n_classes, n_labels), np.int64)
     with tempfile.TemporaryFile() as unnamed:
-        for index in task.scored:
+        for index in progress(task.scored):
             picture = task.pictures[index]
             labels = segmenter(picture.picture)
             counts += confusion(picture.mask, labels, n_classes, n_labels)

@@ -1,4 +1,4 @@
-"""What CMake makes of the nvcc that it finds: which GPUs it compiles for, and why it leaves the CUDA kernels out."""
+"""What CMake makes of the compilers that it finds: which kernels it leaves out, and for which GPUs it compiles."""
 
 import os
 import re
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pybind11
 import pytest
+
+from scvae_fast.ops.native import module as native
 
 ROOT = Path(__file__).resolve().parents[2]
 CMAKE = shutil.which("cmake") or shutil.which("cmake", path=Path(sys.executable).parent)
@@ -95,3 +97,35 @@ def test_the_builder_says_what_to_compile_for(words, environment, architectures,
     cache = (tmp_path / "CMakeCache.txt").read_text(encoding="utf-8")
     assert re.search(r"^CMAKE_CUDA_ARCHITECTURES:\w+=(.*)$", cache, re.MULTILINE)[1] == architectures
     assert architectures.replace(";", " ") in (tmp_path / "build.ninja").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif("avx2" not in native.instruction_sets(), reason="no processor with kernels of its own")
+@pytest.mark.parametrize("refused", [{"avx512": "v4"}, {"avx512": "v4", "avx2": "v3"}])
+def test_kernels_are_left_out_where_the_compiler_does_not_know_their_instructions(refused, tmp_path):
+    compiler = tmp_path / "c++"
+    cases = "|".join(f"-march=x86-64-{version}" for version in refused.values())
+    lines = [
+        "#!/bin/sh",
+        f"for word; do case $word in {cases}) echo unknown >&2; exit 1 ;; esac; done",
+        'exec c++ "$@"',
+    ]
+    compiler.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    compiler.chmod(0o755)
+    done = configured(tmp_path / "build", "-DSCVAE_FAST_CUDA=OFF", f"-DCMAKE_CXX_COMPILER={compiler}")
+    assert done.returncode == 0, done.stderr
+    rules = (tmp_path / "build" / "build.ninja").read_text(encoding="utf-8")
+    (told,) = re.findall(r'SCVAE_FAST_LEFT_OUT=(?:\\"|")+([^"\\]*)', rules)
+    assert told == ", ".join(f"{isa} (the compiler refuses -march=x86-64-{v})" for isa, v in refused.items())
+    for isa, flag in (("avx512", "v4"), ("avx2", "v3")):
+        line = f"the compiler refuses -march=x86-64-{flag}: the {isa} kernels are left out"
+        assert (line in done.stdout) == (isa in refused)
+        assert (f"kernels_{isa}.cpp.o:" in rules) == (isa not in refused)
+        assert (f"-DSCVAE_FAST_WITH_{isa.upper()}" in rules) == (isa not in refused)
+    # What is left links without them: the table of kernels names no others.
+    objects = "CMakeFiles/scvae_fast_cpu.dir/csrc/cpu/isa.cpp.o"
+    built = cmake("--build", tmp_path / "build", "--target", objects)
+    assert built.returncode == 0, built.stdout
+    symbols = subprocess.run(["nm", tmp_path / "build" / objects], capture_output=True, text=True, check=True).stdout
+    for isa in ("avx512", "avx2"):
+        assert (isa in symbols) == (isa not in refused)
+    assert "portable" in symbols
