@@ -130,12 +130,25 @@ def claim_folder(folder: Path, *, empty: bool = False) -> None:
     Raises:
         UsageError: it can't be written to, or it must be empty and is not.
     """
-    try:
+    with writing_to(folder):
         if empty and folder.is_dir() and any(entry.name != _LOCK for entry in folder.iterdir()):
             raise UsageError(f"{folder} is not empty: choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Work that leaves its results in a folder.
+
+    Raises:
+        UsageError: instead of an OSError, in one line that names the folder.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # of the output, which lies elsewhere
+        raise
     except OSError as error:
         raise UsageError(f"{folder} can't be written to: {error}") from error
 
@@ -162,19 +175,6 @@ class FreeNames:
 def printable(name: str) -> str:
     """A file's name with escapes for bytes that are no UTF-8, which nothing but a file system takes."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def check_name(path: str | os.PathLike[str]) -> None:
-    """Make sure that those can open a path who take no bytes but UTF-8: PyTorch, safetensors, TensorBoard.
-
-    Raises:
-        UsageError: it has others.
-    """
-    name = os.fspath(path)
-    if printable(name) != name:
-        raise UsageError(
-            f"{printable(name)} has a name that is no UTF-8, which PyTorch can't open: give it another one"
-        )
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

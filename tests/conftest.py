@@ -3,6 +3,7 @@
 import faulthandler
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     SCVAE(TINY).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser_path() -> str:
+    """Of Chromium."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        reason = "no Chromium: apt-get install chromium"
+        # On the machine that stands for all others, what is not tested has failed.
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    return found

@@ -1,7 +1,9 @@
 """The command `scvae-fast`: a module here for each of its commands, with `add(commands)`."""
 
 import argparse
+import contextlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -65,10 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     name = " ".join(filter(None, ("scvae-fast", options.command, getattr(options, "way", None))))
     try:
-        return int(options.run(options))
+        status = int(options.run(options))
+        sys.stdout.flush()  # what can't be printed shows here
+        return status
     except (UsageError, ImportError) as error:  # an ImportError names an extra that is not installed
         print(f"{name}: {error}", file=sys.stderr)
         return WRONG if isinstance(error, ArgumentError) else FAILED
+    except BrokenPipeError:  # who read the output wants no more of it
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:  # a disk that is full or broken, in the midst of the work
+        print(f"{name}: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)
         return STOPPED

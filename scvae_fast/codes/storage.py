@@ -9,6 +9,7 @@ Zstandard, and carry check sums. Any reader of Parquet can read such a file.
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from importlib.metadata import version
@@ -170,16 +171,21 @@ class CodeFile:
                 f"{self.info.fingerprint[:12]}…, that of the model given {found[:12]}…"
             )
 
-    def _open(self) -> Any:
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        # Of a path, pyarrow would ask first whether it is an address, and it takes no names but UTF-8.
         try:
-            with open(self.path, "rb") as file:
-                is_parquet = file.read(len(_MAGIC)) == _MAGIC
-            return pq.ParquetFile(self.path, page_checksum_verification=True)
+            source = open(self.path, "rb")  # noqa: SIM115  # whose errors are not those of the block
         except OSError as error:
             raise CodeFileError(f"{self.path} can't be read: {error.strerror or error}") from error
-        except pa.ArrowException as error:
-            what = "is cut short or damaged" if is_parquet else "is no file of codes"
-            raise CodeFileError(f"{self.path} {what}: {error}") from error
+        with source:
+            is_parquet = source.read(len(_MAGIC)) == _MAGIC
+            try:
+                file = pq.ParquetFile(source, page_checksum_verification=True)
+            except (pa.ArrowException, OSError) as error:
+                what = "is cut short or damaged" if is_parquet else "is no file of codes"
+                raise CodeFileError(f"{self.path} {what}: {error}") from error
+            yield file
 
 
 class _Totals:
@@ -218,7 +224,7 @@ def _write(path: Path, info: CodeFileInfo, pictures: Iterable[CodedPicture]) -> 
         "write_statistics": ["name", "height", "width"],
         "write_page_checksum": True,
     }
-    with pq.ParquetWriter(path, schema, **options) as writer:
+    with path.open("wb") as file, pq.ParquetWriter(file, schema, **options) as writer:
         for group in _groups(pictures):
             writer.write_table(_table(group, schema, info), row_group_size=len(group))
             del group  # before the next one fills

@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from scvae_fast._files import write_json, write_text
+from scvae_fast._files import write_json, write_text, writing_to
 from scvae_fast.data.pictures import save_picture
-from scvae_fast.errors import UsageError
 from scvae_fast.plotting.figures import Figure, save
 
 
@@ -37,7 +36,7 @@ def write_results(
         UsageError: the folder can't be written to.
     """
     paths = []
-    try:
+    with writing_to(out):
         for name, picture in (pictures or {}).items():
             paths.append(out / f"{name}.png")
             save_picture(paths[-1], picture)
@@ -50,6 +49,4 @@ def write_results(
         paths += [out / "metrics.md", out / "metrics.json"]
         write_text(paths[-2], table + "\n")
         write_json(paths[-1], content)
-    except OSError as error:
-        raise UsageError(f"{out} can't be written to: {error}") from error
     return paths

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser, Namespace
 
-from scvae_fast._files import check_name, claim_folder, locked
+from scvae_fast._files import claim_folder, locked, writing_to
 from scvae_fast.commands.train import spelled_out
 from scvae_fast.comparison.folder import ComparisonFolder
 from scvae_fast.comparison.page import with_table
@@ -27,7 +27,7 @@ class _Parser(ArgumentParser):
     """jsonargparse's, with errors that are one line and no page of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (--help_keys lists all keys)\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help_keys lists all keys)\n")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -68,9 +68,8 @@ def run(arguments: Sequence[str]) -> int:
         weights=Path(options.weights) if options.weights else None,
         download=options.download,
     )
-    check_name(folder.path)
     claim_folder(folder.path)
-    with locked(folder.path):
+    with writing_to(folder.path), locked(folder.path):
         folder.claim(_claimed(parser, options), resume=options.resume or options.again is not None)
         return _compare(comparison, again=options.again, page=page)
 

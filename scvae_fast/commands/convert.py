@@ -106,7 +106,10 @@ def _write_official(source: str | os.PathLike[str], out: Path) -> str:
         state_dict = to_official(model)
     except ValueError as error:
         raise UsageError(f"{source} can't be converted: {error}") from error
-    write_atomically(out, partial(torch.save, state_dict))
+    try:
+        write_atomically(out, partial(torch.save, state_dict))
+    except RuntimeError as error:  # as torch's writer reports a full disk
+        raise UsageError(f"{out} can't be written: {error}") from error
     config = model.config
     return (
         f"{source} -> {out}, for the authors' Model_VAEf16. The file doesn't hold: --n-iter {config.n_iter} "

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from scvae_fast._files import FreeNames, claim_folder, temporary_folder
+from scvae_fast._files import FreeNames, claim_folder, temporary_folder, writing_to
 from scvae_fast._markdown import markdown_table
 from scvae_fast.commands._inputs import InferenceOptions, tell, with_progress
 from scvae_fast.commands._results import write_results
@@ -120,7 +120,7 @@ def segment_pictures(
     found: list[dict[str, Any]] = []
     shown: list[Segmented] = []
     free = FreeNames(Path.exists)
-    with temporary_folder(out) as folder:
+    with writing_to(out), temporary_folder(out) as folder:
         for seed in range(first, first + repeats):
             task = labels.task(seed)
             for feature in features:
@@ -199,11 +199,9 @@ def _mean(values: list[float | None]) -> str:
 
 
 def _write(out: Path, folder: Path, content: dict[str, Any], figure: Figure) -> None:
-    try:
+    with writing_to(out):
         if (out / "masks").exists():
             shutil.move(out / "masks", folder / "older")
         shutil.move(folder / "masks", out / "masks")
-    except OSError as error:
-        raise UsageError(f"{out} can't be written to: {error}") from error
     written = write_results(out, content, table(content), {"overlays": figure})
     print(f"{table(content)}\n\n{', '.join(map(str, [out / 'masks', *written]))}")

@@ -11,7 +11,7 @@ import torch
 import yaml  # type: ignore[import-untyped]
 
 from scvae_fast._extras import extra
-from scvae_fast._files import check_name, claim_folder, locked, write_json, write_text
+from scvae_fast._files import claim_folder, locked, printable, write_json, write_text, writing_to
 from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.evaluation.record import versions
 from scvae_fast.models import SCVAEConfig
@@ -93,7 +93,7 @@ class _Parser(LightningArgumentParser):
     """Lightning's, with errors that are one line and no page of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (--help_keys lists all keys)\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help_keys lists all keys)\n")
 
 
 class _TrainCLI(LightningCLI):
@@ -164,8 +164,8 @@ def train(arguments: Sequence[str]) -> int:
         cli.datamodule.setup("fit")  # says what is wrong with the data before anything is written
         resume = cli.config.resume and folder.state.exists()
         if first:
-            check_name(folder.path)
             claim_folder(folder.path)
+            stack.enter_context(writing_to(folder.path))
             stack.enter_context(locked(folder.path))
             folder.check(cli.model, resume=cli.config.resume, averaged=averaged)
             write_text(folder.config, cli.parser.dump(cli.config))
@@ -217,8 +217,11 @@ def spelled_out(arguments: list[str]) -> list[str]:
     --help_keys becomes --help.
 
     Raises:
-        ArgumentError: there is neither a file nor a configuration of a name.
+        ArgumentError: there is neither a file nor a configuration of a name, or an argument is not in UTF-8.
     """
+    for argument in arguments:
+        if (shown := printable(argument)) != argument:
+            raise ArgumentError(f"{shown}: a configuration holds no names but in UTF-8: give it another one")
     packaged = {Path(str(path)).stem: str(path) for path in files("scvae_fast.configs").iterdir() if _is_yaml(path)}
 
     def found(name: str) -> str:

@@ -153,11 +153,12 @@ def looks_like_imagenet(root: Path) -> bool:
 
 def _labelled(folder: Path, files: Files, classes: set[str]) -> Files:
     """The same files with the classes that their folders are."""
-    first = [files.name(index).split("/", 1) for index in range(len(files))]
-    if flat := [name[0] for name in first if len(name) == 1]:
+    first = [Path(os.fsdecode(bytes(name))).parts for name in files.names]
+    if flat := [parts[0] for parts in first if len(parts) == 1]:
         raise UsageError(f"{folder}: must have a folder for each class, but {flat[0]} lies in none")
     order = {name: index for index, name in enumerate(sorted(classes))}
-    return replace(files, labels=np.array([order[name[0]] for name in first]), classes=tuple(order))
+    labels = np.array([order[parts[0]] for parts in first])
+    return replace(files, labels=labels, classes=tuple(map(printable, order)))
 
 
 def _files(root: str | os.PathLike[str], names: Sequence[str]) -> Files:

@@ -65,7 +65,8 @@ class _Task(NamedTuple):
     name: str
     decode: Callable[[], Tensor]
 
-    def __call__(self) -> NamedPicture:
+    def picture(self) -> NamedPicture:
+        """Decode it."""
         return NamedPicture(self.name, self.decode())
 
 
@@ -132,7 +133,7 @@ class PictureStream:
             ahead: deque[Future[NamedPicture]] = deque()
             try:
                 for task in self._tasks():
-                    ahead.append(pool.submit(task))
+                    ahead.append(pool.submit(task.picture))
                     if len(ahead) > 2 * self.threads:
                         yield from self._finished(ahead.popleft())
                 while ahead:

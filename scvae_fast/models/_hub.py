@@ -119,6 +119,7 @@ class PretrainedModel(nn.Module, _HubMixin):
 
         Raises:
             ImportError: huggingface_hub or safetensors is not installed.
+            OSError: the folder can't be written to.
         """
         _require_hub(type(self), "save_pretrained")
         folder = Path(save_directory)
@@ -163,7 +164,10 @@ class PretrainedModel(nn.Module, _HubMixin):
         """Write the weights, as huggingface_hub's method of this name, with the digest of the configuration."""
         weights = {name: tensor.contiguous() for name, tensor in uncompiled(self.state_dict()).items()}
         path = Path(save_directory, WEIGHTS_FILE)
-        save_file(weights, path, metadata={"format": "pt", _DIGEST: _digest(self.config)})
+        try:
+            save_file(weights, path, metadata={"format": "pt", _DIGEST: _digest(self.config)})
+        except SafetensorError as error:  # as safetensors reports a full disk
+            raise OSError(str(error)) from error
         # safetensors lets only the owner read; other files have the permissions that the user wants.
         path.with_name("model").touch()
         path.chmod(path.with_name("model").stat().st_mode)

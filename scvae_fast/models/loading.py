@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from scvae_fast._files import check_name
+from scvae_fast._files import printable
 from scvae_fast.errors import UsageError
 from scvae_fast.models._hub import CONFIG_FILE, HUB, RECORD_FILE, WEIGHTS_FILE, uncompiled, with_weights
 from scvae_fast.models.config import SCVAEConfig
@@ -44,7 +44,9 @@ def load_model(checkpoint: str | os.PathLike[str], device: str | torch.device = 
         meant = "".join(f"; {found} is one" for found in list(_meant(path))[:1])
         hub = f"; a name on the hub is {HUB}{name}" if not path.exists() and name.count("/") == 1 else ""
         raise UsageError(f"the checkpoint {name} can't be loaded: {what}{meant}{hub}")
-    check_name(path)
+    if printable(str(path)) != str(path):
+        what = "a name in bytes that are no UTF-8, which PyTorch and safetensors can't open"
+        raise UsageError(f"the checkpoint {name} can't be loaded: it has {what}: give it another one")
     return _loaded(name, path, device)
 
 

@@ -1,7 +1,5 @@
 """The page in a browser: an upload, its results, what is refused, and where requests go."""
 
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -33,16 +31,6 @@ _PATIENCE = 60_000  # milliseconds
 class Served(NamedTuple):
     address: str
     checkpoint: Path
-
-
-@pytest.fixture(scope="module")
-def browser_path() -> str:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        reason = "no Chromium: apt-get install chromium"
-        # On the machine that stands for all others, what is not tested has failed.
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-    return found
 
 
 @pytest.fixture(scope="module")

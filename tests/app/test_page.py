@@ -3,7 +3,7 @@
 import asyncio
 import re
 import socket
-from contextlib import nullcontext
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import TINY, scene
+from processes import run
 
 from scvae_fast import cli
 from scvae_fast.app import views
@@ -150,31 +151,40 @@ def test_without_gradio_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, caps
     assert capsys.readouterr().err == 'scvae-fast app: the page needs gradio: pip install "scvae_fast[app]"\n'
 
 
-def test_the_server_keeps_the_codes_of_so_many_visitors(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from scvae_fast.app import page
+VISITORS = """
+import sys
+from contextlib import nullcontext
+import gradio as gr
+from gradio.state_holder import StateHolder
+from scvae_fast import cli
+from scvae_fast.commands import app
 
-    build, built = page.build, []
-    monkeypatch.setattr(page, "build", lambda *arguments: built.append(build(*arguments)) or built[0])
+kept = StateHolder()
 
-    class Visitors:
-        """Come while the page is served, which ends then."""
+def launch(page, *, state_session_capacity, **options):  # what gradio's own does with it, without a server
+    page.state_session_capacity = state_session_capacity
+    kept.set_blocks(page)
 
-        def wait(self) -> None:
-            kept = built[0].state_holder
-            (state,) = (key for key, block in built[0].blocks.items() if type(block).__name__ == "State")
-            for number in range(100):
-                kept[f"visitor {number}"][state] = f"codes {number}"
-            found = {name: session[state] for name, session in kept.session_data.items()}
-            assert found == {f"visitor {number}": f"codes {number}" for number in range(100 - 32, 100)}
+class Visitors:  # come while the page is served, which ends then
+    def wait(self):
+        (state,) = (key for key, block in kept.blocks.blocks.items() if isinstance(block, gr.State))
+        for number in range(100):
+            kept[f"visitor {number}"][state] = number
+        print("kept:", *(session[state] for session in kept.session_data.values()))
 
-    monkeypatch.setattr(server, "_until_stopped", lambda: nullcontext(Visitors()))
+gr.Blocks.launch, gr.Blocks.close = launch, lambda page, verbose: None
+app._until_stopped = lambda: nullcontext(Visitors())
+sys.exit(cli.main(["app", "--checkpoint", sys.argv[1], "--port", sys.argv[2], "--device", "cpu"]))
+"""
+
+
+@pytest.mark.processes  # building a page leaves loops and sockets open
+def test_the_server_keeps_the_codes_of_so_many_visitors(checkpoint: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    assert cli.main(["app", "--checkpoint", str(checkpoint), "--port", port, "--device", "cpu"]) == 0
-    assert capsys.readouterr().out.endswith("stopped\n")
+    printed = run(sys.executable, "-W", "ignore", "-c", VISITORS, str(checkpoint), port)
+    assert f"kept: {' '.join(map(str, range(100 - 32, 100)))}\n" in printed
 
 
 def test_models_are_called_as_their_training(tmp_path: Path) -> None:

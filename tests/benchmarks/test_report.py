@@ -1,15 +1,19 @@
 """The report of a run: files, page, summary, README."""
 
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import benchmark_results as made
+import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.cases import BOTH, FORWARD, Case
 from benchmarks.report import plots, tables
 from benchmarks.report import writing as report
+from benchmarks.report.page import html
 from benchmarks.results import FILE, Results
 from benchmarks.rivals import CLEAN
 
@@ -232,3 +236,28 @@ def test_the_readmes_tables_are_those_of_the_committed_results():
     assert len(folders) == 1
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert report.rewritten(text, Results.read(folders[0])) == text
+
+
+@pytest.mark.browser
+def test_the_page_on_a_telephone_and_at_night(browser_path: str, tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    (folder,) = (ROOT / "benchmarks" / "results").iterdir()
+    pictures = {path.name: path.read_bytes() for path in folder.glob("*.png")}
+    (tmp_path / "page.html").write_text(html(Results.read(folder), pictures), encoding="utf-8")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--headless", "--no-sandbox"])
+        shown = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+        shown.goto((tmp_path / "page.html").as_uri())
+        ends = "heads => heads.map(head => [head.textContent, head.getBoundingClientRect().right])"
+        ratios = [
+            (text, right)
+            for text, right in shown.locator(".wide:not(details *) th").evaluate_all(ends)
+            if re.match("times as fast|× (released|clean|compiled)", text)
+        ]
+        assert len(ratios) > 10
+        assert not [each for each in ratios if each[1] > 390]
+        assert shown.evaluate("document.documentElement.scrollWidth") == 390
+        chart = Image.open(io.BytesIO(shown.locator("figure img").first.screenshot())).convert("L")
+        browser.close()
+    assert np.median(np.asarray(chart)) < 60

@@ -1,6 +1,11 @@
 """Every command with wrong values, without its input, with nowhere to write to, and with files of unusual names."""
 
+import io
+import logging
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +17,10 @@ from pictures import TINY, scene
 from PIL import Image
 from torch import nn
 
+import scvae_fast.training  # noqa: F401  # Lightning keeps the stderr that it finds
 from scvae_fast import cli
 from scvae_fast.data.pictures import to_bytes
+from scvae_fast.models import SCVAE
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +41,13 @@ COMMON = {
     "network": {name: list(v) if isinstance(v, tuple) else v for name, v in TINY.to_dict().items()},
 }
 DATA = {"class_path": "PictureFolder", "init_args": {"resolution": 16, "batch_size": 4, "num_workers": 0, "root": ""}}
-TRAINER = {"max_steps": 1, "accelerator": "cpu", "precision": "32-true", "limit_val_batches": 1}
+TRAINER = {
+    "max_steps": 1,
+    "accelerator": "cpu",
+    "precision": "32-true",
+    "limit_val_batches": 1,
+    "log_every_n_steps": 1,
+}
 CONFIGS = {
     "train": {"model": {**COMMON, "start": "linear"}, "data": DATA, "trainer": TRAINER},
     "compare": {**COMMON, "data": DATA, "steps": 1, "precision": "32-true", "methods": ["sc-vae"]},
@@ -51,6 +64,7 @@ class Things:
     masks: Path
     codes: Path
     config: Path
+    official: Path  # a model that the authors' code could have made
 
     @property
     def files(self) -> list[str]:
@@ -105,7 +119,7 @@ CALLS: dict[str, Call] = {
     ],
     "train": lambda t, out: keyed("train", t, out),
     "compare": lambda t, out: keyed("compare", t, out),
-    "convert": lambda t, out: ["convert", str(t.checkpoint), str(out / "official.pt")],
+    "convert": lambda t, out: ["convert", str(t.official), str(out / "official.pt")],
     "demo": lambda t, out: ["demo", "--out", str(out)],
     "app": lambda t, out: ["app", "--checkpoint", str(t.checkpoint)],
 }  # fmt: skip
@@ -114,7 +128,7 @@ INPUTS = {name: ["checkpoint", "pictures"] for name in ("encode", "evaluate", "r
 INPUTS |= {name: ["checkpoint", "classes"] for name in ("retrieve", "probe")}
 INPUTS |= {name: ["checkpoint", "codes"] for name in ("decode", "cluster --codes")}
 INPUTS |= {name: ["checkpoint", "pictures"] for name in ("edit interpolate", "edit atoms")}
-INPUTS |= {"segment": ["checkpoint", "masks"], "convert": ["checkpoint"], "app": ["checkpoint"]}
+INPUTS |= {"segment": ["checkpoint", "masks"], "convert": ["official"], "app": ["checkpoint"]}
 INPUTS |= {name: ["config", "pictures"] for name in ("train", "compare")}
 WRONG = {
     "encode": [["--batch-size", "0"], ["--resize", "many"], ["--device", "tpu"], ["--precision", "int8"]],
@@ -140,7 +154,7 @@ WRONG = {
 @pytest.fixture(scope="module")
 def things(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Things:
     """Pictures, classes, masks, codes and configurations whose names and folders are unusual."""
-    root = tmp_path_factory.mktemp("things") / UNUSUAL[0] / UNUSUAL[2] / UNUSUAL[-1]
+    root = tmp_path_factory.mktemp("things") / UNUSUAL[2] / UNUSUAL[-1]
     for index, name in enumerate(UNUSUAL):
         write(root / "pictures" / f"{name}.png", index)
         for kind in UNUSUAL[:2]:
@@ -151,7 +165,12 @@ def things(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Things
         mask.save(root / "masks" / "masks" / f"{name}.png")
     for command, content in CONFIGS.items():
         (root / f"{command}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    found = Things(checkpoint, root / "pictures", root / "classes", root / "masks", root / "-x.parquet", root)
+    official = tmp_path_factory.mktemp("official")
+    SCVAE(replace(TINY, compat="official", ch=32, mid_attention=True, norm_groups=32, norm_out=True)).save_pretrained(
+        official
+    )
+    folders = (root / name for name in ("pictures", "classes", "masks", f"{UNUSUAL[0]}/-x.parquet"))
+    found = Things(checkpoint, *folders, config=root, official=official)
     assert cli.main(["encode", *data(found), "--out", str(found.codes)]) == 0
     return found
 
@@ -237,3 +256,92 @@ def test_names_mean_nothing(name: str, things: Things, tmp_path: Path) -> None:
     for path in written:
         if path.suffix in (".json", ".md", ".csv", ".yaml"):
             assert path.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize("name", [*CONFIGS, "evaluate"])
+def test_folders_that_libraries_can_not_open(
+    name: str, things: Things, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of configurations, which are UTF-8, and of checkpoints."""
+    folder = tmp_path / UNUSUAL[0]
+    if name == "evaluate":
+        shutil.copytree(things.checkpoint, folder)
+        status = status_of(CALLS[name](replace(things, checkpoint=folder), tmp_path / "out"))
+    else:
+        status = status_of(CALLS[name](things, folder))
+    errors = capsys.readouterr().err
+    check_refused(name, cli.FAILED if name == "evaluate" else cli.WRONG, status, errors)
+    assert "UTF-8" in errors.splitlines()[-1]
+    assert name == "evaluate" or not folder.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of processes")
+@pytest.mark.parametrize("size", [0, 2000])
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in ("app", "demo")])
+def test_a_full_disk_is_one_line_and_leaves_nothing_half(
+    name: str,
+    size: int,
+    things: Things,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import resource
+
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # of pytest's own files, which the limit is for as well
+
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))  # a file can't become larger than that
+    try:
+        status = status_of(CALLS[name](things, tmp_path / "out"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    errors = capsys.readouterr().err
+    if status or not size:  # what is small enough is written
+        check_refused(name, cli.FAILED, status, errors)
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and "logs" not in path.parts]
+    assert not [path for path in left if ".writing-" in str(path) or path.name == ".lock"]
+    assert size or not left
+
+
+def test_an_output_that_nobody_reads_on() -> None:
+    program = "import sys; from scvae_fast import cli; sys.exit(cli.main(['doctor']))"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        errors = process.stderr.read() if process.stderr else b""
+    assert (process.returncode, errors) == (cli.FAILED, b"")
+
+
+# What a command that may take over five seconds says on a terminal, in this order.
+TOLD = {
+    "encode": [" pictures"],
+    "decode": [" pictures"],
+    "evaluate": ["evaluating", " pictures"],
+    "edit interpolate": ["coding and decoding …"],
+    "edit atoms": ["coding and decoding …"],
+    "retrieve": [" pictures", "drawing the neighbours …"],
+    "probe": [" pictures", "fitting 1 classifiers", " descriptors"],
+    "cluster": [" pictures", "clustering the patches …", " numbers of clusters", "rating the clusters …", "drawing"],
+    "segment": ["seed 0, codes …", " pictures"],
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_progress_on_a_terminal_alone(
+    name: str, things: Things, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert status_of(CALLS[name](things, tmp_path / "silent")) == 0
+    silent = capsys.readouterr().err
+    assert silent == "" or name == "evaluate"  # which a log shows too, seldom
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert status_of(CALLS[name](things, tmp_path / "told")) == 0
+    told, place = sys.stderr.getvalue(), 0  # type: ignore[attr-defined]
+    for words in TOLD[name]:
+        place = told.find(words, place)
+        assert place >= 0, (words, told)

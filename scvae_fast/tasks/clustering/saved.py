@@ -106,7 +106,10 @@ class Clustering:
             "inertia": self.fit.inertia,
         }
         arrays = {name: np.ascontiguousarray(getattr(self.fit, name)) for name in _ARRAYS}
-        write_atomically(path, partial(save_file, arrays, metadata={_KEY: json.dumps(about)}))
+        try:
+            write_atomically(path, partial(save_file, arrays, metadata={_KEY: json.dumps(about)}))
+        except SafetensorError as error:  # as safetensors reports a full disk
+            raise OSError(str(error)) from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Clustering":
