@@ -1,5 +1,7 @@
 """Where models run, and where tensors hold their values."""
 
+import os
+
 import torch
 
 from scvae_fast.errors import UsageError
@@ -8,11 +10,15 @@ from scvae_fast.errors import UsageError
 def find_device(name: str | None) -> torch.device:
     """The device of that name; without one, a GPU where there is one and else the CPU.
 
+    Of the processes that torchrun starts on a machine, each gets a GPU of its own, unless the name has a number.
+
     Raises:
         UsageError: this machine has no such device.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
     except RuntimeError as error:

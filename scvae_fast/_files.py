@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import platform
 import shutil
 import tempfile
 import time
@@ -22,6 +23,8 @@ _TEMPORARY = ".writing-"
 _LOCK = ".lock"
 # Seconds after which a temporary folder without a lock is left over; a living process locks its own at once.
 _ABANDONED = 3600.0
+# The same of one that another machine made, whose locks can't be seen here on every network file system.
+_ABANDONED_ELSEWHERE = 7 * 24 * 3600.0
 _tidied: set[Path] = set()
 
 
@@ -69,6 +72,8 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         except BlockingIOError:  # another process takes it for left over, before this one has locked it
             continue
         if folder.exists():
+            if lock is not None:
+                os.write(lock, os.fsencode(platform.node()))
             break
         unlock(lock)
     try:
@@ -79,18 +84,25 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """Keeps other processes from working in a folder meanwhile. A process that ends, however it ends, holds nothing.
+
+    Args:
+        folder: it exists.
+        patience: seconds to wait for another process that holds it.
 
     Raises:
         UsageError: another process holds the folder.
         OSError: it can't be written to.
     """
-    path = folder / _LOCK
+    path, end = folder / _LOCK, time.monotonic() + patience
     while True:
         try:
             lock = try_lock(path)
         except BlockingIOError as error:
+            if time.monotonic() < end:
+                time.sleep(0.2)
+                continue
             raise UsageError(f"another process works in {folder}: wait for it, or choose another folder") from error
         if lock is None or (path.exists() and os.path.samestat(os.fstat(lock), path.stat())):
             break
@@ -262,11 +274,17 @@ def _tidy(parent: Path) -> None:
     _tidied.add(parent)
     for folder in parent.glob(f"{_TEMPORARY}*"):
         with contextlib.suppress(OSError):  # another process was faster, it holds the folder, or it is not ours
-            if (folder / _LOCK).exists():
-                lock = try_lock(folder / _LOCK)
-                unlock(lock)
-                left_over = lock is not None
-            else:
-                left_over = time.time() - folder.stat().st_mtime > _ABANDONED
-            if left_over:
+            if _is_left_over(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_left_over(folder: Path) -> bool:
+    lock, here = folder / _LOCK, os.fsencode(platform.node())
+    if not lock.exists():
+        return time.time() - folder.stat().st_mtime > _ABANDONED
+    if lock.read_bytes() not in (b"", here):
+        newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+        return time.time() - newest > _ABANDONED_ELSEWHERE
+    held = try_lock(lock)
+    unlock(held)
+    return held is not None

@@ -3,6 +3,8 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -157,6 +159,17 @@ def test_the_next_write_removes_what_a_killed_process_left_and_no_more(tmp_path:
     assert {entry.name for entry in tmp_path.iterdir()} == {"other.json", "file"}
 
 
+def test_what_another_machine_writes_is_left_alone_for_a_week(tmp_path: Path) -> None:
+    for name in ("writes", "dead"):
+        (tmp_path / f".writing-{name}").mkdir()
+        (tmp_path / f".writing-{name}" / ".lock").write_text("another.machine")  # its lock can't be seen from here
+        (tmp_path / f".writing-{name}" / "file").touch()
+    for path in ((tmp_path / ".writing-dead"), *(tmp_path / ".writing-dead").iterdir(), tmp_path / ".writing-writes"):
+        os.utime(path, (0, 0))
+    with temporary_folder(tmp_path) as folder:
+        assert {path.name for path in tmp_path.iterdir()} == {".writing-writes", folder.name}
+
+
 def test_an_old_folder_without_a_lock_is_left_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("new", "old"):
         (tmp_path / f".writing-{name}").mkdir()
@@ -170,7 +183,13 @@ def test_a_folder_is_held_by_one_process_that_lives(tmp_path: Path) -> None:
     holds = start(tmp_path, "lock")
     with pytest.raises(UsageError, match="another process works in"), locked(tmp_path):
         pass
-    holds.kill()
+    begin = time.monotonic()
+    with pytest.raises(UsageError, match="another process works in"), locked(tmp_path, patience=0.3):
+        pass
+    assert time.monotonic() - begin >= 0.3
+    threading.Timer(0.3, holds.kill).start()
+    with locked(tmp_path, patience=60):
+        pass
     holds.communicate()
     for _ in range(2):
         with locked(tmp_path):

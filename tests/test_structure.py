@@ -25,7 +25,7 @@ STOREYS = [
     ["functional"],
     ["ops"],
     ["dictionaries"],
-    ["_devices", "_extras", "_files", "_limits", "_markdown", "_settings", "_torchvision"],
+    ["_devices", "_extras", "_files", "_limits", "_markdown", "_settings", "_shares", "_torchvision"],
     ["errors"],
 ]
 HEIGHTS = {name: height for height, names in enumerate(reversed(STOREYS)) for name in names}

@@ -5,6 +5,7 @@ import re
 from typing import TYPE_CHECKING, Literal
 
 from scvae_fast._limits import too_large
+from scvae_fast._shares import Share
 from scvae_fast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,6 +66,14 @@ def natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be 0 or more, got {text!r}")
     return int(text)
+
+
+def part(text: str) -> Share:
+    """What a process does of a work, see `Share.parse`."""
+    try:
+        return Share.parse(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_keyed(commands: Commands, name: str, *, options: str, help: str, description: str) -> argparse.ArgumentParser:

@@ -19,7 +19,10 @@ def add(commands: Commands) -> None:
     add_checkpoint(parser)
     add_pictures(parser, required=False)
     parser.add_argument(
-        "--codes", type=Path, metavar="FILE", help="of scvae-fast encode, instead of --data: nothing is encoded again"
+        "--codes",
+        type=Path,
+        metavar="FILE",
+        help="of scvae-fast encode, or its folder, instead of --data: nothing is encoded again",
     )
     add_resize(parser)
     parser.add_argument(

@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
         metavar="DIR",
         help="the model that made the codes: folder, or hf:user/name",
     )
-    parser.add_argument("codes", type=Path, metavar="CODES", help="file that scvae-fast encode wrote")
+    parser.add_argument("codes", type=Path, metavar="CODES", help="file that scvae-fast encode wrote, or its folder")
     parser.add_argument("--format", choices=("png", "jpg"), default="png", help="default: %(default)s")
     parser.add_argument("--force", action="store_true", help="take codes that another model made")
     add_running(parser)

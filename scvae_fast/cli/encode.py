@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, add_pictures, add_resize
+from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, add_pictures, add_resize, part
 
 
 def add(commands: Commands) -> None:
@@ -12,7 +12,9 @@ def add(commands: Commands) -> None:
         "encode",
         help="code pictures with a trained model into one compact file",
         description="Code pictures of any size with a trained model into one Parquet file, and print its size in bits "
-        "per pixel. Pictures pass through one after the other: memory does not grow with their number.",
+        "per pixel. Pictures pass through one after the other: memory does not grow with their number. Under torchrun, "
+        "and with --part, each process writes one part into the folder --out; given once more, the command goes on "
+        "with the parts that are missing.",
     )
     add_checkpoint(parser)
     add_pictures(parser)
@@ -24,7 +26,15 @@ def add(commands: Commands) -> None:
         help="of the values of codes; float32 keeps them exactly (default: %(default)s)",
     )
     add_running(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="such as codes.parquet")
+    parser.add_argument(
+        "--part",
+        type=part,
+        metavar="I/N",
+        help='code the I-th of N parts alone, I = 1 … N, with no word to other processes; "array" in a Slurm job array',
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="such as codes.parquet; of parts, their folder"
+    )
     parser.set_defaults(run=_run)
 
 
@@ -53,5 +63,6 @@ def _run(options: argparse.Namespace) -> int:
         limit=options.limit,
         values=options.dtype,
         inference=InferenceOptions(device=options.device, precision=options.precision, batch_size=options.batch_size),
+        part=options.part,
     )
     return 0

@@ -24,7 +24,13 @@ def add(commands: Commands) -> None:
         "a wrong option.",
     )
     add_checkpoint(parser)
-    add_pictures(parser)
+    add_pictures(parser, required=False)
+    parser.add_argument(
+        "--codes",
+        type=Path,
+        metavar="FILE",
+        help="of scvae-fast encode, or its folder, instead of --data: their own figures, the metric codes",
+    )
     parser.add_argument(
         "--resize",
         type=square_side,
@@ -68,6 +74,12 @@ def _metric(text: str) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if (options.data is None) == (options.codes is None):
+        raise ArgumentError("give --data or --codes, one of the two")
+    if options.codes is not None:
+        options.metrics = options.metrics or ["codes"]
+        if options.metrics != ["codes"] or options.limit is not None:
+            raise ArgumentError("--codes is rated by --metrics codes alone, all of it; the others need --data")
     # The base installation has neither torchmetrics nor Pillow.
     from scvae_fast._devices import find_device
     from scvae_fast.commands.evaluate import evaluate_checkpoint
@@ -92,6 +104,7 @@ def _run(options: argparse.Namespace) -> int:
         options.data,
         options.out,
         settings,
+        codes=options.codes,
         layout=options.layout,
         split=options.split,
         resize=options.resize,

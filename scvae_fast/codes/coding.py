@@ -1,16 +1,21 @@
 """Pictures to codes and back, as they come: in memory is a batch, or one picture that goes tile by tile."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from scvae_fast.codes.sparse import CodedPicture, SparseCodes
 from scvae_fast.codes.tiling import batches_of_one_size, decode_tiled, encode_tiled, latents_of
-from scvae_fast.data.stream import NamedPicture
+from scvae_fast.data.stream import NamedPicture, PictureStream
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
 from scvae_fast.models.speed import SpeedSettings
+
+if TYPE_CHECKING:  # who codes pictures needs no Parquet
+    from scvae_fast.codes.storage import CodeFile
 
 BATCH_SIZE = 16
 
@@ -45,6 +50,21 @@ def encode_pictures(
             yield CodedPicture(named.name, named.size, own)
 
 
+def encode_stream(
+    model: SCVAE, stream: PictureStream, *, batch_size: int = BATCH_SIZE, speed: SpeedSettings | None = None
+) -> Iterator[CodedPicture]:
+    """Code the pictures of a stream, as `encode_pictures` with the same arguments.
+
+    Pictures go together only within blocks of batch_size numbers: a `part` of such blocks gives the very codes that
+    these pictures get in the whole.
+
+    Raises:
+        UsageError: see `encode_pictures`.
+    """
+    for block in stream.blocks(batch_size):
+        yield from encode_pictures(model, block, batch_size=batch_size, speed=speed)
+
+
 def decode_pictures(
     model: SCVAE, coded: Iterable[CodedPicture], *, batch_size: int = BATCH_SIZE, speed: SpeedSettings | None = None
 ) -> Iterator[NamedPicture]:
@@ -67,6 +87,19 @@ def decode_pictures(
             else:
                 pictures = decode_tiled(model, batch[0].codes, batch[0].size).float()[None]
         yield from map(NamedPicture, [each.name for each in batch], pictures)
+
+
+def decode_file(
+    model: SCVAE, file: "CodeFile", *, batch_size: int = BATCH_SIZE, speed: SpeedSettings | None = None
+) -> Iterator[NamedPicture]:
+    """Bring the pictures of a file back, as `decode_pictures` with the same arguments.
+
+    Pictures go together only within blocks of batch_size of the file: a `part` of such blocks gives the very pictures
+    that the whole file gives.
+    """
+    coded = iter(file)
+    while block := list(islice(coded, batch_size)):
+        yield from decode_pictures(model, block, batch_size=batch_size, speed=speed)
 
 
 def check_finite(name: str, codes: SparseCodes) -> None:

@@ -3,73 +3,43 @@
 Format 1. A row has `name`, `height` and `width` (pixels), `h` and `w` (cells), and the arrays of a `SparseCodes`:
 `counts`, `atoms` (uint16, or uint32 where K is above 65535) and `values` (float16 or float32). The file's metadata
 has, as JSON under "scvae_fast.codes", what `CodeFileInfo` has. Pages are split into byte streams, compressed by
-Zstandard, and carry check sums. Any reader of Parquet can read such a file.
+Zstandard, and carry check sums. Any reader of Parquet can read such a file. A folder of parts is a file in pieces,
+see `parts`.
 """
 
+import copy
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from scvae_fast._extras import extra
 from scvae_fast._files import printable, write_atomically
-from scvae_fast._limits import too_large
-from scvae_fast.codes.sparse import CodedPicture, SparseCodes, index_type
-from scvae_fast.errors import UsageError
+from scvae_fast._shares import Share
+from scvae_fast.codes import parts
+from scvae_fast.codes.one_file import ARRAYS, KEY, SCHEMA, CodeFileInfo, OneFile, ValueType, columns_of
+from scvae_fast.codes.parts import CodeFileError, PartInfo
+from scvae_fast.codes.sparse import CodedPicture
 from scvae_fast.models import SCVAE
 
 with extra("scvae_fast.codes.storage", "pyarrow"):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-ValueType = Literal["float16", "float32"]
-
-SCHEMA = 1
-_KEY = b"scvae_fast.codes"
-_MAGIC = b"PAR1"
-_ARRAYS = ("counts", "atoms", "values")
 # A row group is written when it has so many entries or pictures: some 12 MiB in memory.
 _ENTRIES_AT_ONCE = 2**21
 _PICTURES_AT_ONCE = 4096
 
 
-class CodeFileError(UsageError):
-    """A file of codes can't be written, read, or used with a model; the message names the file and says why."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CodeFileInfo:
-    """What a file of codes says of itself.
-
-    Args:
-        schema: version of the format.
-        scvae_fast: version of the package that wrote it.
-        fingerprint: of the model that made the codes, see `SCVAE.fingerprint`.
-        config: of that model.
-        n_atoms: K.
-        stride: pixels per cell, in each direction.
-        values: dtype of the values.
-    """
-
-    schema: int
-    scvae_fast: str
-    fingerprint: str
-    config: dict[str, Any]
-    n_atoms: int
-    stride: int
-    values: ValueType
-
-
 @dataclass(frozen=True)
 class CodeFileSize:
-    """How much is in a file of codes."""
+    """How much is in a file of codes, or in a folder of them."""
 
     pictures: int
     pixels: int
@@ -84,7 +54,12 @@ class CodeFileSize:
 
 
 def write_codes(
-    path: str | os.PathLike[str], model: SCVAE, pictures: Iterable[CodedPicture], *, values: ValueType = "float16"
+    path: str | os.PathLike[str],
+    model: SCVAE,
+    pictures: Iterable[CodedPicture],
+    *,
+    values: ValueType = "float16",
+    part: Callable[[], PartInfo] | None = None,
 ) -> CodeFileSize:
     """Write the codes of pictures as they come; the file appears whole, when all are written, or not at all.
 
@@ -96,6 +71,7 @@ def write_codes(
         pictures: names, sizes and codes; of names, bytes that are no UTF-8 are escaped.
         values: "float32" keeps values as they are. "float16" takes two thirds of the space; with the demo's model its
             reconstructions are within 90 dB (PSNR) of those from float32.
+        part: says, after the last picture, which part of a folder it is; its sums are filled in here.
 
     Raises:
         ValueError: codes are not the model's, or values is neither of the two.
@@ -114,8 +90,9 @@ def write_codes(
         values=values,
     )
     totals = _Totals(model)
+    about = None if part is None else lambda: totals.of_part(part()).to_json()
     try:
-        write_atomically(path, partial(_write, info=info, pictures=map(totals.count, pictures)))
+        write_atomically(path, partial(_write, info=info, pictures=map(totals.count, pictures), about=about))
         n_bytes = path.stat().st_size
     except OSError as error:
         raise CodeFileError(f"{path} can't be written: {error}") from error
@@ -123,40 +100,88 @@ def write_codes(
 
 
 class CodeFile:
-    """A file that `write_codes` wrote; iterate over it as often as you like to get each `CodedPicture`.
+    """A file that `write_codes` wrote, or a folder of parts; iterate over it as often as you like for each picture.
 
-    In memory is one row group at a time, beside the codes that the caller keeps.
+    The pictures of a folder are those of its parts in their order. In memory is one row group at a time, beside the
+    codes that the caller keeps.
 
     Args:
-        path: the file.
+        path: the file, or the folder.
 
     Attributes:
         info: a `CodeFileInfo`.
+        first: the number of the first picture, see `part`.
 
     Raises:
         CodeFileError: there is no such file, it is no file of codes, of another version of the format, or damaged;
-            damage of the codes themselves shows in the iteration.
+            damage of the codes themselves shows in the iteration. A folder lacks parts, or they don't belong together.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        with self._open() as file:
-            self.info = _read_info(self.path, file.metadata.metadata or {})
-            if not file.schema_arrow.equals(_columns(self.info), check_metadata=False):
-                raise CodeFileError(f"{self.path} is damaged: its columns are not those of format {SCHEMA}")
-            self._pictures = int(file.metadata.num_rows)
+        self._files = _parts_of(self.path) if self.path.is_dir() else [OneFile(self.path)]
+        self.info = self._files[0].info
+        self._starts = np.cumsum([0, *(file.pictures for file in self._files)])
+        self._rows = range(int(self._starts[-1]))
 
     def __len__(self) -> int:
         """Number of pictures."""
-        return self._pictures
+        return len(self._rows)
 
     def __iter__(self) -> Iterator[CodedPicture]:
-        with self._open() as file:
-            for number in range(file.num_row_groups):
-                try:
-                    yield from _pictures_of(file.read_row_group(number).combine_chunks(), self.info)
-                except (pa.ArrowException, OSError, ValueError) as error:
-                    raise CodeFileError(f"{self.path} is damaged in row group {number}: {error}") from error
+        return (picture for file, rows in self._own() for picture in file.read(rows))
+
+    @property
+    def first(self) -> int:
+        """The number of the first picture among all of the file or the folder; 0 but for a `part`."""
+        return self._rows.start
+
+    @property
+    def size(self) -> CodeFileSize:
+        """How much is in a folder of parts.
+
+        Raises:
+            ValueError: it is no folder.
+        """
+        if not self.path.is_dir():
+            raise ValueError(f"CodeFile.size: only the parts of a folder say it, {self.path} is a file")
+        about = [file.part() for file in self._files]
+        return CodeFileSize(
+            int(self._starts[-1]),
+            sum(each.pixels for each in about),
+            sum(each.cells for each in about),
+            sum(each.entries for each in about),
+            self.n_bytes,
+        )
+
+    @property
+    def skipped(self) -> int:
+        """So many pictures could not be read when the parts of a folder were made; of a file nobody knows it: 0."""
+        return sum(file.part().skipped for file in self._files) if self.path.is_dir() else 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the file, or of all parts."""
+        return sum(file.path.stat().st_size for file in self._files)
+
+    def part(self, share: Share, block: int = 1) -> "CodeFile":
+        """The pictures of one part of several; row groups without them are not read.
+
+        Args:
+            share: which part.
+            block: so many, counted from the first picture, stay together.
+        """
+        other = copy.copy(self)
+        other._rows = share.of(int(self._starts[-1]), block)
+        return other
+
+    def names(self) -> Iterator[str]:
+        """The names of all pictures, of other parts as well; codes are not read."""
+        return (name for file in self._files for (name,) in file.read_columns(range(file.pictures), ["name"]))
+
+    def grids(self) -> Iterator[tuple[int, int]]:
+        """(h, w) of each picture; codes are not read."""
+        return (grid for file, rows in self._own() for grid in file.read_columns(rows, ["h", "w"]))
 
     def check_model(self, model: SCVAE) -> None:
         """Make sure that it was this model that made the codes.
@@ -171,21 +196,47 @@ class CodeFile:
                 f"{self.info.fingerprint[:12]}…, that of the model given {found[:12]}…"
             )
 
-    @contextmanager
-    def _open(self) -> Iterator[Any]:
-        # Of a path, pyarrow would ask first whether it is an address, and it takes no names but UTF-8.
-        try:
-            source = open(self.path, "rb")  # noqa: SIM115  # whose errors are not those of the block
-        except OSError as error:
-            raise CodeFileError(f"{self.path} can't be read: {error.strerror or error}") from error
-        with source:
-            is_parquet = source.read(len(_MAGIC)) == _MAGIC
-            try:
-                file = pq.ParquetFile(source, page_checksum_verification=True)
-            except (pa.ArrowException, OSError) as error:
-                what = "is cut short or damaged" if is_parquet else "is no file of codes"
-                raise CodeFileError(f"{self.path} {what}: {error}") from error
-            yield file
+    def _own(self) -> Iterator[tuple["OneFile", range]]:
+        """Files with pictures of this part, and which of theirs they are."""
+        for file, start in zip(self._files, self._starts.tolist(), strict=False):
+            rows = range(max(self._rows.start - start, 0), min(self._rows.stop - start, file.pictures))
+            if len(rows):
+                yield file, rows
+
+
+def part_to_write(folder: Path, model: SCVAE, wanted: PartInfo) -> Path | None:
+    """Where a part is to be written; None if it is there already, whole and of the same model, listing and settings.
+
+    Raises:
+        CodeFileError: the folder holds something else than such parts, or this one is damaged.
+    """
+    found, path = parts.parts_in(folder), parts.part_path(folder, Share(wanted.part, wanted.parts))
+    if not found:
+        return path
+    # Of the others one is enough: each was compared with one before it was written. Readers look at all.
+    file = OneFile(found.get(wanted.part, next(iter(found.values()))))
+    problem = file.part().difference(wanted)
+    if problem is None and file.info.fingerprint != model.fingerprint():
+        problem = "its codes were made by another model"
+    if problem is not None:
+        raise CodeFileError(f"{file.path}: {problem}; choose another folder, or remove what is in this one")
+    return None if file.path == path else path
+
+
+def _parts_of(folder: Path) -> list["OneFile"]:
+    if missing := parts.missing_parts(folder):
+        raise CodeFileError(
+            f"{folder} lacks parts: {parts.listed(missing)}; the scvae-fast encode that began it writes them"
+        )
+    files = [OneFile(path) for _, path in sorted(parts.parts_in(folder).items())]
+    first, about = files[0], files[0].part()
+    for file in files[1:]:
+        problem = file.part().difference(about)
+        if problem is None and replace(file.info, scvae_fast=first.info.scvae_fast) != first.info:
+            problem = "its codes were made by another model"
+        if problem is not None:
+            raise CodeFileError(f"{file.path} does not belong to {first.path.name}: {problem}")
+    return files
 
 
 class _Totals:
@@ -203,24 +254,18 @@ class _Totals:
         self.entries += codes.n_entries
         return picture._replace(name=printable(picture.name))
 
-
-def _columns(info: CodeFileInfo) -> Any:
-    """The columns of format 1."""
-    index = pa.from_numpy_dtype(index_type(info.n_atoms))
-    arrays = dict(zip(_ARRAYS, (index, index, pa.from_numpy_dtype(np.dtype(info.values))), strict=True))
-    lists = {name: pa.list_(pa.field("element", kind, nullable=False)) for name, kind in arrays.items()}
-    kinds = {"name": pa.string()} | dict.fromkeys(("height", "width", "h", "w"), pa.uint32()) | lists
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in kinds.items()])
+    def of_part(self, part: PartInfo) -> PartInfo:
+        return replace(part, pixels=self.pixels, cells=self.cells, entries=self.entries)
 
 
-def _write(path: Path, info: CodeFileInfo, pictures: Iterable[CodedPicture]) -> None:
-    schema = _columns(info).with_metadata({_KEY: json.dumps(asdict(info))})
+def _write(path: Path, info: CodeFileInfo, pictures: Iterable[CodedPicture], about: Callable[[], str] | None) -> None:
+    schema = columns_of(info).with_metadata({KEY: json.dumps(asdict(info))})
     options = {
         "compression": "zstd",
         "compression_level": 9,
         "use_dictionary": False,
         # On the codes of the demo's model it takes a third off the atoms, and a twelfth off the values.
-        "column_encoding": {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in _ARRAYS},
+        "column_encoding": {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in ARRAYS},
         "write_statistics": ["name", "height", "width"],
         "write_page_checksum": True,
     }
@@ -228,6 +273,8 @@ def _write(path: Path, info: CodeFileInfo, pictures: Iterable[CodedPicture]) -> 
         for group in _groups(pictures):
             writer.write_table(_table(group, schema, info), row_group_size=len(group))
             del group  # before the next one fills
+        if about is not None:
+            writer.add_key_value_metadata({parts.KEY: about()})
 
 
 def _groups(pictures: Iterable[CodedPicture]) -> Iterator[list[CodedPicture]]:
@@ -245,7 +292,7 @@ def _groups(pictures: Iterable[CodedPicture]) -> Iterator[list[CodedPicture]]:
 
 def _table(group: list[CodedPicture], schema: Any, info: CodeFileInfo) -> Any:
     codes = [picture.codes for picture in group]
-    arrays: dict[str, list[np.ndarray]] = {name: [getattr(each, name) for each in codes] for name in _ARRAYS}
+    arrays: dict[str, list[np.ndarray]] = {name: [getattr(each, name) for each in codes] for name in ARRAYS}
     arrays["values"] = [_narrowed(picture, info.values) for picture in group]
     columns = {
         "name": [picture.name for picture in group],
@@ -253,7 +300,7 @@ def _table(group: list[CodedPicture], schema: Any, info: CodeFileInfo) -> Any:
         "width": [picture.size[1] for picture in group],
         "h": [each.h for each in codes],
         "w": [each.w for each in codes],
-    } | {name: _lists(parts, schema.field(name).type) for name, parts in arrays.items()}
+    } | {name: _lists(each, schema.field(name).type) for name, each in arrays.items()}
     return pa.table(columns, schema=schema)
 
 
@@ -265,52 +312,6 @@ def _narrowed(picture: CodedPicture, values: ValueType) -> np.ndarray:
     return narrowed
 
 
-def _lists(parts: list[np.ndarray], kind: Any) -> Any:
-    starts = np.cumsum([0, *map(len, parts)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(starts), pa.array(np.concatenate(parts)), type=kind)
-
-
-def _read_info(path: Path, metadata: dict[bytes, bytes]) -> CodeFileInfo:
-    if _KEY not in metadata:
-        raise CodeFileError(f"{path} is a Parquet file, but not of codes that scvae_fast wrote")
-    try:
-        found = json.loads(metadata[_KEY])
-        if found["schema"] != SCHEMA:
-            raise CodeFileError(
-                f"{path} is of format {found['schema']}, written by scvae_fast {found.get('scvae_fast')}; "
-                f"this version reads format {SCHEMA}"
-            )
-        info = CodeFileInfo(**{field.name: found[field.name] for field in fields(CodeFileInfo)})
-        if wrong := [name for name, right in _plausible(info).items() if not right]:
-            raise ValueError(f"{wrong[0]} is {getattr(info, wrong[0])!r}")
-        return info
-    except (ValueError, KeyError, TypeError) as error:
-        raise CodeFileError(f"{path} is damaged: its metadata can't be read: {error!r}") from error
-
-
-def _plausible(info: CodeFileInfo) -> dict[str, bool]:
-    """Whether each field is what it can be."""
-    counts = {name: getattr(info, name) for name in ("n_atoms", "stride")}
-    return {
-        "scvae_fast": isinstance(info.scvae_fast, str),
-        "fingerprint": isinstance(info.fingerprint, str),
-        "config": isinstance(info.config, dict),
-        "values": info.values in get_args(ValueType),
-        **{name: type(value) is int and 1 <= value < 2**32 for name, value in counts.items()},
-    }
-
-
-def _pictures_of(group: Any, info: CodeFileInfo) -> Iterator[CodedPicture]:
-    """The pictures of a row group; their arrays are parts of its own."""
-    rows = {name: group[name].to_pylist() for name in ("name", "height", "width", "h", "w")}
-    starts, arrays = {}, {}
-    for name in _ARRAYS:
-        (lists,) = group[name].chunks
-        starts[name], arrays[name] = lists.offsets.to_numpy(), lists.values.to_numpy(zero_copy_only=True)
-    for row, (name, height, width, h, w) in enumerate(zip(*rows.values(), strict=True)):
-        if problem := too_large(height, width):
-            raise ValueError(f"{name}: {problem}")
-        if (h, w) != (-(-height // info.stride), -(-width // info.stride)):
-            raise ValueError(f"{name} of {height} x {width} pixels has {h} x {w} cells")
-        counts, atoms, values = (arrays[each][starts[each][row] : starts[each][row + 1]] for each in _ARRAYS)
-        yield CodedPicture(name, (height, width), SparseCodes(h, w, info.n_atoms, counts, atoms, values))
+def _lists(arrays: list[np.ndarray], kind: Any) -> Any:
+    starts = np.cumsum([0, *map(len, arrays)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(starts), pa.array(np.concatenate(arrays)), type=kind)

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from scvae_fast._devices import find_device
 from scvae_fast._extras import extra
+from scvae_fast._shares import Share, own_share
 from scvae_fast.codes.coding import BATCH_SIZE
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
@@ -54,12 +55,20 @@ class InferenceOptions:
 
 
 def with_progress(things: Iterable[T], total: int | None = None, unit: str = "pictures") -> Iterable[T]:
-    """The same, with a bar on a terminal; of a stream that knows its length, nobody need say the total."""
+    """The same, with a bar on a terminal; of a stream that knows its length, nobody need say the total.
+
+    Of the processes of torchrun the first one has the bar, of its own share.
+    """
     total = getattr(things, "length", None) if total is None else total
-    return tqdm(things, total=total, unit=f" {unit}", leave=False, disable=None)  # None: where nobody watches
+    disable = None if _is_first() else True  # None: where nobody watches
+    return tqdm(things, total=total, unit=f" {unit}", leave=False, disable=disable)
 
 
 def tell(stage: str) -> None:
     """Say on a terminal what begins now and may take long."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and _is_first():
         print(f"{stage} …", file=sys.stderr, flush=True)
+
+
+def _is_first() -> bool:
+    return (own_share(None) or Share()).part == 1

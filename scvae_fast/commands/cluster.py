@@ -1,32 +1,36 @@
 """`scvae-fast cluster`: a checkpoint, pictures or their codes, and a folder for clusters of patches."""
 
-import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from scvae_fast._files import claim_folder
 from scvae_fast._markdown import markdown_table
-from scvae_fast.codes import CodedPicture
-from scvae_fast.codes.coding import encode_pictures
+from scvae_fast._shares import Processes, joined
+from scvae_fast.codes.coding import encode_stream
 from scvae_fast.codes.storage import CodeFile, write_codes
 from scvae_fast.commands._inputs import InferenceOptions, tell, with_progress
 from scvae_fast.commands._results import write_results
-from scvae_fast.data.stream import Layout, PictureStream, Split, check_arrangement
+from scvae_fast.data.stream import Layout, NamedPicture, PictureStream, Split, check_arrangement
 from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.evaluation.record import head
 from scvae_fast.models import SCVAE
+from scvae_fast.models.speed import SpeedSettings
 from scvae_fast.plotting import clusters as drawing
 from scvae_fast.plotting.figures import Figure
 from scvae_fast.tasks.clustering.kmeans import KMeansSettings, fit_kmeans
-from scvae_fast.tasks.clustering.patches import Places, paint_means
+from scvae_fast.tasks.clustering.patches import paint_means, places_of
 from scvae_fast.tasks.clustering.quality import best_of, examples, rate
-from scvae_fast.tasks.clustering.rows import CodePieces
+from scvae_fast.tasks.clustering.rows import CodePieces, SharedPieces
 from scvae_fast.tasks.clustering.saved import Clustering
 from scvae_fast.tasks.clustering.sources import FromCodes, FromPictures, Source
 
@@ -65,7 +69,7 @@ class Pictures:
         Raises:
             UsageError: there are none.
         """
-        return PictureStream(self.data, layout=self.layout, split=self.split, resize=self.resize)
+        return PictureStream(self.data, layout=self.layout, split=self.split, resize=self.resize, limit=self.limit)
 
 
 def cluster_codes(
@@ -82,10 +86,11 @@ def cluster_codes(
     The folder gets `clustering.safetensors` (see `Clustering`) of the best number of clusters, `metrics.json`, the
     table `metrics.md`, and pictures: `patches.png`, `maps.png` and, of several numbers, `quality.png`. All is computed
     before anything is written. Codes of pictures lie in a temporary file meanwhile; memory does not grow with them.
+    Under torchrun each process has its share of the pictures, and the clusters are those of all.
 
     Args:
         checkpoint: see `load_model`.
-        source: pictures, or a file that `scvae-fast encode` wrote.
+        source: pictures, or a file or a folder of parts that `scvae-fast encode` wrote.
         out: the folder; made if it doesn't exist.
         clusters: numbers of clusters; of several, the one with the largest silhouette is taken.
         settings: of K-means.
@@ -102,11 +107,8 @@ def cluster_codes(
         raise ArgumentError(f"--clusters must be one or more numbers, each 1 or more, got {clusters}")
     claim_folder(out)
     model, speed = inference.load(checkpoint)
-    with _codes(model, source, partial(encode_pictures, batch_size=inference.batch_size, speed=speed)) as (
-        file,
-        pictures,
-    ):
-        pieces = CodePieces(file)
+    with joined() as processes, _codes(model, source, inference, speed, processes) as (file, pictures):
+        pieces = SharedPieces(CodePieces(file), processes, sum(h * w for h, w in file.grids()))
         tell("clustering the patches")
         fits = fit_kmeans(pieces, clusters, settings, progress=partial(with_progress, unit="numbers of clusters"))
         tell("rating the clusters")
@@ -114,8 +116,12 @@ def cluster_codes(
         chosen = best_of(rated)
         clustering = Clustering.of(fits[chosen], settings, model)
         tell("drawing examples and maps")
-        drawn = _draw(model, clustering, file, pictures)
-        content = _record(checkpoint, source, clustering, rated, Places.of(file))
+        counts = processes.gather(len(file))
+        shown = _Shown.of(model, clustering, file, pictures, pieces, counts)
+    content = _record(checkpoint, source, clustering, rated, sum(counts))
+    if not processes.first:
+        return content
+    drawn = shown.draw(model, clustering)
     if len(clusters) > 1:
         drawn["quality"] = drawing.quality_curves(rated, chosen)
     written = write_results(out, content, table(content), drawn, others={FILE: clustering.save})
@@ -125,41 +131,86 @@ def cluster_codes(
 
 @contextmanager
 def _codes(
-    model: SCVAE, source: Pictures | Path, encode: Callable[..., Iterator[CodedPicture]]
+    model: SCVAE, source: Pictures | Path, inference: InferenceOptions, speed: SpeedSettings, processes: Processes
 ) -> Iterator[tuple[CodeFile, Source]]:
-    """The codes in a file, and the pictures: those given, or what the decoder makes of the codes."""
+    """The process's share of the codes, and its pictures: those given, or what the decoder makes of the codes."""
     if isinstance(source, Path):
         file = CodeFile(source)
         file.check_model(model)
         if not len(file):
             raise UsageError(f"{source}: there are no pictures in it")
+        file = file.part(processes.share)
         yield file, FromCodes(model, file)
         return
     stream = source.stream()
+    if not processes.alone:
+        stream = stream.part(processes.share, inference.batch_size)
     with tempfile.TemporaryDirectory(prefix="scvae-fast-") as folder:
         path = Path(folder, "codes.parquet")
-        coded = with_progress(encode(model, itertools.islice(stream, source.limit)), source.limit or stream.length)
-        if not write_codes(path, model, coded, values="float32").pictures:
+        encoded = encode_stream(model, stream, batch_size=inference.batch_size, speed=speed)
+        coded = with_progress(encoded, stream.length or source.limit)
+        written = write_codes(path, model, coded, values="float32")
+        stream.gather_skipped(processes)
+        if not sum(processes.gather(written.pictures)):
             raise UsageError(f"{source.data}: no picture could be read")
         yield CodeFile(path), FromPictures(stream.__iter__, model.config.stride)
 
 
-def _draw(model: SCVAE, clustering: Clustering, file: CodeFile, pictures: Source) -> dict[str, Figure]:
-    places = Places.of(file)
-    rows = examples(CodePieces(file), clustering.fit, clustering.settings, _EXAMPLES)
-    shown = [[[places[row] for row in cluster if row >= 0] for cluster in kind] for kind in rows]
-    patches = pictures.patches({place for kind in shown for cluster in kind for place in cluster})
-    nearest, drawn = ([[patches[place] for place in cluster] for cluster in kind] for kind in shown)
-    whole = pictures.first(min(_MAPS, len(file)))
-    labels = [
-        drawing.pixels_of(clustering.assign_rows(each.codes.csr()).reshape(grid), clustering.stride, each.size)
-        for each, grid in zip(itertools.islice(file, len(whole)), places.grids, strict=False)
-    ]
-    painted, names = paint_means(model, clustering.fit.means), [Path(each.name).name for each in whole]
-    return {
-        "patches": drawing.patch_sheet(painted, nearest, drawn, clustering.fit.counts),
-        "maps": drawing.maps([each.picture for each in whole], labels, names, clustering.k),
-    }
+@dataclass(frozen=True)
+class _Shown:
+    """What the first process draws, gathered from all."""
+
+    rows: tuple[np.ndarray, np.ndarray]  # of each cluster the nearest ones, and some at random; −1 for none
+    patches: dict[int, Tensor]  # by row
+    whole: list[NamedPicture]
+    labels: list[np.ndarray]  # of their cells, (h, w)
+
+    @classmethod
+    def of(
+        cls,
+        model: SCVAE,
+        clustering: Clustering,
+        file: CodeFile,
+        pictures: Source,
+        pieces: SharedPieces,
+        counts: list[int],
+    ) -> "_Shown":
+        """Called by all, each with its own pictures; `counts` says how many each has."""
+        processes = pieces.processes
+        rows = examples(pieces, clustering.fit, clustering.settings, _EXAMPLES)
+        chosen = [int(row) - pieces.first for kind in rows for row in kind.flat if row >= pieces.first]
+        own = places_of(file.grids(), chosen)
+        cut = pictures.patches(set(own.values()))
+        patches = {row + pieces.first: cut[place] for row, place in own.items()}
+        first = max(0, _MAPS - sum(counts[: processes.share.part - 1]))
+        whole = pictures.first(min(first, len(file)))
+        labels = [
+            clustering.assign_rows(each.codes.csr()).reshape(each.codes.h, each.codes.w)
+            for each in islice(file, len(whole))
+        ]
+        gathered = processes.gather_on_first((patches, whole, labels))
+        return cls(
+            rows,
+            {row: patch for part in gathered for row, patch in part[0].items()},
+            [picture for part in gathered for picture in part[1]],
+            [each for part in gathered for each in part[2]],
+        )
+
+    def draw(self, model: SCVAE, clustering: Clustering) -> dict[str, Figure]:
+        """The sheet of patches, and the maps."""
+        nearest, drawn = (
+            [[self.patches[int(row)] for row in cluster if row >= 0] for cluster in kind] for kind in self.rows
+        )
+        labels = [
+            drawing.pixels_of(own, clustering.stride, each.size)
+            for own, each in zip(self.labels, self.whole, strict=True)
+        ]
+        names = [Path(each.name).name for each in self.whole]
+        painted = paint_means(model, clustering.fit.means)
+        return {
+            "patches": drawing.patch_sheet(painted, nearest, drawn, clustering.fit.counts),
+            "maps": drawing.maps([each.picture for each in self.whole], labels, names, clustering.k),
+        }
 
 
 def _record(
@@ -167,14 +218,14 @@ def _record(
     source: Pictures | Path,
     clustering: Clustering,
     rated: list[dict[str, Any]],
-    places: Places,
+    n_pictures: int,
 ) -> dict[str, Any]:
     data = {"codes": str(source)} if isinstance(source, Path) else {**asdict(source), "data": str(source.data)}
     return {
         **head(checkpoint, "scikit-learn"),
         "fingerprint": clustering.fingerprint,
         "data": data,
-        "pictures": len(places.grids),
+        "pictures": n_pictures,
         "patches": int(clustering.fit.counts.sum()),
         "stride": clustering.stride,
         "settings": asdict(clustering.settings),

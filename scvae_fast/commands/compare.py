@@ -9,6 +9,7 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser, Namespace
 
 from scvae_fast._files import claim_folder, locked, writing_to
+from scvae_fast._shares import Share, under_torchrun
 from scvae_fast.commands.train import spelled_out
 from scvae_fast.comparison.folder import ComparisonFolder
 from scvae_fast.comparison.page import with_table
@@ -19,8 +20,11 @@ from scvae_fast.training.data import PictureData
 
 _DESCRIPTION = "All keys of a configuration; see scvae-fast compare --help for what the command does."
 
+# Seconds for another job that claims the folder, or times the steps of all methods.
+_PATIENCE = 600.0
+
 # Of the command line, and no part of what a folder is claimed for.
-_HOW = ("config", "out", "resume", "again", "docs", "methods", "weights", "download", "checkpoint_minutes")
+_HOW = ("config", "out", "resume", "again", "docs", "methods", "weights", "download", "checkpoint_minutes", "part")
 
 
 class _Parser(ArgumentParser):
@@ -46,6 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse_args(spelled_out(list(arguments)))
     if unknown := [name for name in options.methods if name not in METHODS]:
         raise ArgumentError(f"--methods must be some of {', '.join(METHODS)}, got {', '.join(unknown)}")
+    share = _share(options)
     settings, data = _instantiated(parser, options)
     stride = settings.network.stride
     if data.resolution % stride:
@@ -69,9 +74,43 @@ def run(arguments: Sequence[str]) -> int:
         download=options.download,
     )
     claim_folder(folder.path)
+    if share is not None:
+        with writing_to(folder.path):
+            with locked(folder.path, _PATIENCE):
+                folder.claim(_claimed(parser, options), resume=True)
+            return _compare_part(comparison, share, page)
     with writing_to(folder.path), locked(folder.path):
         folder.claim(_claimed(parser, options), resume=options.resume or options.again is not None)
         return _compare(comparison, again=options.again, page=page)
+
+
+def _share(options: Namespace) -> Share | None:
+    if under_torchrun():
+        raise ArgumentError("torchrun starts processes that talk, and a comparison has none: say --part I/N in each")
+    if options.part is None:
+        return None
+    if options.again is not None:
+        raise ArgumentError("--again does a phase for all methods, --part trains some: give one of the two")
+    try:
+        return Share.parse(options.part)
+    except ArgumentError as error:
+        raise ArgumentError(f"--part {error}") from error
+
+
+def _compare_part(comparison: Comparison, share: Share, page: Path | None) -> int:
+    """As `_compare`, of the methods of one part; who comes last does the rest."""
+    own = comparison.part(share)
+    if (signal := own.train()) is not None:
+        print("Stopped. The state of the training is kept: the same command goes on from there.")
+        return 128 + signal
+    own.rate(anew=False)
+    with locked(comparison.folder.path, _PATIENCE):
+        if missing := comparison.missing():
+            print(f"part {share} is done; not trained and rated yet: {', '.join(missing)}")
+            return 0
+        comparison.time(anew=False)
+        comparison.write(page)
+    return 0
 
 
 def _compare(comparison: Comparison, *, again: Phase | None = None, page: Path | None = None) -> int:
@@ -103,6 +142,12 @@ def _parser() -> _Parser:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help=f"some of {', '.join(METHODS)}")
     parser.add_argument(
         "--again", type=Phase | None, default=None, help="do one phase anew for what is trained, and train nothing"
+    )
+    parser.add_argument(
+        "--part",
+        type=str | None,
+        default=None,
+        help='train and rate the I-th of N parts of the methods, I/N; or "array" in a Slurm job array',
     )
     parser.add_argument("--docs", type=str | None, default=None, help="a page to put the table into, between markers")
     parser.add_argument("--weights", type=str | None, default=None, help="folder with weights of LPIPS and FID")

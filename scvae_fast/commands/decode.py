@@ -1,17 +1,21 @@
-"""`scvae-fast decode`: a file of codes to pictures."""
+"""`scvae-fast decode`: a file of codes, or a folder of their parts, to pictures."""
 
 import os
-from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from scvae_fast._extras import extra
-from scvae_fast._files import FreeNames, claim_folder
-from scvae_fast.codes.coding import decode_pictures
-from scvae_fast.codes.sparse import CodedPicture
+from scvae_fast._files import claim_folder
+from scvae_fast._shares import Processes, joined
+from scvae_fast.codes.coding import decode_file
+from scvae_fast.codes.naming import Targets
 from scvae_fast.codes.storage import CodeFile
 from scvae_fast.commands._inputs import InferenceOptions, with_progress
 from scvae_fast.data.pictures import save_picture
 from scvae_fast.errors import UsageError
+from scvae_fast.models import SCVAE
+from scvae_fast.models.speed import SpeedSettings
 
 with extra("scvae_fast.commands.decode", "Pillow"):
     from PIL import Image
@@ -28,9 +32,11 @@ def decode_codes(
 ) -> int:
     """Write the pictures that a file of codes holds, under the names that they had.
 
+    Under torchrun each process writes its share of them, under the names that one process would give.
+
     Args:
         checkpoint: see `load_model`.
-        codes: the file.
+        codes: the file, or the folder of its parts.
         out: a folder that is empty or doesn't exist. No picture gets outside of it.
         suffix: format of the pictures: "png", or another one that Pillow writes.
         force: whether the codes may have been made by another model.
@@ -55,29 +61,45 @@ def decode_codes(
             f"{codes} has codes over {file.info.n_atoms} atoms for {file.info.stride} x {file.info.stride} pixels, "
             f"{checkpoint} over {model.config.n_atoms} for {model.config.stride} x {model.config.stride}"
         )
-    claim_folder(out, empty=True)
-    pixels, free = 0, FreeNames(Path.exists)
-    coded = with_progress(_with_safe_names(file), len(file))
-    for name, picture in decode_pictures(model, coded, batch_size=inference.batch_size, speed=speed):
-        target = free(_target(out, name, suffix))
+    with joined() as processes:
+        processes.on_first(partial(claim_folder, out, empty=True))
+        pixels = _write(model, file, out, suffix, inference, speed, processes)
+    if processes.first:
+        bits_per_pixel = 8 * file.n_bytes / pixels if pixels else float("nan")
+        print(f"{len(file):,} pictures in {out}; {codes}: {bits_per_pixel:.3f} bits per pixel")
+    return len(file)
+
+
+def _write(
+    model: SCVAE,
+    file: CodeFile,
+    out: Path,
+    suffix: str,
+    inference: InferenceOptions,
+    speed: SpeedSettings,
+    processes: Processes,
+) -> int:
+    """Write this process's share of the pictures; returns the pixels of all of them."""
+    own, pixels = file.part(processes.share, inference.batch_size), 0
+    targets = Targets(lambda: map(_safe, file.names()), lambda name: _target(out, name, suffix))
+    for name in islice(file.names(), own.first):
+        targets(name)
+    decoded = decode_file(model, own, batch_size=inference.batch_size, speed=speed)
+    for name, picture in with_progress(decoded, len(own)):
+        target = targets(name)
         try:
             save_picture(target, picture)
         except OSError as error:
             raise UsageError(f"{target} can't be written: {error}") from error
         pixels += picture[0].numel()
-    bits_per_pixel = 8 * codes.stat().st_size / pixels if pixels else float("nan")
-    print(f"{len(file):,} pictures in {out}; {codes}: {bits_per_pixel:.3f} bits per pixel")
-    return len(file)
+    return sum(processes.gather(pixels))
 
 
-def _with_safe_names(coded: Iterable[CodedPicture]) -> Iterator[CodedPicture]:
-    for picture in coded:
-        path = Path(picture.name)
-        if path.anchor or ".." in path.parts or not path.name or "\0" in picture.name:
-            raise UsageError(
-                f"the file has a picture by the name of {picture.name!r}, which would not be in the folder"
-            )
-        yield picture
+def _safe(name: str) -> str:
+    path = Path(name)
+    if path.anchor or ".." in path.parts or not path.name or "\0" in name:
+        raise UsageError(f"the file has a picture by the name of {name!r}, which would not be in the folder")
+    return name
 
 
 def _target(out: Path, name: str, suffix: str) -> Path:

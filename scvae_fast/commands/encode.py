@@ -1,16 +1,22 @@
-"""`scvae-fast encode`: pictures to a file of codes."""
+"""`scvae-fast encode`: pictures to a file of codes, or to a folder of parts."""
 
 import os
 from collections.abc import Iterator
-from itertools import islice
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
-from scvae_fast.codes.coding import encode_pictures
+from scvae_fast._files import claim_folder
+from scvae_fast._shares import Share, joined, own_share
+from scvae_fast.codes.coding import encode_pictures, encode_stream
+from scvae_fast.codes.parts import PartInfo, listed, missing_parts
 from scvae_fast.codes.sparse import CodedPicture
-from scvae_fast.codes.storage import CodeFile, CodeFileError, CodeFileSize, ValueType, write_codes
+from scvae_fast.codes.storage import CodeFile, CodeFileError, CodeFileSize, ValueType, part_to_write, write_codes
 from scvae_fast.commands._inputs import InferenceOptions, with_progress
 from scvae_fast.data.stream import Layout, NamedPicture, PictureStream, Split, check_arrangement
 from scvae_fast.errors import UsageError
+from scvae_fast.models import SCVAE
+from scvae_fast.models.speed import SpeedSettings
 
 
 def encode_data(
@@ -24,31 +30,106 @@ def encode_data(
     limit: int | None = None,
     values: ValueType = "float16",
     inference: InferenceOptions | None = None,
-) -> CodeFileSize:
+    part: Share | None = None,
+) -> CodeFileSize | None:
     """Code pictures into a file, and print how much it holds and how large it is.
+
+    With a part, and under torchrun, `out` is a folder, and each process writes one part of it; what is whole there
+    already is left as it is.
 
     Args:
         checkpoint: see `load_model`.
         data: see `PictureStream`; this goes for layout, split and resize as well.
-        out: the file, see `write_codes`; only other codes may be there.
+        out: the file, see `write_codes`; only other codes may be there. Or the folder, see `codes.parts`.
         layout: how the data is arranged.
         split: of a layout that has splits.
         resize: side of the squares that pictures are made into; None leaves them whole.
-        limit: so many pictures at most.
+        limit: the first so many pictures.
         values: dtype in which values are kept.
         inference: how the model is run.
+        part: what of the pictures this process codes, beside others that it does not talk to.
+
+    Returns:
+        How much is in the file, or in the folder; None as long as that lacks parts.
 
     Raises:
-        UsageError: something that was given can't be used, no picture could be read, or the file can't be written.
+        UsageError: something that was given can't be used, no picture could be read, or the file can't be written; or
+            the folder holds parts of another model, of other pictures or settings.
     """
     check_arrangement(layout, split)
-    inference = inference or InferenceOptions()
-    _check_replaced(out)
+    share, inference = own_share(part), inference or InferenceOptions()
+    if share is None:
+        _check_replaced(out)
     model, speed = inference.load(checkpoint)
+    stream = PictureStream(data, layout=layout, split=split, resize=resize, limit=limit)
+    if share is not None:
+        _encode_part(model, stream, out, share, values=values, inference=inference, speed=speed)
+        with joined() as processes:  # no sooner: they have nothing to say to each other before
+            processes.wait()
+            return processes.on_first(partial(_report_on_folder, out, share.parts, model, values))
     sources = _SourceFiles(Path(data), whole=resize is None)
-    stream = islice(PictureStream(data, layout=layout, split=split, resize=resize), limit)
-    coded = encode_pictures(model, map(sources.count, stream), batch_size=inference.batch_size, speed=speed)
-    written = write_codes(out, model, with_progress(_at_least_one(coded, data), limit), values=values)
+    blocks = (map(sources.count, block) for block in stream.blocks(inference.batch_size))
+    coded = chain.from_iterable(
+        encode_pictures(model, block, batch_size=inference.batch_size, speed=speed) for block in blocks
+    )
+    written = write_codes(out, model, with_progress(_at_least_one(coded, data), stream.length or limit), values=values)
+    _report(written, model, out, values)
+    if sources.n_bytes is not None:
+        print(
+            f"the picture files: {sources.n_bytes:,} bytes, {8 * sources.n_bytes / written.pixels:.3f} bits per pixel"
+        )
+    return written
+
+
+def _encode_part(
+    model: SCVAE,
+    stream: PictureStream,
+    out: Path,
+    share: Share,
+    *,
+    values: ValueType,
+    inference: InferenceOptions,
+    speed: SpeedSettings,
+) -> None:
+    """Write a part, unless it is there."""
+    claim_folder(out)
+    own, listing = stream.part(share, inference.batch_size), stream.listing()
+    settings = {
+        "resize": stream.resize,
+        "values": values,
+        "precision": inference.precision,
+        "batch_size": inference.batch_size,
+    }
+
+    def about() -> PartInfo:
+        return PartInfo(
+            part=share.part, parts=share.parts, listing=listing, settings=settings, skipped=len(own.skipped)
+        )
+
+    path = part_to_write(out, model, about())
+    if path is None:
+        print(f"part {share} of {out} is whole already", flush=True)
+    else:
+        coded = encode_stream(model, own, batch_size=inference.batch_size, speed=speed)
+        written = write_codes(path, model, with_progress(coded, own.length), values=values, part=about)
+        print(f"part {share}: {written.pictures:,} pictures, {written.n_bytes:,} bytes in {path}", flush=True)
+
+
+def _report_on_folder(out: Path, parts: int, model: SCVAE, values: ValueType) -> CodeFileSize | None:
+    """Say what is in a folder, or which parts it lacks; None then."""
+    if missing := missing_parts(out, parts):
+        print(f"{out} lacks {len(missing)} of {parts} parts yet: {listed(missing)}")
+        return None
+    file = CodeFile(out)
+    if not len(file):
+        raise UsageError(f"{out}: no picture could be read")
+    _report(file.size, model, out, values)
+    if file.skipped:
+        print(f"pictures that could not be read: {file.skipped:,}")
+    return file.size
+
+
+def _report(written: CodeFileSize, model: SCVAE, out: Path, values: ValueType) -> None:
     entries = written.cells * model.config.n_atoms
     print(f"{written.pictures:,} pictures, {written.pixels:,} pixels, {written.cells:,} codes")
     print(
@@ -56,11 +137,6 @@ def encode_data(
         f"about {written.entries / written.cells:.1f} of {model.config.n_atoms}"
     )
     print(f"{out}: {written.n_bytes:,} bytes, {written.bits_per_pixel:.3f} bits per pixel, values in {values}")
-    if sources.n_bytes is not None:
-        print(
-            f"the picture files: {sources.n_bytes:,} bytes, {8 * sources.n_bytes / written.pixels:.3f} bits per pixel"
-        )
-    return written
 
 
 def _check_replaced(out: Path) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scvae_fast._files import claim_folder
+from scvae_fast._shares import joined
+from scvae_fast.codes.storage import CodeFile
 from scvae_fast.commands._results import write_results
 from scvae_fast.data.stream import PictureStream, check_arrangement
 from scvae_fast.evaluation.extremes import Shown
 from scvae_fast.evaluation.record import record, table, warnings_of
-from scvae_fast.evaluation.run import Evaluation, evaluate
+from scvae_fast.evaluation.run import Evaluation, evaluate, evaluate_codes
 from scvae_fast.evaluation.settings import EvaluationSettings
 from scvae_fast.models.loading import load_model
 from scvae_fast.plotting import figures
@@ -19,24 +21,28 @@ from scvae_fast.plotting import figures
 
 def evaluate_checkpoint(
     checkpoint: str | os.PathLike[str],
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | None,
     out: Path,
     settings: EvaluationSettings,
     *,
+    codes: Path | None = None,
     layout: str = "auto",
     split: str = "val",
     resize: int | Literal["model"] | None = "model",
 ) -> dict[str, Any]:
     """Rate a checkpoint on pictures, print the figures, and write them to a folder.
 
+    Under torchrun the processes share the pictures out; the figures are those of one process, to within rounding.
+
     The folder gets `metrics.json` (see `record`), `metrics.md` (the table) and `pictures/best.png` and `worst.png`:
     originals above reconstructions. They are written when all is computed; until then an older result stays.
 
     Args:
         checkpoint: see `load_model`.
-        data: see `PictureStream`; this goes for layout and split as well.
+        data: see `PictureStream`; this goes for layout and split as well. None with codes.
         out: the folder; made if it doesn't exist.
         settings: what to compute, and how.
+        codes: a file or a folder that `scvae-fast encode` wrote, whose own figures are computed: the metric "codes".
         layout: how the data is arranged.
         split: of a layout that has splits.
         resize: side of the squares that pictures are made into, "model" for the model's resolution; None leaves them
@@ -51,14 +57,22 @@ def evaluate_checkpoint(
     check_arrangement(layout, split)
     claim_folder(out)
     model = load_model(checkpoint, settings.device)
-    stream = PictureStream(
-        data,
-        layout=layout,  # type: ignore[arg-type]
-        split=split,  # type: ignore[arg-type]
-        resize=model.config.resolution if resize == "model" else resize,
-    )
-    evaluation = evaluate(model, stream, settings, warn=_warn)
-    content = record(checkpoint, model.config, stream, settings, evaluation)
+    source: PictureStream | CodeFile
+    with joined() as processes:
+        if codes is not None:
+            source = CodeFile(codes)
+            evaluation = evaluate_codes(model, source, settings, processes=processes)
+        else:
+            assert data is not None  # the command line has one of the two
+            side = model.config.resolution if resize == "model" else resize
+            stream = PictureStream(data, layout=layout, split=split, resize=side, limit=settings.limit)  # type: ignore[arg-type]
+            source = stream if processes.alone else stream.part(processes.share)
+            warn = _warn if processes.first else None
+            evaluation = evaluate(model, source, settings, warn=warn, processes=processes)
+            source.gather_skipped(processes)
+    content = record(checkpoint, model.config, source, settings, evaluation, processes.share.parts)
+    if not processes.first:
+        return content
     for metric, warning in warnings_of(content):
         _warn(f"{metric}: {warning}")
     written = write_results(out, content, table(content), _sheets(evaluation))

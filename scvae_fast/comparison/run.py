@@ -1,7 +1,7 @@
 """The phases of a comparison: train, rate, time, write down; each takes up what its folder holds already."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,8 @@ import numpy as np
 
 from scvae_fast._devices import find_device
 from scvae_fast._extras import extra
-from scvae_fast._files import write_atomically, write_json
+from scvae_fast._files import locked, make_folder, write_atomically, write_json
+from scvae_fast._shares import Share
 from scvae_fast.comparison.folder import ComparisonFolder
 from scvae_fast.comparison.methods import REGISTRY
 from scvae_fast.comparison.page import write_page
@@ -41,7 +42,7 @@ class Comparison:
         settings: see there.
         data: makes the pictures, fresh for every use.
         folder: where everything is kept; claimed already.
-        methods: names of `METHODS` that take part.
+        methods: names of `METHODS` that take part. Each has a folder, which one process at a time works in.
         weights: folder with weights of the metrics' networks.
         download: whether to fetch those that are missing.
     """
@@ -57,12 +58,24 @@ class Comparison:
         """Train what is not trained yet; returns the number of the signal that ended that, or None."""
         for name in self.methods:
             kept = self.folder.method(name)
-            if kept.trained.exists():
-                continue
-            print(f"{REGISTRY[name].title}: {'going on' if kept.state.exists() else 'training'}", flush=True)
-            if (signal := train_method(name, self.settings, self.data(), kept, *others)) is not None:
+            make_folder(kept.path)
+            with locked(kept.path):
+                if kept.trained.exists():
+                    continue
+                print(f"{REGISTRY[name].title}: {'going on' if kept.state.exists() else 'training'}", flush=True)
+                signal = train_method(name, self.settings, self.data(), kept, *others)
+            if signal is not None:
                 return signal
         return None
+
+    def part(self, share: Share) -> "Comparison":
+        """The same with the methods of one part of several."""
+        return replace(self, methods=[self.methods[number] for number in share.of(len(self.methods))])
+
+    def missing(self) -> list[str]:
+        """The methods that are not trained and rated yet."""
+        kept = {name: self.folder.method(name) for name in self.methods}
+        return [name for name, each in kept.items() if not (each.trained.exists() and each.rating.exists())]
 
     def rate(self, *, anew: bool) -> None:
         """Rate what is trained, and not rated yet unless anew.

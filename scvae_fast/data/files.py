@@ -1,12 +1,15 @@
 """Picture files of the layouts that data sets come in: a folder of anything, folders of classes, FFHQ, ImageNet."""
 
+import hashlib
+import heapq
 import os
 import re
 import sys
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,19 +29,54 @@ _FFHQ_NAME = re.compile(r"\d{5}")
 _FFHQ_FOLDERS = ("images1024x1024", "thumbnails128x128", "thumbnails")
 
 
+class Names:
+    """Paths as bytes, one behind the other in one array: each takes its own bytes and eight more.
+
+    Args:
+        names: in their order; read once.
+    """
+
+    def __init__(self, names: Iterable[bytes]) -> None:
+        content, ends = bytearray(), array("q", [0])
+        for name in names:
+            content += name
+            ends.append(len(content))
+        self._content, self._ends = np.frombuffer(content, np.uint8), np.frombuffer(ends, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> bytes:
+        return self._content[self._ends[index] : self._ends[index + 1]].tobytes()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(self.__getitem__, range(len(self)))
+
+    @property
+    def n_bytes(self) -> int:
+        """What they take in memory."""
+        return self._content.nbytes + self._ends.nbytes
+
+    def digest(self, count: int) -> str:
+        """SHA-256, in hexadecimal, of the first ones."""
+        digest = hashlib.sha256(self._ends[: count + 1].data)
+        digest.update(self._content[: self._ends[count]].data)
+        return digest.hexdigest()
+
+
 @dataclass(frozen=True, eq=False)
 class Files:
     """Picture files below a folder; a million of them are three arrays, which worker processes share.
 
     Args:
         root: the folder.
-        names: paths below it, as bytes, (N).
+        names: paths below it, N.
         labels: index of the class of each, (N), where there are classes.
         classes: their names.
     """
 
     root: Path
-    names: np.ndarray
+    names: Names
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
 
@@ -47,16 +85,17 @@ class Files:
 
     def name(self, index: int) -> str:
         """The path below the root, with slashes; bytes that are no UTF-8 are escaped."""
-        return printable(Path(os.fsdecode(bytes(self.names[index]))).as_posix())
+        return printable(Path(os.fsdecode(self.names[index])).as_posix())
 
     def source(self, index: int) -> Path:
         """The path."""
-        return self.root / os.fsdecode(bytes(self.names[index]))
+        return self.root / os.fsdecode(self.names[index])
 
     def subset(self, chosen: np.ndarray) -> "Files":
         """The files of a mask (N) or of indices, in the order of those."""
         labels = None if self.labels is None else self.labels[chosen]
-        return replace(self, names=self.names[chosen], labels=labels)
+        names = Names(self.names[index] for index in np.arange(len(self))[chosen])
+        return replace(self, names=names, labels=labels)
 
 
 def list_folder(root: str | os.PathLike[str], *, recursive: bool = True) -> Files:
@@ -67,17 +106,18 @@ def list_folder(root: str | os.PathLike[str], *, recursive: bool = True) -> File
     Raises:
         UsageError: there is no such folder, or no picture in it.
     """
-    names = _pictures_in(Path(root), recursive)
-    if not names:
+    # A folder at a time is a list of Python's objects; what is put in order is compact.
+    folders = [Names(sorted(folder)) for folder in _folders_of(Path(root), recursive)]
+    if not folders:
         raise UsageError(
             f"{root}: no pictures in this folder{'' if recursive else ' (folders in it are not searched)'}"
         )
-    return _files(root, names)
+    return Files(Path(root), folders[0] if len(folders) == 1 else Names(heapq.merge(*folders)))
 
 
 def list_file(path: str | os.PathLike[str]) -> Files:
     """One file, which need not have the suffix of a picture."""
-    return _files(Path(path).parent, [Path(path).name])
+    return Files(Path(path).parent, Names([os.fsencode(Path(path).name)]))
 
 
 def list_classes(root: str | os.PathLike[str]) -> Files:
@@ -106,9 +146,8 @@ def list_ffhq(root: str | os.PathLike[str], split: Split) -> Files:
     root = Path(root)
     root = next((root / folder for folder in _FFHQ_FOLDERS if (root / folder).is_dir()), root)
     by_number: dict[int, str] = {}
-    for name in _pictures_in(root, recursive=True):
-        if not (number := _ffhq_number(name)):
-            continue
+    for name in sorted(os.fsdecode(name) for folder in _folders_of(root) for name in folder if _ffhq_number(name)):
+        number = _ffhq_number(os.fsencode(name))
         if (index := int(number)) in by_number:
             raise UsageError(
                 f"{root}: picture {number} of FFHQ is there twice, as {by_number[index]} and as {name}: "
@@ -121,7 +160,7 @@ def list_ffhq(root: str | os.PathLike[str], split: Split) -> Files:
     if not chosen:
         wanted = f"below {_FFHQ_TRAINING}" if split == "train" else f"from {_FFHQ_TRAINING} on"
         raise UsageError(f"{root}: none of the {len(by_number)} pictures of FFHQ here has a number {wanted} ({split})")
-    return _files(root, [by_number[number] for number in chosen])
+    return Files(root, Names(os.fsencode(by_number[number]) for number in chosen))
 
 
 def list_imagenet(root: str | os.PathLike[str], split: Split) -> Files:
@@ -142,8 +181,12 @@ def looks_like_ffhq(root: Path) -> bool:
     """Whether a folder has the folders of FFHQ, or holds nothing but its numbers, some of them for validation."""
     if any((root / folder).is_dir() for folder in _FFHQ_FOLDERS):
         return True
-    numbers = [_ffhq_number(name) for name in _pictures_in(root, recursive=True, tell=False)]
-    return all(numbers) and any(_FFHQ_TRAINING <= int(number) < 70_000 for number in numbers)
+    of_validation = False
+    for number in (_ffhq_number(name) for folder in _folders_of(root, tell=False) for name in folder):
+        if not number:
+            return False
+        of_validation = of_validation or _FFHQ_TRAINING <= int(number) < 70_000
+    return of_validation
 
 
 def looks_like_imagenet(root: Path) -> bool:
@@ -153,20 +196,18 @@ def looks_like_imagenet(root: Path) -> bool:
 
 def _labelled(folder: Path, files: Files, classes: set[str]) -> Files:
     """The same files with the classes that their folders are."""
-    first = [Path(os.fsdecode(bytes(name))).parts for name in files.names]
-    if flat := [parts[0] for parts in first if len(parts) == 1]:
-        raise UsageError(f"{folder}: must have a folder for each class, but {flat[0]} lies in none")
     order = {name: index for index, name in enumerate(sorted(classes))}
-    labels = np.array([order[parts[0]] for parts in first])
+    labels = np.empty(len(files), np.int64)
+    for index, name in enumerate(files.names):
+        parts = Path(os.fsdecode(name)).parts
+        if len(parts) == 1:
+            raise UsageError(f"{folder}: must have a folder for each class, but {parts[0]} lies in none")
+        labels[index] = order[parts[0]]
     return replace(files, labels=labels, classes=tuple(map(printable, order)))
 
 
-def _files(root: str | os.PathLike[str], names: Sequence[str]) -> Files:
-    return Files(Path(root), np.array([os.fsencode(name) for name in names]))
-
-
-def _ffhq_number(name: str) -> str:
-    stem = os.path.splitext(os.path.basename(name))[0]
+def _ffhq_number(name: bytes) -> str:
+    stem = os.fsdecode(os.path.splitext(os.path.basename(name))[0])
     return stem if _FFHQ_NAME.fullmatch(stem) else ""
 
 
@@ -184,36 +225,38 @@ def _check_folder(root: Path) -> None:
 
 def has_pictures(root: Path) -> bool:
     """Whether there is a picture anywhere in a folder."""
-    return bool(_pictures_in(root, recursive=True, tell=False))
+    return any(True for _ in _folders_of(root, tell=False))
 
 
-def _pictures_in(root: Path, recursive: bool, *, tell: bool = True) -> list[str]:
-    """Paths below root, sorted; links are followed, each folder once."""
+def _folders_of(root: Path, recursive: bool = True, *, tell: bool = True) -> Iterator[list[bytes]]:
+    """The paths below root of the pictures in each folder that has some; links are followed, each folder once."""
     _check_folder(root)
-    found, pending, seen = [], [""], {_identity(os.stat(root))}
+    pending, seen = [b""], {_identity(os.stat(root))}
     while pending:
         folder = pending.pop()
+        found, inner = [], []
         try:
-            entries = list(os.scandir(root / folder))
+            with os.scandir(os.path.join(os.fsencode(root), folder)) as entries:
+                for entry in entries:
+                    identity = _folder_identity(entry)
+                    if identity is None:
+                        if is_picture_name(os.fsdecode(entry.name)):
+                            found.append(os.path.join(folder, entry.name))
+                    elif recursive and not entry.name.startswith(b".") and identity not in seen:
+                        seen.add(identity)
+                        inner.append(os.path.join(folder, entry.name))
         except OSError as error:
             if not folder:
                 raise UsageError(f"{root}: can't be listed: {error}") from error
             if tell:
-                print(f"skipped: {root / folder}: can't be listed: {error.strerror}", file=sys.stderr)
+                print(f"skipped: {root / os.fsdecode(folder)}: can't be listed: {error.strerror}", file=sys.stderr)
             continue
-        for entry in entries:
-            name = os.path.join(folder, entry.name)
-            identity = _folder_identity(entry)
-            if identity is None:
-                if is_picture_name(entry.name):
-                    found.append(name)
-            elif recursive and not entry.name.startswith(".") and identity not in seen:
-                seen.add(identity)
-                pending.append(name)
-    return sorted(found)
+        pending += inner
+        if found:
+            yield found
 
 
-def _folder_identity(entry: os.DirEntry[str]) -> tuple[int, int] | None:
+def _folder_identity(entry: os.DirEntry[Any]) -> tuple[int, int] | None:
     """None for what is no folder; a link that leads nowhere is none."""
     try:
         return _identity(entry.stat()) if entry.is_dir() else None

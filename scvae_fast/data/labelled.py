@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from scvae_fast._extras import extra
-from scvae_fast.data.files import Files, Split, list_classes, list_imagenet, looks_like_imagenet
+from scvae_fast.data.files import Files, Names, Split, list_classes, list_imagenet, looks_like_imagenet
 from scvae_fast.data.photographs import Photograph, held_out_photographs, training_photographs
 from scvae_fast.data.stream import NamedPicture, PictureStream
 from scvae_fast.errors import UsageError
@@ -154,10 +154,10 @@ def _imagenet(root: Path, side: int | None, per_class: int | None, seed: int) ->
     names, labels, parts = [], [], {}
     for part, (split, files) in enumerate(zip(splits, listed, strict=True)):
         assert files.labels is not None
-        names += [os.path.join(os.fsencode(split), bytes(name)) for name in files.names]
+        names += [os.path.join(os.fsencode(split), name) for name in files.names]
         labels.append(files.labels)
         parts.update({f"{split}/{files.name(index)}": part for index in range(len(files))})
-    both = Files(root, np.array(names), np.concatenate(labels), listed[0].classes)
+    both = Files(root, Names(names), np.concatenate(labels), listed[0].classes)
     return LabelledPictures(str(root), PictureStream(both, resize=side), _labels(both), both.classes, parts)
 
 

@@ -10,7 +10,7 @@ import sys
 import tarfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,13 +82,19 @@ def count_pictures(urls: Sequence[str]) -> int | None:
     Shards that are damaged count as far as they can be read. Pictures that `raw_pictures` leaves out are counted on
     stderr.
     """
+    counts = counts_of(urls)
+    return None if counts is None else sum(counts)
+
+
+def counts_of(urls: Sequence[str]) -> list[int] | None:
+    """Pictures in each of local shards; as `count_pictures`."""
     if not all(map(_is_local, urls)):
         return None
     samples = [_count(url) for url in urls]
     if left_out := sum(each.left_out for each in samples):
         example = next(each.example for each in samples if each.left_out)
         print(f"{left_out} pictures in shards are left out: {_LEFT_OUT.format(example)}", file=sys.stderr)
-    return sum(each.taken for each in samples)
+    return [each.taken for each in samples]
 
 
 _LEFT_OUT = "of several pictures of a sample that differ in their suffix, such as {}, the first is taken"
@@ -125,7 +131,7 @@ def _tell(example: str) -> None:
     print(f"pictures in shards are left out: {_LEFT_OUT.format(example)}", file=sys.stderr)
 
 
-def raw_pictures(url: str, damaged: Callable[[PictureError], None]) -> Iterator[RawPicture]:
+def raw_pictures(url: str, damaged: Callable[[PictureError], None]) -> Generator[RawPicture, None, None]:
     """The pictures of a shard, in order: the first of each sample that has any, see `_Samples`.
 
     Args:

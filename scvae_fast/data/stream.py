@@ -1,12 +1,16 @@
 """Pictures one after the other, from wherever they are: what evaluation and coding read."""
 
+import copy
+import hashlib
+import json
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from copy import copy
+from contextlib import closing
 from functools import partial
+from itertools import groupby, repeat
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
@@ -14,6 +18,7 @@ from torch import Tensor
 
 from scvae_fast._files import printable
 from scvae_fast._limits import too_large
+from scvae_fast._shares import Processes, Share
 from scvae_fast.data.files import (
     SHARD_SUFFIXES,
     Files,
@@ -73,8 +78,8 @@ class _Task(NamedTuple):
 class PictureStream:
     """Pictures in a fixed order, decoded as they are needed; iterate over it as often as you like.
 
-    A few are decoded ahead by threads: memory does not depend on how many there are. Files that can't be read are
-    skipped and named on stderr.
+    They are numbered from 0 in that order, those that can't be read included. A few are decoded ahead by threads:
+    memory does not depend on how many there are. Files that can't be read are skipped and named on stderr.
 
     Args:
         data: a folder, a picture, tar shards (a pattern "train-{000..127}.tar", a folder of them, or "pipe:…"),
@@ -83,6 +88,7 @@ class PictureStream:
             and tar files, it takes the pictures and says so on stderr.
         split: of a layout that has splits; folders and shards have none.
         resize: shorter side in pixels, after which the centre is cropped to a square; None leaves pictures whole.
+        limit: the first so many pictures alone; those that can't be read count.
         most_broken: so many files may be skipped; one more stops the iteration with an error.
         threads: so many decode; by default as many as there are processors, at most 4.
 
@@ -97,6 +103,7 @@ class PictureStream:
         layout: Layout = "auto",
         split: Split = "val",
         resize: int | None = None,
+        limit: int | None = None,
         most_broken: int = 100,
         threads: int | None = None,
     ) -> None:
@@ -115,29 +122,82 @@ class PictureStream:
         else:
             self._taken = _layout_of(os.fspath(data)) if layout == "auto" else layout
             self._source = _source(self._taken, os.fspath(data), split)
+        known = sys.maxsize if self._source.length is None else self._source.length
+        self._numbers = self._all = range(known if limit is None else min(limit, known))
 
     @property
     def length(self) -> int | None:
         """How many pictures there are, those that can't be read included; None where nobody knows, as of a pipe."""
-        return self._source.length if self._only is None else len(self._only)
+        if self._only is not None:
+            return len(self._only)
+        return None if self._source.length is None else len(self._numbers)
 
     def some(self, names: Iterable[str], resize: int | None) -> "PictureStream":
         """The first of each of these names, with a `resize` of their own; no others are decoded."""
-        stream = copy(self)
+        stream = copy.copy(self)
         stream._only, stream.resize = frozenset(names), resize
         return stream
 
+    def part(self, share: Share, block: int = 1) -> "PictureStream":
+        """The pictures of one part of several, under the numbers that they have here.
+
+        Args:
+            share: which part.
+            block: so many, counted from number 0, stay together; see `blocks`.
+
+        Raises:
+            UsageError: nobody knows how many pictures there are.
+        """
+        if self.length is None:
+            raise UsageError(
+                f"{self.data}: nobody knows how many pictures there are, so they can't be shared out; "
+                "local shards can, or give each process shards of its own"
+            )
+        other = copy.copy(self)
+        other._numbers, other.skipped = share.of(len(self._all), block), []
+        return other
+
+    def gather_skipped(self, processes: Processes) -> None:
+        """Put into `skipped` what all processes have skipped of their parts.
+
+        Raises:
+            UsageError: they are more than may be.
+        """
+        self.skipped = [message for part in processes.gather(self.skipped) for message in part]
+        if len(self.skipped) > self.most_broken:
+            raise too_many(self.most_broken, self.skipped[-1])
+
+    def listing(self) -> str:
+        """SHA-256, in hexadecimal, of the names of all pictures, not of a part alone.
+
+        For shards it is of their names, and of how many pictures are in each.
+        """
+        return self._source.digest(self._all.stop)
+
     def __iter__(self) -> Iterator[NamedPicture]:
+        for _, picture in self.numbered():
+            yield picture
+
+    def blocks(self, size: int) -> Iterator[Iterator[NamedPicture]]:
+        """The pictures in blocks of so many numbers, 0 … size − 1 and so on; to be read one block after the other.
+
+        What is coded together within blocks does not depend on which process codes it, nor on broken files.
+        """
+        for _, block in groupby(self.numbered(), key=lambda numbered: numbered[0] // size):
+            yield (picture for _, picture in block)
+
+    def numbered(self) -> Iterator[tuple[int, NamedPicture]]:
+        """The pictures and their numbers."""
         self.skipped = []
         with ThreadPoolExecutor(self.threads, "pictures") as pool:
-            ahead: deque[Future[NamedPicture]] = deque()
+            ahead: deque[tuple[int, Future[NamedPicture]]] = deque()
             try:
-                for task in self._tasks():
-                    ahead.append(pool.submit(task.picture))
+                for number, task in self._tasks():
+                    ahead.append((number, pool.submit(task.picture)))
                     if len(ahead) > 2 * self.threads:
-                        yield from self._finished(ahead.popleft())
+                        yield from self._finished(*ahead.popleft())
                 while ahead:
-                    yield from self._finished(ahead.popleft())
+                    yield from self._finished(*ahead.popleft())
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
@@ -145,20 +205,20 @@ class PictureStream:
         """What the pictures are, for a record: data, layout (what "auto" took), split, resize."""
         return {"data": str(self.data), "layout": self._taken, "split": self.split, "resize": self.resize}
 
-    def _tasks(self) -> Iterator[_Task]:
-        tasks = self._source.tasks(self.resize, self._skip)
+    def _tasks(self) -> Iterator[tuple[int, _Task]]:
+        tasks = self._source.tasks(self.resize, self._skip, self._numbers)
         if self._only is None:
             yield from tasks
             return
         wanted = set(self._only)
-        while wanted and (task := next(tasks, None)):
-            if task.name in wanted:
-                wanted.remove(task.name)
-                yield task
+        while wanted and (numbered := next(tasks, None)):
+            if numbered[1].name in wanted:
+                wanted.remove(numbered[1].name)
+                yield numbered
 
-    def _finished(self, picture: "Future[NamedPicture]") -> Iterator[NamedPicture]:
+    def _finished(self, number: int, picture: "Future[NamedPicture]") -> Iterator[tuple[int, NamedPicture]]:
         try:
-            yield picture.result()
+            yield number, picture.result()
         except PictureError as error:
             self._skip(error)
 
@@ -169,11 +229,17 @@ class PictureStream:
         print(f"skipped: {error}", file=sys.stderr)
 
 
+_Told = Callable[[PictureError], None]
+
+
 class _Source(Protocol):
     length: int | None
 
-    def tasks(self, resize: Resize, damaged: Callable[[PictureError], None]) -> Iterator[_Task]:
-        """The pictures in order; `damaged` is told of what isn't a picture of its own."""
+    def tasks(self, resize: Resize, damaged: _Told, numbers: range) -> Iterator[tuple[int, _Task]]:
+        """The pictures of those numbers in order; `damaged` is told of what isn't a picture of its own."""
+
+    def digest(self, count: int) -> str:
+        """See `PictureStream.listing`, of the first ones."""
 
 
 class _FromFiles:
@@ -181,33 +247,68 @@ class _FromFiles:
         self._files = files
         self.length: int | None = len(files)
 
-    def tasks(self, resize: Resize, damaged: Callable[[PictureError], None]) -> Iterator[_Task]:
-        for index in range(len(self._files)):
+    def tasks(self, resize: Resize, damaged: _Told, numbers: range) -> Iterator[tuple[int, _Task]]:
+        for index in numbers:
             path = self._files.source(index)
-            yield _Task(self._files.name(index), partial(_decode, path, str(path), resize))
+            yield index, _Task(self._files.name(index), partial(_decode, path, str(path), resize))
+
+    def digest(self, count: int) -> str:
+        return self._files.names.digest(count)
 
 
 class _FromShards:
     def __init__(self, shards: str) -> None:
         # webdataset is only needed here.
-        from scvae_fast.data.shards import count_pictures, expand_shards
+        from scvae_fast.data.shards import counts_of, expand_shards
 
         self._urls = expand_shards(shards)
-        self.length = count_pictures(self._urls)
+        self._counts = counts_of(self._urls)
+        self.length = None if self._counts is None else sum(self._counts)
         if self.length == 0:
             raise UsageError(f"{shards}: no pictures in these shards")
         self._folders = [printable(Path(url).name.split(".", 1)[0]) for url in self._urls]
         if self.length is None or len(set(self._folders)) < len(self._folders):
             self._folders = [f"shard-{index:05}" for index in range(len(self._urls))]
 
-    def tasks(self, resize: Resize, damaged: Callable[[PictureError], None]) -> Iterator[_Task]:
+    def tasks(self, resize: Resize, damaged: _Told, numbers: range) -> Iterator[tuple[int, _Task]]:
         from scvae_fast.data.shards import raw_pictures
 
-        for folder, url in zip(self._folders, self._urls, strict=True):
-            for picture in raw_pictures(url, damaged):
-                # Whoever makes a file of this name should find it where it belongs.
-                parts = [part for part in PurePosixPath(picture.member).parts if part not in ("/", "..")]
-                yield _Task("/".join([folder, *parts]), partial(_decode, picture.data, picture.name, resize))
+        number = 0
+        for folder, url, own in zip(self._folders, self._urls, self._numbers(), strict=True):
+            number = own.start if own is not None else number
+            # Of the parts that share a shard, the one with its last picture says how it ends.
+            to_end = numbers.stop == sys.maxsize if own is None else self._last(own) in numbers
+            if not to_end and (number >= numbers.stop or (own is not None and own.stop <= numbers.start)):
+                continue
+            with closing(raw_pictures(url, damaged if to_end or own is None else lambda error: None)) as pictures:
+                for picture in pictures:
+                    if number >= numbers.stop and not to_end:
+                        break
+                    if number >= numbers.start:
+                        # Whoever makes a file of this name should find it where it belongs.
+                        parts = [part for part in PurePosixPath(picture.member).parts if part not in ("/", "..")]
+                        name = "/".join([folder, *parts])
+                        yield number, _Task(name, partial(_decode, picture.data, picture.name, resize))
+                    number += 1
+
+    def _numbers(self) -> Iterator[range | None]:
+        """Those of the pictures of each shard; None where nobody knows them."""
+        if self._counts is None:
+            yield from repeat(None, len(self._urls))
+            return
+        end = 0
+        for count in self._counts:
+            yield range(end, end + count)
+            end += count
+
+    def _last(self, own: range) -> int:
+        """The number of the last picture of a shard, or of the one beside it, if it has none."""
+        assert self.length is not None
+        return min(max(own.stop - 1, own.start), self.length - 1)
+
+    def digest(self, count: int) -> str:
+        about = {"shards": self._folders, "pictures": self._counts, "count": count}
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
 class _Photographs:
@@ -215,9 +316,14 @@ class _Photographs:
         self._photographs = held_out_photographs() if split == "val" else training_photographs()
         self.length: int | None = len(self._photographs)
 
-    def tasks(self, resize: Resize, damaged: Callable[[PictureError], None]) -> Iterator[_Task]:
-        for photograph in self._photographs:
-            yield _Task(photograph.name, partial(_in_memory, photograph, resize))
+    def tasks(self, resize: Resize, damaged: _Told, numbers: range) -> Iterator[tuple[int, _Task]]:
+        for number in numbers:
+            photograph = self._photographs[number]
+            yield number, _Task(photograph.name, partial(_in_memory, photograph, resize))
+
+    def digest(self, count: int) -> str:
+        names = [photograph.name for photograph in self._photographs[:count]]
+        return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 def _decode(source: Path | bytes, called: str, resize: Resize) -> Tensor:

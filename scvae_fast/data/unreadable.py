@@ -62,6 +62,6 @@ class UnreadableFiles:
         return np.frombuffer(memoryview(self._shared.get_obj()), dtype=np.uint64)
 
 
-def too_many(most: int, last: PictureError) -> UsageError:
+def too_many(most: int, last: PictureError | str) -> UsageError:
     """What is raised for one broken file more than there may be."""
     return UsageError(f"more files can't be read than most_broken = {most} allows, the last: {last}")

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from scvae_fast._shares import Processes
 from scvae_fast.evaluation.rebuilding import Rebuilt
 
 
@@ -34,6 +35,14 @@ class Extremes:
             shown = Shown(name, psnr[i], rebuilt.x[i], rebuilt.x_hat[i])
             self.best = self._insert(self.best, shown, -1)
             self.worst = self._insert(self.worst, shown, 1)
+
+    def gather(self, processes: Processes) -> None:
+        """Have the first process look at those of all."""
+        for other in processes.gather_on_first((self.best, self.worst))[1:]:
+            for shown in other[0]:
+                self.best = self._insert(self.best, shown, -1)
+            for shown in other[1]:
+                self.worst = self._insert(self.worst, shown, 1)
 
     def _insert(self, kept: list[Shown], shown: Shown, sign: int) -> list[Shown]:
         ordered = sorted([*kept, shown], key=lambda each: sign * each.psnr)[: self._count]

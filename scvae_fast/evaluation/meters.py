@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from scvae_fast._shares import Processes
 from scvae_fast.dictionaries import coherence
 from scvae_fast.evaluation.rebuilding import Rebuilt
 from scvae_fast.evaluation.settings import EvaluationSettings
@@ -20,6 +21,9 @@ class Meter(Protocol):
 
     def update(self, rebuilt: Rebuilt) -> None:
         """Count a batch in."""
+
+    def sum_over(self, processes: Processes) -> None:
+        """Count in what the others have counted; all do so once, at the end."""
 
     def figures(self, metric: str) -> dict[str, Any]:
         """The figures of a metric; `n`, the number of pictures in them; `warnings`, if there are any.
@@ -37,9 +41,15 @@ class Meters:
     Args:
         settings: which metrics, and how.
         others: makes meters of metrics that are not of pictures and their reconstructions alone, by their names.
+        processes: that evaluate together; what one of them lacks is unavailable to all.
     """
 
-    def __init__(self, settings: EvaluationSettings, others: Mapping[str, Callable[[], Meter]] | None = None) -> None:
+    def __init__(
+        self,
+        settings: EvaluationSettings,
+        others: Mapping[str, Callable[[], Meter]] | None = None,
+        processes: Processes | None = None,
+    ) -> None:
         self.unavailable: dict[str, str] = {}
         self.weights: dict[str, list[WeightsFile]] = {}
         self.quality = QualityMeter("ssim" in settings.metrics)
@@ -52,6 +62,10 @@ class Meters:
                     self._add(metric)
                 except UnavailableError as reason:
                     self.unavailable[metric] = str(reason)
+        for lacking in (processes or Processes()).gather(self.unavailable):
+            self.unavailable = lacking | self.unavailable
+        for metric in self.unavailable:
+            self._by_metric.pop(metric, None)
         self._meters = list({id(meter): meter for meter in self._by_metric.values()}.values())
 
     def _add(self, metric: str) -> None:
@@ -74,6 +88,11 @@ class Meters:
         """Count a batch in; a `CodesMeter` has taken its codes before."""
         for meter in self._meters:
             meter.update(rebuilt)
+
+    def sum_over(self, processes: Processes) -> None:
+        """Count in what the others have counted; the first of them can say the figures then."""
+        for meter in self._meters:
+            meter.sum_over(processes)
 
     def figures(self) -> dict[str, dict[str, Any]]:
         """The figures of each metric that has some; `unavailable` has the others now."""
@@ -103,6 +122,10 @@ class QualityMeter:
         """Count a batch in."""
         self.psnr = self._quality.update_batch(rebuilt.x_hat, rebuilt.x)["psnr"].tolist()
 
+    def sum_over(self, processes: Processes) -> None:
+        """As a `Meter`."""
+        self._quality.sum_over(processes)
+
     def figures(self, metric: str) -> dict[str, Any]:
         """As a `Meter`."""
         quality = self._quality
@@ -123,6 +146,11 @@ class PerceptualMeter:
         self._seen += len(rebuilt.x)
         self._distance.update(rebuilt.x_hat, rebuilt.x)
 
+    def sum_over(self, processes: Processes) -> None:
+        """As a `Meter`."""
+        self._distance.sum_over(processes)
+        self._seen = sum(processes.gather(self._seen))
+
     def figures(self, metric: str) -> dict[str, Any]:
         """As a `Meter`."""
         return _mean(self._distance.mean, self._distance.rated, self._seen, self._distance.least_side)
@@ -137,13 +165,20 @@ class SetsMeter:
 
     def update(self, rebuilt: Rebuilt) -> None:
         """Count a batch in."""
-        self._distances.update(self._network(rebuilt.x), self._network(rebuilt.x_hat))
+        self._distances.update(self._network(rebuilt.x), self._network(rebuilt.x_hat), rebuilt.names)
+
+    def sum_over(self, processes: Processes) -> None:
+        """As a `Meter`."""
+        self._distances.sum_over(processes)
 
     def figures(self, metric: str) -> dict[str, Any]:
         """As a `Meter`."""
         n = self._distances.n_pictures
         if metric == "kid":
-            return {**self._distances.kid()._asdict(), "n": n}
+            kid = {**self._distances.kid()._asdict(), "n": n}
+            if self._distances.n_kept < n:
+                _warn(kid, f"its subsets are drawn from {self._distances.n_kept} of the {n} pictures")
+            return kid
         figures = {"value": self._distances.fid(), "n": n}
         if n < FEWEST_FOR_FID:
             _warn(figures, f"{n} pictures are fewer than {FEWEST_FOR_FID}: the bias is large, compare it with no other")
@@ -163,6 +198,11 @@ class BlockMeansMeter:
         """Count a batch in."""
         for size, quality in self._quality.items():
             quality.update_batch(block_means(rebuilt.x, size), rebuilt.x)
+
+    def sum_over(self, processes: Processes) -> None:
+        """As a `Meter`."""
+        for quality in self._quality.values():
+            quality.sum_over(processes)
 
     def figures(self, metric: str) -> dict[str, Any]:
         """As a `Meter`."""
@@ -186,8 +226,18 @@ class CodesMeter:
 
     def update(self, rebuilt: Rebuilt) -> None:
         """Count the pictures in that the codes belong to."""
-        self._pictures += len(rebuilt.x)
-        self._pixels += len(rebuilt.x) * rebuilt.x[0, 0].numel()
+        self.count(len(rebuilt.x), len(rebuilt.x) * rebuilt.x[0, 0].numel())
+
+    def count(self, pictures: int, pixels: int) -> None:
+        """Count pictures in, and the pixels of all of them."""
+        self._pictures += pictures
+        self._pixels += pixels
+
+    def sum_over(self, processes: Processes) -> None:
+        """As a `Meter`."""
+        self._usage.sum_over(processes)
+        self._sparsity.sum_over(processes)
+        self._pictures, self._pixels = map(sum, zip(*processes.gather((self._pictures, self._pixels)), strict=True))
 
     def figures(self, metric: str) -> dict[str, Any]:
         """As a `Meter`."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from scvae_fast._markdown import markdown_table
+from scvae_fast.codes.storage import CodeFile
 from scvae_fast.data.stream import PictureStream
 from scvae_fast.evaluation.run import Evaluation
 from scvae_fast.evaluation.settings import EvaluationSettings
@@ -46,12 +47,12 @@ METHODS = {
 def record(
     checkpoint: str | os.PathLike[str],
     config: SCVAEConfig,
-    stream: PictureStream,
+    source: PictureStream | CodeFile,
     settings: EvaluationSettings,
     evaluation: Evaluation,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """All there is to know about an evaluation, as JSON can hold it: NaN is null, infinity the text "inf"."""
-    resize = stream.resize
     weights = {
         metric: [file.to_dict() for file in files]
         for metric, files in evaluation.weights.items()
@@ -60,14 +61,10 @@ def record(
     content = {
         **head(checkpoint, "torchmetrics", "lpips", "torch-fidelity"),
         "model": config.to_dict(),
-        "data": stream.describe(),
+        **_about(source),
         "limit": settings.limit,
-        "resize": f"shorter side to {resize}, then the centre, {resize} x {resize}"
-        if resize
-        else "none, whole pictures",
         "n_pictures": evaluation.n_pictures,
         "n_tiled": evaluation.n_tiled,
-        "skipped": list(stream.skipped),
         "range": "pictures in −1 … 1, reconstructions clipped to it",
         "figures": evaluation.figures,
         "methods": {metric: METHODS[metric] for metric in evaluation.figures},
@@ -77,8 +74,22 @@ def record(
         "device": _device(settings.device),
         "precision": settings.speed.precision,
         "threads": torch.get_num_threads(),
+        "processes": processes,
     }
     return {key: plain(value) for key, value in content.items()}
+
+
+def _about(source: PictureStream | CodeFile) -> dict[str, Any]:
+    if isinstance(source, CodeFile):
+        data = {"data": str(source.path), "layout": "codes", "split": "none", "resize": None}
+        return {"data": data, "resize": "none, as they were coded", "skipped": []}
+    resize = source.resize
+    centre = f"shorter side to {resize}, then the centre, {resize} x {resize}"
+    return {
+        "data": source.describe(),
+        "resize": centre if resize else "none, whole pictures",
+        "skipped": list(source.skipped),
+    }
 
 
 def table(content: dict[str, Any], *, notes: bool = True) -> str:

@@ -6,16 +6,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from scvae_fast._shares import Processes
+from scvae_fast.codes.storage import CodeFile
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.errors import UsageError
 from scvae_fast.evaluation.extremes import Extremes
-from scvae_fast.evaluation.meters import BlockMeansMeter, CodesMeter, Meters
+from scvae_fast.evaluation.meters import BlockMeansMeter, CodesMeter, Meter, Meters
 from scvae_fast.evaluation.rebuilding import rebuild
 from scvae_fast.evaluation.settings import EvaluationSettings
 from scvae_fast.metrics.weights import WeightsFile
 from scvae_fast.models import SCVAE
+
+# So many codes are made dense at a time.
+_CELLS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -36,29 +42,36 @@ def evaluate(
     settings: EvaluationSettings | None = None,
     *,
     warn: Callable[[str], object] | None = None,
+    processes: Processes | None = None,
 ) -> Evaluation:
-    """Rate a model on pictures. What is kept does not grow with their number, but for KID's features (16 KiB each).
+    """Rate a model on pictures. What is kept does not grow with their number.
 
     Args:
         model: put into evaluation mode, float32 and on the settings' device.
         pictures: (3, H, W) in −1 … 1, each with its name; for instance a `PictureStream`.
         settings: see there.
         warn: gets each metric that is unavailable for lack of weights, before any work is done.
+        processes: that evaluate together, each on its share of the pictures. All get the figures, and the first of them
+            the pictures worth a look.
 
     Raises:
         UsageError: there are no pictures, the model is not one for colour pictures, or a reconstruction is not finite.
     """
-    settings = settings or EvaluationSettings()
+    settings, processes = settings or EvaluationSettings(), processes or Processes()
     if model.config.in_channels != 3:
         raise UsageError(f"the model must code pictures of 3 channels, it has {model.config.in_channels}")
     model = settings.speed.prepare(model.float().to(settings.device).eval())
     codes, extremes = CodesMeter(model, settings.value_bits), Extremes(settings.extremes)
-    meters = Meters(settings, {"codes": lambda: codes, "block-means": lambda: BlockMeansMeter(model.config.stride)})
+    others: dict[str, Callable[[], Meter]] = {
+        "codes": lambda: codes,
+        "block-means": lambda: BlockMeansMeter(model.config.stride),
+    }
+    meters = Meters(settings, others, processes)
     if warn is not None:
         for metric, reason in meters.unavailable.items():
             warn(f"{metric} is unavailable: {reason}")
     n_pictures = n_tiled = 0
-    with _progress(pictures, settings.limit) as bar:
+    with _progress(pictures, settings.limit, hidden=not processes.first) as bar:
         chosen = itertools.islice(pictures, settings.limit)
         for rebuilt in rebuild(
             model, chosen, on_codes=codes.take, batch_size=settings.batch_size, speed=settings.speed
@@ -68,13 +81,51 @@ def evaluate(
             n_pictures += len(rebuilt.names)
             n_tiled += len(rebuilt.names) * rebuilt.tiled
             bar.update(len(rebuilt.names))
+    n_pictures, n_tiled = map(sum, zip(*processes.gather((n_pictures, n_tiled)), strict=True))
     if not n_pictures:
         raise UsageError("there are no pictures to evaluate the model on")
-    return Evaluation(n_pictures, n_tiled, meters.figures(), meters.unavailable, meters.weights, extremes)
+    meters.sum_over(processes)
+    extremes.gather(processes)
+    figures, unavailable = processes.on_first(lambda: (meters.figures(), meters.unavailable))
+    return Evaluation(n_pictures, n_tiled, figures, unavailable, meters.weights, extremes)
 
 
-def _progress(pictures: Iterable[NamedPicture], limit: int | None) -> Any:
+def evaluate_codes(
+    model: SCVAE, codes: CodeFile, settings: EvaluationSettings, *, processes: Processes | None = None
+) -> Evaluation:
+    """The figures of codes that are there already, without the pictures; nothing is encoded or decoded.
+
+    Args:
+        model: that made them.
+        codes: the file, or the folder of parts.
+        settings: its metrics must be "codes" alone.
+        processes: that evaluate together, each a share of the codes.
+
+    Raises:
+        ValueError: other metrics are asked for.
+        UsageError: another model made the codes, or there are none.
+    """
+    processes = processes or Processes()
+    if settings.metrics != ("codes",):
+        raise ValueError(f"evaluate_codes: settings.metrics must be ('codes',), got {settings.metrics}")
+    codes.check_model(model)
+    if not len(codes):
+        raise UsageError(f"{codes.path}: there are no pictures in it")
+    meter, own = CodesMeter(model, settings.value_bits), codes.part(processes.share)
+    with _progress((), len(own), hidden=not processes.first) as bar:
+        for coded in own:
+            rows = max(1, _CELLS_AT_ONCE // coded.codes.w)
+            for first in range(0, coded.codes.h, rows):
+                meter.take(coded.codes.dense(slice(first, first + rows), dtype=torch.float32))
+            meter.count(1, coded.size[0] * coded.size[1])
+            bar.update(1)
+    meter.sum_over(processes)
+    return Evaluation(len(codes), 0, {"codes": meter.figures("codes")}, {}, {}, Extremes(0))
+
+
+def _progress(pictures: Iterable[NamedPicture], limit: int | None, *, hidden: bool) -> Any:
     known = [count for count in (limit, getattr(pictures, "length", None)) if count is not None]  # shards may not know
     # A log file gets a line every half minute, a terminal a bar that moves.
     interval = 0.5 if sys.stderr.isatty() else 30.0
-    return tqdm(total=min(known, default=None), desc="evaluating", unit=" pictures", mininterval=interval)
+    total = min(known, default=None)
+    return tqdm(total=total, desc="evaluating", unit=" pictures", mininterval=interval, disable=hidden)

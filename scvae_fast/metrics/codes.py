@@ -5,6 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+from scvae_fast._shares import Processes
+from scvae_fast.metrics._sums import added
+
 
 class CodeStatistics:
     """Counts of the entries of codes that are not zero, gathered piece by piece.
@@ -36,6 +39,11 @@ class CodeStatistics:
             raise ValueError(f"CodeStatistics: usage must be {tuple(self.usage.shape)}, got {tuple(usage.shape)}")
         self.usage += usage.to(self.usage)
         self.n_codes += n_codes
+
+    def sum_over(self, processes: Processes) -> None:
+        """Count in what the others have counted; all do so once, at the end."""
+        self.usage = processes.sum(self.usage)
+        self.n_codes = int(processes.sum(torch.tensor(self.n_codes)))
 
     @property
     def density(self) -> float:
@@ -114,6 +122,12 @@ class CodeSparsity:
         self._squares += float(l2.square().sum())
         active = sizes > 0
         self._sum_of_hoyer += float(_hoyer(l1[active], l2[active], self._n_atoms).sum())
+
+    def sum_over(self, processes: Processes) -> None:
+        """Count in what the others have counted; all do so once, at the end."""
+        self.sizes = processes.sum(self.sizes)
+        sums = added(processes, self._sum_of_hoyer, self._absolute, self._squares)
+        self._sum_of_hoyer, self._absolute, self._squares = sums
 
     @property
     def n_codes(self) -> int:

@@ -1,16 +1,20 @@
 """FID and KID: how far apart originals and reconstructions are as sets, seen through Inception v3."""
 
+import hashlib
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from scvae_fast import _torchvision
 from scvae_fast._extras import extra
+from scvae_fast._shares import Processes
 from scvae_fast.metrics import weights
+from scvae_fast.metrics._sums import computed, sync
 
 _torchvision.make_importable()
 with extra("scvae_fast.metrics", "torchmetrics"):
@@ -21,6 +25,8 @@ N_FEATURES = 2048
 FEWEST_FOR_FID = N_FEATURES
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
+# The subsets are drawn from so many pictures at most: 0.8 GB of features, or twice that for a moment.
+KID_PICTURES = 50_000
 
 
 class InceptionFeatures(nn.Module):
@@ -74,7 +80,8 @@ class KernelDistance(NamedTuple):
 class FeatureDistances:
     """FID and KID of features, gathered piece by piece; both see the same features.
 
-    FID keeps sums in float64. KID needs every feature: 16 KiB per picture and its reconstruction.
+    FID keeps sums in float64. KID needs features themselves, 16 KiB per picture and its reconstruction; of more than
+    `KID_PICTURES` it keeps so many, drawn by digests of their names.
 
     Sources: M. Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium",
     NeurIPS 2017; M. Bińkowski et al., "Demystifying MMD GANs", ICLR 2018.
@@ -85,22 +92,49 @@ class FeatureDistances:
     """
 
     def __init__(self, n_features: int = N_FEATURES, which: Collection[str] = ("fid", "kid")) -> None:
-        self.n_pictures = 0
+        self.n_pictures = self.n_kept = 0  # counted in, and those of them that KID sees
+        self._keys: list[np.ndarray] = []
         given = _Given(n_features)
         self._metrics: dict[str, Any] = {}
         if "fid" in which:
-            self._metrics["fid"] = FrechetInceptionDistance(feature=given).set_dtype(torch.float64)
+            self._metrics["fid"] = FrechetInceptionDistance(feature=given, sync_on_compute=False).set_dtype(
+                torch.float64
+            )
         if "kid" in which:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all")
-                self._metrics["kid"] = KernelInceptionDistance(feature=given, subsets=KID_SUBSETS)
+                self._metrics["kid"] = KernelInceptionDistance(
+                    feature=given, subsets=KID_SUBSETS, sync_on_compute=False
+                )
 
-    def update(self, originals: Tensor, rebuilt: Tensor) -> None:  # (B, n_features) each
-        """Count the features of pictures and of their reconstructions in."""
+    def update(self, originals: Tensor, rebuilt: Tensor, names: Sequence[str] | None = None) -> None:
+        """Count the features (B, n_features) of pictures and of their reconstructions in; names are for KID's draw."""
         self.n_pictures += len(originals)
+        self.n_kept += len(originals)
         for name, metric in self._metrics.items():
             for features, real in ((originals, True), (rebuilt, False)):
                 metric.update(features.double().cpu() if name == "fid" else features.float().cpu(), real=real)
+        if "kid" in self._metrics:
+            named = names or [str(number) for number in range(self.n_pictures - len(originals), self.n_pictures)]
+            self._keys.append(_keys(named))
+            if self.n_kept >= 2 * KID_PICTURES:
+                self._keep(self._last_key(self._keys))
+
+    def sum_over(self, processes: Processes) -> None:
+        """Count in what the others have counted; all do so once, at the end.
+
+        The first one gets all of KID's features, in the order of the processes, and can compute the distances.
+        """
+        if "fid" in self._metrics:
+            sync(self._metrics["fid"], processes)
+        if "kid" in self._metrics and not processes.alone:
+            kid = self._metrics["kid"]
+            self._keep(self._last_key(processes.gather(np.concatenate([np.empty(0, np.uint64), *self._keys]))))
+            self._keys = processes.gather(np.concatenate([np.empty(0, np.uint64), *self._keys]))
+            for features in (kid.real_features, kid.fake_features):
+                gathered = processes.gather_on_first([each.numpy() for each in features])
+                features[:] = [torch.from_numpy(each) for part in gathered for each in part]
+        self.n_pictures, self.n_kept = processes.sum(torch.tensor([self.n_pictures, self.n_kept])).tolist()
 
     def fid(self) -> float:
         """Fréchet distance ‖μ − μ'‖² + tr(Σ + Σ' − 2 (Σ Σ')^½) of the two sets, in float64.
@@ -109,7 +143,7 @@ class FeatureDistances:
             UnavailableError: there are fewer than two pictures.
         """
         self._require_two()
-        return float(self._metrics["fid"].compute())
+        return computed(self._metrics["fid"])
 
     def kid(self, seed: int = 0) -> KernelDistance:
         """Squared maximum mean discrepancy of the kernel (⟨a, b⟩ / d + 1)³, unbiased, in float64.
@@ -124,16 +158,37 @@ class FeatureDistances:
         """
         self._require_two()
         metric = self._metrics["kid"].set_dtype(torch.float64)
-        metric.subset_size = min(KID_SUBSET_SIZE, self.n_pictures)
-        metric.subsets = 1 if metric.subset_size == self.n_pictures else KID_SUBSETS
+        self._keep(self._last_key(self._keys))
+        metric.subset_size = min(KID_SUBSET_SIZE, self.n_kept)
+        metric.subsets = 1 if metric.subset_size == self.n_kept else KID_SUBSETS
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # that of the CPU alone, from which torchmetrics draws
             mean, std = metric.compute()
         return KernelDistance(float(mean), float(std), metric.subsets, metric.subset_size)
 
+    def _last_key(self, keys: list[np.ndarray]) -> int | None:
+        """The largest key of those that are kept; None where all are."""
+        together = np.concatenate(keys)
+        return int(np.partition(together, KID_PICTURES - 1)[KID_PICTURES - 1]) if len(together) > KID_PICTURES else None
+
+    def _keep(self, last: int | None) -> None:
+        """Forget the features of pictures with larger keys."""
+        if last is None:
+            return
+        keys, kid = np.concatenate([np.empty(0, np.uint64), *self._keys]), self._metrics["kid"]
+        kept = torch.from_numpy(keys <= np.uint64(last))
+        for features in (kid.real_features, kid.fake_features):
+            features[:] = [torch.cat(features)[kept]] if features else []
+        self._keys, self.n_kept = [keys[kept.numpy()]], int(kept.sum())
+
     def _require_two(self) -> None:
         if self.n_pictures < 2:
             raise weights.UnavailableError(f"needs two pictures at least, there are {self.n_pictures}")
+
+
+def _keys(names: Sequence[str]) -> np.ndarray:  # -> (B,) uint64
+    digests = (hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest() for name in names)
+    return np.frombuffer(b"".join(digests), np.uint64)
 
 
 class _Given(nn.Module):

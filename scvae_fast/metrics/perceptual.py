@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from scvae_fast import _torchvision
+from scvae_fast._shares import Processes
 from scvae_fast.metrics import weights
 from scvae_fast.metrics._pieces import pieces
+from scvae_fast.metrics._sums import added
 
 Net = Literal["alex", "vgg"]
 
@@ -58,6 +60,11 @@ class PerceptualDistance:
         self._sum += float(total.sum())
         self.rated += len(total)
         return total
+
+    def sum_over(self, processes: Processes) -> None:
+        """Count in what the others have counted; all do so once, at the end."""
+        (self._sum,) = added(processes, self._sum)
+        self.rated = int(processes.sum(torch.tensor(self.rated)))
 
     @property
     def mean(self) -> float:

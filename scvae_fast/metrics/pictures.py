@@ -7,7 +7,9 @@ from torch import Tensor
 
 from scvae_fast import _torchvision
 from scvae_fast._extras import extra
+from scvae_fast._shares import Processes
 from scvae_fast.metrics._pieces import pieces
+from scvae_fast.metrics._sums import added, computed, sync
 
 _torchvision.make_importable()
 with extra("scvae_fast.metrics", "torchmetrics"):
@@ -32,9 +34,11 @@ class PictureQuality:
 
     def __init__(self, *, rate_structure: bool = True) -> None:
         self._rate_structure = rate_structure
-        # torchmetrics adds errors up in float32 unless it is told otherwise.
-        self._psnr = PeakSignalNoiseRatio(data_range=2.0).set_dtype(torch.float64)
-        self._own = PeakSignalNoiseRatio(data_range=2.0, reduction="none", dim=(1, 2, 3)).set_dtype(torch.float64)
+        # torchmetrics adds errors up in float32, and over all processes at every result, unless it is told otherwise.
+        self._psnr = PeakSignalNoiseRatio(data_range=2.0, sync_on_compute=False).set_dtype(torch.float64)
+        self._own = PeakSignalNoiseRatio(
+            data_range=2.0, reduction="none", dim=(1, 2, 3), sync_on_compute=False
+        ).set_dtype(torch.float64)
         self._sum_of_psnr = self._sum_of_ssim = 0.0
         self.n_pictures = self.n_structures = 0  # pictures counted in, and those of them with an SSIM
 
@@ -88,9 +92,16 @@ class PictureQuality:
             self.n_structures += len(x)
         return {"psnr": psnr, "ssim": ssim}
 
+    def sum_over(self, processes: Processes) -> None:
+        """Count in what the others have counted; all do so once, at the end."""
+        sync(self._psnr, processes)
+        self._sum_of_psnr, self._sum_of_ssim = added(processes, self._sum_of_psnr, self._sum_of_ssim)
+        counts = processes.sum(torch.tensor([self.n_pictures, self.n_structures]))
+        self.n_pictures, self.n_structures = counts.tolist()
+
     def psnr(self) -> float:
         """Peak signal-to-noise ratio of the pooled squared error in dB; infinite where nothing differs."""
-        return float(self._psnr.compute())
+        return computed(self._psnr)
 
     def mean_psnr(self) -> float:
         """Mean of the pictures' own PSNRs in dB, NaN if there is none; infinite where one is rebuilt exactly."""

@@ -263,7 +263,7 @@ class PictureFolder(_FileData):
         count = max(1, round(self.held_out * len(files)))
         if count == len(files):
             raise UsageError(f"{self.root}: no pictures to train on, if {count} of {len(files)} are held out")
-        digests = [hashlib.blake2b(bytes(name)).digest() for name in files.names]
+        digests = [hashlib.blake2b(name).digest() for name in files.names]
         chosen = np.zeros(len(files), dtype=bool)
         chosen[sorted(range(len(files)), key=digests.__getitem__)[:count]] = True
         return self._files(files.subset(~chosen), files.subset(chosen), self.crop)

@@ -168,7 +168,7 @@ def test_codes_of_another_model(written: Path) -> None:
 def test_what_is_no_file_of_codes(tmp_path: Path) -> None:
     with pytest.raises(CodeFileError, match=r"missing.parquet can't be read: No such file"):
         CodeFile(tmp_path / "missing.parquet")
-    with pytest.raises(CodeFileError, match="can't be read: Is a directory"):
+    with pytest.raises(CodeFileError, match="holds no parts of codes, which scvae-fast encode writes"):
         CodeFile(tmp_path)
     for content in (b"", b"some text that is no Parquet file"):
         (tmp_path / "other").write_bytes(content)

@@ -23,7 +23,7 @@ from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
 from scvae_fast.models.loading import load_model
 from scvae_fast.tasks.clustering import Clustering, KMeansSettings
-from scvae_fast.tasks.clustering.patches import Place, Places, cut_patch, paint_means
+from scvae_fast.tasks.clustering.patches import Place, cut_patch, paint_means, places_of
 from scvae_fast.tasks.clustering.sources import FromCodes, FromPictures
 
 SIZES = {"a.png": (16, 16), "b.png": (33, 20), "c/d.png": (16, 24)}
@@ -189,9 +189,9 @@ def test_numbers_of_clusters_that_are_none(clusters: str, capsys: pytest.Capture
 
 
 def test_places_and_their_patches() -> None:
-    places = Places([(2, 3), (1, 1), (4, 2)])
     numbers = [Place(0, 0, 0), Place(0, 1, 2), Place(1, 0, 0), Place(2, 0, 0), Place(2, 3, 1)]
-    assert [places[row] for row in (0, 5, 6, 7, 14)] == numbers
+    rows = (0, 5, 6, 7, 14)
+    assert places_of([(2, 3), (1, 1), (4, 2)], [15, *rows, 99]) == dict(zip(rows, numbers, strict=True))
     picture = scene(7, 12)  # 4 x 6 cells; the last row of pixels of the last cells is repeated
     torch.testing.assert_close(cut_patch(picture, Place(0, 1, 2), 2), picture[:, 0:6, 2:8])
     corner = cut_patch(picture, Place(0, 3, 5), 2)
@@ -212,7 +212,7 @@ def test_pictures_that_stop_being_readable(folder: Path, monkeypatch: pytest.Mon
     def none(self: object) -> Iterator[object]:
         return iter(())
 
-    monkeypatch.setattr("scvae_fast.data.stream.PictureStream.__iter__", none)
+    monkeypatch.setattr("scvae_fast.data.stream.PictureStream.numbered", none)
     with pytest.raises(UsageError, match="no picture could be read"):
         cluster_codes(folder / "model0", Pictures(data=folder / "data"), tmp_path, clusters=[2])
 

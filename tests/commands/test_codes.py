@@ -63,14 +63,16 @@ def test_some_pictures_as_squares(
         def __init__(self, data: Path, **options: object) -> None:
             seen.append(options)
 
-        def __iter__(self) -> object:
+        length = 1
+
+        def blocks(self, size: int) -> object:
             from scvae_fast.data.stream import NamedPicture
 
-            return iter([NamedPicture("a.png", scene(8, 8))])
+            return iter([[NamedPicture("a.png", scene(8, 8))]])
 
     monkeypatch.setattr("scvae_fast.commands.encode.PictureStream", Stream)
     encode_data(checkpoint, data, tmp_path / "codes.parquet", layout="folder", split="train", resize=8)
-    assert seen == [{"layout": "folder", "split": "train", "resize": 8}]
+    assert seen == [{"layout": "folder", "split": "train", "resize": 8, "limit": None}]
     assert "the picture files" not in capsys.readouterr().out  # they were not coded whole
 
 

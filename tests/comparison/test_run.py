@@ -16,7 +16,7 @@ from scvae_fast._files import locked
 from scvae_fast.commands.compare import run
 from scvae_fast.comparison import training
 from scvae_fast.comparison.page import BEGIN, END, stored, with_table
-from scvae_fast.errors import UsageError
+from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.training.callbacks import History
 
 pytestmark = pytest.mark.slow
@@ -108,6 +108,35 @@ def test_two_methods_killed_and_resumed_give_the_same_table(
     added = compare(config, out, "--resume", "--methods", "rq-vae")
     assert [row["method"] for row in added["rows"]] == ["vqgan", "rq-vae", "sc-vae"]
     assert all(row["seconds_a_step"] > 0 for row in added["rows"])
+
+
+def test_parts_are_merged_by_the_one_that_comes_last(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, short = tmp_path / "out", ("--steps", "2")
+    arguments = ["--config", str(config), "--out", str(out), *short]
+    assert run([*arguments, "--part", "2/2"]) == 0
+    assert "part 2/2 is done; not trained and rated yet: vqgan" in capsys.readouterr().out
+    assert not (out / "comparison.json").exists()
+    with pytest.raises(UsageError, match=r"other settings \(steps\)"):
+        run([*arguments[:-1], "3", "--part", "1/2"])
+    (out / "vqgan").mkdir(exist_ok=True)
+    with locked(out / "vqgan"), pytest.raises(UsageError, match=r"another process works in .*vqgan"):
+        run([*arguments, "--part", "1/2"])
+    merged = compare(config, out, *short, "--part", "1/2")
+    assert [row["method"] for row in merged["rows"]] == ["vqgan", "sc-vae"]
+    assert all(row["seconds_a_step"] > 0 for row in merged["rows"])
+    assert steady(merged) == steady(compare(config, tmp_path / "whole", *short))
+    assert steady(compare(config, out, *short, "--resume")) == steady(merged), "a call without a part does it as well"
+    assert run([*arguments, "--part", "3/3"]) == 0, "more parts than methods"
+    with pytest.raises(ArgumentError, match="--part must be I/N"):
+        run([*arguments, "--part", "0/2"])
+    with pytest.raises(ArgumentError, match="--again does a phase for all methods"):
+        run([*arguments, "--part", "1/2", "--again", "table"])
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    with pytest.raises(ArgumentError, match="say --part I/N in each"):
+        run(arguments)
 
 
 def test_table_says_the_same_in_every_form(config: Path, tmp_path: Path) -> None:

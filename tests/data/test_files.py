@@ -6,7 +6,7 @@ import pytest
 from trees import write_ffhq, write_imagenet, write_pictures
 
 from scvae_fast.data import list_classes, list_ffhq, list_folder, list_imagenet, load_picture
-from scvae_fast.data.files import Files, looks_like_ffhq, looks_like_imagenet
+from scvae_fast.data.files import Files, Names, looks_like_ffhq, looks_like_imagenet
 from scvae_fast.errors import UsageError
 
 
@@ -42,8 +42,8 @@ def test_what_can_not_be_listed_ends_no_listing(
     (tmp_path / "loop").symlink_to("loop")
     scandir = os.scandir
 
-    def denied(folder: Path) -> Any:
-        if Path(folder).name == "lost+found":
+    def denied(folder: Any) -> Any:
+        if Path(os.fsdecode(folder)).name == "lost+found":
             raise PermissionError(13, "Permission denied")
         return scandir(folder)
 
@@ -141,3 +141,13 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
     write_pictures(tmp_path, ["x.png"])
     with pytest.raises(UsageError, match=r"a folder for each class, but x\.png lies in none"):
         list_classes(tmp_path)
+
+
+def test_a_name_takes_its_bytes_and_eight_more(tmp_path: Path) -> None:
+    listed = Names(b"%s/%07d.png" % (b"x" * (number % 3), number) for number in range(1000))
+    assert listed.n_bytes == sum(map(len, listed)) + 8 * 1001
+    assert (listed[0], listed[999], len(listed)) == (b"/0000000.png", b"/0000999.png", 1000)
+    assert listed.digest(7) == Names(list(listed)[:7]).digest(7) != Names([*list(listed)[:6], b"other"]).digest(7)
+    # What lies in a folder comes before and after what has its name in front, as paths are sorted.
+    write_pictures(tmp_path, ["a/x.png", "a.png", "a-b/y.png", "a/b/z.png", "a/b.png"])
+    assert names(list_folder(tmp_path)) == ["a-b/y.png", "a.png", "a/b.png", "a/b/z.png", "a/x.png"]

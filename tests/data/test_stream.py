@@ -7,6 +7,7 @@ import pytest
 import torch
 from trees import write_ffhq, write_imagenet, write_pictures, write_shard
 
+from scvae_fast._shares import Share
 from scvae_fast.data import PictureStream, held_out_photographs, load_picture
 from scvae_fast.data import stream as stream_module
 from scvae_fast.data.square_crops import load_centre
@@ -190,3 +191,43 @@ def test_an_archive_beside_the_pictures_hides_none(tmp_path: Path, capsys: pytes
 def test_squares_that_no_memory_holds_are_refused() -> None:
     with pytest.raises(UsageError, match=r"resize to 999999 x 999999 = .*SCVAE_FAST_MAX_MEGAPIXELS raises that"):
         PictureStream("photographs", resize=999_999)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5, 20])
+def test_parts_together_are_the_whole(parts: int, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "files", [f"{i:02}.png" for i in range(11)])
+    (tmp_path / "files" / "04.png").write_text("no picture")
+    for index, (first, count) in enumerate([(0, 4), (4, 0), (4, 1), (5, 6), (11, 0)]):
+        write_shard(tmp_path / "shards" / f"{index}.tar", first, count, broken=[4])
+    cut = tmp_path / "shards" / "3.tar"
+    cut.write_bytes(cut.read_bytes()[:-9000])  # in the last picture, or behind it
+    for data in (tmp_path / "files", tmp_path / "shards"):
+        whole = PictureStream(data, threads=1)
+        numbered, shared = [(number, named.name) for number, named in whole.numbered()], []
+        assert numbered
+        streams = [whole.part(Share(part, parts), block=2) for part in range(1, parts + 1)]
+        for stream in streams:
+            shared += [(number, named.name) for number, named in stream.numbered()]
+        assert shared == numbered
+        assert [message for stream in streams for message in stream.skipped] == whole.skipped
+        assert sum(stream.length or 0 for stream in streams) == whole.length
+        assert {stream.listing() for stream in streams} == {whole.listing()}
+
+
+def test_a_limit_counts_what_is_listed(tmp_path: Path) -> None:
+    write_pictures(tmp_path, [f"{i}.png" for i in range(5)])
+    (tmp_path / "1.png").write_text("no picture")
+    stream = PictureStream(tmp_path, limit=3)
+    assert names(stream) == ["0.png", "2.png"]
+    assert (stream.length, PictureStream(tmp_path, limit=9).length) == (3, 5)
+    assert stream.listing() != PictureStream(tmp_path).listing()
+    assert [[named.name for named in block] for block in PictureStream(tmp_path).blocks(2)] == [
+        ["0.png"],
+        ["2.png", "3.png"],
+        ["4.png"],
+    ]
+    write_shard(tmp_path / "a.tar", 0, 5)
+    pipe = PictureStream(f"pipe:cat {tmp_path}/a.tar", limit=2)
+    assert names(pipe) == ["shard-00000/0000.png", "shard-00000/0001.png"]
+    with pytest.raises(UsageError, match="nobody knows how many pictures there are, so they can't be shared out"):
+        pipe.part(Share(1, 2))

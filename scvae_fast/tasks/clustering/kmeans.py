@@ -3,13 +3,23 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from scvae_fast._extras import extra
 from scvae_fast.errors import UsageError
-from scvae_fast.tasks.clustering.rows import ROWS_AT_ONCE, Pieces, RowScale, scaled, stacked
+from scvae_fast.tasks.clustering.rows import (
+    ROWS_AT_ONCE,
+    Pieces,
+    RowScale,
+    SharedPieces,
+    scaled,
+    shared,
+    stacked,
+)
 
 with extra("scvae_fast.tasks.clustering", "scikit-learn"):
     from scipy import sparse
@@ -89,12 +99,14 @@ def assigned(pieces: Pieces, centres: np.ndarray, scale: RowScale) -> Iterator[A
 def sample_rows(pieces: Pieces, size: int, seed: int) -> tuple[Any, int]:
     """Rows drawn uniformly without replacement, in their order, and how many there are; all of them if no more.
 
-    Every row gets a random number, and those with the smallest stay.
+    Every row gets a random number, and those with the smallest stay. Of `SharedPieces` the first process gets the rows,
+    the others None.
 
     Raises:
         UsageError: there are none.
     """
-    dice = np.random.default_rng(seed)
+    pieces = shared(pieces)
+    dice, processes = pieces.dice(seed), pieces.processes
     kept: list[tuple[np.ndarray, Any]] = []
     count = n_kept = 0
     for piece in pieces():
@@ -103,9 +115,18 @@ def sample_rows(pieces: Pieces, size: int, seed: int) -> tuple[Any, int]:
         kept.append((dice.random(piece.shape[0]), piece))
         if n_kept >= 2 * size:
             kept, n_kept = [_smallest(kept, size)], size
-    if not count:
+    if kept:
+        kept = [_smallest(kept, size)]
+    total = sum(processes.gather(count))
+    if not total:
         raise UsageError("there is nothing to cluster: no rows")
-    return _smallest(kept, size)[1], count
+    if not processes.alone:
+        # The rows that can't stay are not sent.
+        numbers = np.concatenate(processes.gather(kept[0][0] if kept else np.empty(0)))
+        last = np.partition(numbers, size - 1)[size - 1] if len(numbers) > size else np.inf
+        own = [(numbers[numbers <= last], rows[numbers <= last]) for numbers, rows in kept]
+        kept = [each for part in processes.gather_on_first(own) for each in part]
+    return (_smallest(kept, size)[1] if processes.first else None), total
 
 
 def _smallest(kept: list[tuple[np.ndarray, Any]], size: int) -> tuple[np.ndarray, Any]:
@@ -130,7 +151,8 @@ def fit_kmeans(
     from there: they don't depend on the order of the rows, as mini-batches of neighbouring cells would.
 
     Args:
-        pieces: a function that starts over, see `Pieces`; rows must be finite.
+        pieces: a function that starts over, see `Pieces`; rows must be finite. Of `SharedPieces` each process gets the
+            clusters of all rows, those that one process finds to within rounding.
         clusters: numbers k of clusters.
         settings: see there.
         progress: goes through the numbers of clusters, and may show how far it has come.
@@ -142,14 +164,16 @@ def fit_kmeans(
     settings = settings or KMeansSettings()
     if not clusters or min(clusters) < 1:
         raise ValueError(f"fit_kmeans: clusters must be one or more numbers, each 1 or more, got {clusters}")
+    pieces = shared(pieces)
     sample, count = sample_rows(pieces, settings.sample, settings.seed)
-    if sample.shape[0] < max(clusters):
-        raise UsageError(f"{max(clusters)} clusters need as many patches, there are {sample.shape[0]}")
-    sample, whole = scaled(sample, settings.scale), sample.shape[0] == count
+    if min(count, settings.sample) < max(clusters):
+        raise UsageError(f"{max(clusters)} clusters need as many patches, there are {min(count, settings.sample)}")
+    compared = scaled(sample, settings.scale) if pieces.processes.first else None
+    del sample
     fits = []
     for k in progress(clusters):
-        centres = _fit_sample(sample, k, settings)
-        if not whole:
+        centres = pieces.processes.on_first(partial(_fit_sample, compared, k, settings))
+        if count > settings.sample:
             centres = _pass_over(pieces, centres, settings)
         fits.append(_finish(pieces, centres, settings.scale))
     return fits
@@ -164,13 +188,14 @@ def _fit_sample(sample: Any, k: int, settings: KMeansSettings) -> np.ndarray:
             raise UsageError(f"{k} clusters need as many different patches, there are fewer: ask for less") from error
 
 
-def _pass_over(pieces: Pieces, centres: np.ndarray, settings: KMeansSettings) -> np.ndarray:
+def _pass_over(pieces: SharedPieces, centres: np.ndarray, settings: KMeansSettings) -> np.ndarray:
     k = len(centres)
     for _ in range(settings.passes):
         sums, counts = np.zeros(centres.shape), np.zeros(k, np.int64)
         for piece in assigned(pieces, centres, settings.scale):
             sums += piece.sums(piece.compared, k)
             counts += np.bincount(piece.labels, minlength=k)
+        sums, counts = _of_all(pieces, sums), _of_all(pieces, counts)
         found = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centres)  # none: stays
         step = np.square(found - centres).sum() / max(np.square(centres).sum(), np.finfo(float).tiny)
         centres = found.astype(centres.dtype)
@@ -179,12 +204,17 @@ def _pass_over(pieces: Pieces, centres: np.ndarray, settings: KMeansSettings) ->
     return centres
 
 
-def _finish(pieces: Pieces, centres: np.ndarray, scale: RowScale) -> KMeansFit:
+def _finish(pieces: SharedPieces, centres: np.ndarray, scale: RowScale) -> KMeansFit:
     k, inertia = len(centres), 0.0
     sums, counts = np.zeros(centres.shape), np.zeros(k, np.int64)
     for piece in assigned(pieces, centres, scale):
         sums += piece.sums(piece.rows, k)
         counts += np.bincount(piece.labels, minlength=k)
         inertia += float(piece.distances.sum(dtype=np.float64))
+    sums, counts, inertia = _of_all(pieces, sums), _of_all(pieces, counts), sum(pieces.processes.gather(inertia))
     means = sums / np.maximum(counts, 1)[:, None]
     return KMeansFit(centres.astype(np.float32), means.astype(np.float32), counts, inertia)
+
+
+def _of_all(pieces: SharedPieces, mine: np.ndarray) -> np.ndarray:
+    return pieces.processes.sum(torch.from_numpy(mine)).numpy()

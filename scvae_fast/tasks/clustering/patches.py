@@ -1,6 +1,6 @@
 """The patches behind rows of codes, and what a cluster's mean code paints."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scvae_fast.codes import CodedPicture
 from scvae_fast.models import SCVAE
 
 CELLS = 5  # side of the grid of codes that is decoded for a patch
@@ -22,22 +21,23 @@ class Place(NamedTuple):
     column: int
 
 
-class Places:
-    """Where the rows of pictures in their order came from."""
+def places_of(grids: Iterable[tuple[int, int]], rows: Iterable[int]) -> dict[int, Place]:
+    """The cells of rows, by their numbers.
 
-    def __init__(self, grids: Sequence[tuple[int, int]]) -> None:
-        self.grids = list(grids)
-        self._starts = np.cumsum([0, *(h * w for h, w in self.grids)])
-
-    @classmethod
-    def of(cls, coded: Iterable[CodedPicture]) -> "Places":
-        """Those of the codes of a file."""
-        return cls([(each.codes.h, each.codes.w) for each in coded])
-
-    def __getitem__(self, row: int) -> Place:
-        """The cell of a row."""
-        picture = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return Place(picture, *divmod(int(row - self._starts[picture]), self.grids[picture][1]))
+    Args:
+        grids: (h, w) cells of each picture in its order; read once, until the last row is found.
+        rows: 0 or more each; those beyond the last picture have no place.
+    """
+    found: dict[int, Place] = {}
+    wanted, end = sorted(set(rows), reverse=True), 0
+    for picture, (h, w) in enumerate(grids):
+        start, end = end, end + h * w
+        while wanted and wanted[-1] < end:
+            row = wanted.pop()
+            found[row] = Place(picture, *divmod(row - start, w))
+        if not wanted:
+            break
+    return found
 
 
 def cut_patch(picture: Tensor, place: Place, stride: int) -> Tensor:  # (3, H, W) -> (3, 3·stride, 3·stride)

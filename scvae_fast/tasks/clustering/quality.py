@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from scvae_fast._extras import extra
+from scvae_fast._shares import Processes
 from scvae_fast.tasks.clustering.kmeans import KMeansFit, KMeansSettings, assigned, sample_rows
-from scvae_fast.tasks.clustering.rows import Pieces, dense, scaled
+from scvae_fast.tasks.clustering.rows import Pieces, dense, scaled, shared
 
 with extra("scvae_fast.tasks.clustering", "scikit-learn"):
     from sklearn.metrics import davies_bouldin_score, silhouette_score
@@ -21,7 +22,12 @@ def rate(pieces: Pieces, fits: list[KMeansFit], settings: KMeansSettings) -> lis
     The last two compare rows as they were clustered; they are None where they are not defined: for a sample in which
     there is one cluster, or each row is one.
     """
+    pieces = shared(pieces)
     sample, _ = sample_rows(pieces, SAMPLE, settings.seed + 1)
+    return pieces.processes.on_first(lambda: _rate(sample, fits, settings))
+
+
+def _rate(sample: Any, fits: list[KMeansFit], settings: KMeansSettings) -> list[dict[str, Any]]:
     compared = dense(scaled(sample, settings.scale))
     found = []
     for fit in fits:
@@ -56,13 +62,16 @@ def examples(pieces: Pieces, fit: KMeansFit, settings: KMeansSettings, n: int) -
     Returns:
         Twice (k, n) int64; −1 where a cluster has fewer rows. No row is there twice.
     """
-    k, dice, first = len(fit.centres), np.random.default_rng(settings.seed), 0
+    pieces = shared(pieces)
+    k, dice, first = len(fit.centres), pieces.dice(settings.seed), pieces.first
     by_distance, by_chance = _Smallest(k, n), _Smallest(k, 2 * n)  # n of them may be the nearest as well
     for piece in assigned(pieces, fit.centres, settings.scale):
         numbers = np.arange(first, first + len(piece.labels))
         by_distance.add(piece.labels, piece.distances, numbers)
         by_chance.add(piece.labels, dice.random(len(numbers)), numbers)
         first += len(numbers)
+    by_distance.gather(pieces.processes)
+    by_chance.gather(pieces.processes)
     nearest, drawn = by_distance.rows, np.full((k, n), -1)
     for cluster in range(k):
         others = by_chance.rows[cluster]
@@ -85,3 +94,10 @@ class _Smallest:
             order = np.argsort(all_keys, kind="stable")[:n]
             self.keys[cluster] = all_keys[order]
             self.rows[cluster] = np.concatenate([self.rows[cluster], numbers[own]])[order]
+
+    def gather(self, processes: Processes) -> None:
+        """Those of all processes, on each of them."""
+        found = processes.gather((self.keys, self.rows))
+        keys, rows = (np.concatenate(each, axis=1) for each in zip(*found, strict=True))
+        order = np.argsort(keys, axis=1, kind="stable")[:, : self.keys.shape[1]]
+        self.keys, self.rows = np.take_along_axis(keys, order, 1), np.take_along_axis(rows, order, 1)

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from scvae_fast._extras import extra
+from scvae_fast._shares import Processes
 from scvae_fast.codes import SparseCodes
 from scvae_fast.codes.coding import check_finite
 from scvae_fast.codes.storage import CodeFile
@@ -66,3 +67,34 @@ class CodePieces:
                 waiting = []
         if waiting:
             yield stacked([codes.csr() for codes in waiting])
+
+
+class SharedPieces:
+    """Pieces of rows that several processes hold together, each its own, neighbours in the order of the processes.
+
+    Args:
+        pieces: of this process, see `Pieces`.
+        processes: all call the same functions with theirs.
+        count: how many rows this process has; by default they are counted.
+    """
+
+    def __init__(self, pieces: Pieces, processes: Processes | None = None, count: int | None = None) -> None:
+        self._pieces, self.processes = pieces, processes or Processes()
+        self.first = 0  # the number of this process's first row
+        if not self.processes.alone:
+            count = sum(piece.shape[0] for piece in pieces()) if count is None else count
+            self.first = sum(self.processes.gather(count)[: self.processes.share.part - 1])
+
+    def __call__(self) -> Iterable[Any]:
+        return self._pieces()
+
+    def dice(self, seed: int) -> np.random.Generator:
+        """What gives a random number for each row in its order, the same whichever process has the row."""
+        bits = np.random.PCG64(seed)
+        bits.advance(self.first)
+        return np.random.Generator(bits)
+
+
+def shared(pieces: Pieces) -> SharedPieces:
+    """The same, with the processes that they belong to; without any, those of one process."""
+    return pieces if isinstance(pieces, SharedPieces) else SharedPieces(pieces)

@@ -39,7 +39,7 @@ class FromPictures:
     def patches(self, places: set[Place]) -> dict[Place, Tensor]:
         """See `Source`; pictures after the last one with a place are not read."""
         found: dict[Place, Tensor] = {}
-        for number, named in enumerate(islice(self._pictures(), 1 + max(place.picture for place in places))):
+        for number, named in enumerate(islice(self._pictures(), _pictures_with(places))):
             own = (place for place in places if place.picture == number)
             found |= {place: cut_patch(named.picture.cpu(), place, self._stride) for place in own}
         return found
@@ -58,7 +58,7 @@ class FromCodes:
     def patches(self, places: set[Place]) -> dict[Place, Tensor]:
         """See `Source`."""
         found: dict[Place, Tensor] = {}
-        for number, coded in enumerate(islice(self._file, 1 + max(place.picture for place in places))):
+        for number, coded in enumerate(islice(self._file, _pictures_with(places))):
             own = (place for place in places if place.picture == number)
             found |= {place: self._decoded(coded.codes, place) for place in own}
         return found
@@ -74,6 +74,11 @@ class FromCodes:
         band = codes.dense(slice(int(rows[0]), int(rows[-1]) + 1), dtype=like.dtype)
         block = band[rows - rows[0]][:, columns].to(like.device)
         return middle(self._model.decode_codes(block[None]), self._model.config.stride)[0]
+
+
+def _pictures_with(places: set[Place]) -> int:
+    """So many pictures, from the first one on, have all the places."""
+    return 1 + max((place.picture for place in places), default=-1)
 
 
 def _on_cpu(pictures: Iterable[NamedPicture]) -> list[NamedPicture]:

@@ -1,0 +1,207 @@
+"""What a process does of work that several share: part I of N, alone or beside processes that it talks to.
+
+Only what talks imports torch, so that a command line is parsed without it.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from scvae_fast.errors import ArgumentError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+
+_TASK = "SLURM_ARRAY_TASK"
+# A process may wait for one that has hours more to do; torchrun ends all of them where one dies.
+_PATIENCE = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Part I of N, counted from 1.
+
+    Raises:
+        ValueError: there is no such part.
+    """
+
+    part: int = 1
+    parts: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.part <= self.parts:
+            raise ValueError(f"Share: part must be 1 … {self.parts}, got {self.part}")
+
+    @classmethod
+    def parse(cls, text: str, environment: Mapping[str, str] = os.environ) -> "Share":
+        """What `--part` takes: "I/N", or "array" for the task of a Slurm job array.
+
+        Raises:
+            ArgumentError: it is neither, or the variables of the array are not there or don't number all parts.
+        """
+        if text == "array":
+            return cls._of_array(environment)
+        found = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise ArgumentError(
+                f'must be I/N, the I-th of N parts, I = 1 … N (the first is 1/N); or "array"; got {text!r}'
+            )
+        return cls(int(found[1]), int(found[2]))
+
+    @classmethod
+    def _of_array(cls, environment: Mapping[str, str]) -> "Share":
+        names = [f"{_TASK}_{each}" for each in ("ID", "MIN", "MAX", "STEP", "COUNT")]
+        values = [environment.get(name, "") for name in names]
+        if not all(value.isdecimal() for value in values):
+            missing = next(name for name, value in zip(names, values, strict=True) if not value.isdecimal())
+            raise ArgumentError(
+                f"array is for the tasks of a Slurm job array: {missing} is no number; I/N is for others"
+            )
+        task, least, most, step, count = map(int, values)
+        if step < 1 or least + (count - 1) * step != most or (task - least) % step or not least <= task <= most:
+            raise ArgumentError(
+                f"array needs a job array without gaps, such as --array=1-64; this one has {count} tasks from {least} "
+                f"to {most}: for some parts of 64 alone, say --part I/64"
+            )
+        return cls((task - least) // step + 1, count)
+
+    def of(self, total: int, block: int = 1) -> range:
+        """Which of `total` things, in their order; neighbours, as equally many for each part as blocks allow.
+
+        Args:
+            total: how many there are.
+            block: so many, counted from the first thing, are not divided.
+        """
+        blocks = -(-total // block)
+        # Rounded up: where there are too few for all, the first part has some.
+        first, end = (block * -(-blocks * part // self.parts) for part in (self.part - 1, self.part))
+        return range(min(first, total), min(end, total))
+
+    def __str__(self) -> str:
+        return f"{self.part}/{self.parts}"
+
+
+class Processes:
+    """The processes that do a work together, as one of them sees them; alone there is nobody to talk to.
+
+    What they exchange lies on the CPU (gloo), wherever they compute. All call the same methods in the same order.
+
+    Args:
+        share: this one's.
+    """
+
+    def __init__(self, share: Share | None = None) -> None:
+        self.share = share or Share()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes and prints."""
+        return self.share.part == 1
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other one."""
+        return self.share.parts == 1
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self.gather(None)
+
+    def gather(self, mine: T) -> list[T]:
+        """What each of them has, in their order; on every one."""
+        found: list[Any] = [mine] * self.share.parts
+        if not self.alone:
+            with _while_all_live():
+                _distributed().all_gather_object(found, mine)
+        return found
+
+    def gather_on_first(self, mine: T) -> list[T]:
+        """The same where `first`; an empty list on the others."""
+        found: list[Any] = [mine] * (self.share.parts if self.first else 0)
+        if not self.alone:
+            with _while_all_live():
+                _distributed().gather_object(mine, found if self.first else None, dst=0)
+        return found
+
+    def sum(self, mine: "Tensor") -> "Tensor":
+        """The sum of a tensor on the CPU over all of them, on every one; the one that is given stays as it is."""
+        total = mine.clone()
+        if not self.alone:
+            with _while_all_live():
+                _distributed().all_reduce(total)
+        return total
+
+    def on_first(self, work: Callable[[], T]) -> T:
+        """What the first one makes, on every one; the others wait. An error of the first one ends them all."""
+        made: list[Any] = [work()] if self.first else [None]
+        if not self.alone:
+            with _while_all_live():
+                _distributed().broadcast_object_list(made, src=0)
+        result: T = made[0]
+        return result
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun, or what sets RANK and WORLD_SIZE as it does, has started this process."""
+    return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+
+
+def own_share(part: Share | None) -> Share | None:
+    """The share of this process, by `--part` or torchrun; None where it does all.
+
+    Raises:
+        ArgumentError: there are both.
+    """
+    if not under_torchrun():
+        return part
+    if part is not None:
+        raise ArgumentError(f"--part {part} is for processes that don't talk; torchrun shares the work out by itself")
+    try:
+        return Share(int(os.environ["RANK"]) + 1, int(os.environ["WORLD_SIZE"]))
+    except ValueError as error:
+        raise UsageError(
+            f"RANK = {os.environ['RANK']} and WORLD_SIZE = {os.environ['WORLD_SIZE']} are not what torchrun sets"
+        ) from error
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Processes]:
+    """The processes that torchrun started with this one, joined while the context lasts; without torchrun, this one.
+
+    Raises:
+        UsageError: they can't be joined.
+    """
+    share = own_share(None) or Share()
+    if share.parts == 1:
+        yield Processes()
+        return
+    distributed = _distributed()
+    try:
+        distributed.init_process_group("gloo", timeout=_PATIENCE)
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"the {share.parts} processes of torchrun can't be joined: {error}") from error
+    try:
+        yield Processes(share)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _distributed() -> Any:
+    import torch.distributed
+
+    return torch.distributed
+
+
+@contextlib.contextmanager
+def _while_all_live() -> Iterator[None]:
+    """Around an exchange: says what it means that it fails."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UsageError(f"another process has ended, and has said why; this one can't go on: {error}") from error

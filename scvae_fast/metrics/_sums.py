@@ -1,0 +1,26 @@
+"""What several processes have counted, put together."""
+
+import warnings
+from typing import Any
+
+import torch
+
+from scvae_fast._shares import Processes
+
+
+def sync(metric: Any, processes: Processes) -> None:
+    """Have a metric of torchmetrics add up what all processes have counted, by its own means; once, at the end."""
+    if not processes.alone:
+        metric.cpu().sync(distributed_available=lambda: True)
+
+
+def computed(metric: Any) -> float:
+    """What a metric makes of its sums, also where all of them come from other processes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The ``compute`` method of metric", category=UserWarning)
+        return float(metric.compute())
+
+
+def added(processes: Processes, *values: float) -> list[float]:
+    """The sums of numbers over all processes, in float64."""
+    return [float(total) for total in processes.sum(torch.tensor(values, dtype=torch.float64))]
