@@ -193,7 +193,7 @@ def test_an_evaluation_that_fails_leaves_the_older_result(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--device", "tpu"], "'tpu' is no device"),
+        (["--device", "cuda:99"], "there is no device 'cuda:99'"),
         (["--checkpoint", "not here/at/all"], "the checkpoint not here/at/all can't be loaded"),
     ],
 )
