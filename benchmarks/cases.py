@@ -76,20 +76,23 @@ class FamilyCase(NamedTuple):
 
 
 class LassoCase(NamedTuple):
-    """The time to come within `gap` of the lasso's optimum, relatively, over patches of photographs."""
+    """The time to come within `gap` of the lasso's optimum, relatively: patches of photographs, or Gaussian rows."""
 
     rows: int = 1024
-    side: int = 8  # a patch has side² pixels
+    side: int = 8  # a patch has side² pixels, a row n = side² features
     overcomplete: int = 4  # K / n
     lmbda: float = 0.5  # λ, patches having a mean norm of √n
     dictionary: str = "dct"
-    gap: float = 1e-3
+    gap: float = 1e-4
+    data: str = "patches"  # or "gaussian"
+    loops: bool = True  # whether ISTA and eager loops take part, which take long
 
     @property
     def name(self) -> str:
         """What --case matches."""
         n, K = self.side**2, self.overcomplete * self.side**2
-        return f"lasso-{self.dictionary}-M{self.rows}-n{n}-K{K}-λ{self.lmbda:g}"
+        data = "" if self.data == "patches" else f"-{self.data}"
+        return f"lasso-{self.dictionary}{data}-M{self.rows}-n{n}-K{K}-λ{self.lmbda:g}"
 
 
 class ModelCase(NamedTuple):
@@ -178,6 +181,16 @@ def _family(rows: Iterable[int]) -> list[AnyCase]:
     return found + [FamilyCase("non-negative, factored", way, density=0.02, atoms=4096) for way in (FORWARD, BOTH)]
 
 
+def _lassos() -> list[AnyCase]:
+    """Patches over two dictionaries, at two weights; Gaussian rows at two sizes; from one row to many."""
+    gaussian: dict[str, Any] = {"data": "gaussian", "dictionary": "random", "side": 16, "loops": False}
+    found: list[AnyCase] = [LassoCase(dictionary=dictionary) for dictionary in ("dct", "random")]
+    found += [LassoCase(rows=4096, lmbda=lmbda, loops=False) for lmbda in (0.5, 2)]
+    found += [LassoCase(rows=2048, overcomplete=2, lmbda=lmbda, **gaussian) for lmbda in (1, 2)]
+    found.append(LassoCase(rows=1024, overcomplete=8, lmbda=2, **gaussian))
+    return found + [LassoCase(rows=rows, overcomplete=2, lmbda=2, **gaussian) for rows in (1, 16, 256, 65_536)]
+
+
 def _on_cpu(full: bool) -> dict[str, list[AnyCase]]:
     twice = (FORWARD, BOTH)
     rows = (1, 16, 256, 4096, 65_536) if full else (1, 16, 256, 4096)
@@ -198,7 +211,7 @@ def _on_cpu(full: bool) -> dict[str, list[AnyCase]]:
             "sparse_code", twice, compiled=("default+max-autotune",) if full else ("default",), density=(0.05,)
         ),
         "memory": [MemoryCase("sparse_code", n_iter=T) for T in (5, 16, 30, 60)],
-        "lasso": [LassoCase(dictionary="dct"), LassoCase(dictionary="random")],
+        "lasso": _lassos(),
         "model": [
             ModelCase(direction, "pictures64", released=r) for r in (True, False) for direction in (BOTH, FORWARD)
         ],

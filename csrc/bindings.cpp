@@ -9,6 +9,7 @@
 #include <string>
 #include <tuple>
 
+#include "cpu/dictionary_update.h"
 #include "cpu/group_norm_silu.h"
 #include "cpu/interrupt.h"
 #include "cpu/lasso.h"
@@ -243,29 +244,35 @@ void decode_backward(bool float64, std::int64_t rows, std::int64_t atoms, std::i
 }
 
 // `sizes` are M, K and n; `alpha` its address, and whether each row has its own.
-void lasso(bool float64, std::tuple<std::int64_t, std::int64_t, std::int64_t> sizes, Address x, Address D, Address gram,
-           std::tuple<Address, bool> alpha, Address norms, Address z0, bool positive, double tolerance,
-           std::int64_t sweeps, Address codes, Address gap, int threads) {
+void lasso(bool float64, std::tuple<std::int64_t, std::int64_t, std::int64_t> sizes, Address x, Address D, bool gram,
+           std::tuple<Address, bool> alpha, Address z0, bool positive, double tolerance, std::int64_t sweeps,
+           Address codes, Address gap, int threads) {
   const auto [rows, atoms, features] = sizes;
   const std::int64_t M = rows, K = atoms, n = features;
   const Address of_alpha = std::get<0>(alpha);
   const bool each = std::get<1>(alpha);
   with_scalar(float64, [&](auto scalar) {
     using T = decltype(scalar);
-    const std::int64_t columns = cpu::padded<float>(K);
     const cpu::LassoProblem<T> problem{M,
                                        K,
                                        n,
                                        rows_at<T>(x, n),
-                                       rows_at<T>(D, columns),
-                                       rows_at<T>(gram, columns),
+                                       rows_at<T>(D, K),
+                                       gram,
                                        rows_at<T>(of_alpha, each ? K : 0),
-                                       pointer<const T>(norms),
                                        rows_at<T>(z0, K),
                                        positive,
                                        tolerance,
                                        sweeps};
     cpu::lasso<T>(problem, pointer<T>(codes), pointer<double>(gap), threads);
+  });
+}
+
+void update_atoms(bool float64, std::int64_t atoms, std::int64_t features, Address D, Address A, Address B,
+                  bool positive) {
+  with_scalar(float64, [&](auto scalar) {
+    using T = decltype(scalar);
+    cpu::update_atoms<T>(atoms, features, pointer<T>(D), rows_at<T>(A, atoms), rows_at<T>(B, features), positive);
   });
 }
 
@@ -339,6 +346,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("decode_forward", &decode_forward);
   m.def("decode_backward", &decode_backward);
   m.def("lasso", &lasso);
+  m.def("update_atoms", &update_atoms);
   m.def("group_norm_silu_forward", &group_norm_silu_forward);
   m.def("group_norm_silu_backward", &group_norm_silu_backward);
   m.def("build_info", &build_info);

@@ -287,9 +287,12 @@ def test_batches_one_by_one_learn_as_well(digits):
 
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("count", [3, 37])
-def test_one_round_over_the_atoms_minimises_each_in_turn(positive, count):
-    from scvae_fast.estimators.online_learning import _update_atoms
+@pytest.mark.parametrize("compiled", [False, True])
+def test_one_round_over_the_atoms_minimises_each_in_turn(monkeypatch, positive, count, compiled):
+    from scvae_fast.estimators.online_learning import _update_atoms, native
 
+    assert native.missing is None
+    monkeypatch.setattr(native, "missing", None if compiled else "tried without")
     random = np.random.RandomState(0)
     x, z = random.standard_normal((50, 5)), random.standard_normal((50, count))
     found = atoms(64)[:count, :5].copy()

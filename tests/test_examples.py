@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from examples import unrolled
+from examples import task_driven, unrolled
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -57,3 +57,15 @@ def test_sparse_autoencoder(monkeypatch, capsys):
             assert codes_of_64 <= codes
             assert found_of_64 > found + 5
             assert ratings["8, trained"][0] < ratings["8"][0]
+
+
+@pytest.mark.slow
+def test_task_driven(capsys):
+    """A dictionary that learns the task classifies no worse than one that is kept; iterations keep more memory."""
+    task_driven.main(["--atoms", "48", "--epochs", "12", "--seeds", "1"])
+    rows = re.findall(r"^\| (.*?) \| (\S+)% \| .*? \| \S+ \| (\S+) \|$", capsys.readouterr().out, re.MULTILINE)
+    found = {name: (float(accuracy), float(kept)) for name, accuracy, kept in rows}
+    assert list(found) == ["lasso, D kept", "lasso", "LISTA, T = 5", "LISTA, T = 16", "LISTA, T = 30"]
+    assert found["lasso"][0] > 90
+    assert found["lasso"][0] >= found["lasso, D kept"][0] - 1
+    assert found["lasso"][1] < found["LISTA, T = 5"][1] < found["LISTA, T = 30"][1]

@@ -15,6 +15,7 @@ PAGES = {
     DOCS / "index.md": 2,
     DOCS / "estimators.md": 1,
     DOCS / "family.md": 2,
+    DOCS / "lasso.md": 2,
     DOCS / "sparse_autoencoder.md": 3,
 }
 

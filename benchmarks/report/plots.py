@@ -166,8 +166,9 @@ def grown(results: Results) -> Figure | None:
 
 
 def lasso(results: Results) -> Figure | None:
-    """Seconds until the objective is close enough to the optimum; who does not get there."""
+    """Seconds until the objective is close enough to the optimum; who does not get there. Where all take part."""
     found = [r for r in results.document["results"] if r["kind"] == "LassoCase" and r.get("efforts")]
+    found = [r for r in found if r["settings"].get("loops", True)]
     if not found:
         return None
     names = list(dict.fromkeys(name for r in found for name in r["efforts"]))
@@ -343,9 +344,10 @@ def _effort(result: dict[str, Any], name: str) -> str:
     effort, took = result["efforts"].get(name), measured.seconds(result, name)
     if effort is None:
         return " not run"
+    n_iter = effort["iterations"]
     if took is None:
-        return f" gap {effort['gap']:.0e} after {effort['iterations']} iterations"
-    return f" {wording.milliseconds(took.median)} ms, {effort['iterations']} iterations"
+        return f" gap {effort['gap']:.0e}" + ("" if n_iter is None else f" after {n_iter} iterations")
+    return f" {wording.milliseconds(took.median)} ms" + ("" if n_iter is None else f", {n_iter} iterations")
 
 
 def _largest(found: Sequence[dict[str, Any]]) -> list[str]:

@@ -148,9 +148,11 @@ def lasso(results: Results) -> Table:
         for result in found:
             took, effort = measured.seconds(result, name), result["efforts"].get(name)
             if took is not None and effort is not None:
-                cells.append(f"{milliseconds(took.median)} ms, {effort['iterations']} iterations")
+                n_iter = "" if effort["iterations"] is None else f", {effort['iterations']} iterations"
+                cells.append(f"{milliseconds(took.median)} ms{n_iter}")
             elif effort is not None:
-                cells.append(f"gap {effort['gap']:.1e} after {effort['iterations']} iterations")
+                n_iter = "" if effort["iterations"] is None else f" after {effort['iterations']} iterations"
+                cells.append(f"gap {effort['gap']:.1e}{n_iter}")
             else:
                 cells.append(NONE)
         rows.append([name, *cells])

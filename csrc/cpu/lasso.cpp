@@ -7,6 +7,7 @@
 
 #include "cpu/blocks.h"
 #include "cpu/kernels.h"
+#include "cpu/lasso_atoms.h"
 #include "cpu/lasso_kernels.h"
 #include "cpu/lasso_row.h"
 #include "cpu/memory.h"
@@ -24,21 +25,12 @@ constexpr double kProgress = 0.7;                    // a gap smaller by that fa
 // What the blocks share.
 template <typename T>
 struct Shared {
-  Shared(const LassoProblem<T>& problem, int threads)
-      : p(problem),
-        columns(padded<T>(problem.atoms)),
-        dictionary(Packed<T>::straight(problem.D, problem.features, columns, threads)),
-        atoms(columns, problem.features),
-        weights(problem.atoms) {
-    atoms.zero();  // products of atoms read whole vectors
-    kernels<T>().transpose(p.D.data, p.D.stride, p.features, columns, atoms.row(0), atoms.stride());
-    if (p.alpha.stride == 0) weights.set(p.alpha[0], p.norms, p.atoms);
+  Shared(const LassoProblem<T>& problem, int threads) : p(problem), atoms(problem, threads), weights(problem.atoms) {
+    if (p.alpha.stride == 0) weights.set(p.alpha[0], atoms.units(), p.atoms);
   }
 
   const LassoProblem<T>& p;
-  std::int64_t columns;  // atoms, padded
-  Packed<T> dictionary;
-  Matrix<T> atoms;  // one a row
+  LassoAtoms<T> atoms;
   Weights<T> weights;
 };
 
@@ -56,53 +48,30 @@ struct Progress {
   std::vector<T> codes;
 };
 
-// out = coefficients D for rows of which each gets the same sums wherever it stands.
-template <typename T>
-void correlate(const Shared<T>& s, const Matrix<T>& coefficients, std::int64_t rows, Matrix<T>& out) {
-  const Kernels<T>& k = kernels<T>();
-  const Panelling by(s.columns, k.lanes, k.wide);
-  const Factor<T> factor = s.dictionary.factor();
-  for (std::int64_t first = 0; first < factor.terms; first += kDepth)
-    for (std::int64_t panel = 0; panel < by.panels; ++panel)
-      for (std::int64_t row = 0; row < rows; row += kDenseRows) {
-        Combination<T> c = {};
-        c.terms = std::min(kDepth, factor.terms - first);
-        c.coefficient = coefficients.row(row) + first;
-        c.coefficient_stride = coefficients.stride();
-        c.source = factor.tile(first, by, panel);
-        c.source_stride = by.width(panel);
-        c.out = out.row(row) + by.begin(panel);
-        c.out_stride = out.stride();
-        c.init = first == 0 ? nullptr : c.out;
-        c.init_stride = out.stride();
-        k.combine_dense[static_cast<int>(Finish::store)][by.width(panel) / by.lanes - 1](c);
-      }
-}
-
 template <typename T>
 class Block {
  public:
-  Block(const Shared<T>& shared, std::int64_t rows)
+  Block(Shared<T>& shared, std::int64_t rows)
       : s_(shared),
         p_(shared.p),
         rows_(rows),
         residuals_(whole(rows), p_.features),
-        correlations_(whole(rows), s_.columns),
-        g_(s_.columns),
-        minus_(s_.columns),
+        correlations_(whole(rows), s_.atoms.columns()),
+        g_(s_.atoms.columns()),
+        minus_(s_.atoms.columns()),
         left_(p_.features) {
     const bool shares = p_.alpha.stride == 0;
-    for (std::int64_t i = 0; i < (p_.gram.data != nullptr ? 1 : rows); ++i) solvers_.emplace_back(p_, s_.atoms);
+    for (std::int64_t i = 0; i < (p_.gram ? 1 : rows); ++i) solvers_.emplace_back(p_, s_.atoms);
     for (std::int64_t i = 0; i < rows && !shares; ++i) weights_.emplace_back(p_.atoms);
   }
 
   void solve(std::int64_t begin, std::int64_t count, T* codes, double* gap, const Turn& turn) {
     start(begin, count, codes, gap);
-    if (p_.gram.data != nullptr) by_gram(turn);
+    if (p_.gram) by_gram(turn);
     while (!live_.empty()) {
       for (std::size_t i = 0; i < live_.size(); ++i) residual(live_[i], static_cast<std::int64_t>(i));
       clear_rest(static_cast<std::int64_t>(live_.size()));
-      correlate(s_, residuals_, static_cast<std::int64_t>(live_.size()), correlations_);
+      s_.atoms.correlate(residuals_, static_cast<std::int64_t>(live_.size()), correlations_);
       std::vector<std::size_t> going;
       for (std::size_t i = 0; i < live_.size(); ++i) {
         Progress<T>& at = progress_[live_[i]];
@@ -118,7 +87,7 @@ class Block {
  private:
   static std::int64_t whole(std::int64_t rows) { return (rows + kDenseRows - 1) / kDenseRows * kDenseRows; }
 
-  LassoRow<T>& solver(std::size_t i) { return solvers_[p_.gram.data != nullptr ? 0 : i]; }
+  LassoRow<T>& solver(std::size_t i) { return solvers_[p_.gram ? 0 : i]; }
   const Weights<T>& weights(std::size_t i) const { return p_.alpha.stride == 0 ? s_.weights : weights_[i]; }
 
   void begin_row(std::size_t i) {
@@ -147,16 +116,17 @@ class Block {
         const double value = static_cast<double>(x[f]) / at.scale;
         at.energy += 0.5 * value * value;
       }
-      if (p_.alpha.stride != 0) weights_[i].set(p_.alpha[at.row], p_.norms, p_.atoms);
+      if (p_.alpha.stride != 0) weights_[i].set(p_.alpha[at.row], s_.atoms.units(), p_.atoms);
       if (p_.z0.data != nullptr) read(p_.z0[at.row], at);
-      if (p_.gram.data == nullptr) begin_row(i);
+      if (!p_.gram) begin_row(i);
       live_.push_back(i);
     }
   }
 
   void read(const T* z0, Progress<T>& at) const {
     for (std::int64_t k = 0; k < p_.atoms; ++k) {
-      const auto code = static_cast<T>(static_cast<double>(z0[k]) / at.scale * static_cast<double>(p_.norms[k]));
+      const auto code =
+          static_cast<T>(static_cast<double>(z0[k]) / at.scale * static_cast<double>(s_.atoms.units()[k]));
       if (code == T(0)) continue;
       at.index.push_back(static_cast<std::int32_t>(k));
       at.codes.push_back(code);
@@ -166,7 +136,7 @@ class Block {
   void write(const Progress<T>& at, T* codes) const {
     for (std::size_t t = 0; t < at.index.size(); ++t) {
       const std::int32_t k = at.index[t];
-      codes[k] = static_cast<T>(static_cast<double>(at.codes[t]) * at.scale / static_cast<double>(p_.norms[k]));
+      codes[k] = static_cast<T>(static_cast<double>(at.codes[t]) * at.scale / static_cast<double>(s_.atoms.units()[k]));
     }
   }
 
@@ -179,7 +149,7 @@ class Block {
         scaled[f] = static_cast<T>(static_cast<double>(x[f]) / progress_[live_[i]].scale);
     }
     clear_rest(static_cast<std::int64_t>(live_.size()));
-    correlate(s_, residuals_, static_cast<std::int64_t>(live_.size()), correlations_);
+    s_.atoms.correlate(residuals_, static_cast<std::int64_t>(live_.size()), correlations_);
     for (std::size_t i = 0; i < live_.size(); ++i) {
       Progress<T>& at = progress_[live_[i]];
       LassoRow<T>& solver = this->solver(live_[i]);
@@ -198,14 +168,14 @@ class Block {
     if (at.index.empty()) return b;
     const Kernels<T>& k = kernels<T>();
     for (std::size_t t = 0; t < at.index.size(); ++t) minus_.data()[at.index[t]] = -at.codes[t];
-    const Panelling by(s_.columns, k.lanes, k.wide);
+    const Panelling by(s_.atoms.columns(), k.lanes, k.wide);
     Combination<T> c = {};
     c.index = at.index.data();
     c.terms = static_cast<std::int64_t>(at.index.size());
     c.coefficient = minus_.data();
-    c.source_stride = p_.gram.stride;
+    c.source_stride = s_.atoms.gram().stride();
     for (std::int64_t panel = 0; panel < by.panels; ++panel) {
-      c.source = p_.gram.data + by.begin(panel);
+      c.source = s_.atoms.gram().row(0) + by.begin(panel);
       c.init = b + by.begin(panel);
       c.out = g_.data() + by.begin(panel);
       k.combine[static_cast<int>(Finish::store)][0][by.width(panel) / by.lanes - 1](c);
@@ -216,8 +186,9 @@ class Block {
   // x - D z of a row, rounded once.
   void residual(std::size_t i, std::int64_t to) {
     const Progress<T>& at = progress_[i];
-    lasso_kernels<T>().residual(p_.x[at.row], 1 / at.scale, s_.atoms.row(0), s_.atoms.stride(), at.index.data(),
-                                at.codes.data(), static_cast<std::int64_t>(at.index.size()), p_.features, left_.data());
+    lasso_kernels<T>().residual(p_.x[at.row], 1 / at.scale, s_.atoms.rows().row(0), s_.atoms.rows().stride(),
+                                at.index.data(), at.codes.data(), static_cast<std::int64_t>(at.index.size()),
+                                p_.features, left_.data());
     T* out = residuals_.row(to);
     for (std::int64_t f = 0; f < p_.features; ++f) out[f] = static_cast<T>(left_.data()[f]);
   }
@@ -229,7 +200,7 @@ class Block {
   // Writes a row's gap, and takes it further unless that is small enough or there is nothing to gain.
   bool goes_on(Progress<T>& at, std::size_t i, std::int64_t place, double& gap, const Turn& turn) {
     LassoRow<T>& solver = this->solver(i);
-    if (p_.gram.data != nullptr) begin_row(i);
+    solver.weigh(weights(i), at.scale);
     const T* g = correlations_.row(place);
     const double found = exact_gap(solver, at, residuals_.row(place), g);
     gap = found / at.energy;
@@ -237,6 +208,7 @@ class Block {
     at.without_progress = at.grew || found < kProgress * at.best ? 0 : at.without_progress + 1;
     at.best = std::min(at.best, found);
     if (at.without_progress >= kWithoutProgress) return false;
+    if (p_.gram) begin_row(i);
     if (solver.advance(g, at.energy, at.sweeps, at.grew, turn) == LassoRow<T>::State::stalled) return false;
     solver.codes(at.index, at.codes);
     return true;
@@ -254,7 +226,7 @@ class Block {
     return 0.5 * (1 - s) * (1 - s) * square + std::max(slack, 0.0);
   }
 
-  const Shared<T>& s_;
+  Shared<T>& s_;
   const LassoProblem<T>& p_;
   std::int64_t rows_;
   Matrix<T> residuals_, correlations_;
@@ -270,8 +242,9 @@ class Block {
 
 template <typename T>
 void lasso(const LassoProblem<T>& p, T* codes, double* gap, int threads) {
-  const Shared<T> shared(p, threads);
-  const std::int64_t most = std::clamp<std::int64_t>(kMostCorrelations / shared.columns, kDenseRows, kRowsOfLasso);
+  Shared<T> shared(p, threads);
+  const std::int64_t most =
+      std::clamp<std::int64_t>(kMostCorrelations / shared.atoms.columns(), kDenseRows, kRowsOfLasso);
   const Blocks blocks(p.rows, most, threads);
   const int team = team_size(threads, blocks.count);
   std::vector<Block<T>> workers;

@@ -8,17 +8,15 @@
 
 namespace scvae::cpu {
 
-// Atoms are scaled to norms near 1: column k of D is the k-th atom divided by norms[k], a power of two.
 template <typename T>
 struct LassoProblem {
   std::int64_t rows = 0;      // M
   std::int64_t atoms = 0;     // K
   std::int64_t features = 0;  // n
   Rows<T> x;                  // (M, n), finite
-  Rows<T> D;                  // (n, K), with zeros up to whole vectors of any instruction set
-  Rows<T> gram;               // of D, padded likewise; data is null where it is not formed
+  Rows<T> D;                  // (n, K), finite, no column zero
+  bool gram = false;          // whether to work on D^T D, of which few rows of x need a part alone
   Rows<T> alpha;              // (M, K), above 0; a stride of 0 stands for the same in all rows
-  const T* norms = nullptr;   // (K,)
   Rows<T> z0;                 // (M, K); data is null where the start is 0
   bool positive = false;      // z >= 0
   double tolerance = 0;       // for the relative gap

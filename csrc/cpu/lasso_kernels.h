@@ -6,8 +6,8 @@
 
 namespace scvae::cpu {
 
-// A row's problem over some of its atoms, with their Gram matrix at hand. Vectors are padded with zeros to whole
-// vectors of any instruction set.
+// A row's problem over some of its atoms, with their Gram matrix at hand. Vectors are padded to whole vectors of any
+// instruction set: `alpha` with numbers above 0, the others with zeros.
 template <typename T>
 struct WorkingSet {
   std::int64_t size;
@@ -18,13 +18,6 @@ struct WorkingSet {
   bool positive;
   T* codes;
   T* correlations;  // of the atoms with the residual, kept up to date
-};
-
-// What a sweep did.
-template <typename T>
-struct Swept {
-  T largest;     // change of a code, as an absolute value
-  bool entered;  // whether a code became zero or stopped being zero
 };
 
 // What the duality gap of a working set is made of.
@@ -44,11 +37,12 @@ struct LassoKernels {
   // overwritten.
   std::int64_t (*above)(const T* g, const T* inverse, std::int64_t columns, bool positive, T bound,
                         std::int32_t* index);
-  // One round of coordinate descent.
-  Swept<T> (*sweep)(const WorkingSet<T>& set);
-  // Solves for the codes that are not zero, their signs kept, and goes there, or as far as a code becomes zero where
-  // that is better. Returns 1 where signs changed, 2 where all were kept, and 0, with nothing changed, where rounding
-  // kept it from a solution. Scratch: size * (stride + 3) elements, and as many indices as the set has atoms.
+  // One round of coordinate descent; returns the largest change of a code, as an absolute value.
+  T (*sweep)(const WorkingSet<T>& set);
+  // Solves for the codes that are not zero, their signs kept, and goes there; or, where that is better, as far as a
+  // code becomes zero, or to zero with all codes that would change their signs. Returns 1 where signs changed, 2 where
+  // all were kept, and 0, with nothing changed, where rounding kept it from a solution. Scratch: (size + 6) * stride
+  // elements, and as many indices as the set has atoms.
   int (*jump)(const WorkingSet<T>& set, T* scratch, std::int32_t* index);
   GapTerms<T> (*gap_terms)(const WorkingSet<T>& set);
   // out[i] = scale x[i] - the sum over the terms of codes[t] atoms[index[t]][i], in double

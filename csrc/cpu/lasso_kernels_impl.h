@@ -11,18 +11,31 @@ template <typename T>
   return v < Vector<T>{} ? -v : v;
 }
 
-template <typename T>
-[[gnu::always_inline]] inline T largest_lane(Vector<T> v) {
-  T largest = v[0];
-  for (std::int64_t l = 1; l < kLanes<T>; ++l) largest = v[l] > largest ? v[l] : largest;
-  return largest;
+// Lane l of the result is lane l + H of v, of which lanes / 2 ... 1 in turn fold a vector into its first lane.
+template <typename T, int H>
+[[gnu::always_inline]] inline Vector<T> rotate(Vector<T> v) {
+  typename VectorOf<T>::integer index = {};
+  for (int l = 0; l < kLanes<T>; ++l) index[l] = (l + H) % kLanes<T>;
+  return shuffle<T>(v, v, index);
 }
 
-template <typename T>
+template <typename T, int H = kLanes<T> / 2>
+[[gnu::always_inline]] inline T largest_lane(Vector<T> v) {
+  const Vector<T> other = rotate<T, H>(v);
+  const Vector<T> larger = v > other ? v : other;
+  if constexpr (H == 1)
+    return larger[0];
+  else
+    return largest_lane<T, H / 2>(larger);
+}
+
+template <typename T, int H = kLanes<T> / 2>
 [[gnu::always_inline]] inline T sum_of_lanes(Vector<T> v) {
-  T sum = 0;
-  for (std::int64_t l = 0; l < kLanes<T>; ++l) sum += v[l];
-  return sum;
+  v += rotate<T, H>(v);
+  if constexpr (H == 1)
+    return v[0];
+  else
+    return sum_of_lanes<T, H / 2>(v);
 }
 
 // What is beyond the columns has an inverse of zero.
@@ -85,76 +98,119 @@ template <typename T>
   for (std::int64_t j = 0; j < columns; j += lanes) store<T>(y + j, load(y + j) - factor * load(x + j));
 }
 
+// y[0 ... columns) -= the sum over four x of by[i] x[i], `stride` apart
 template <typename T>
-Swept<T> sweep(const WorkingSet<T>& given) {
+[[gnu::always_inline]] inline void subtract_four(const T* x, std::int64_t stride, const T (&by)[4],
+                                                 std::int64_t columns, T* y) {
+  constexpr std::int64_t lanes = kLanes<T>;
+  const Vector<T> zero = {};
+  const Vector<T> a = by[0] - zero, b = by[1] - zero, c = by[2] - zero, d = by[3] - zero;
+  for (std::int64_t j = 0; j < columns; j += lanes)
+    store<T>(y + j, load(y + j) - a * load(x + j) - b * load(x + stride + j) - c * load(x + 2 * stride + j) -
+                        d * load(x + 3 * stride + j));
+}
+
+template <typename T>
+T sweep(const WorkingSet<T>& given) {
   const WorkingSet<T> w = given;
   const std::int64_t columns = (w.size + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-  Swept<T> done = {0, false};
+  T largest = 0;
+  T correlation = w.size > 0 ? w.correlations[0] : T(0);
   for (std::int64_t j = 0; j < w.size; ++j) {
     const T* row = w.gram + j * w.stride;
     const T code = w.codes[j], alpha = w.alpha[j];
-    const T drive = w.correlations[j] + code * row[j];
-    T next = 0;
-    if (drive > alpha)
-      next = (drive - alpha) * w.inverse[j];
-    else if (!w.positive && drive < -alpha)
-      next = (drive + alpha) * w.inverse[j];
+    const T drive = correlation + code * row[j];
+    const T below = drive < alpha ? drive : alpha;
+    const T next = (drive - (!w.positive && below < -alpha ? -alpha : below)) * w.inverse[j];
     const T change = next - code;
+    // By itself, so that the next code need not wait for the vectors to go to memory and come back.
+    correlation = j + 1 < w.size ? w.correlations[j + 1] - change * row[j + 1] : T(0);
     if (change == T(0)) continue;
     w.codes[j] = next;
     subtract<T>(row, change, columns, w.correlations);
     const T size = change < T(0) ? -change : change;
-    done.largest = size > done.largest ? size : done.largest;
-    done.entered = done.entered || next == T(0) || code == T(0);
+    largest = size > largest ? size : largest;
   }
-  return done;
+  return largest;
 }
 
 template <typename T>
 constexpr T kEpsilon = sizeof(T) == 4 ? T(1.2e-7) : T(2.3e-16);
 
-// Factorises a symmetric matrix (size, stride) in place, A = U^T U with U in its upper triangle and 1 / U[k][k] in
-// `inverse`; returns false where it is singular. Rows are padded; what is left of the diagonal is overwritten.
+// Factorises a symmetric matrix (size, stride) in place, A = U^T E U with U in its upper triangle and the diagonal
+// E[k][k] = 1 / U[k][k] in `inverse`; returns false where it is singular. Rows are padded; what is left of the diagonal
+// is overwritten.
 template <typename T>
 bool factorise(T* A, std::int64_t stride, std::int64_t size, T* inverse) {
   constexpr std::int64_t lanes = kLanes<T>;
   const T least = kEpsilon<T> * static_cast<T>(size);  // atoms have norms near 1
-  for (std::int64_t k = 0; k < size; ++k) {
-    T* row = A + k * stride;
-    if (!(row[k] > least)) return false;
-    const T by = T(1) / __builtin_sqrt(row[k]);
-    inverse[k] = by;
-    const Vector<T> factor = by - Vector<T>{};
-    for (std::int64_t j = k / lanes * lanes; j < size; j += lanes) store<T>(row + j, load(row + j) * factor);
-    for (std::int64_t i = k + 1; i < size; ++i) {
-      const std::int64_t first = i / lanes * lanes;
-      subtract<T>(row + first, row[i], size - first, A + i * stride + first);
+  for (std::int64_t first = 0; first < size; first += 4) {
+    const std::int64_t last = first + 4 < size ? first + 4 : size;
+    for (std::int64_t k = first; k < last; ++k) {
+      T* row = A + k * stride;
+      if (!(row[k] > least)) return false;
+      inverse[k] = T(1) / row[k];
+      for (std::int64_t i = k + 1; i < last; ++i) {
+        const std::int64_t at = i / lanes * lanes;
+        subtract<T>(row + at, row[i] * inverse[k], size - at, A + i * stride + at);
+      }
+    }
+    const T* rows = A + first * stride;
+    for (std::int64_t i = last; i < size; ++i) {
+      const std::int64_t at = i / lanes * lanes;
+      const T* scale = inverse + first;
+      const T by[4] = {rows[i] * scale[0], rows[stride + i] * scale[1], rows[2 * stride + i] * scale[2],
+                       rows[3 * stride + i] * scale[3]};
+      subtract_four<T>(rows + at, stride, by, size - at, A + i * stride + at);
     }
   }
   return true;
 }
 
-// x becomes A^-1 x.
+// The numbers of the lanes.
+template <typename T>
+[[gnu::always_inline]] inline typename VectorOf<T>::integer lane_numbers() {
+  typename VectorOf<T>::integer numbers = {};
+  for (int l = 0; l < kLanes<T>; ++l) numbers[l] = l;
+  return numbers;
+}
+
+// x becomes A^-1 x, of whole vectors. Scalars that are stored would have to reach memory before a vector of them can be
+// loaded, so x stays in vectors.
 template <typename T>
 void solve(const T* U, std::int64_t stride, std::int64_t size, const T* inverse, T* x) {
   constexpr std::int64_t lanes = kLanes<T>;
+  const typename VectorOf<T>::integer lane = lane_numbers<T>();
+  const Vector<T> zero = {};
   for (std::int64_t k = 0; k < size; ++k) {
+    const std::int64_t at = k / lanes * lanes;
+    const int own = static_cast<int>(k - at);
     const T value = x[k] * inverse[k];
-    const std::int64_t first = (k + 1) / lanes * lanes;
-    // The vector that holds x[k] itself and what is before it has to stay as it is.
-    for (std::int64_t j = k + 1; j < size && j < first + lanes; ++j) x[j] -= value * U[k * stride + j];
-    if (first + lanes < size)
-      subtract<T>(U + k * stride + first + lanes, value, size - first - lanes, x + first + lanes);
-    x[k] = value;
+    const Vector<T> there = load(x + at), after = there - (value - zero) * load(U + k * stride + at);
+    store<T>(x + at, lane > own ? after : there);
+    if (at + lanes < size) subtract<T>(U + k * stride + at + lanes, value, size - at - lanes, x + at + lanes);
   }
-  for (std::int64_t k = size - 1; k >= 0; --k) {
-    const T* row = U + k * stride;
-    Vector<T> sums = {};
-    T sum = x[k];
-    std::int64_t j = k + 1;
-    for (; j < size && j % lanes != 0; ++j) sum -= row[j] * x[j];
-    for (; j < size; j += lanes) sums += load(row + j) * load(x + j);
-    x[k] = (sum - sum_of_lanes<T>(sums)) * inverse[k];
+  for (std::int64_t at = (size - 1) / lanes * lanes; at >= 0; at -= lanes) {
+    const std::int64_t count = at + lanes < size ? lanes : size - at;
+    Vector<T> column[lanes], done = load(x + at);
+    if (at + lanes < size) {
+      T sums[lanes] = {};
+      for (std::int64_t l = 0; l < count; ++l) {
+        Vector<T> sum = {};
+        for (std::int64_t j = at + lanes; j < size; j += lanes) sum += load(U + (at + l) * stride + j) * load(x + j);
+        sums[l] = sum_of_lanes<T>(sum);
+      }
+      done -= load(static_cast<const T*>(sums));
+    }
+    for (std::int64_t l = 0; l < lanes; ++l) column[l] = l < count ? load(U + (at + l) * stride + at) : zero;
+    exchange_all<T, lanes / 2>(column);
+#pragma GCC unroll 16
+    for (int l = static_cast<int>(lanes) - 1; l >= 0; --l) {
+      if (l >= count) continue;
+      const Vector<T> value = done[l] * inverse[at + l] - zero;
+      done = lane < l ? done - value * column[l] : (lane == l ? value : done);
+    }
+    store<T>(x + at, done);
   }
 }
 
@@ -163,46 +219,79 @@ void solve(const T* U, std::int64_t stride, std::int64_t size, const T* inverse,
 // a code becomes zero.
 constexpr int kRidge = 8;
 
-// The part of a step, at most 1, that makes the objective smallest: all of it, or as far as a code becomes zero, which
-// is then the `first`.
+// A step from the codes that are not zero, in the order of `index`; vectors are padded with zeros to whole vectors.
 template <typename T>
-T best_part(const WorkingSet<T>& w, const T* step, std::int64_t size, const std::int32_t* index, std::int64_t& first) {
-  const auto absolute = [](T value) { return value < T(0) ? -value : value; };
-  T slope = 0, curvature = 0;  // of the objective without the absolute values, and with their present signs
-  for (std::int64_t i = 0; i < size; ++i) {
-    const T correlation = w.correlations[index[i]], alpha = w.alpha[index[i]];
-    slope -= step[i] * correlation;
-    curvature += step[i] * (correlation - (w.codes[index[i]] > T(0) ? alpha : -alpha));
+struct Step {
+  std::int64_t size;
+  T* by;  // the step
+  T* code;
+  T* alpha;
+  T slope, curvature;  // of the objective without the absolute values, and with their present signs
+};
+
+// By how much that part of a step changes the objective.
+template <typename T>
+T change_by(const Step<T>& s, T part) {
+  Vector<T> sums = {};
+  for (std::int64_t i = 0; i < s.size; i += kLanes<T>) {
+    const Vector<T> code = load(s.code + i);
+    sums += load(s.alpha + i) * (absolute<T>(code + part * load(s.by + i)) - absolute<T>(code));
   }
+  return part * (s.slope + T(0.5) * part * s.curvature) + sum_of_lanes<T>(sums);
+}
+
+// Whether a code that is not zero becomes zero or changes its sign.
+template <typename T>
+bool crosses(T code, T there) {
+  return there == T(0) || (code > T(0)) != (there > T(0));
+}
+
+// The part of a step, at most 1, that makes the objective smallest: all of it, or as far as a code becomes zero, which
+// is then the `first`. `change` is by how much.
+template <typename T>
+T best_part(const Step<T>& s, bool positive, std::int64_t& first, T& change) {
   T best = 1;
-  if (w.positive) {  // no code may change its sign
-    for (std::int64_t i = 0; i < size; ++i) {
-      const T code = w.codes[index[i]];
-      if (code + step[i] > T(0) || -code / step[i] > best) continue;
-      best = -code / step[i];
-      first = i;
-    }
-    return best;
-  }
-  const auto change = [&](T part) {
-    T sum = part * (slope + T(0.5) * part * curvature);
-    for (std::int64_t i = 0; i < size; ++i) {
-      const T code = w.codes[index[i]];
-      sum += w.alpha[index[i]] * (absolute(code + part * step[i]) - absolute(code));
-    }
-    return sum;
-  };
-  T least = change(T(1));
-  for (std::int64_t i = 0; i < size; ++i) {
-    const T code = w.codes[index[i]], there = code + step[i];
-    if ((code > T(0)) == (there > T(0)) && there != T(0)) continue;
-    const T until = -code / step[i], found = change(until);
-    if (found >= least) continue;
+  change = positive ? T(0) : change_by(s, T(1));
+  for (std::int64_t i = 0; i < s.size; ++i) {
+    if (!crosses(s.code[i], s.code[i] + s.by[i])) continue;
+    const T until = -s.code[i] / s.by[i];
+    if (positive && until > best) continue;  // no code may change its sign
+    const T found = positive ? T(0) : change_by(s, until);
+    if (found > change || (!positive && found == change)) continue;
     best = until;
-    least = found;
+    change = found;
     first = i;
   }
+  if (positive) change = change_by(s, best);
   return best;
+}
+
+// Brings correlations up to date for codes that become `there`.
+template <typename T>
+void move(const WorkingSet<T>& w, const Step<T>& s, const std::int32_t* index, const T* there) {
+  for (std::int64_t i = 0; i < s.size; ++i)
+    if (there[i] != s.code[i])
+      subtract<T>(w.gram + index[i] * w.stride, there[i] - s.code[i], (w.size + kLanes<T> - 1) / kLanes<T> * kLanes<T>,
+                  w.correlations);
+}
+
+// The whole step, but codes stop at zero. Returns whether that makes the objective smaller than `change`; if not,
+// nothing is changed. `before` is scratch.
+template <typename T>
+bool step_to_zeros(const WorkingSet<T>& w, const Step<T>& s, const std::int32_t* index, T change, T* there, T* before) {
+  for (std::int64_t j = 0; j < w.size; ++j) before[j] = w.correlations[j];
+  for (std::int64_t i = 0; i < s.size; ++i)
+    there[i] = crosses(s.code[i], s.code[i] + s.by[i]) ? T(0) : s.code[i] + s.by[i];
+  move(w, s, index, there);
+  T found = 0;
+  for (std::int64_t i = 0; i < s.size; ++i) {
+    const T size = there[i] < T(0) ? -there[i] : there[i], was = s.code[i] < T(0) ? -s.code[i] : s.code[i];
+    found +=
+        s.alpha[i] * (size - was) - T(0.5) * (there[i] - s.code[i]) * (before[index[i]] + w.correlations[index[i]]);
+  }
+  if (found < change) return true;
+  for (std::int64_t j = 0; j < w.size; ++j) w.correlations[j] = before[j];
+  return false;
 }
 
 template <typename T>
@@ -216,48 +305,54 @@ int jump(const WorkingSet<T>& given, T* scratch, std::int32_t* index) {
   const std::int64_t columns = (size + lanes - 1) / lanes * lanes;
   T* A = scratch;
   T* inverse = scratch + w.size * w.stride;
-  T* step = inverse + w.stride;
+  Step<T> s = {size, inverse + w.stride, inverse + 2 * w.stride, inverse + 3 * w.stride, 0, 0};
+  T *there = inverse + 4 * w.stride, *before = inverse + 5 * w.stride;
   for (std::int64_t i = 0; i < size; ++i) {
     const T* row = w.gram + index[i] * w.stride;
-    for (std::int64_t j = i; j < size; ++j) A[i * w.stride + j] = row[index[j]];
-    for (std::int64_t j = i / lanes * lanes; j < i; ++j) A[i * w.stride + j] = T(0);
-    for (std::int64_t j = size; j < columns; ++j) A[i * w.stride + j] = T(0);
-    A[i * w.stride + i] += kRidge * kEpsilon<T> * static_cast<T>(size);
-    const T sign = w.codes[index[i]] > T(0) ? T(1) : T(-1);
-    step[i] = w.correlations[index[i]] - sign * w.alpha[index[i]];
+    T* out = A + i * w.stride;
+    for (std::int64_t j = i / lanes * lanes; j < size; ++j) out[j] = row[index[j]];
+    for (std::int64_t j = size; j < columns; ++j) out[j] = T(0);
+    out[i] += kRidge * kEpsilon<T> * static_cast<T>(size);
+    s.code[i] = w.codes[index[i]];
+    s.alpha[i] = w.alpha[index[i]];
+    there[i] = s.by[i] = w.correlations[index[i]] - (s.code[i] > T(0) ? s.alpha[i] : -s.alpha[i]);
   }
-  for (std::int64_t j = size; j < columns; ++j) step[j] = T(0);
+  for (std::int64_t j = size; j < columns; ++j) s.by[j] = s.code[j] = s.alpha[j] = T(0);
   if (!factorise<T>(A, w.stride, size, inverse)) return 0;
-  solve<T>(A, w.stride, size, inverse, step);
-  std::int64_t first = -1;
-  const T part = best_part<T>(w, step, size, index, first);
-  const std::int64_t all = (w.size + lanes - 1) / lanes * lanes;
-  bool kept = first < 0;
+  solve<T>(A, w.stride, size, inverse, s.by);
+  bool kept = true;
   for (std::int64_t i = 0; i < size; ++i) {
-    const T code = w.codes[index[i]];
-    T there = i == first ? T(0) : code + part * step[i];
-    if (w.positive && there < T(0)) there = T(0);  // by rounding
-    kept = kept && (there > T(0)) == (code > T(0)) && there != T(0);
-    w.codes[index[i]] = there;
-    subtract<T>(w.gram + index[i] * w.stride, there - code, all, w.correlations);
+    s.slope -= s.by[i] * w.correlations[index[i]];
+    s.curvature += s.by[i] * there[i];
+    kept = kept && !crosses(s.code[i], s.code[i] + s.by[i]);
   }
+  std::int64_t first = -1;
+  T change = 0;
+  const T part = kept ? T(1) : best_part<T>(s, w.positive, first, change);
+  if (kept || !step_to_zeros(w, s, index, change, there, before)) {
+    for (std::int64_t i = 0; i < size; ++i) {
+      there[i] = i == first ? T(0) : s.code[i] + part * s.by[i];
+      if (w.positive && there[i] < T(0)) there[i] = T(0);  // by rounding
+    }
+    move(w, s, index, there);
+  }
+  for (std::int64_t i = 0; i < size; ++i) w.codes[index[i]] = there[i];
   return kept ? 2 : 1;
 }
 
 template <typename T>
 GapTerms<T> gap_terms(const WorkingSet<T>& given) {
   const WorkingSet<T> w = given;
-  GapTerms<T> terms = {0, 0, 0, 0};
-  for (std::int64_t j = 0; j < w.size; ++j) {
-    const T code = w.codes[j] < T(0) ? -w.codes[j] : w.codes[j];
-    const T correlation = w.correlations[j] < T(0) && !w.positive ? -w.correlations[j] : w.correlations[j];
-    const T ratio = correlation / w.alpha[j];
-    terms.ratio = ratio > terms.ratio ? ratio : terms.ratio;
-    terms.absolute += w.alpha[j] * code;
-    terms.product += w.codes[j] * w.correlations[j];
-    terms.size = code > terms.size ? code : terms.size;
+  Vector<T> ratio = {}, absolutes = {}, product = {}, size = {};
+  for (std::int64_t j = 0; j < w.size; j += kLanes<T>) {
+    const Vector<T> code = load(w.codes + j), correlation = load(w.correlations + j), alpha = load(w.alpha + j);
+    const Vector<T> found = (w.positive ? correlation : absolute<T>(correlation)) / alpha, of = absolute<T>(code);
+    ratio = found > ratio ? found : ratio;
+    absolutes += alpha * of;
+    product += code * correlation;
+    size = of > size ? of : size;
   }
-  return terms;
+  return {largest_lane<T>(ratio), sum_of_lanes<T>(absolutes), sum_of_lanes<T>(product), largest_lane<T>(size)};
 }
 
 template <typename T>

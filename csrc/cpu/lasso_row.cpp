@@ -9,13 +9,13 @@
 namespace scvae::cpu {
 namespace {
 
-constexpr std::int64_t kFirst = 32;      // atoms that a working set has room for at first
-constexpr std::int64_t kFewAtoms = 16;   // that may join it at a time
-constexpr double kShare = 0.3;           // of the largest violation: who violates more than that joins
-constexpr int kSettled = 5;              // sweeps in which no code became zero or stopped being zero
-constexpr int kBetweenJumps = 20;        // sweeps after which a support is solved for that has not settled
-constexpr double kInner = 0.1;           // of the gap of all atoms that a working set is solved to
-constexpr double kMargin = 0.5;          // of the tolerance, for what is not certified exactly
+constexpr std::int64_t kFirst = 32;     // atoms that a working set has room for at first
+constexpr std::int64_t kFewAtoms = 16;  // that may join it at a time
+constexpr double kShare = 0.3;          // of the largest violation: who violates more than that joins
+constexpr std::int64_t kSweeps = 2;     // before a jump,
+constexpr std::int64_t kAtoms = 16;     // and one for every so many atoms of the set: it takes about as long as they do
+constexpr double kInner = 0.1;          // of the gap of all atoms that a working set is solved to
+constexpr double kMargin = 0.5;         // of the tolerance, for what is not certified exactly
 constexpr std::int64_t kLookEvery = 64;  // sweeps
 
 // Ratios and weights stay away from overflow; beyond that alpha is all, or nothing.
@@ -30,22 +30,22 @@ double bounded(double value) {
 }  // namespace
 
 template <typename T>
-void Weights<T>::set(const T* alpha, const T* norms, std::int64_t atoms) {
+void Weights<T>::set(const T* alpha, const T* units, std::int64_t atoms) {
   double largest = 0;
   for (std::int64_t k = 0; k < atoms; ++k)
-    largest = std::max(largest, static_cast<double>(alpha[k]) / static_cast<double>(norms[k]));
+    largest = std::max(largest, static_cast<double>(alpha[k]) / static_cast<double>(units[k]));
   unit = largest;
   std::fill(inverse.data(), inverse.data() + inverse.size(), T(0));
   std::fill(base.data(), base.data() + base.size(), T(1));
   for (std::int64_t k = 0; k < atoms; ++k) {
-    const double value = bounded<T>(static_cast<double>(alpha[k]) / static_cast<double>(norms[k]) / unit);
+    const double value = bounded<T>(static_cast<double>(alpha[k]) / static_cast<double>(units[k]) / unit);
     base.data()[k] = static_cast<T>(value);
     inverse.data()[k] = static_cast<T>(1 / value);
   }
 }
 
 template <typename T>
-LassoRow<T>::LassoRow(const LassoProblem<T>& problem, const Matrix<T>& atoms)
+LassoRow<T>::LassoRow(const LassoProblem<T>& problem, LassoAtoms<T>& atoms)
     : p_(problem),
       atoms_(atoms),
       k_(lasso_kernels<T>()),
@@ -55,13 +55,16 @@ LassoRow<T>::LassoRow(const LassoProblem<T>& problem, const Matrix<T>& atoms)
 template <typename T>
 void LassoRow<T>::begin(const Weights<T>& weights, double scale, const std::int32_t* index, const T* codes,
                         std::int64_t terms) {
-  for (std::int64_t i = 0; i < size_; ++i)
-    chosen_[static_cast<std::size_t>(atom_[static_cast<std::size_t>(i)])] = false;
-  size_ = 0;
+  weigh(weights, scale);
+  clear();
+  add(index, terms);
+  std::copy(codes, codes + terms, code_.begin());
+}
+
+template <typename T>
+void LassoRow<T>::weigh(const Weights<T>& weights, double scale) {
   weights_ = &weights;
   weight_ = bounded<T>(weights.unit / scale);
-  reserve(terms + kFewAtoms);
-  for (std::int64_t t = 0; t < terms; ++t) add(index[t], codes[t]);
 }
 
 template <typename T>
@@ -87,10 +90,6 @@ void LassoRow<T>::codes(std::vector<std::int32_t>& index, std::vector<T>& values
   index.clear();
   for (std::int64_t i = 0; i < size_; ++i)
     if (code_[static_cast<std::size_t>(i)] != T(0)) index.push_back(static_cast<std::int32_t>(i));
-  // In the order of the atoms, so that sums over them do not depend on who joined when.
-  std::sort(index.begin(), index.end(), [&](std::int32_t a, std::int32_t b) {
-    return atom_[static_cast<std::size_t>(a)] < atom_[static_cast<std::size_t>(b)];
-  });
   values.clear();
   for (std::int32_t& i : index) {
     values.push_back(code_[static_cast<std::size_t>(i)]);
@@ -140,34 +139,55 @@ bool LassoRow<T>::grow(const T* g, double largest) {
     count = most;
     std::sort(found_.begin(), found_.begin() + count);
   }
-  reserve(size_ + count);
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::int32_t atom = found_[static_cast<std::size_t>(i)];
-    add(atom, T(0));
-    correlation_[static_cast<std::size_t>(size_ - 1)] = g[atom];
-  }
+  const std::int64_t before = size_;
+  add(found_.data(), count);
+  for (auto i = static_cast<std::size_t>(before); i < static_cast<std::size_t>(size_); ++i)
+    correlation_[i] = g[atom_[i]];
   return count > 0;
 }
 
+// Those of an atom with the first atoms of the set, up to number `last`.
 template <typename T>
-T LassoRow<T>::product(std::int32_t a, std::int32_t b) const {
-  if (p_.gram.data != nullptr) return p_.gram[a][b];
-  return static_cast<T>(kernels<T>().dot(atoms_.row(a), atoms_.row(b), nullptr, p_.features));
+void LassoRow<T>::products(std::int32_t atom, std::int64_t last, T* out) const {
+  const std::int32_t* others = atom_.data();
+  if (atoms_.has_gram()) {
+    const T* row = atoms_.gram().row(atom);
+    for (std::int64_t j = 0; j <= last; ++j) out[j] = row[others[j]];
+  } else {
+    for (std::int64_t j = 0; j <= last; ++j)
+      out[j] =
+          static_cast<T>(kernels<T>().dot(atoms_.rows().row(atom), atoms_.rows().row(others[j]), nullptr, p_.features));
+  }
+}
+
+// With codes and correlations of zero.
+template <typename T>
+void LassoRow<T>::add(const std::int32_t* atoms, std::int64_t count) {
+  reserve(size_ + count);
+  atoms_.need(atoms, count);
+  const std::int64_t before = size_, stride = capacity_;
+  size_ += count;
+  for (std::int64_t i = before; i < size_; ++i) {
+    const std::int32_t atom = atoms[i - before];
+    chosen_[static_cast<std::size_t>(atom)] = true;
+    atom_[static_cast<std::size_t>(i)] = atom;
+    alpha_[static_cast<std::size_t>(i)] = static_cast<T>(alpha(atom));
+    T* row = gram_.data() + i * stride;
+    products(atom, i, row);
+    std::fill(row + i + 1, row + stride, T(0));
+    inverse_[static_cast<std::size_t>(i)] = 1 / row[i];
+  }
+  for (std::int64_t i = 0; i < size_; ++i)
+    for (std::int64_t j = std::max(i + 1, before); j < size_; ++j) gram_[at(i, j)] = gram_[at(j, i)];
 }
 
 template <typename T>
-void LassoRow<T>::add(std::int32_t atom, T code) {
-  const auto at = static_cast<std::size_t>(size_), stride = static_cast<std::size_t>(capacity_);
-  chosen_[static_cast<std::size_t>(atom)] = true;
-  atom_[at] = atom;
-  for (std::size_t i = 0; i <= at; ++i) gram_[at * stride + i] = gram_[i * stride + at] = product(atom, atom_[i]);
-  std::fill(gram_.begin() + static_cast<std::ptrdiff_t>(at * stride + at + 1),
-            gram_.begin() + static_cast<std::ptrdiff_t>((at + 1) * stride), T(0));
-  inverse_[at] = 1 / gram_[at * stride + at];
-  alpha_[at] = static_cast<T>(alpha(atom));
-  code_[at] = code;
-  correlation_[at] = T(0);
-  ++size_;
+void LassoRow<T>::clear() {
+  for (std::size_t i = 0; i < static_cast<std::size_t>(size_); ++i) {
+    chosen_[static_cast<std::size_t>(atom_[i])] = false;
+    code_[i] = correlation_[i] = T(0);
+  }
+  size_ = 0;
 }
 
 template <typename T>
@@ -179,9 +199,10 @@ void LassoRow<T>::reserve(std::int64_t size) {
   for (std::int64_t i = 0; i < size_; ++i)
     std::copy(gram_.begin() + i * before, gram_.begin() + i * before + size_, gram.begin() + i * capacity_);
   gram_ = std::move(gram);
-  scratch_.resize(static_cast<std::size_t>(capacity_ * (capacity_ + 3)));
-  for (std::vector<T>* each : {&inverse_, &alpha_, &code_, &correlation_})
+  scratch_.resize(static_cast<std::size_t>(capacity_ * (capacity_ + 6)));
+  for (std::vector<T>* each : {&inverse_, &code_, &correlation_})
     each->resize(static_cast<std::size_t>(capacity_), T(0));
+  alpha_.resize(static_cast<std::size_t>(capacity_), T(1));
   atom_.resize(static_cast<std::size_t>(capacity_));
 }
 
@@ -189,20 +210,16 @@ template <typename T>
 void LassoRow<T>::drop_zeros() {
   std::vector<std::int32_t> index;
   std::vector<T> values, correlations;
-  for (std::int64_t i = 0; i < size_; ++i) {
-    const auto at = static_cast<std::size_t>(i);
-    chosen_[static_cast<std::size_t>(atom_[at])] = false;
-    if (code_[at] == T(0)) continue;
-    index.push_back(atom_[at]);
-    values.push_back(code_[at]);
-    correlations.push_back(correlation_[at]);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(size_); ++i) {
+    if (code_[i] == T(0)) continue;
+    index.push_back(atom_[i]);
+    values.push_back(code_[i]);
+    correlations.push_back(correlation_[i]);
   }
-  size_ = 0;
-  for (std::size_t i = 0; i < index.size(); ++i) {
-    add(index[i], values[i]);
-    correlation_[i] = correlations[i];
-  }
-  for (std::size_t i = index.size(); i < code_.size(); ++i) code_[i] = correlation_[i] = T(0);
+  clear();
+  add(index.data(), static_cast<std::int64_t>(index.size()));
+  std::copy(values.begin(), values.end(), code_.begin());
+  std::copy(correlations.begin(), correlations.end(), correlation_.begin());
 }
 
 // To a gap of the working set that is small enough, or as far as rounding lets it. Returns the largest change of a code
@@ -211,7 +228,7 @@ template <typename T>
 T LassoRow<T>::descend(double energy, double enough, std::int64_t& sweeps, const Turn& turn) {
   const WorkingSet<T> w = set();
   T first = 0;
-  int settled = 0, since = 0;
+  std::int64_t since = 0;
   GapTerms<T> terms;
   const auto solved = [&] {
     terms = k_.gap_terms(w);
@@ -220,14 +237,13 @@ T LassoRow<T>::descend(double energy, double enough, std::int64_t& sweeps, const
   for (std::int64_t done = 0; sweeps > 0; ++done) {
     if (done % kLookEvery == kLookEvery - 1) turn.look();
     --sweeps;
-    const Swept<T> swept = k_.sweep(w);
-    if (done == 0) first = swept.largest;
-    if (solved() || swept.largest <= std::numeric_limits<T>::epsilon() * terms.size) break;
-    settled = swept.entered ? 0 : settled + 1;
-    if (settled < kSettled && ++since < kBetweenJumps) continue;
+    const T largest = k_.sweep(w);
+    if (done == 0) first = largest;
+    if (solved() || largest <= std::numeric_limits<T>::epsilon() * terms.size) break;
+    if (++since < kSweeps + size_ / kAtoms) continue;
     while (sweeps > 0 && k_.jump(w, scratch_.data(), found_.data()) == 1 && !solved()) --sweeps;
     if (solved()) break;
-    settled = since = 0;
+    since = 0;
   }
   return first;
 }

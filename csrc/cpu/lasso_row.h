@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu/lasso.h"
+#include "cpu/lasso_atoms.h"
 #include "cpu/lasso_kernels.h"
 #include "cpu/memory.h"
 #include "cpu/parallel.h"
@@ -17,7 +18,7 @@ namespace scvae::cpu {
 template <typename T>
 struct Weights {
   explicit Weights(std::int64_t atoms) : base(padded<T>(atoms)), inverse(padded<T>(atoms)) {}
-  void set(const T* alpha, const T* norms, std::int64_t atoms);
+  void set(const T* alpha, const T* units, std::int64_t atoms);
 
   Buffer<T> base;
   Buffer<T> inverse;  // zeros beyond the atoms
@@ -29,11 +30,12 @@ class LassoRow {
  public:
   enum class State { reached, stalled, going };
 
-  // `atoms` are those of the problem's D, one a row.
-  LassoRow(const LassoProblem<T>& problem, const Matrix<T>& atoms);
+  LassoRow(const LassoProblem<T>& problem, LassoAtoms<T>& atoms);
 
   // Starts with these codes, of x divided by `scale`.
   void begin(const Weights<T>& weights, double scale, const std::int32_t* index, const T* codes, std::int64_t terms);
+  // The weights alone, which is all that `ratio` and `alpha` need.
+  void weigh(const Weights<T>& weights, double scale);
 
   // From the correlations g of all atoms with the residual at the present codes to better codes. `energy` is 1/2 |x|^2.
   // `grew` tells whether atoms joined the working set.
@@ -48,15 +50,17 @@ class LassoRow {
  private:
   double gap_of(double ratio, const GapTerms<T>& terms, double energy) const;
   bool grow(const T* g, double largest);
-  void add(std::int32_t atom, T code);
+  void add(const std::int32_t* atoms, std::int64_t count);
+  void products(std::int32_t atom, std::int64_t last, T* out) const;
+  std::size_t at(std::int64_t i, std::int64_t j) const { return static_cast<std::size_t>(i * capacity_ + j); }
+  void clear();
   void reserve(std::int64_t size);
   void drop_zeros();
-  T product(std::int32_t a, std::int32_t b) const;
   T descend(double energy, double enough, std::int64_t& sweeps, const Turn& turn);
   WorkingSet<T> set();
 
   const LassoProblem<T>& p_;
-  const Matrix<T>& atoms_;
+  LassoAtoms<T>& atoms_;
   const LassoKernels<T>& k_;
   const Weights<T>* weights_ = nullptr;
   double weight_ = 1;  // alpha is base times weight_

@@ -11,6 +11,7 @@ from sklearn.utils.validation import validate_data
 
 from scvae_fast._devices import find_device
 from scvae_fast.estimators._base import FLOATS, LassoTransformer
+from scvae_fast.ops import native
 from scvae_fast.ops.lasso_solver import unit_of
 
 _ATOMS_AT_ONCE = 16
@@ -186,8 +187,13 @@ def _forgetting(step: int, rows: int) -> float:
 def _update_atoms(atoms: np.ndarray, A: np.ndarray, B: np.ndarray, positive: bool = False) -> None:
     """One round over the atoms (K, n) that A (K, K) uses, in place: algorithm 2, with ‖d_j‖ = 1. B is (K, n).
 
-    An atom's gradient b_j − D a_j is kept for a block of atoms and brought up to date as those before it change.
+    In C++ where that is compiled. Else an atom's gradient b_j − D a_j is kept for a block of atoms and brought up to
+    date as those before it change.
     """
+    if native.missing is None:
+        addresses = (array.ctypes.data for array in (atoms, A, B))
+        native.module.update_atoms(atoms.dtype == np.float64, *atoms.shape, *addresses, positive)
+        return
     tiny, energies = np.finfo(atoms.dtype).tiny, A.diagonal().tolist()
     for first in range(0, len(atoms), _ATOMS_AT_ONCE):
         block = slice(first, first + _ATOMS_AT_ONCE)

@@ -19,7 +19,6 @@ _LOOK_EVERY = 16  # iterations of FISTA between two looks at the duality gap, wh
 # Bytes of a Gram matrix that coordinate descent forms. The number of rows has no part in it: with the Gram matrix and
 # without, codes differ within the tolerance, and those of a row must not depend on how many others there are.
 _MOST_GRAM = 64 << 20
-_LANES = 16  # elements of the widest vector, in float32
 _NAMED = 8  # rows that a warning names
 
 
@@ -175,23 +174,17 @@ def warn_of_unfinished(gap: Tensor, tol: float, max_iter: int) -> None:
 
 def _descend(problem: Lasso, x: Tensor, z0: Tensor | None, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
     (n, K), M = problem.D.shape, len(x)
-    norms = _power_of_two(torch.linalg.vector_norm(problem.D.double(), dim=0)).to(x.dtype)
-    padded = -(-K // _LANES) * _LANES
-    D = x.new_zeros(n, padded)
-    D[:, :K] = problem.D / norms  # each atom's norm is then near 1
-    G = D.T @ D if padded**2 * x.element_size() <= _MOST_GRAM else None
     alpha = problem.weights(x.dtype)
     alpha = alpha.expand(alpha.shape[0] if alpha.dim() == 2 else 1, K).contiguous()
-    x, start = x.contiguous(), None if z0 is None else z0.contiguous()
+    x, D, start = x.contiguous(), problem.D.contiguous(), None if z0 is None else z0.contiguous()
     codes, gap = x.new_empty(M, K), x.new_empty(M, dtype=torch.float64)
     native.module.lasso(
         x.dtype is torch.float64,
         (M, K, n),
         x.data_ptr(),
         D.data_ptr(),
-        native.address(G),
+        K**2 * x.element_size() <= _MOST_GRAM,
         (alpha.data_ptr(), len(alpha) > 1),
-        norms.data_ptr(),
         native.address(start),
         problem.positive,
         tol,

@@ -12,6 +12,7 @@ pseudo-inverse takes the place of the inverse: of the codes that are optimal, th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -66,13 +67,14 @@ class _Arguments(NamedTuple):
     def check_values(self) -> None:
         """Raises ValueError for numbers that make no problem."""
         for name, tensor in (("x", self.x), ("D", self.D), ("z0", self.z0), ("alpha", self._alpha)):
-            if tensor is not None and not bool(torch.isfinite(tensor).all()):
+            # The sum is quick, and finite at most where all numbers are; it may overflow where they are.
+            if tensor is not None and not (math.isfinite(tensor.sum()) or bool(torch.isfinite(tensor).all())):
                 raise ValueError(f"{_NAME}: {name} must be finite, got NaN or infinity")
         if bool((self._alpha < 0).any()):
             raise ValueError(f"{_NAME}: alpha must be at least 0, got {float(self._alpha.min())}")
-        zero = (self.D == 0).all(0).nonzero().flatten()
-        if len(zero):
-            raise ValueError(f"{_NAME}: D must have no atom that is zero, got column {int(zero[0])}")
+        sizes = self.D.abs().sum(0)
+        if not bool(sizes.all()):
+            raise ValueError(f"{_NAME}: D must have no atom that is zero, got column {int(sizes.argmin())}")
 
     @property
     def _alpha(self) -> Tensor:

@@ -35,9 +35,7 @@ struct LassoInputs {
         x(c.rows, c.features, 2),
         z0(c.rows, c.atoms, 1),
         alpha(c.each ? c.rows : 1, c.atoms, 1),
-        D(c.features * columns),
-        gram(columns * columns),
-        norms(c.atoms, T(1)) {
+        D(c.features * columns) {
     Draw draw(Numbers::gaussian, static_cast<std::uint64_t>(c.rows * 1009 + c.atoms * 31 + c.features));
     fill(x, c.rows, draw);
     fill(z0, c.rows, draw);
@@ -54,9 +52,6 @@ struct LassoInputs {
     }
     if (c.atoms > 2)  // a duplicate
       for (std::int64_t f = 0; f < c.features; ++f) D[f * columns + 2] = D[f * columns];
-    for (std::int64_t i = 0; i < c.atoms; ++i)
-      for (std::int64_t j = 0; j < c.atoms; ++j)
-        for (std::int64_t f = 0; f < c.features; ++f) gram[i * columns + j] += D[f * columns + i] * D[f * columns + j];
   }
 
   cpu::LassoProblem<T> problem(double tolerance) const {
@@ -64,9 +59,8 @@ struct LassoInputs {
     p.rows = c.rows, p.atoms = c.atoms, p.features = c.features;
     p.x = x.view();
     p.D = {D.data(), columns};
-    if (c.gram) p.gram = {gram.data(), columns};
+    p.gram = c.gram;
     p.alpha = {alpha.view().data, c.each ? alpha.view().stride : 0};
-    p.norms = norms.data();
     if (c.warm) p.z0 = z0.view();
     p.positive = c.positive, p.tolerance = tolerance, p.sweeps = 20000;
     return p;
@@ -101,7 +95,7 @@ struct LassoInputs {
   LassoCase c;
   std::int64_t columns;
   Strided<T> x, z0, alpha;
-  Block<T> D, gram, norms;
+  Block<T> D;
 };
 
 template <typename T>

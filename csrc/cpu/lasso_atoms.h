@@ -1,0 +1,47 @@
+// The atoms of a lasso as its solver reads them: scaled to norms near 1 by powers of two, packed, one a row, and their
+// Gram matrix.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/lasso.h"
+#include "cpu/memory.h"
+#include "cpu/product.h"
+
+namespace scvae::cpu {
+
+template <typename T>
+class LassoAtoms {
+ public:
+  LassoAtoms(const LassoProblem<T>& problem, int threads);
+
+  std::int64_t columns() const { return columns_; }  // atoms, padded
+  const T* units() const { return units_.data(); }   // powers of two; each atom is divided by its own
+  const Matrix<T>& rows() const { return rows_; }    // one a row
+  bool has_gram() const { return has_gram_; }
+  const Matrix<T>& gram() const { return gram_; }
+
+  // Rows of the Gram matrix that are not there yet. Where there are few rows of x one thread alone asks for them; else
+  // all are there from the start.
+  void need(const std::int32_t* atoms, std::int64_t count);
+  // out = coefficients D for so many rows, of which each gets the same sums wherever it stands; both have whole units
+  // of kDenseRows.
+  void correlate(const Matrix<T>& coefficients, std::int64_t rows, Matrix<T>& out) const;
+
+ private:
+  void form_all(int threads);
+
+  std::int64_t atoms_;
+  std::int64_t features_;
+  std::int64_t columns_;
+  Panelling by_;
+  Buffer<T> units_;
+  Matrix<T> rows_;
+  Packed<T> packed_;
+  Matrix<T> gram_;
+  bool has_gram_;
+  std::vector<bool> missing_;  // rows of the Gram matrix; empty where none is
+};
+
+}  // namespace scvae::cpu
