@@ -1,11 +1,13 @@
 """Fast learned sparse coding for PyTorch, and the sparse-coding VAE built on it.
 
-What is here is imported when it is first asked for, so that `scvae-fast --help` does not wait for PyTorch.
+`import scvae_fast` registers the operations. The command line imports PyTorch later, so that `scvae-fast --help` does
+not wait for it.
 """
 
 import sys
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,5 +59,12 @@ if not TYPE_CHECKING:  # who checks types should hear of names that there are no
         return sorted({*globals(), *__all__})
 
 
-if "torch" in sys.modules:  # then nobody waits, and programs that torch.export saved find their operations
+def _is_the_command() -> bool:
+    """Whether this process is `scvae-fast` or `python -m scvae_fast`."""
+    program = sys.argv[0] if sys.argv else ""
+    # Python writes -m until it has found the module that it is to run.
+    return Path(program).stem == "scvae-fast" or (program == "-m" and "scvae_fast" in sys.orig_argv)
+
+
+if not _is_the_command():  # programs that torch.export saved find their operations, whatever is imported first
     import_module("scvae_fast.functional")

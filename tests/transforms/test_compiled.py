@@ -250,7 +250,7 @@ def warm_layer(kind="official"):
 
 
 LOAD = """
-import scvae_fast.functional, sys, torch
+import scvae_fast, sys, torch
 kind, path, inputs, outputs = sys.argv[1:]
 call = torch.export.load(path).module() if kind == "export" else torch.jit.load(path)
 with torch.no_grad():
