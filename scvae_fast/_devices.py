@@ -16,9 +16,7 @@ def find_device(name: str | None) -> torch.device:
         UsageError: this machine has no such device.
     """
     if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
