@@ -197,7 +197,7 @@ def _on_cpu(full: bool) -> dict[str, list[AnyCase]]:
     densities = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0) if full else (0.02, 0.05, 0.25, 1.0)
     groups: dict[str, list[AnyCase]] = {
         "headline": _grid("sparse_code", twice, n_iter=(5, 30), density=(0.5, 0.05))
-        + _grid("sparse_code", (FORWARD,), n_iter=(5, 30), density=(0.5, 0.05), start=("paper",)),
+        + _grid("sparse_code", twice, n_iter=(5, 30), density=(0.5, 0.05), start=("paper",)),
         "iterations": _grid("sparse_code", DIRECTIONS, n_iter=(5, 16, 30)),
         "layers": _layers((5,)) + [Case("LISTA", way, start="paper") for way in twice],
         "crossover": _grid("lista", twice, rows=rows, density=densities),

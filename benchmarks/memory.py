@@ -114,7 +114,7 @@ def measure(case: MemoryCase) -> dict[str, Any]:
 
 
 def _called(case: MemoryCase) -> Case:
-    return Case(case.op, BOTH, rows=case.rows, n_iter=case.n_iter)
+    return Case(case.op, BOTH, rows=case.rows, n_iter=case.n_iter, start="paper")
 
 
 def _entrants(case: MemoryCase) -> dict[str, rivals.Entrant]:

@@ -89,7 +89,7 @@ def transforms(seconds: float) -> str:
     for name, use in uses().items():
         found, ratio = compare({OURS: use(_ours), PLAIN: use(_plain)}, seconds)
         rows.append([name, f"{found[OURS]:.1f} ms", f"{found[PLAIN]:.1f} ms", f"{ratio[OURS]:.1f} ×"])
-    return markdown_table(["M = 256, K = 512, T = 16", OURS, PLAIN, "times as fast"], rows)
+    return markdown_table(["M = 256, K = 512, T = 16", OURS, PLAIN, "speed-up"], rows)
 
 
 def layers(seconds: float) -> str:
@@ -108,7 +108,7 @@ def layers(seconds: float) -> str:
 
         found, _ = compare({"formed": formed, "kept": kept}, seconds)
         rows.append([str(M), f"{found['kept']:.2f} ms", f"{found['formed']:.2f} ms"])
-    return markdown_table(["rows, T = 5", "weights kept and compared", "formed anew"], rows)
+    return markdown_table(["rows, T = 5", "weights cached and compared", "computed anew"], rows)
 
 
 def short_cut(seconds: float) -> str:
@@ -136,7 +136,7 @@ def short_cut(seconds: float) -> str:
         found, _ = compare({"short": call, "long": through_it(call)}, seconds)
         short, long = (1e3 * found[kind] for kind in ("short", "long"))
         rows.append([name, f"{short:.0f} µs", f"{long:.0f} µs", f"{long - short:.0f} µs"])
-    return markdown_table(["M = 1, K = 16, T = 2", "as it is", "through the dispatcher", "saved"], rows)
+    return markdown_table(["M = 1, K = 16, T = 2", "without the dispatcher", "with it", "saved"], rows)
 
 
 def ensembles(seconds: float) -> str:

@@ -59,10 +59,13 @@ def _marked_up(text: str) -> str:
 
 
 def docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """After napoleon: what is indented under plain text is a formula or code, everything else is prose."""
+    """After napoleon: what is indented under plain text is a formula or code, >>> an example, all else prose."""
     blocks = re.split(r"\n\s*\n", "\n".join(lines))
     marked, above = [], ""
     for block in blocks:
+        if block.startswith((">>> ", "    >>> ")):
+            marked.append(block)
+            continue
         if block.startswith("    ") and not above.lstrip().startswith((":", "..")):
             marked.append(block if marked and marked[-1].startswith("    ") else f"::\n\n{block}")
             continue

@@ -1,6 +1,5 @@
 """Where models run, and where tensors hold their values."""
 
-import os
 
 import torch
 
@@ -20,7 +19,7 @@ def find_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"{name!r} is no device: cpu, cuda, cuda:1 …") from error
+        raise UsageError(f"{name!r} is not a device: use cpu, cuda, cuda:1 …") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"there is no device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices")
     if device.type not in ("cpu", "cuda"):

@@ -31,6 +31,11 @@ def dct(n_features: int, n_atoms: int | None = None, *, dtype: torch.dtype = tor
 
     Raises:
         ValueError: n is no square number, K < 1, or K is so large for n that atoms coincide.
+
+    Example:
+        >>> from scvae_fast import dictionaries
+        >>> dictionaries.dct(256, 512).shape
+        torch.Size([256, 512])
     """
     n_atoms = 2 * n_features if n_atoms is None else n_atoms
     _check_sizes("dct", n_features, n_atoms)
@@ -50,7 +55,7 @@ def dct(n_features: int, n_atoms: int | None = None, *, dtype: torch.dtype = tor
 def orthogonal_dct(n_features: int, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Orthonormal DCT-II basis of n-vectors, D Dᵀ = I (Ahmed, Natarajan & Rao 1974).
 
-    With c = 1 it makes S = I − DᵀD/c vanish: sparse codes are then the soft-thresholded transform, at once.
+    With c = 1, S = I − DᵀD/c is zero: the sparse codes are the soft-thresholded transform, without iterating.
 
     Args:
         n_features: n ≥ 1, which is also the number of atoms.
@@ -61,6 +66,13 @@ def orthogonal_dct(n_features: int, *, dtype: torch.dtype = torch.float32) -> to
 
     Raises:
         ValueError: n < 1.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import dictionaries
+        >>> D = dictionaries.orthogonal_dct(8)
+        >>> torch.allclose(D @ D.T, torch.eye(8), atol=1e-6)
+        True
     """
     _check_sizes("orthogonal_dct", n_features, n_features)
     i = torch.arange(n_features, dtype=torch.float64)
@@ -89,6 +101,11 @@ def random_unit(
 
     Raises:
         ValueError: a size is under 1, or atoms coincide (as more than one must for n = 1).
+
+    Example:
+        >>> from scvae_fast import dictionaries
+        >>> dictionaries.random_unit(16, 64).shape
+        torch.Size([16, 64])
     """
     _check_sizes("random_unit", n_features, n_atoms)
     D = torch.randn(n_features, n_atoms, generator=generator, dtype=torch.float64)
@@ -120,6 +137,12 @@ def learned(
     Raises:
         ImportError: scikit-learn is not installed.
         ValueError: data is not a finite (M, n) matrix, K < 1, or learning ended with zero or duplicate atoms.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import dictionaries
+        >>> dictionaries.learned(torch.randn(64, 8), 12, max_iter=1).shape
+        torch.Size([8, 12])
     """
     with extra("dictionaries.learned", "scikit-learn"):
         from sklearn.decomposition import MiniBatchDictionaryLearning
@@ -145,7 +168,7 @@ def learned(
 
 
 def check(dictionary: torch.Tensor, name: str = "dictionary") -> torch.Tensor:
-    """The dictionary as it is, if its atoms are finite, of unit norm and pairwise different, signs not counted.
+    """Returns the dictionary if its atoms are finite, of unit norm and pairwise different up to sign.
 
     Args:
         dictionary: (n, K), floating point.
@@ -153,6 +176,11 @@ def check(dictionary: torch.Tensor, name: str = "dictionary") -> torch.Tensor:
 
     Raises:
         ValueError: it is no such matrix, or atoms are zero, of another norm or duplicates; the message names them.
+
+    Example:
+        >>> from scvae_fast import dictionaries
+        >>> dictionaries.check(dictionaries.dct(16)).shape
+        torch.Size([16, 32])
     """
     if dictionary.dim() != 2 or not dictionary.is_floating_point():
         raise ValueError(
@@ -170,13 +198,18 @@ def check(dictionary: torch.Tensor, name: str = "dictionary") -> torch.Tensor:
 def coherence(dictionary: torch.Tensor) -> float:
     """Mutual coherence max |⟨dᵢ, dⱼ⟩| / (‖dᵢ‖ ‖dⱼ‖) over i ≠ j (Donoho & Elad 2003); that of `dct(256)` is 0.861.
 
-    Computed in float64. Atoms that are zero are left out; with fewer than two others it is 0.
+    Computed in float64. Zero atoms are left out; with fewer than two others it is 0.
 
     Args:
         dictionary: (n, K).
 
     Raises:
         ValueError: dictionary is not a matrix.
+
+    Example:
+        >>> from scvae_fast import dictionaries
+        >>> round(dictionaries.coherence(dictionaries.dct(256)), 3)
+        0.861
     """
     if dictionary.dim() != 2:
         raise ValueError(f"coherence: dictionary must be (n, K), got {tuple(dictionary.shape)}")
@@ -202,13 +235,26 @@ def analytic_weights(dictionary: torch.Tensor) -> torch.Tensor:
 
     Raises:
         ValueError: dictionary is no floating-point matrix, or an atom is zero or not finite.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import dictionaries
+        >>> D = dictionaries.random_unit(8, 12)
+        >>> W = dictionaries.analytic_weights(D)
+        >>> torch.allclose((W @ D).diagonal(), torch.ones(12))
+        True
     """
     check_analytic(dictionary)
     return form_analytic_weights(dictionary)
 
 
 def check_analytic(dictionary: torch.Tensor) -> None:
-    """Raises ValueError where a dictionary has no `analytic_weights`."""
+    """Raises ValueError where a dictionary has no `analytic_weights`.
+
+    Example:
+        >>> from scvae_fast import dictionaries
+        >>> dictionaries.check_analytic(dictionaries.dct(16))
+    """
     if dictionary.dim() != 2 or not dictionary.is_floating_point():
         raise ValueError(
             f"analytic_weights: dictionary must be a floating-point (n, K) matrix, got {dictionary.dtype} "
@@ -219,7 +265,13 @@ def check_analytic(dictionary: torch.Tensor) -> None:
 
 
 def form_analytic_weights(dictionary: torch.Tensor) -> torch.Tensor:
-    """`analytic_weights` of a dictionary that is known to be in order."""
+    """`analytic_weights` without checking the dictionary.
+
+    Example:
+        >>> from scvae_fast import dictionaries
+        >>> dictionaries.form_analytic_weights(dictionaries.dct(16)).shape
+        torch.Size([32, 16])
+    """
     D = dictionary.double()
     W = D.T @ torch.linalg.pinv(D @ D.T, hermitian=True)  # (K, n)
     return (W / (W * D.T).sum(1, keepdim=True)).to(dictionary.dtype)

@@ -21,11 +21,15 @@ __all__ = ["backends", "decode", "group_norm_silu", "ista", "lasso", "lista", "s
 
 
 def backends() -> dict[str, str | None]:
-    """Which implementations of the operations there are.
+    """The implementations of the operations, and why some can't be used here.
 
     Returns:
-        For each backend's name None if it can be used here, else the reason why not. Once CUDA is in use,
-        a GPU backend whose trial on the current card failed in every dtype says so; it runs only where it is asked for.
+        For each backend's name, None if it can be used here, else the reason why not. Once CUDA is in use, a GPU
+        backend whose trial on the current card failed in every dtype has a reason too; it runs only if a call names it.
+
+    Example:
+        >>> backends()["eager"] is None  # it can always be used
+        True
     """
     return {name: why_not(name) for name in BACKENDS}
 
@@ -47,19 +51,19 @@ def lista(
         z_{t+1} = h_{θ_{t+1}}(b + z_t S_tᵀ),  t = 0 … T−1,    h_θ(u) = sign(u)·max(|u| − θ, 0)
 
     With S = I − DᵀD/c, b = xD/c, θ = λ/c and c ≥ ‖D‖₂² this is ISTA on ½‖x − Dz‖² + λ‖z‖₁. Differentiable with respect
-    to every tensor. For the backward pass b, z and z0 are kept, however many iterations there are; on a CPU the
-    iterates z_1 … z_{T−1} too where they take 16 MiB at most. Forward mode, second and higher derivatives run the
-    iterations in plain PyTorch.
+    to every tensor. The backward pass needs only b, z and z0, for any number of iterations; on a CPU the iterates
+    z_1 … z_{T−1} are kept too if they take at most 16 MiB. Forward mode and higher derivatives run the iterations in
+    plain PyTorch.
 
     Args:
         b: (..., K) drive; float32, float64, bfloat16 or float16 (16-bit types are computed in float32).
-        S: mutual inhibition, (K, K), or (T, K, K) for one of each iteration. Beside a float32 b it may be kept in
-            bfloat16, for inference: the result is that of S.float(), so all that is lost is S's own rounding (2⁻⁹ of
-            each entry). It then gets no gradient.
-        theta: threshold, one value or (K,); or (T + 1, 1) or (T + 1, K) for those of z_0 … z_T. With a given z0 the
-            first row is not used. May be negative. May be float32 where b is a 16-bit type.
-        n_iter: number of iterations, 0 ≤ T < 2³¹; with 0 the start z_0 is returned.
-        gain: one value. May be float32 where b is a 16-bit type.
+        S: mutual inhibition, (K, K), or (T, K, K) for one per iteration. With a float32 b it may be bfloat16, for
+            inference: the result is that of S.float(), so the only error is S's own rounding (2⁻⁹ of each entry). It
+            then gets no gradient.
+        theta: threshold, one value or (K,); or (T + 1, 1) or (T + 1, K) with a row for each of z_0 … z_T. With a given
+            z0 the first row is not used. May be negative. May be float32 if b is a 16-bit type.
+        n_iter: number of iterations, 0 ≤ T < 2³¹; with 0, the start z_0 is returned.
+        gain: one value. May be float32 if b is a 16-bit type.
         z0: (..., K) codes to start from (a warm start), instead of h_θ(gain · b). Excludes `gain`.
         positive: whether codes are non-negative: h_θ(u) = max(u − θ, 0).
         backend: a name of `backends()`; None chooses by device, dtype and options.
@@ -71,7 +75,16 @@ def lista(
         TypeError: an argument is of the wrong type or dtype.
         ValueError: shapes, devices, n_iter or the backend's name don't fit, both gain and z0 were given, or a bfloat16
             S beside a float32 b needs a gradient.
-        RuntimeError: the backend asked for can't take this call.
+        RuntimeError: the requested backend can't take this call.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import dictionaries, lista
+        >>> D, c = dictionaries.orthogonal_dct(4), 2.0
+        >>> S = torch.eye(4) - D.T @ D / c
+        >>> z = lista(torch.tensor([[1.0, -0.5, 0.1, 0.0]]), S, 0.2, n_iter=3)
+        >>> z.shape, int(z.count_nonzero())
+        (torch.Size([1, 4]), 2)
     """
     op = "lista"
     checks.are_tensors(op, b=b, S=S, **({} if z0 is None else {"z0": z0}))
@@ -94,7 +107,7 @@ def ista(
     positive: bool = False,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """Sparse codes by T iterations of ISTA or FISTA on a Gram matrix (Beck & Teboulle 2009), steps learned or not.
+    """Sparse codes by T iterations of ISTA or FISTA on a Gram matrix (Beck & Teboulle 2009), steps learned or fixed.
 
         z_0     = 0, or the given z0
         y_t     = z_t + β_t (z_t − z_{t−1}),  y_0 = z_0
@@ -103,20 +116,19 @@ def ista(
     With G = DᵀD, b = xD, γ = 1/c, θ = λ/c and c ≥ ‖D‖₂² this is ISTA on ½‖x − Dz‖² + λ‖z‖₁, and FISTA with
     β_t = (τ_t − 1)/τ_{t+1}, τ_1 = 1, τ_{t+1} = (1 + √(1 + 4τ_t²))/2. With learned γ_t and θ_t = λ γ_t it is SLISTA
     (Ablin et al. 2019). θ is the threshold itself; it is not multiplied by γ. Differentiable with respect to every
-    tensor. What is kept for the backward pass is as for `lista`. Forward mode, second and higher derivatives run the
-    iterations in plain PyTorch.
+    tensor. Memory and higher derivatives are as for `lista`.
 
     Args:
         b: (..., K) drive; float32, float64, bfloat16 or float16 (16-bit types are computed in float32).
-        G: Gram matrix, (K, K), or (T, K, K) for one of each iteration; as S in `lista` it may be bfloat16.
-        theta: threshold, one value or (K,); or (T, 1) or (T, K) for those of z_1 … z_T. May be negative.
-        n_iter: number of iterations, 0 ≤ T < 2³¹; with 0 the start is returned.
+        G: Gram matrix, (K, K), or (T, K, K) for one per iteration; like S in `lista` it may be bfloat16.
+        theta: threshold, one value or (K,); or (T, 1) or (T, K) with a row for each of z_1 … z_T. May be negative.
+        n_iter: number of iterations, 0 ≤ T < 2³¹; with 0, the start is returned.
         step: γ, one value or (T,).
         momentum: β, one value or (T,); None stands for 0. β_0 has no effect.
         z0: (..., K) codes to start from (a warm start), instead of 0.
         positive: whether codes are non-negative: h_θ(u) = max(u − θ, 0).
         backend: a name of `backends()`; None chooses by device, dtype and options.
-            theta, step and momentum may be float32 where b is a 16-bit type.
+            theta, step and momentum may be float32 if b is a 16-bit type.
 
     Returns:
         (..., K) codes z_T, in b's dtype. Under autocast the operation runs in float32.
@@ -125,7 +137,16 @@ def ista(
         TypeError: an argument is of the wrong type or dtype.
         ValueError: shapes, devices, n_iter or the backend's name don't fit, or a bfloat16 G beside a float32 b needs a
             gradient.
-        RuntimeError: the backend asked for can't take this call.
+        RuntimeError: the requested backend can't take this call.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import dictionaries, ista
+        >>> D = dictionaries.dct(16, 32)
+        >>> c = torch.linalg.matrix_norm(D, ord=2) ** 2
+        >>> x = torch.randn(5, 16)
+        >>> ista(x @ D, D.T @ D, 0.5 / c, n_iter=10, step=1 / c).shape
+        torch.Size([5, 32])
     """
     op = "ista"
     checks.are_tensors(op, b=b, G=G, **({} if z0 is None else {"z0": z0}))
@@ -161,11 +182,10 @@ def sparse_code(
       forward or backward. With a W for each iteration this is LISTA-CP (Chen et al. 2018); with one W, and a learned
       step for each iteration, TiLISTA and ALISTA (Liu et al. 2019).
 
-    y_t = z_t + β_t (z_t − z_{t−1}), y_0 = z_0. Differentiable with respect to every tensor. For the backward
-    pass x, z and z0 are kept, however many iterations there are; on a CPU the iterates z_1 … z_{T−1} too where they
-    take 16 MiB at most. Else they are recomputed. Forward mode, second and higher derivatives run the iterations in
-    plain PyTorch. R, the number of rows of what there is for each iteration of W_e and theta, is T + 1 for the first
-    form and T for the others.
+    y_t = z_t + β_t (z_t − z_{t−1}), y_0 = z_0. Differentiable with respect to every tensor. The backward pass needs
+    only x, z and z0, for any number of iterations; on a CPU the iterates z_1 … z_{T−1} are kept too if they take at
+    most 16 MiB, and else recomputed. Forward mode and higher derivatives run the iterations in plain PyTorch. W_e and
+    theta per iteration have R rows: T + 1 for the first form, T for the others.
 
     Args:
         x: (..., n) vectors; float32, float64, bfloat16 or float16 (16-bit types are computed in float32).
@@ -176,11 +196,11 @@ def sparse_code(
         n_iter: number of iterations, 0 ≤ T < 2³¹.
         step: γ, one value or (T,). Without S, None stands for 1.
         momentum: β, one value or (T,), with a step or without S; None stands for 0. β_0 has no effect.
-        gain: one value: z_0 = h_θ(gain · b). For the first form alone.
+        gain: one value: z_0 = h_θ(gain · b). Only for the first form.
         z0: (..., K) codes to start from, instead of h_θ(gain · b) or 0. Excludes `gain`.
         positive: whether codes are non-negative: h_θ(u) = max(u − θ, 0).
         backend: a name of `backends()`; None chooses by device, dtype and options.
-            theta, step, momentum and gain may be float32 where x is a 16-bit type.
+            theta, step, momentum and gain may be float32 if x is a 16-bit type.
 
     Returns:
         Codes z (..., K) and reconstruction x̂ (..., n), in x's dtype. Under autocast the operation runs in float32.
@@ -189,7 +209,16 @@ def sparse_code(
         TypeError: an argument is of the wrong type or dtype.
         ValueError: shapes, devices, n_iter or the backend's name don't fit, arguments exclude each other, or a bfloat16
             S beside a float32 x needs a gradient.
-        RuntimeError: the backend asked for can't take this call.
+        RuntimeError: the requested backend can't take this call.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import dictionaries, sparse_code
+        >>> D = dictionaries.dct(16, 32)
+        >>> c = torch.linalg.matrix_norm(D, ord=2) ** 2
+        >>> z, x_hat = sparse_code(torch.randn(5, 16), D.T / c, torch.eye(32) - D.T @ D / c, 0.5 / c, D, n_iter=10)
+        >>> z.shape, x_hat.shape
+        (torch.Size([5, 32]), torch.Size([5, 16]))
     """
     op = "sparse_code"
     given = {"S": S, "z0": z0}
@@ -219,7 +248,13 @@ def decode(z: torch.Tensor, D: torch.Tensor, *, backend: str | None = None) -> t
     Raises:
         TypeError: an argument is of the wrong type or dtype.
         ValueError: shapes, devices or the backend's name don't fit.
-        RuntimeError: the backend asked for can't take this call.
+        RuntimeError: the requested backend can't take this call.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import decode
+        >>> decode(torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 3.0], [0.0, 4.0]]))
+        tensor([[6., 8.]])
     """
     checks.are_tensors("decode", z=z, D=D)
     check_name("decode", backend)
@@ -247,8 +282,8 @@ def _is_plain_product(z: torch.Tensor, backend: str | None) -> bool:
 def soft_threshold(u: torch.Tensor, theta: torch.Tensor | float) -> torch.Tensor:
     """Soft threshold h_θ(u) = sign(u)·max(|u| − θ, 0), the proximal operator of θ‖·‖₁ (Gregor & LeCun 2010, eq. 4).
 
-    θ may be negative, −∞ too: then the formula is the law, and h(0) = 0. The derivative at a tie |u| = θ is 0. NaN
-    gives NaN.
+    θ may be negative, even −∞; the formula still holds, with h(0) = 0. The derivative at a tie |u| = θ is 0. NaN gives
+    NaN.
 
     Args:
         u: (..., K), floating point. bfloat16 and float16 are computed in float32 and rounded once.
@@ -260,6 +295,12 @@ def soft_threshold(u: torch.Tensor, theta: torch.Tensor | float) -> torch.Tensor
     Raises:
         TypeError: an argument is no floating-point tensor (theta: or number), or dtypes differ.
         ValueError: theta has another shape, or devices differ.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import soft_threshold
+        >>> soft_threshold(torch.tensor([2.0, 0.5, -3.0]), 1.0)
+        tensor([ 1.,  0., -2.])
     """
     op = "soft_threshold"
     checks.are_tensors(op, u=u)
@@ -327,6 +368,13 @@ def lasso(
     Raises:
         TypeError: an argument is of the wrong type or dtype.
         ValueError: shapes, devices or numbers don't fit, or "cd" was asked for and doesn't take the call.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import dictionaries, lasso
+        >>> codes, gap = lasso(torch.randn(5, 16), dictionaries.dct(16, 32), alpha=0.1)
+        >>> codes.shape, bool((gap <= 1e-4).all())
+        (torch.Size([5, 32]), True)
     """
     op = "lasso"
     checks.are_tensors(op, x=x, D=D, **({} if z0 is None else {"z0": z0}))

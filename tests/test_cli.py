@@ -119,7 +119,7 @@ def test_bench_needs_the_source_tree(
 ) -> None:
     monkeypatch.setattr(cli.bench, "__file__", str(tmp_path / "scvae_fast" / "cli" / "bench.py"))
     assert cli.main(["bench"]) == cli.FAILED
-    assert "the benchmarks are no part of an installed package" in capsys.readouterr().err
+    assert "an installed package does not contain the benchmarks" in capsys.readouterr().err
 
 
 def test_unknown_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, message in (
         ("cuda:2", "torch finds 2 CUDA devices"),
         ("meta", "must be cpu or cuda"),
-        ("toaster", "'toaster' is no device"),
+        ("toaster", "'toaster' is not a device"),
     ):
         with pytest.raises(UsageError, match=message):
             find_device(name)

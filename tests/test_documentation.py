@@ -1,7 +1,9 @@
-"""The site builds without a warning, and every public name is in its reference."""
+"""The site builds without a warning; every public name is in its reference, with an example that runs."""
 
 import ast
+import doctest
 import importlib
+import inspect
 import sys
 import zlib
 from pathlib import Path
@@ -56,3 +58,32 @@ def test_every_public_name_is_in_the_reference(site):
         if f"{module}.{name}" not in found and id(getattr(importlib.import_module(module), name)) not in objects
     ]
     assert not missing
+
+
+def public_objects():
+    """Public functions and classes, each once, by their dotted name."""
+    found = {}
+    for module, name in public_names():
+        thing = getattr(importlib.import_module(module), name)
+        if thing.__class__.__module__ != "typing" and (inspect.isclass(thing) or inspect.isroutine(thing)):
+            found.setdefault(id(thing), (f"{module}.{name}", thing))
+    return list(found.values())
+
+
+@pytest.mark.slow
+def test_examples_in_docstrings_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parser, runner = doctest.DocTestParser(), doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS)
+    objects = public_objects()
+    assert len(objects) > 80
+    without, printed = [], []
+    for name, thing in objects:
+        names = dict(vars(sys.modules[thing.__module__]))
+        test = parser.get_doctest(inspect.getdoc(thing) or "", names, name, None, None)
+        if not test.examples:
+            without.append(name)
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        runner.run(test, out=printed.append)
+    assert not without
+    assert runner.failures == 0, "".join(printed)

@@ -464,7 +464,7 @@ def test_bad_parameters(digits, estimator, message):
 
 
 def test_bad_device_and_bad_codes(digits):
-    with pytest.raises(UsageError, match="'sofa' is no device"):
+    with pytest.raises(UsageError, match="'sofa' is not a device"):
         LassoCoder(device="sofa").fit(digits[1])
     with pytest.raises(ValueError, match="LassoCoder: X must have a column for each of the 64 atoms, got 3"):
         LassoCoder().fit(digits[1]).inverse_transform(np.ones((2, 3)))

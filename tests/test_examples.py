@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from examples import task_driven, unrolled
+from examples import patches, task_driven, unrolled
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -69,3 +69,19 @@ def test_task_driven(capsys):
     assert found["lasso"][0] > 90
     assert found["lasso"][0] >= found["lasso, D kept"][0] - 1
     assert found["lasso"][1] < found["LISTA, T = 5"][1] < found["LISTA, T = 30"][1]
+
+
+def test_patches_prints_its_table_and_draws(tmp_path, capsys):
+    """The optimum is the sparsest code and rebuilds best; LISTA comes closer to it than as many iterations of ISTA."""
+    patches.main(["--out", str(tmp_path), "--crops", "6", "--epochs", "4"])
+    rows = re.findall(
+        r"^\| (.+?) +\| +([\d.]+) \| +([\d.]+) % \| ([\d.]+) dB \|$", capsys.readouterr().out, re.MULTILINE
+    )
+    assert len(rows) == 12
+    for i in range(0, 12, 3):
+        (lasso, alpha, *optimum), (lista, its_alpha, *learned), (ista, _, *plain) = rows[i : i + 3]
+        assert (lasso.partition(",")[0], lista.partition(",")[0], ista.partition(",")[0]) == ("lasso", "LISTA", "ISTA")
+        assert alpha == its_alpha
+        assert float(optimum[0]) < float(learned[0]) < float(plain[0])
+        assert float(optimum[1]) > float(plain[1])
+    assert (tmp_path / "patches.png").stat().st_size > 10_000

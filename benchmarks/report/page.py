@@ -11,48 +11,54 @@ import jinja2
 
 from benchmarks import environment
 from benchmarks.cases import BOTH, FORWARD
-from benchmarks.report import measured, tables, wording
+from benchmarks.report import gains, measured, tables, wording
 from benchmarks.report.tables import Table, TableError
 from benchmarks.results import Results
 
 _TEMPLATE = "page.html.j2"
-# Groups by what they ask, in the order of the page; others follow.
-QUESTIONS = {
-    "headline": "How fast is SC-VAE's whole bottleneck, encoding, iterations and decoding?",
-    "layer": "How fast is the layer, as a model would call it?",
-    "layers": "How fast are the layers, as a model would call them?",
-    "iterations": "What do more iterations cost, forward and backward?",
-    "family": "How fast are the other networks of the LISTA family, beside the loops that people write?",
-    "crossover": "From which rows and densities on does it pay?",
-    "rows": "How does it scale with the rows?",
-    "atoms": "How does it scale with the atoms?",
-    "decode": "How fast is decoding alone?",
-    "dtypes": "What of other dtypes?",
-    "compiled": "Does torch.compile close the gap?",
-    "memory": "What is kept for the backward pass, and what is needed at the peak?",
-    "lasso": "As a solver of the lasso, against others: how long until the objective is as good?",
-    "model": "What remains of it in whole models, training and inference?",
-    "parity": "Does training come to the same?",
+# Groups in the order of the page, with their title and what they answer; others follow.
+GROUPS = {
+    "headline": ("The whole bottleneck", "How fast is sparse_code: encoding, all iterations, decoding?"),
+    "layer": ("The layer", "How fast is DictionaryLISTA, called as a model calls it?"),
+    "layers": ("The layers", "How fast are the layers, called as a model calls them?"),
+    "iterations": ("Number of iterations", "What do more iterations cost?"),
+    "family": (
+        "The rest of the LISTA family",
+        "How fast are ISTA, FISTA and per-iteration weights, beside eager loops?",
+    ),
+    "crossover": ("Rows and density", "From how many rows, and up to which density, does scvae_fast pay?"),
+    "rows": ("Many rows", "How does the time grow with the number of rows?"),
+    "atoms": ("Number of atoms", "How does the time grow with the number of atoms?"),
+    "decode": ("Decoding", "How fast is decode, compared with PyTorch's matrix product?"),
+    "dtypes": ("Other dtypes", "How fast are float64, bfloat16 and float16?"),
+    "compiled": ("Against torch.compile", "How much of the gap does torch.compile close?"),
+    "memory": ("Memory", "What does autograd keep for the backward pass, and what does a call need at its peak?"),
+    "lasso": ("Lasso solvers", "How long does each solver take until its objective is equally good?"),
+    "model": ("Whole models", "How much faster do training and inference of a whole SC-VAE become?"),
+    "parity": ("Training losses", "Does training reach the same loss?"),
+    "growth": ("How time grows", "With which power of each size does the time grow?"),
+    "roofline": ("Limits of the machine", "How close does useful arithmetic come to what the machine can do?"),
 }
 _CAPTIONS = {
-    "speedup.png": "Times as fast as eager PyTorch against the rows; bands hold three fifths of the rounds.",
-    "crossover.png": "Times as fast as clean eager PyTorch; red is slower, grey was not timed.",
-    "growth.png": "Time against one size, with least-squares fits of power laws and the exponents' standard errors.",
-    "roofline.png": "Useful arithmetic a second: filled ours, hollow clean eager; ceilings of the same run.",
-    "memory.png": "Bytes by the number of iterations.",
-    "lasso.png": "Time until the objective is within the gap; without a bar who never got there.",
-    "model.png": "Whole models: pictures a second, and what the time goes into.",
-    "parity.png": "Losses from the same starts: thin each seed, thick their mean.",
+    "speedup.png": "Speed-up over eager PyTorch against the number of rows. Bands hold the middle 60 % of the rounds.",
+    "crossover.png": "Speed-up over the tuned eager loop. Red: slower. Grey: not timed.",
+    "growth.png": "Time against one size, with power laws fitted by least squares and standard errors of exponents.",
+    "roofline.png": "Useful arithmetic per second. Filled: scvae_fast. Hollow: the tuned loop. The same run "
+    "measured the limits.",
+    "memory.png": "Bytes against the number of iterations.",
+    "lasso.png": "Time until the objective is within the gap. A solver without a bar did not get there.",
+    "model.png": "Whole models: pictures per second, and where the time goes.",
+    "parity.png": "Training losses from the same starts. Thin: each seed. Thick: their mean.",
 }
 # Where a picture belongs if that group was measured.
 _PLACES = {"speedup.png": ("crossover", "rows"), "crossover.png": ("crossover",), "growth.png": ("growth",)}
-# What stands in the cells of a group's first table.
+# How to read a group's first table.
 _CELLS = {
-    "headline": "Times as fast as the released formula (as clean eager); the share of the multiply-add peak that "
-    "useful arithmetic reached, where the peak is known.",
-    "memory": "Kept for the backward pass, arguments included, and added at the peak.",
+    "headline": "Speed-up over the naive loop; in brackets, over the tuned loop; then the share of the processor's "
+    "multiply-add peak that useful arithmetic reached, where the peak is known.",
+    "memory": "What is kept for the backward pass, arguments included, and what the two passes add at their peak.",
     "iterations": "Relative errors against float64, of a forward and a backward pass.",
-    "model": "In brackets, times as fast as the released code's habits.",
+    "model": "In brackets, the speed-up over the released code.",
 }
 _TABLES = {"headline": tables.headline, "memory": tables.memory, "lasso": tables.lasso, "model": tables.model}
 
@@ -66,9 +72,10 @@ class Picture(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A group of cases, or another question."""
+    """A group of cases, or a figure without one."""
 
     name: str
+    title: str
     question: str
     common: str  # what all cases share
     sentences: list[str]
@@ -95,6 +102,7 @@ def html(results: Results, pictures: Mapping[str, bytes]) -> str:
     found = {
         "heading": environment.heading(results.document["environment"]),
         "measured_on": tables.measured_on(results).replace("`", ""),
+        "gains": _gains(results),
         "facts": facts(results),
         "checked": measured.checked(results),
         "measured": len(names),
@@ -113,13 +121,13 @@ def html(results: Results, pictures: Mapping[str, bytes]) -> str:
 
 
 def facts(results: Results) -> list[Fact]:
-    """The key ratios: of the headline, else of the first group that has any; and of whole models."""
-    groups = [g for g in QUESTIONS if g not in ("model", "parity", "lasso") and g in results.document["groups"]]
+    """The key ratios: of the whole bottleneck, else of the first group that has any; and of whole models."""
+    groups = [g for g in GROUPS if g not in ("model", "parity", "lasso") and g in results.document["groups"]]
     first = next((g for g in groups if measured.timed(results.group(g))), None)
     found = []
     for direction in (FORWARD, BOTH):
         cases = [r for r in results.group(first or "") if r["settings"].get("direction") == direction]
-        found += _fact(cases, f"{wording.DIRECTIONS[direction]}, {first}")
+        found += _fact(cases, f"{GROUPS[first or 'headline'][0].lower()}, {wording.DIRECTIONS[direction]}")
     for result in measured.timed(results.document["results"], "ModelCase"):
         s = result["settings"]
         found += _fact([result], wording.in_words(s, ("preset", "direction", "released")))
@@ -127,10 +135,10 @@ def facts(results: Results) -> list[Fact]:
 
 
 def sections(results: Results, pictures: Mapping[str, bytes]) -> list[Section]:
-    """Groups in the order of their questions; at last growth, and pictures that have no group here."""
+    """Groups in the order of the page; at last those without cases, and pictures that have no group here."""
     present = results.document["groups"]
-    groups = [g for g in [*QUESTIONS, *present] if g in present and results.group(g)]
-    groups = [*dict.fromkeys(groups), "growth", "roofline"]
+    groups = [g for g in [*GROUPS, *present] if g in ("growth", "roofline") or (g in present and results.group(g))]
+    groups = list(dict.fromkeys(groups))
     found = []
     placed: set[str] = set()
     for group in groups:
@@ -138,7 +146,7 @@ def sections(results: Results, pictures: Mapping[str, bytes]) -> list[Section]:
         placed.update(its)
         found.append(_section(results, group, _pictures(pictures, its)))
     rest = _pictures(pictures, [name for name in pictures if name not in placed])
-    found.append(Section("more pictures", "", "", [], [], [], rest))
+    found.append(Section("more", "More figures", "", "", [], [], [], rest))
     return [s for s in found if s.shown or s.details or s.pictures or s.sentences]
 
 
@@ -148,19 +156,17 @@ def conditions(results: Results) -> Table:
     shown = {"command": tables.command(results), **_flat(document["environment"])}
     ceilings = {f"ceiling, {name}": value for name, value in _flat(document.get("ceilings", {})).items()}
     rows = [
-        [name, f"{value / 1e9:.1f} · 10⁹ a second" if isinstance(value, float) else str(value)]
+        [name, f"{value / 1e9:.1f} · 10⁹ per second" if isinstance(value, float) else str(value)]
         for name, value in ceilings.items()
     ]
     return Table(["", ""], [*([name, str(value)] for name, value in shown.items()), *rows])
 
 
 def _section(results: Results, group: str, pictures: list[Picture]) -> Section:
-    if group == "growth":
-        grown = tables.growths(results)
-        question = "By which powers does time grow?"
-        return Section(group, question, "", [], [grown] if grown.rows else [], [], pictures)
-    if group == "roofline":
-        return Section(group, "How close does it come to what the machine can do?", "", [], [], [], pictures)
+    title, question = GROUPS.get(group, (group, ""))
+    if group in ("growth", "roofline"):
+        grown = tables.growths(results) if group == "growth" else None
+        return Section(group, title, question, "", [], [grown] if grown and grown.rows else [], [], pictures)
     found = results.group(group)
     shown: list[Table] = []
     sentences: list[str] = []
@@ -168,7 +174,7 @@ def _section(results: Results, group: str, pictures: list[Picture]) -> Section:
         try:
             shown.append(_TABLES[group](results))
         except TableError as missing:
-            sentences.append(f"No short table: {missing}.")
+            sentences.append(f"There is no summary table: {missing}.")
     if group == "iterations":
         shown += _accuracy(results)
     if shown and group in _CELLS:
@@ -179,13 +185,21 @@ def _section(results: Results, group: str, pictures: list[Picture]) -> Section:
     details = [table for table in (tables.details(found), tables.profiles(found)) if table.rows and len(table.head) > 2]
     return Section(
         group,
-        QUESTIONS.get(group, ""),
+        title,
+        question,
         wording.labels(found)[0],
         sentences,
         shown,
         details,
         pictures,
     )
+
+
+def _gains(results: Results) -> Table:
+    try:
+        return gains.nearest(results)
+    except TableError:
+        return Table([], [])
 
 
 def _accuracy(results: Results) -> list[Table]:
@@ -199,11 +213,11 @@ def _fact(found: list[dict[str, Any]], what: str) -> list[Fact]:
     said = []
     for rival in measured.EAGER_WAYS[found[0]["kind"]] if found else ():
         ratios = [r.median for result in found if (r := measured.ratio(result, rival)) is not None]
-        said += [(_range(ratios), f"as fast as {rival}")] if ratios else []
+        said += [(_range(ratios), f"over the {wording.called(rival)}")] if ratios else []
     if not said:
         return []
-    meaning = ", ".join([said[0][1], *(f"{figure} {over}" for figure, over in said[1:])])
-    return [Fact(said[0][0], f"{meaning}: {what}")]
+    meaning = ", ".join([f"speed-up {said[0][1]}", *(f"{figure} {over}" for figure, over in said[1:])])
+    return [Fact(said[0][0], f"{what}: {meaning}")]
 
 
 def _range(values: list[float]) -> str:

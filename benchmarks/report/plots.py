@@ -27,7 +27,7 @@ _ATOMS, _DENSITY = 512, 0.05  # pictures that can't show all sizes show these, i
 
 
 def speedup(results: Results) -> Figure | None:
-    """The automatic choice over both eager ways, against M."""
+    """Speed-up of the automatic choice over both eager loops, against M."""
     found = _over_rows(results)
     if not found:
         return None
@@ -35,7 +35,7 @@ def speedup(results: Results) -> Figure | None:
     rows = sorted({r["settings"]["rows"] for r in found})
     dtypes = list(dict.fromkeys(r["settings"]["dtype"] for r in found))
     kinds = [(direction, dtype) for direction in (FORWARD, BOTH) for dtype in dtypes]
-    figure = drawing.blank(11, 1 + 3.2 * len(kinds), "Speed against rows M: how many times as fast as eager PyTorch")
+    figure = drawing.blank(11, 1 + 3.2 * len(kinds), "Speed-up over eager PyTorch against the number of rows M")
     panels = figure.subplots(len(kinds), 2, squeeze=False, sharex=True, sharey=True)
     for (i, (direction, dtype)), (j, rival) in itertools.product(enumerate(kinds), enumerate((CLEAN, RELEASED))):
         axes = plain(panels[i, j])
@@ -61,7 +61,7 @@ def memory(results: Results) -> Figure | None:
         return None
     dtypes = list(dict.fromkeys(r["settings"].get("dtype", "") for r in found))
     common = wording.in_words(found[0]["settings"], ("op", "rows", "density", "atoms"))
-    figure = drawing.blank(11, 0.8 + 3.6 * len(dtypes), f"Memory of forward and backward: {common}")
+    figure = drawing.blank(11, 0.8 + 3.6 * len(dtypes), f"Memory of a forward and a backward pass: {common}")
     panels = figure.subplots(len(dtypes), 2, squeeze=False, sharex=True, sharey="row")
     whats = {"kept for the backward pass": measured.kept, "added at the peak": measured.peak}
     for line, dtype in zip(panels, dtypes, strict=True):
@@ -89,7 +89,9 @@ def roofline(results: Results) -> Figure | None:
     if not dtypes:
         return None
     figure = drawing.blank(
-        7.2 * min(2, len(dtypes)), 0.9 + 5.2 * -(-len(dtypes) // 2), "What the useful arithmetic reached"
+        7.2 * min(2, len(dtypes)),
+        0.9 + 5.2 * -(-len(dtypes) // 2),
+        "Useful arithmetic per second, and the limits of the machine",
     )
     panels = figure.subplots(-(-len(dtypes) // 2), min(2, len(dtypes)), squeeze=False)
     ops = list(dict.fromkeys(r["settings"]["op"] for r in found))
@@ -103,19 +105,19 @@ def roofline(results: Results) -> Figure | None:
         drawing.log_ticks(axes.xaxis, *axes.get_xlim())
         low, high = axes.get_ylim()
         drawing.log_ticks(axes.yaxis, low, high, drawing.large)
-        axes.set(xlabel="useful multiply-adds for each byte that must move", ylabel="useful multiply-adds a second")
+        axes.set(xlabel="useful multiply-adds per byte that must move", ylabel="useful multiply-adds per second")
         titled(axes, dtype)
     for axes in panels.flat[len(dtypes) :]:
         axes.set_axis_off()
     marks: list[Line2D] = [drawing.dot("o", colour, op) for op, colour in colours.items()]
     marks += [drawing.dot(mark, QUIET, wording.DIRECTIONS[d]) for d, mark in _MARKS.items()]
-    marks += [Line2D([], [], linestyle="", marker="o", markerfacecolor="none", color=QUIET, label="clean eager")]
+    marks += [Line2D([], [], linestyle="", marker="o", markerfacecolor="none", color=QUIET, label="tuned loop")]
     figure.legend(handles=marks, loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
     return figure
 
 
 def crossover(results: Results) -> Figure | None:
-    """Where the automatic choice beats clean eager, and where it does not: M by density."""
+    """Speed-up of the automatic choice over the tuned eager loop: M by density."""
     found = measured.timed(results.group("crossover"))
     found = [r for r in found if measured.ratio(r, CLEAN) is not None]
     if not found:
@@ -126,7 +128,7 @@ def crossover(results: Results) -> Figure | None:
     densities = sorted({r["settings"]["density"] for r in found})
     rows = sorted({r["settings"]["rows"] for r in found})
     wide, high = 1.5 + len(directions) * (1.2 + 0.85 * len(densities)), 1.2 + len(kinds) * (1.1 + 0.45 * len(rows))
-    figure = drawing.blank(max(8, wide), high, "Times as fast as clean eager PyTorch")
+    figure = drawing.blank(max(8, wide), high, "Speed-up over the tuned eager loop")
     panels = figure.subplots(len(kinds), len(directions), squeeze=False, sharex=True, sharey=True)
     for line, kind in zip(panels, kinds, strict=True):
         for axes, direction in zip(line, directions, strict=True):
@@ -154,7 +156,7 @@ def grown(results: Results) -> Figure | None:
         return None
     names = [axis for axis in growth.AXES if any(axis in held for held in shown.values())]
     size = (1.2 + 4.6 * len(names), 0.8 + 3.9 * len(shown))
-    figure = drawing.blank(*size, "Growth of the time, and exponents of the fitted power laws")
+    figure = drawing.blank(*size, "Time against size, with fitted power laws")
     panels = figure.subplots(len(shown), len(names), squeeze=False)
     for line, held in zip(panels, shown.values(), strict=True):
         for axes, axis in zip(line, names, strict=True):
@@ -174,7 +176,7 @@ def lasso(results: Results) -> Figure | None:
     names = list(dict.fromkeys(name for r in found for name in r["efforts"]))
     common, each = wording.labels(found)
     figure = drawing.blank(
-        5.2 * len(found) + 1.5, 1.5 + 0.45 * len(names), f"Milliseconds to a solution of the lasso: {common}"
+        5.2 * len(found) + 1.5, 1.5 + 0.45 * len(names), f"Milliseconds to a lasso solution: {common}"
     )
     panels = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
     for axes, result, title in zip(panels, found, each, strict=True):
@@ -193,7 +195,7 @@ def lasso(results: Results) -> Figure | None:
 
 
 def model(results: Results) -> Figure | None:
-    """Pictures a second of whole models, and what their time goes into."""
+    """Pictures per second of whole models, and where their time goes."""
     found = [r for r in results.document["results"] if r["kind"] == "ModelCase" and measured.rounds(r)]
     if not found:
         return None
@@ -215,11 +217,11 @@ def model(results: Results) -> Figure | None:
 
 
 def parity(results: Results) -> Figure | None:
-    """Losses of our training and of the released code's habits, from the same starts."""
+    """Training losses of scvae_fast and of the released code, from the same starts."""
     found = [r for r in results.document["results"] if r["kind"] == "ParityCase" and r.get("losses")]
     if not found:
         return None
-    figure = drawing.blank(max(8.0, 6.2 * len(found)), 4.4, "Training: the same losses?")
+    figure = drawing.blank(max(8.0, 6.2 * len(found)), 4.4, "Training losses")
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     for axes, result in zip(panels, found, strict=True):
         for name, seeds in result["losses"].items():

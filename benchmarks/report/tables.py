@@ -1,10 +1,10 @@
-"""Results as tables and sentences: of the groups, of the README, and a line for each contestant as CSV."""
+"""Results as tables and sentences: of the groups, of the documentation, and a line for each implementation as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import cases, environment
@@ -30,8 +30,6 @@ from scvae_fast._markdown import markdown_table
 
 _ERRORS = ("z", "x̂", "∂x", "∂W_e", "∂S", "∂theta", "∂D")
 _UNITS = {"float64": -16, "float32": -7, "float16": -4, "bfloat16": -3}
-# How users would write the contestants that tables for readers name.
-_WRITTEN = {CLEAN: "`addmm` and a fused threshold", RELEASED: "released code's formula"}
 _VERDICTS = {True: "Training agrees", False: "Training differs", None: "One seed can't tell whether training agrees"}
 _TIMES = ("p20", "p50", "p80")
 
@@ -48,7 +46,7 @@ class Table(NamedTuple):
 
 
 def markdown(table: Table) -> str:
-    """The table for a README."""
+    """The table for a page of the documentation."""
     return markdown_table(table.head, table.rows, left=range(len(table.head)), aligned=False)
 
 
@@ -62,16 +60,16 @@ def overview(found: Sequence[dict[str, Any]]) -> Table:
         took = measured.seconds(result, name)
         row = [
             label,
-            NONE if name is None else called(name),
+            NONE if name is None else name,
             NONE if took is None else milliseconds(took.median),
         ]
         rows.append([*row, *(times(over.get(kind), noise=True) for kind in kinds), notes(result)])
-    head = ["case", "chosen", "ms", *(f"× {KINDS_OF_RIVALS[kind]}" for kind in kinds), "notes"]
+    head = ["case", "backend", "ms", *(f"vs {KINDS_OF_RIVALS[kind]}" for kind in kinds), "notes"]
     return _without_empty(Table(head, rows))
 
 
 def details(found: Sequence[dict[str, Any]]) -> Table:
-    """A line for each contestant of each case: quantiles of its time, speed-ups over the eager ways, error."""
+    """A line for each implementation of each case: quantiles of its time, speed-ups over the eager loops, error."""
     rows = []
     for result, label in zip(found, labels(found)[1], strict=True):
         released, clean = measured.EAGER_WAYS.get(result["kind"], ("", ""))
@@ -81,12 +79,12 @@ def details(found: Sequence[dict[str, Any]]) -> Table:
             row += [times(measured.ratio(result, over, name)) for over in (released, clean)]
             error = measured.error(result, name)
             rows.append([*row, NONE if error is None else f"{error:.1e}"])
-    head = ["case", "contestant", *(f"{q} ms" for q in _TIMES), "× released code", "× clean eager", "error"]
+    head = ["case", "implementation", *(f"{q} ms" for q in _TIMES), "vs naive loop", "vs tuned loop", "error"]
     return _without_empty(Table(head, rows))
 
 
 def headline(results: Results) -> Table:
-    """Speed-ups of sparse_code, with the share of the peak that useful arithmetic reaches where the peak is known."""
+    """Speed-ups of sparse_code, and the share of the processor's peak that useful arithmetic reaches, if known."""
     found = _needed(results, "headline")
     best = results.document.get("ceilings", {}).get("peak")
     columns = list(dict.fromkeys((r["settings"]["n_iter"], r["settings"]["density"]) for r in found))
@@ -114,7 +112,7 @@ def memory(results: Results) -> Table:
     rows = []
     for name in dict.fromkeys(name for r in found for name in reversed(measured.contestants(r))):
         cells = [_mebibytes(by_T.get(T, {}).get("memory", {}).get(name)) for T in n_iters]
-        rows.append([_written(name, op), *cells])
+        rows.append([f"`{op}`" if name == "cpu" else called(name), *cells])
     return Table(["", *(f"T = {T}" for T in n_iters)], rows)
 
 
@@ -131,14 +129,14 @@ def accuracy(results: Results) -> Table:
         for name in dict.fromkeys(n for errors in by_T.values() for n in errors if COMPILED not in n):
             cells = [[by_T.get(T, {}).get(name, {}).get(what) for T in n_iters] for what in _ERRORS]
             power = "10" + "".join("⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".index(c)] for c in str(exponent))
-            shown = f"`{name}`" if name in measured.BACKENDS else name
-            rows.append([f"{shown}, {dtype}, in {power}", *(_errors(cell, exponent) for cell in cells)])
+            shown = f"`{name}`" if name in measured.BACKENDS else called(name)
+            rows.append([f"{shown}, {dtype}, in units of {power}", *(_errors(cell, exponent) for cell in cells)])
     names = {"z": "codes", "∂theta": "∂θ"}
     return Table(["T = " + " / ".join(map(str, n_iters)), *(names.get(what, what) for what in _ERRORS)], rows)
 
 
 def lasso(results: Results) -> Table:
-    """Seconds to the gap, and iterations, by contestant; who does not get there, with the gap reached."""
+    """Time and iterations of each solver until it reaches the gap; the gap it ended with if it does not."""
     found = [r for r in results.document["results"] if r["kind"] == "LassoCase" and r.get("efforts")]
     if not found:
         raise TableError("lasso: no case was measured")
@@ -155,13 +153,13 @@ def lasso(results: Results) -> Table:
                 cells.append(f"gap {effort['gap']:.1e}{n_iter}")
             else:
                 cells.append(NONE)
-        rows.append([name, *cells])
+        rows.append([called(name), *cells])
     shown = [in_words(r["settings"], varying(found) or ["dictionary"]) for r in found]
-    return Table([f"to a gap of {found[0]['settings']['gap']:g}", *shown], rows)
+    return Table([f"time to a gap of {found[0]['settings']['gap']:g}", *shown], rows)
 
 
 def model(results: Results) -> Table:
-    """Pictures a second of whole models, and speed-ups over the released code's habits."""
+    """Pictures per second of whole models, and speed-ups over the released code."""
     found = [r for r in results.document["results"] if r["kind"] == "ModelCase" and measured.rounds(r)]
     if not found:
         raise TableError("model: no case was measured")
@@ -174,43 +172,42 @@ def model(results: Results) -> Table:
             pictures = NONE if took is None else f"{number(result['settings']['batch'] / took.median)}"
             row.append(pictures + (f" ({_rounded(over)})" if over is not None and name != HABITS else ""))
         rows.append(row)
-    return Table(["pictures a second", *names], rows)
+    return Table(["pictures per second", *map(called, names)], rows)
 
 
 def profiles(found: Sequence[dict[str, Any]]) -> Table:
-    """What the time of whole models goes into, by operation."""
+    """Where whole models spend their time, by operation."""
     rows = []
     for result, label in zip(found, labels(found)[1], strict=True):
         for name, its in measured.profile(result).items():
-            rows += [[label, name, operation, f"{part:.1%}".replace("%", " %")] for operation, part in its]
-    return Table(["case", "contestant", "operation", "share of the time"], rows)
+            rows += [[label, called(name), operation, f"{part:.1%}".replace("%", " %")] for operation, part in its]
+    return Table(["case", "implementation", "operation", "share of the time"], rows)
 
 
 def losing(results: Results) -> str:
-    """How many shapes lose, and which."""
+    """In how many cases scvae_fast is slower, and in which."""
     found, n = measured.losing(results)
     if not n:
         raise TableError("losing: no case has both our time and that of eager PyTorch")
     clearly = sum(loss.clearly for loss in found)
-    said = f"Of {n} cases {n - len(found)} were at least as fast as the faster of the two eager ways"
+    said = f"scvae_fast was at least as fast as the faster eager loop in {n - len(found)} of {n} cases"
     if not found:
         return said + "."
-    said += f", {len(found)} slower: {clearly} clearly, {len(found) - clearly} within the noise"
+    said += f", and slower in {len(found)}: clearly in {clearly}, within the noise in {len(found) - clearly}"
     return f"{said}.\n\n{markdown(losing_table(found))}"
 
 
 def losing_table(found: Sequence[measured.Loss]) -> Table:
-    """The shapes that lose, with whom to, and the noise."""
+    """The cases in which scvae_fast is slower, the loop that is faster, and the noise."""
     rows = []
     for loss in found:
-        sure = "clearly" if loss.clearly else "within the noise"
         shape = in_words(loss.result["settings"], loss.result["settings"])
-        rows.append([shape, loss.rival, times(loss.ratio, noise=True), sure])
-    return Table(["case", "slower than", "times as fast (p20–p80)", "how sure"], rows)
+        rows.append([shape, called(loss.rival), times(loss.ratio, noise=True), "yes" if loss.clearly else "no"])
+    return Table(["case", "faster", "speed-up (p20–p80)", "beyond the noise"], rows)
 
 
 def growths(results: Results) -> Table:
-    """Exponents by which time grows, of every contestant."""
+    """Exponents by which each implementation's time grows."""
     found = growth.series(results)
     names = list(dict.fromkeys(name for series in found for name in series.fits))
     rows = []
@@ -220,23 +217,23 @@ def growths(results: Results) -> Table:
         label = f"{series.axis} = {sizes[0]} … {sizes[-1]}"
         fits = [str(series.fits[name]) if name in series.fits else NONE for name in names]
         rows.append([f"{label}: {in_words(series.shared, keys)}", *fits])
-    return Table(["over", *map(called, names)], rows)
+    return Table(["as this grows", *map(called, names)], rows)
 
 
 def parity(result: dict[str, Any]) -> str | None:
-    """Whether the two trainings of a case came to the same; None for other cases."""
+    """Whether the two trainings of a case reached the same loss; None for other cases."""
     found = measured.verdict(result)
     if found is None:
         return None
     deviation = NONE if found.deviation is None else f"{found.deviation:.2g}"
-    said = f"{_VERDICTS[found.agrees]}: mean loss of the last quarter {found.ours:.4g} ours, {found.released:.4g} with "
-    said += f"the released code's habits; the difference is {found.ours - found.released:+.2g}, "
-    said += f"the seeds' deviation {deviation}"
+    said = f"{_VERDICTS[found.agrees]}: over the last quarter of the steps the mean loss is {found.ours:.4g} with "
+    said += f"scvae_fast and {found.released:.4g} with the released code. They differ by "
+    said += f"{found.ours - found.released:+.2g}; the standard deviation between seeds is {deviation}"
     return f"{said} ({in_words(result['settings'], result['settings'])})."
 
 
 def parities(results: Results) -> str:
-    """Whether trainings came to the same, a sentence for each case."""
+    """Whether trainings reached the same loss, a sentence for each case."""
     said = [sentence for r in results.document["results"] if (sentence := parity(r)) is not None]
     if not said:
         raise TableError("parity: no case was measured; --full measures it")
@@ -250,7 +247,7 @@ def measured_on(results: Results) -> str:
 
 
 def command(results: Results) -> str:
-    """What has to be called to get these results, as far as they show it."""
+    """The command that gives these results, as far as they show it."""
     found = results.document["environment"]
     device = "cuda" if "driver" in found else "cpu"
     words = ["python", "-m", "benchmarks"]
@@ -260,24 +257,8 @@ def command(results: Results) -> str:
     return " ".join(words + (["--tuned-allocator"] if found["allocator"] != "default" else []))
 
 
-def _as_markdown(table: Callable[[Results], Table]) -> Callable[[Results], str]:
-    return lambda results: markdown(table(results))
-
-
-README: dict[str, Callable[[Results], str]] = {
-    "headline": _as_markdown(headline),
-    "losing": losing,
-    "memory": _as_markdown(memory),
-    "accuracy": _as_markdown(accuracy),
-    "environment": measured_on,
-    "lasso": _as_markdown(lasso),
-    "model": _as_markdown(model),
-    "parity": parities,
-}
-
-
 def as_csv(results: Results) -> str:
-    """A line for every case and contestant; figures that there are none of are empty."""
+    """A line for every case and implementation; what was not measured is empty."""
     standing: dict[str, list[str]] = {}
     for group, names in results.document["groups"].items():
         for name in names:
@@ -357,7 +338,7 @@ def _needed(results: Results, group: str) -> list[dict[str, Any]]:
 
 
 def _rounded(r: Spread | None) -> str:
-    """As README quotes a ratio: two digits that shared machines can tell apart, but no loss rounded away."""
+    """A ratio for the documentation: as many digits as shared machines can tell apart, but no loss rounded away."""
     return NONE if r is None else f"{r.median:.{1 if r.median >= 1 else 2}f} ×"
 
 
@@ -367,10 +348,6 @@ def _mebibytes(found: dict[str, int] | None) -> str:
         if found is None
         else f"{(found['made'] + found['given']) / 2**20:.0f} MiB, peak {found['peak'] / 2**20:.0f}"
     )
-
-
-def _written(name: str, op: str) -> str:
-    return _WRITTEN.get(name, f"`{op}`" if name == "cpu" else name)
 
 
 def _errors(found: Sequence[float | None], exponent: int) -> str:

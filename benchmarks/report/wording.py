@@ -1,4 +1,4 @@
-"""Results in the field's words and symbols: cases, contestants, numbers."""
+"""Results in the field's words and symbols: cases, implementations, numbers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,30 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks.cases import BACKWARD, BOTH, FORWARD
+from benchmarks.model import EAGER, FLOAT32, HABITS, OURS
 from benchmarks.pictures import PHOTOGRAPHS
 from benchmarks.report import measured
 from benchmarks.report.measured import Spread
+from benchmarks.rivals import CLEAN, GRAPH, PRODUCTS, RELEASED
 
 NONE = "–"
 KINDS_OF_RIVALS = {
-    "released": "released code",
-    "clean": "clean eager",
-    "compiled": "compiled",
+    "released": "naive loop",
+    "clean": "tuned loop",
+    "compiled": "torch.compile",
     "graph": "CUDA graph",
-    "products": "bare products",
+    "products": "products only",
+}
+# What pages call an implementation, where its name in the files is another.
+_CALLED = {
+    RELEASED: "naive loop",
+    CLEAN: "tuned loop",
+    PRODUCTS: "matrix products only",
+    GRAPH: "tuned loop, CUDA graph",
+    HABITS: "released code",
+    EAGER: "tuned loop",
+    FLOAT32: "scvae_fast, float32",
+    OURS: "scvae_fast",
 }
 DIRECTIONS = {FORWARD: "forward", BACKWARD: "backward", BOTH: "forward and backward"}
 _STEPS = {FORWARD: "inference", BOTH: "training step"}  # of whole models
@@ -27,8 +40,12 @@ _SYMBOLS = {"rows": "M", "n_iter": "T", "density": "d", "atoms": "K", "features"
 
 
 def called(name: str) -> str:
-    """A contestant's name for readers: our backends are ours."""
-    return f"ours ({name})" if name.partition(",")[0] in measured.BACKENDS else name
+    """An implementation's name for readers."""
+    if name in _CALLED:
+        return _CALLED[name]
+    if name.partition(",")[0] in measured.BACKENDS:
+        return f"scvae_fast ({name})"
+    return name.replace(RELEASED, _CALLED[RELEASED]).replace(CLEAN, _CALLED[CLEAN])
 
 
 def times(r: Spread | None, *, noise: bool = False) -> str:
@@ -47,6 +64,13 @@ def milliseconds(value: float) -> str:
     """Seconds as milliseconds with three digits."""
     shown = value * 1e3
     return f"{shown:.{max(0, 2 - math.floor(math.log10(shown)))}f}" if shown > 0 else "0"
+
+
+def readable(value: float | None) -> str:
+    """Seconds in words: milliseconds below one second."""
+    if value is None:
+        return NONE
+    return f"{milliseconds(value)} ms" if value < 1 else f"{value:.2f} s"
 
 
 def in_words(settings: dict[str, Any], keys: Iterable[str]) -> str:
@@ -80,7 +104,7 @@ def shortened(operation: str, most: int = 34) -> str:
 
 
 def notes(result: dict[str, Any]) -> str:
-    """What is to be said of a result beside its numbers."""
+    """Remarks on a result."""
     said = []
     if "raised" in result:
         said.append(f"raised: {measured.last_line(result['raised'])}")

@@ -1,7 +1,7 @@
 """Report of a run: python -m benchmarks.report DIR writes results.csv, pictures and report.html into its folder again.
 
-With --readme the README's tables are rewritten from it as well: what stands between the lines
-<!-- benchmarks: NAME --> and <!-- /benchmarks --> is replaced by the table of that name.
+With --docs the tables of README.md and docs/benchmarks.md are rewritten as well: what stands between the lines
+<!-- benchmarks: NAME of FOLDER --> and <!-- /benchmarks --> is replaced by the table of that name, if FOLDER is DIR's.
 """
 
 from __future__ import annotations
@@ -10,29 +10,51 @@ import argparse
 import io
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from benchmarks import environment
-from benchmarks.report import measured, page, tables, wording
+from benchmarks.report import gains, measured, page, tables, wording
 from benchmarks.report.measured import Loss, Spread, Trouble
-from benchmarks.report.tables import TableError
+from benchmarks.report.tables import Table, TableError
 from benchmarks.results import Results, ResultsError
 from scvae_fast._files import write_atomically
 
-README = environment.ROOT / "README.md"
+# Whose tables come from a committed run.
+PAGES = (environment.ROOT / "README.md", environment.ROOT / "docs" / "benchmarks.md")
 CSV, PAGE = "results.csv", "report.html"
-_BEGIN, _END = re.compile(r"<!-- benchmarks: *(\S+) *-->"), "<!-- /benchmarks -->"
+_BEGIN, _END = re.compile(r"<!-- benchmarks: *(\S+) of (\S+) *-->"), "<!-- /benchmarks -->"
 # A group's lines in the summary: cases that agree in these settings share one, as long as there are not too many.
 _SPLIT = ("op", "direction", "start", "dtype", "dictionary", "preset", "released", "n_iter", "density", "rows", "atoms")
 _LINES = 6
+_SHOWN = {"headline": "bottleneck"}
 _LABEL, _CELL = 50, 15
 
 
-class ReadmeError(RuntimeError):
-    """The README can't be rewritten; the message says why."""
+class QuoteError(RuntimeError):
+    """A page's tables can't be rewritten; the message says why."""
+
+
+def _as_markdown(table: Callable[[Results], Table]) -> Callable[[Results], str]:
+    return lambda results: tables.markdown(table(results))
+
+
+QUOTED: dict[str, Callable[[Results], str]] = {
+    "example": gains.example,
+    "gains": _as_markdown(gains.gains),
+    "nearest": _as_markdown(gains.nearest),
+    "headline": _as_markdown(tables.headline),
+    "losing": tables.losing,
+    "memory": _as_markdown(tables.memory),
+    "accuracy": _as_markdown(tables.accuracy),
+    "environment": tables.measured_on,
+    "lasso": _as_markdown(tables.lasso),
+    "model": _as_markdown(tables.model),
+    "parity": tables.parities,
+}
+"""What the documentation quotes, by the names in its marks."""
 
 
 def write(results: Results) -> None:
@@ -68,13 +90,13 @@ def _pictures(results: Results) -> dict[str, bytes]:
 
 
 def summary(results: Results) -> None:
-    """Prints the run on a page: speed-ups by group, every shape that loses, what went wrong, where the files are."""
+    """Prints the run on a page: speed-ups by group, every case that is slower, what went wrong, where the files are."""
     print(environment.heading(results.document["environment"]))
     lines = [line for group in results.document["groups"] for line in _group_lines(results, group)]
     kinds = [kind for kind in wording.KINDS_OF_RIVALS if any(kind in speedups for _, speedups in lines)]
     if kinds:
         print(
-            f"{'times as fast as':<{_LABEL}}"
+            f"{'speed-up over':<{_LABEL}}"
             + "".join(f"{wording.KINDS_OF_RIVALS[k]:>{_CELL}}" for k in kinds)
             + "   noise"
         )
@@ -88,56 +110,60 @@ def summary(results: Results) -> None:
             print(said)
     _print_losing(*measured.losing(results))
     _print_troubles(results)
-    print(f"{results.folder / PAGE} shows all of it, {CSV} beside it has every number")
+    print(f"{results.folder / PAGE} shows everything; {CSV} beside it has every number")
 
 
 def rewritten(text: str, results: Results) -> str:
-    """A README's text with its tables from the results.
+    """A page's text with the tables that are marked as those of this run; tables of other runs stay.
 
     Raises:
-        ReadmeError: there are no marks, one has no end, or names no table.
+        QuoteError: a mark has no end, or it names no table.
         TableError: the results lack what a table needs.
     """
     out: list[str] = []
-    inside, written = "", 0
+    inside, replaced = "", False
     for line in text.splitlines(keepends=True):
         begins = _BEGIN.fullmatch(line.strip())
         if begins:
             if inside:
-                raise ReadmeError(f"the table {inside!r} has no line {_END} before the next begins")
-            inside = begins[1]
-            if inside not in tables.README:
-                raise ReadmeError(f"there is no table {inside!r}; there are {', '.join(tables.README)}")
-            out += [line, "\n", tables.README[inside](results), "\n\n"]
-            written += 1
+                raise QuoteError(f"the table {inside!r} has no line {_END} before the next begins")
+            inside, replaced = begins[1], begins[2] == results.folder.resolve().name
+            if inside not in QUOTED:
+                raise QuoteError(f"there is no table {inside!r}; there are {', '.join(QUOTED)}")
+            if replaced:
+                out += [line, "\n", QUOTED[inside](results), "\n\n"]
         elif line.strip() == _END:
             if not inside:
-                raise ReadmeError(f"a line {_END} ends no table")
-            inside = ""
-        if not inside:
+                raise QuoteError(f"a line {_END} ends no table")
+            inside, replaced = "", False
+        if not (inside and replaced):
             out.append(line)
     if inside:
-        raise ReadmeError(f"the table {inside!r} has no line {_END} behind it")
-    if not written:
-        raise ReadmeError("no line <!-- benchmarks: NAME --> says where a table belongs")
+        raise QuoteError(f"the table {inside!r} has no line {_END} behind it")
     return "".join(out)
 
 
-def main(words: Sequence[str] | None = None, readme: Path = README) -> int:
-    """Writes the report, and the README's tables if asked to; returns the exit status."""
+def main(words: Sequence[str] | None = None, pages: Sequence[Path] = PAGES) -> int:
+    """Writes the report, and the documentation's tables if asked to; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="benchmarks.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of the results")
-    parser.add_argument("--readme", action="store_true", help="rewrite the tables of README.md too")
+    parser.add_argument(
+        "--docs", action="store_true", help="rewrite the tables of README.md and docs/benchmarks.md too"
+    )
     chosen = parser.parse_args(words)
     try:
         results = Results.read(chosen.folder)
         write(results)
-        if chosen.readme:
-            text = rewritten(readme.read_text(encoding="utf-8"), results)
-            _write(readme, text.encode())
-    except (ResultsError, ReadmeError, TableError, OSError) as error:
+        if chosen.docs:
+            texts = {path: rewritten(path.read_text(encoding="utf-8"), results) for path in pages}
+            mark = f" of {results.folder.resolve().name} -->"
+            if not any(mark in text for text in texts.values()):
+                raise QuoteError(f"no line <!-- benchmarks: NAME{mark} says where a table belongs")
+            for path, text in texts.items():
+                _write(path, text.encode())
+    except (ResultsError, QuoteError, TableError, OSError) as error:
         print(f"benchmarks.report: {error}", file=sys.stderr)
         return 1
     summary(results)
@@ -159,7 +185,7 @@ def _group_lines(results: Results, group: str) -> list[tuple[str, dict[str, list
             split.append(key)
     bundles: dict[str, dict[str, list[Spread]]] = {}
     for result in found:
-        label = f"{group}: {wording.in_words(result['settings'], split)}"
+        label = f"{_SHOWN.get(group, group)}: {wording.in_words(result['settings'], split)}"
         bundle = bundles.setdefault(label, {})
         for kind, ratio in measured.against(result).items():
             bundle.setdefault(kind, []).append(ratio)
@@ -204,19 +230,19 @@ def _print_lasso(results: Results) -> None:
             name: took.median for name in result["efforts"] if (took := measured.seconds(result, name)) is not None
         }
         ranked = sorted(medians, key=medians.__getitem__)
-        shown = "; ".join(f"{name} {wording.milliseconds(medians[name])}" for name in ranked)
+        shown = "; ".join(f"{wording.called(name)} {wording.milliseconds(medians[name])}" for name in ranked)
         print(f"lasso, {wording.in_words(result['settings'], ['dictionary'])}, ms: {shown}")
 
 
 def _print_losing(losing: list[Loss], compared: int) -> None:
     if compared:
-        print(f"\nslower than the fastest eager way: {len(losing)} of {compared} cases")
+        print(f"\nslower than the faster eager loop: {len(losing)} of {compared} cases")
     for title, clearly in (("clearly", True), ("within the noise", False)):
         its = [loss for loss in losing if loss.clearly == clearly]
         if its:
             print(f"  {title}:")
         for loss in its:
-            print(f"    {loss.result['name']}: {wording.times(loss.ratio, noise=True)} × {loss.rival}")
+            print(f"    {loss.result['name']}: {wording.times(loss.ratio, noise=True)} × {wording.called(loss.rival)}")
 
 
 def _print_troubles(results: Results) -> None:
@@ -230,7 +256,7 @@ def _print_troubles(results: Results) -> None:
             print(f"{kind}: {_trouble(trouble)}")
     missing = measured.not_reached(results)
     if missing:
-        print(f"not measured yet: {len(missing)} cases; the same command goes on with them")
+        print(f"not measured yet: {len(missing)} cases; run the same command again to continue")
 
 
 def _trouble(trouble: Trouble) -> str:

@@ -32,7 +32,7 @@ class KnownHosts:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            text = b"The page is not known by this name; scvae-fast app --allow-host NAME makes it known."
+            text = b"The page does not answer to this host name. Start it with scvae-fast app --allow-host NAME."
             headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(text)).encode())]
             await send({"type": "http.response.start", "status": 400, "headers": headers})
             await send({"type": "http.response.body", "body": text})

@@ -98,7 +98,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         metavar="DIR",
-        help="folder of a training, or written by save_pretrained; a last.ckpt; or hf:user/name, of the hub",
+        help="folder of a training or of save_pretrained, a last.ckpt, or hf:user/name on the Hugging Face Hub",
     )
 
 
@@ -110,8 +110,10 @@ def add_pictures(parser: argparse.ArgumentParser, *, required: bool = True) -> N
         metavar="DATA",
         help='folder, picture, tar shards, or "photographs" (the embedded ones)',
     )
-    parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="how it is arranged (default: found out)")
-    parser.add_argument("--split", choices=SPLITS, default="val", help="where the data has both (default: %(default)s)")
+    parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="how it is arranged (default: detected)")
+    parser.add_argument(
+        "--split", choices=SPLITS, default="val", help="which part, where the data has both (default: %(default)s)"
+    )
     parser.add_argument("--limit", type=count, metavar="N", help="take the first N pictures (default: all)")
 
 
@@ -121,7 +123,7 @@ def add_resize(parser: argparse.ArgumentParser) -> None:
         "--resize",
         type=side,
         metavar="PIXELS",
-        help="bring the shorter side to so many pixels and crop the centre (default: pictures stay whole)",
+        help="scale the shorter side to this many pixels and crop the centre (default: keep pictures whole)",
     )
 
 
@@ -133,7 +135,7 @@ def add_batching(parser: argparse.ArgumentParser) -> None:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add `--device`, what `find_device` takes."""
-    parser.add_argument("--device", type=_device, help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    parser.add_argument("--device", type=_device, help="cpu, cuda, cuda:1 … (default: cuda if available)")
 
 
 def _device(text: str) -> str:

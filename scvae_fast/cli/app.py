@@ -10,24 +10,24 @@ def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "app",
-        help="a page in the browser to try a trained model on pictures",
-        description="Serve a page to drop pictures into: what the model makes of them, how close it comes, where codes "
-        "are dense, which atoms are used, and K-means clusters of the cells. It listens on this machine alone unless "
-        "--host says otherwise, and nothing is sent to another machine.",
+        help="serve a web page to try a trained model on pictures",
+        description="Serve a page to drop pictures into. It shows reconstructions and PSNR, where codes are dense, "
+        "which atoms are used, and K-means clusters of the cells. It listens on this machine only, unless --host says "
+        "otherwise, and sends nothing to other machines.",
     )
     add_checkpoint(parser)
     parser.add_argument(
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="address to listen on; 0.0.0.0 lets everyone in who reaches this machine (default: %(default)s)",
+        help="address to listen on; 0.0.0.0 admits everyone who can reach this machine (default: %(default)s)",
     )
     parser.add_argument(
         "--allow-host",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="names that browsers may ask for the page by, beside addresses, localhost and this machine's own name",
+        help="host names to answer to, in addition to addresses, localhost and this machine's own name",
     )
     parser.add_argument("--port", type=_port, default=7860, metavar="N", help="default: %(default)s")
     parser.add_argument(

@@ -12,10 +12,10 @@ def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "bench",
-        help="measure this machine against eager PyTorch (needs the source tree)",
+        help="measure scvae_fast against eager PyTorch on this machine (needs the source tree)",
         usage="scvae-fast bench [--quick | --full] [--case PATTERN] [--list] [--out DIR] [OPTION …]",
-        description="What follows goes to python -m benchmarks, in the source tree that this package runs from: "
-        "python -m benchmarks --help lists all options.",
+        description="All options go to python -m benchmarks, in the source tree that this package runs from. "
+        "python -m benchmarks --help lists them.",
         allow_abbrev=False,
     )
     parser.set_defaults(run=_run, rest=[])
@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     root = Path(__file__).resolve().parents[2]
     if not (root / "benchmarks" / "run.py").exists():
-        raise UsageError("the benchmarks are no part of an installed package; run `make bench` in the source tree")
+        raise UsageError("an installed package does not contain the benchmarks; run `make bench` in the source tree")
     sys.path.insert(0, str(root))
     from benchmarks.run import main as run_benchmarks
 

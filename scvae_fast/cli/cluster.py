@@ -12,8 +12,8 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "cluster",
         help="cluster the patches of pictures by their codes",
-        description="K-means over the codes of all patches: clustering.safetensors, metrics.json and a table "
-        "(metrics.md), the patches of each cluster, and maps over the first pictures. Memory does not grow with the "
+        description="Run K-means on the codes of all patches. Writes clustering.safetensors, metrics.json, a table "
+        "(metrics.md), the patches of each cluster, and maps of the first pictures. Memory does not grow with the "
         "number of patches.",
     )
     add_checkpoint(parser)
@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
         "--codes",
         type=Path,
         metavar="FILE",
-        help="of scvae-fast encode, or its folder, instead of --data: nothing is encoded again",
+        help="codes from scvae-fast encode, a file or a folder of parts, instead of --data",
     )
     add_resize(parser)
     parser.add_argument(
@@ -30,13 +30,13 @@ def add(commands: Commands) -> None:
         type=counts,
         required=True,
         metavar="K[,K…]",
-        help="how many; of several, such as 4,8,16, the one with the largest silhouette is kept",
+        help="number of clusters; of several, such as 4,8,16, the one with the largest silhouette is kept",
     )
     parser.add_argument(
         "--scale",
         choices=("none", "unit", "magnitude"),
         default="unit",
-        help="what is compared of a code z: z, z / ‖z‖ or |z| / ‖z‖ (default: %(default)s)",
+        help="compare codes as z (none), z / ‖z‖ (unit) or |z| / ‖z‖ (magnitude) (default: %(default)s)",
     )
     parser.add_argument("--seed", type=natural, default=0, metavar="N", help="default: %(default)s")
     add_batching(parser)
@@ -46,7 +46,7 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     if (options.data is None) == (options.codes is None):
-        raise ArgumentError("give --data or --codes, one of the two")
+        raise ArgumentError("give either --data or --codes")
     from scvae_fast.commands._inputs import InferenceOptions
     from scvae_fast.commands.cluster import Pictures, cluster_codes
     from scvae_fast.tasks.clustering import KMeansSettings

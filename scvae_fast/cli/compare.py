@@ -12,12 +12,12 @@ def add(commands: Commands) -> None:
         "compare",
         options="--config FILE [--out DIR] [--resume] [--methods NAME …] [--again PHASE] [--docs PAGE] "
         "[--weights DIR] [--download] [--part I/N]",
-        help="train and rate SC-VAE beside VAE, β-VAE, Info-VAE, VQGAN, ViT-VQGAN, RQ-VAE and Mo-VQGAN",
-        description="Train SC-VAE and the autoencoders it is compared with alike, rate them on the same pictures, and "
-        "write one table (JSON, CSV, Markdown) and figures. --config takes a YAML file, or compare-pictures64 or "
-        "compare-ffhq256. A comparison that was stopped or killed goes on with --resume; methods that are trained are "
-        "not trained again. With --part I/N a job does a part of the methods alone, and goes on with it where it was "
-        "killed; the job that comes last times the steps and writes the table, as does a call without --part.",
+        help="train and evaluate SC-VAE beside VAE, β-VAE, Info-VAE, VQGAN, ViT-VQGAN, RQ-VAE and Mo-VQGAN",
+        description="Train SC-VAE and the autoencoders it is compared with in the same way, evaluate them on the same "
+        "pictures, and write one table (JSON, CSV, Markdown) and figures. --config takes a YAML file, or "
+        "compare-pictures64 or compare-ffhq256. --resume continues a comparison that was stopped or killed, without "
+        "training its finished methods again. With --part I/N, a job trains and evaluates a part of the methods. The "
+        "last job measures the training steps and writes the table, as does a call without --part.",
     )
     parser.set_defaults(run=_run, rest=[])
 

@@ -10,11 +10,11 @@ def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "convert",
-        help="bring a checkpoint of the authors' released code here, or one of ours there",
+        help="convert a checkpoint from the authors' released code, or back",
         description="Convert a checkpoint of the authors' released code (a file) into a folder for from_pretrained, or "
-        "such a folder into a file that the authors' code loads; which of the two follows from what SOURCE is.",
-        epilog="A checkpoint of the authors' code holds neither the number of iterations, nor β, nor the name of the "
-        "attention network: --n-iter, --beta and --attention give them, or --config and --preset some of them.",
+        "such a folder into a file that the authors' code loads, depending on what SOURCE is.",
+        epilog="A checkpoint of the authors' code does not contain the number of iterations, β or the attention "
+        "network. Pass them as --n-iter, --beta and --attention; --config and --preset provide some of them.",
     )
     parser.add_argument("source", metavar="SOURCE", help="a file such as best.pt; or a folder, or hf:user/name")
     parser.add_argument("out", type=Path, metavar="OUT", help="a folder; or a file such as official.pt")

@@ -11,18 +11,18 @@ def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "decode",
-        help="bring pictures back from a file of codes",
-        description="Write the pictures that a file of codes holds, under their names, into a folder of their own.",
+        help="decode a file of codes into pictures",
+        description="Decode every picture in a file of codes, and write them under their names into a new folder.",
     )
     parser.add_argument(
         "--checkpoint",
         required=True,
         metavar="DIR",
-        help="the model that made the codes: folder, or hf:user/name",
+        help="the model that made the codes: a folder, or hf:user/name",
     )
     parser.add_argument("codes", type=Path, metavar="CODES", help="file that scvae-fast encode wrote, or its folder")
     parser.add_argument("--format", choices=("png", "jpg"), default="png", help="default: %(default)s")
-    parser.add_argument("--force", action="store_true", help="take codes that another model made")
+    parser.add_argument("--force", action="store_true", help="accept codes that another model made")
     add_running(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder for the pictures")
     parser.set_defaults(run=_run)

@@ -10,14 +10,12 @@ def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "demo",
-        help="train a small SC-VAE on real photographs, rate it on two others, draw pictures",
-        description="Train a small SC-VAE on the photographs that ship inside scikit-image and scikit-learn, rate it "
-        "on two that are held out, and draw pictures. Ctrl-C keeps the state; the same command goes on from there.",
+        help="train a small SC-VAE on real photographs and evaluate it on two others",
+        description="Train a small SC-VAE on the photographs that come with scikit-image and scikit-learn, evaluate it "
+        "on two that are held out, and draw pictures. Ctrl-C keeps the state; run the same command again to continue.",
     )
     parser.add_argument("--out", type=Path, default=Path("out/demo"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument(
-        "--minutes", type=positive, default=10.0, help="time for training, in all (default: %(default)g)"
-    )
+    parser.add_argument("--minutes", type=positive, default=10.0, help="total training time (default: %(default)g)")
     parser.set_defaults(run=_run)
 
 

@@ -7,9 +7,9 @@ from scvae_fast.cli._types import Commands
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser("doctor", help="versions, processor, GPU, and which backends can be used")
+    parser = commands.add_parser("doctor", help="show versions, processor, GPU, and which backends can be used")
     parser.add_argument(
-        "--trial", action="store_true", help="try the GPU kernels on each card again, and print what was found"
+        "--trial", action="store_true", help="try the GPU kernels on each card again, and print the results"
     )
     parser.set_defaults(run=_run)
 

@@ -11,8 +11,8 @@ def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "edit",
-        help="interpolate pictures by way of their codes, or change single atoms",
-        description="Change pictures of any size by way of their codes. Results are PNG files, metrics.json and a "
+        help="edit pictures through their codes: interpolate, or change single atoms",
+        description="Edit pictures of any size through their codes. Writes PNG files, metrics.json and a "
         "table (metrics.md).",
     )
     ways = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="way")
@@ -23,21 +23,28 @@ def add(commands: Commands) -> None:
 def _add_interpolate(ways: Commands) -> None:
     parser = ways.add_parser(
         "interpolate",
-        help="what lies between two pictures",
-        description="Interpolate between the codes of two pictures of one size, beside their latents and their pixels.",
+        help="interpolate between two pictures",
+        description="Interpolate between the codes of two pictures of the same size, and for comparison between their "
+        "latents and pixels.",
     )
     _add_common(parser, "interpolate")
     parser.add_argument("pictures", nargs=2, type=Path, metavar="PICTURE")
-    parser.add_argument("--steps", type=_steps, default=7, metavar="N", help="with both ends (default: %(default)s)")
+    parser.add_argument(
+        "--steps",
+        type=_steps,
+        default=7,
+        metavar="N",
+        help="pictures in the sequence, both ends included (default: %(default)s)",
+    )
     parser.set_defaults(run=_interpolate)
 
 
 def _add_atoms(ways: Commands) -> None:
     parser = ways.add_parser(
         "atoms",
-        help="rank a picture's atoms, and switch some off",
+        help="rank the atoms of a picture, and switch some off",
         description="Rank the atoms of a picture's codes by their energy, draw what they paint, and decode the codes "
-        "with some atoms removed, scaled, or alone.",
+        "with some atoms removed, scaled, or on their own.",
     )
     _add_common(parser, "atoms")
     parser.add_argument("picture", type=Path, metavar="PICTURE")
@@ -45,8 +52,8 @@ def _add_atoms(ways: Commands) -> None:
     parser.add_argument(
         "--factor", nargs="+", type=_factor, default=[], metavar="ATOM=FACTOR", help="atoms to multiply, as in 17=2.5"
     )
-    parser.add_argument("--keep", nargs="+", type=natural, default=[], metavar="ATOM", help="keep these alone")
-    parser.add_argument("--keep-top", type=count, metavar="N", help="keep the N atoms with the most energy alone")
+    parser.add_argument("--keep", nargs="+", type=natural, default=[], metavar="ATOM", help="keep only these")
+    parser.add_argument("--keep-top", type=count, metavar="N", help="keep only the N atoms with the most energy")
     parser.add_argument("--top", type=count, default=16, metavar="N", help="atoms to list (default: %(default)s)")
     parser.set_defaults(run=_atoms)
 

@@ -10,11 +10,10 @@ def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "encode",
-        help="code pictures with a trained model into one compact file",
-        description="Code pictures of any size with a trained model into one Parquet file, and print its size in bits "
-        "per pixel. Pictures pass through one after the other: memory does not grow with their number. Under torchrun, "
-        "and with --part, each process writes one part into the folder --out; given once more, the command goes on "
-        "with the parts that are missing.",
+        help="encode pictures into one file of sparse codes",
+        description="Encode pictures of any size with a trained model into one Parquet file. Prints its size in bits "
+        "per pixel. Memory does not grow with the number of pictures. Under torchrun, and with --part, each process "
+        "writes one part into the folder --out. The same command continues with the parts that are missing.",
     )
     add_checkpoint(parser)
     add_pictures(parser)
@@ -23,7 +22,7 @@ def add(commands: Commands) -> None:
         "--dtype",
         choices=("float16", "float32"),
         default="float16",
-        help="of the values of codes; float32 keeps them exactly (default: %(default)s)",
+        help="dtype of the stored values; float32 keeps them exactly (default: %(default)s)",
     )
     add_running(parser)
     parser.add_argument(
@@ -45,7 +44,7 @@ def add_running(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("float32", "bfloat16", "float16"),
         default="float32",
-        help="of encoder and decoder (default: %(default)s)",
+        help="precision of encoder and decoder (default: %(default)s)",
     )
 
 

@@ -17,11 +17,11 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="rate a trained model on pictures: PSNR, SSIM, LPIPS, rFID, KID, and what its codes are like",
-        description="Rate a trained model on pictures in one pass and write metrics.json, a table (metrics.md), and "
+        description="Evaluate a trained model on pictures in one pass. Writes metrics.json, a table (metrics.md), and "
         "the best and worst reconstructions.",
-        epilog="Exit status: 0 if every metric was computed; 3 if one could not be, for instance for lack of its "
-        "weights: the others are, and the result says what is missing and how to provide it; 1 after an error, 2 after "
-        "a wrong option.",
+        epilog="Exit status: 0 if every metric was computed; 3 if one could not be, for example because its weights "
+        "are missing: the others are computed, and the result says how to provide what is missing; 1 after an error; 2 "
+        "after a wrong option.",
     )
     add_checkpoint(parser)
     add_pictures(parser, required=False)
@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
         type=square_side,
         default="model",
         metavar="PIXELS",
-        help='bring the shorter side to so many pixels and crop the centre; "none" takes pictures whole '
+        help='scale the shorter side to this many pixels and crop the centre; "none" keeps pictures whole '
         "(default: the model's resolution)",
     )
     add_batching(parser)
@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
         "--precision",
         choices=("float32", "bfloat16", "float16"),
         default="float32",
-        help="of the model (default: %(default)s)",
+        help="precision of the model (default: %(default)s)",
     )
     parser.add_argument(
         "--metrics", nargs="+", type=_metric, metavar="METRIC", help=f"some of {', '.join(_METRICS)} (default: all)"
@@ -53,7 +53,7 @@ def add(commands: Commands) -> None:
         "--weights",
         type=Path,
         metavar="DIR",
-        help="folder with weights of the metrics' networks; torch hub's folder is searched after it",
+        help="folder with the weights of the metrics' networks; torch hub's folder is searched next",
     )
     parser.add_argument("--download", action="store_true", help="fetch weights that are missing")
     parser.add_argument(
@@ -61,7 +61,7 @@ def add(commands: Commands) -> None:
         type=natural,
         default=16,
         metavar="N",
-        help="charged for a value of a code (default: %(default)s)",
+        help="bits to count for each nonzero value of a code (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, default=Path("out/evaluate"), metavar="DIR", help="default: %(default)s")
     parser.set_defaults(run=_run)

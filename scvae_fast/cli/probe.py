@@ -17,16 +17,18 @@ def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "probe",
-        help="tell classes of pictures apart by their codes, with a linear classifier",
+        help="train a linear classifier on the codes of labelled pictures",
         description="Train a logistic regression on pooled codes of labelled pictures, and on latents and pixels for "
         "comparison; its regularisation is chosen by cross-validation on the training pictures alone. Writes "
         "metrics.json and a table (metrics.md).",
     )
     add_checkpoint(parser)
     add_labelled(parser)
-    parser.add_argument("--repeats", type=count, default=5, metavar="N", help="splits (default: %(default)s)")
     parser.add_argument(
-        "--folds", type=count, default=3, metavar="N", help="of the cross-validation (default: %(default)s)"
+        "--repeats", type=count, default=5, metavar="N", help="number of random splits (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--folds", type=count, default=3, metavar="N", help="folds of the cross-validation (default: %(default)s)"
     )
     add_batching(parser)
     parser.add_argument("--out", type=Path, default=Path("out/probe"), metavar="DIR", help="default: %(default)s")
@@ -51,7 +53,7 @@ def add_labelled(parser: argparse.ArgumentParser) -> None:
         "model's resolution)",
     )
     parser.add_argument(
-        "--per-class", type=count, metavar="N", help="draw N pictures of a class at most (default: all; of patches 24)"
+        "--per-class", type=count, metavar="N", help="use at most N pictures of each class (default: all; 24 patches)"
     )
     parser.add_argument("--descriptors", nargs="+", metavar="DESCRIPTOR", help=DESCRIPTORS)
     parser.add_argument("--seed", type=natural, default=0, metavar="N", help="default: %(default)s")

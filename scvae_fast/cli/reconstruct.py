@@ -10,8 +10,8 @@ def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "reconstruct",
-        help="code pictures with a trained model and rebuild them from their codes",
-        description="Code pictures of any size with a trained model and write what it rebuilds from the codes as PNG.",
+        help="encode pictures with a trained model and decode them again",
+        description="Encode pictures of any size with a trained model, decode the codes, and write the results as PNG.",
     )
     add_checkpoint(parser)
     parser.add_argument(

@@ -13,7 +13,7 @@ def add(commands: Commands) -> None:
         "retrieve",
         help="find the pictures whose codes are most similar",
         description="Find the nearest neighbours of pictures by their pooled codes. Where the pictures have classes, "
-        "precision@k and mAP say how often neighbours are of the same one, beside latents and pixels. Writes "
+        "precision@k and mAP say how often neighbours share the class, for codes, latents and pixels. Writes "
         "metrics.json, a table (metrics.md) and a sheet of queries and their neighbours (neighbours.png).",
     )
     add_checkpoint(parser)
@@ -24,11 +24,9 @@ def add(commands: Commands) -> None:
         type=Path,
         default=[],
         metavar="PICTURE",
-        help="find neighbours of these files; DATA may then be any folder, or photographs (default: some of DATA)",
+        help="find the neighbours of these files; DATA may then be any folder, or photographs (default: some of DATA)",
     )
-    parser.add_argument(
-        "--k", type=count, default=5, metavar="N", help="neighbours of a picture (default: %(default)s)"
-    )
+    parser.add_argument("--k", type=count, default=5, metavar="N", help="neighbours per picture (default: %(default)s)")
     add_batching(parser)
     parser.add_argument("--out", type=Path, default=Path("out/retrieve"), metavar="DIR", help="default: %(default)s")
     parser.set_defaults(run=_run)

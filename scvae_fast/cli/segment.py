@@ -14,9 +14,9 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "segment",
         help="segment pictures by the codes of their cells, without labels or with a few",
-        description="Segment pictures and rate that by their masks: masks as PNG, overlays, mIoU, Dice and pixel "
-        "accuracy (metrics.json, metrics.md). Without --labels cells are clustered, and clusters named by the masks "
-        "(Hungarian method); with --labels a classifier learns from that many pictures.",
+        description="Segment pictures and score them against their masks. Writes masks as PNG, overlays, and mIoU, "
+        "Dice and pixel accuracy (metrics.json, metrics.md). Without --labels, cells are clustered and clusters are "
+        "matched to the masks (Hungarian method); with --labels, a classifier learns from that many pictures.",
     )
     add_checkpoint(parser)
     parser.add_argument(
@@ -29,11 +29,11 @@ def add(commands: Commands) -> None:
         "--layout",
         choices=("auto", "folder", "flowers17", "flowers102", "cub", "isic"),
         default="auto",
-        help="how the folder is arranged (default: found out)",
+        help="how the folder is arranged (default: detected)",
     )
-    parser.add_argument("--classes", type=count, default=2, metavar="N", help="of images/ and masks/ (default: 2)")
+    parser.add_argument("--classes", type=count, default=2, metavar="N", help="classes in masks/ (default: 2)")
     parser.add_argument(
-        "--limit", type=count, metavar="N", help="segment N pictures at most (default: all; 16 mosaics)"
+        "--limit", type=count, metavar="N", help="segment at most N pictures (default: all; 16 mosaics)"
     )
     parser.add_argument(
         "--labels",
@@ -46,18 +46,22 @@ def add(commands: Commands) -> None:
         "--classifier",
         choices=("logistic", "centres"),
         default="logistic",
-        help="what learns: logistic regression, or the nearest mean of a class (default: %(default)s)",
+        help="logistic regression, or the nearest class mean (default: %(default)s)",
     )
-    parser.add_argument("--clusters", type=count, metavar="K", help="without labels (default: as many as classes)")
+    parser.add_argument(
+        "--clusters", type=count, metavar="K", help="clusters, without labels (default: as many as classes)"
+    )
     parser.add_argument(
         "--features",
         type=_features,
         default=["codes"],
         metavar="F[,F…]",
-        help=f"what stands for a cell: {', '.join(_FEATURES)}; several are compared (default: codes)",
+        help=f"features of a cell: {', '.join(_FEATURES)}; several are compared (default: codes)",
     )
     parser.add_argument(
-        "--compare", action="store_true", help="all features, and each also by single cells: no words, no window"
+        "--compare",
+        action="store_true",
+        help="compare all features, each also for single cells, without words and window",
     )
     _add_method(parser)
     parser.add_argument("--seed", type=natural, default=0, metavar="N", help="default: %(default)s")
@@ -73,14 +77,14 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         type=natural,
         default=256,
         metavar="N",
-        help="clusters of cells whose histograms describe a cell's surroundings; 0: none (default: %(default)s)",
+        help="clusters of cells; their histograms describe a cell's surroundings; 0 for none (default: %(default)s)",
     )
     parser.add_argument(
         "--pool",
         type=_not_negative,
         default=1.5,
         metavar="CELLS",
-        help="how far that looks: standard deviation of a Gaussian window (default: %(default)s)",
+        help="standard deviation of the Gaussian window of these histograms (default: %(default)s)",
     )
     parser.add_argument(
         "--shifts",
@@ -94,7 +98,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         type=_not_negative,
         default=0.0,
         metavar="WEIGHT",
-        help="of the total variation that smooths maps; 0: none (default: %(default)s)",
+        help="weight of the total variation that smooths maps; 0 for none (default: %(default)s)",
     )
 
 
@@ -105,7 +109,7 @@ def _run(options: argparse.Namespace) -> int:
     from scvae_fast.tasks.segmentation.experiment import Method
 
     if options.labels and options.clusters:
-        raise ArgumentError("--clusters goes without --labels: a classifier has the classes of the masks")
+        raise ArgumentError("--clusters can't be used with --labels: a classifier has the classes of the masks")
     labels = Labels(
         data=options.data,
         layout=options.layout,

@@ -11,10 +11,10 @@ def add(commands: Commands) -> None:
         commands,
         "train",
         options="--config FILE [--out DIR] [--resume] [--ema DECAY] [--checkpoint_minutes MINUTES]",
-        help="train an SC-VAE as a YAML file says",
-        description="Train an SC-VAE. --config takes a YAML file, or the name of one that comes with the package, such "
-        "as pictures64. Several GPUs: --trainer.devices 8 --trainer.strategy ddp; several machines: the same under "
-        "torchrun.",
+        help="train an SC-VAE from a YAML configuration",
+        description="Train an SC-VAE. --config takes a YAML file, or the name of one in the package, such as "
+        "pictures64. For several GPUs: --trainer.devices 8 --trainer.strategy ddp. For several machines: the same "
+        "under torchrun.",
     )
     parser.set_defaults(run=_run, rest=[])
 

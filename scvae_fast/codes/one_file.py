@@ -108,7 +108,7 @@ class OneFile:
             try:
                 file = pq.ParquetFile(source, page_checksum_verification=True)
             except (pa.ArrowException, OSError) as error:
-                what = "is cut short or damaged" if is_parquet else "is no file of codes"
+                what = "is cut short or damaged" if is_parquet else "is not a file of codes"
                 raise CodeFileError(f"{self.path} {what}: {error}") from error
             yield file
 

@@ -29,6 +29,16 @@ class SparseCodes:
 
     Raises:
         ValueError: the arrays don't fit each other, or the entries of a cell are not in the order of their atoms.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.codes import SparseCodes
+        >>> codes = SparseCodes.of(torch.tensor([[[0.0, 2.0, 0.0], [1.0, 0.0, -1.0]]]))  # (h, w, K)
+        >>> codes.h, codes.w, codes.n_atoms, codes.n_entries
+        (1, 2, 3, 3)
+        >>> codes.csr().toarray()
+        array([[ 0.,  2.,  0.],
+               [ 1.,  0., -1.]], dtype=float32)
     """
 
     h: int
@@ -169,7 +179,14 @@ def _require(condition: bool, expected: str, got: object) -> None:
 
 
 class CodedPicture(NamedTuple):
-    """The codes of a picture, and what else is to be known of it."""
+    """The codes of a picture, with its name and size.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.codes import CodedPicture, SparseCodes
+        >>> CodedPicture("a.png", (8, 16), SparseCodes.of(torch.zeros(1, 2, 512))).size
+        (8, 16)
+    """
 
     name: str
     size: tuple[int, int]  # height and width in pixels

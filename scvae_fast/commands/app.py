@@ -98,7 +98,9 @@ def _check_free(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        raise UsageError(f"can't listen on {host}, port {port}: {error.strerror}; --port takes another one") from error
+        raise UsageError(
+            f"can't listen on {host}, port {port}: {error.strerror}; choose another one with --port"
+        ) from error
 
 
 def _shown(host: str) -> str:

@@ -138,7 +138,7 @@ def _codes(
         file = CodeFile(source)
         file.check_model(model)
         if not len(file):
-            raise UsageError(f"{source}: there are no pictures in it")
+            raise UsageError(f"{source} contains no pictures")
         file = file.part(processes.share)
         yield file, FromCodes(model, file)
         return

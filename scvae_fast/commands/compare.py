@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     data.setup("fit")  # says what is wrong with the data before anything is written
     folder, page = ComparisonFolder(Path(options.out)), Path(options.docs) if options.docs else None
     if options.again is not None and not folder.settings.exists():
-        raise UsageError(f"{folder.path} holds no comparison of which --again could do a part anew")
+        raise UsageError(f"{folder.path} holds no comparison, so --again has nothing to repeat")
     if page is not None:
         with_table(page, {"rows": []})
     comparison = Comparison(
@@ -126,7 +126,7 @@ def _compare(comparison: Comparison, *, again: Phase | None = None, page: Path |
         comparison.again(again)
     else:
         if (signal := comparison.train()) is not None:
-            print("Stopped. The state of the training is kept: --resume goes on from there.")
+            print("Stopped. The state of the training is kept: --resume continues from there.")
             return 128 + signal
         comparison.rate(anew=False)
         comparison.time(anew=False)
@@ -138,18 +138,20 @@ def _parser() -> _Parser:
     parser = _Parser(prog="scvae-fast compare", description=_DESCRIPTION)
     parser.add_argument("--config", action="config", help="YAML file, or compare-pictures64 or compare-ffhq256")
     parser.add_argument("--out", type=str, default="out/compare", help="folder of the comparison")
-    parser.add_argument("--resume", action="store_true", help="go on with the comparison in --out, if there is one")
+    parser.add_argument("--resume", action="store_true", help="continue the comparison in --out, if there is one")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help=f"some of {', '.join(METHODS)}")
     parser.add_argument(
-        "--again", type=Phase | None, default=None, help="do one phase anew for what is trained, and train nothing"
+        "--again", type=Phase | None, default=None, help="repeat one phase for the trained methods, without training"
+    )
+    parser.add_argument(
+        "--docs", type=str | None, default=None, help="a page into which to write the table, between its markers"
     )
     parser.add_argument(
         "--part",
         type=str | None,
         default=None,
-        help='train and rate the I-th of N parts of the methods, I/N; or "array" in a Slurm job array',
+        help='train and evaluate the I-th of N parts of the methods, I/N; or "array" in a Slurm job array',
     )
-    parser.add_argument("--docs", type=str | None, default=None, help="a page to put the table into, between markers")
     parser.add_argument("--weights", type=str | None, default=None, help="folder with weights of LPIPS and FID")
     parser.add_argument("--download", action="store_true", help="fetch weights that are missing")
     parser.add_class_arguments(ComparisonSettings, None)

@@ -59,7 +59,7 @@ def convert(source: str | os.PathLike[str], out: Path, given: OfficialOptions | 
         if Path(source).is_file():
             return _from_official(Path(source), out, given)
         if unused := [f"--{name.replace('_', '-')}" for name, value in asdict(given).items() if value is not None]:
-            raise ArgumentError(f"{source} is no file of the authors' code, so {', '.join(unused)} can't be used")
+            raise ArgumentError(f"{source} is not a file of the authors' code, so {', '.join(unused)} can't be used")
         return _write_official(source, out)
     except OSError as error:
         raise UsageError(f"{out} can't be written: {error}") from error
@@ -124,7 +124,7 @@ def _has(given: OfficialOptions, name: str) -> bool:
 def _completed(given: OfficialOptions) -> tuple[OfficialOptions, dict[str, Any] | None]:
     """With what preset and file say where nothing else was said, and the `ddconfig` if either has one."""
     if given.preset is not None and given.config is not None:
-        raise ArgumentError("--preset and --config say the same: give one of them")
+        raise ArgumentError("--preset and --config both give the architecture: pass one of them")
     if given.preset is not None:
         published = [name for name, config in PRESETS.items() if config.compat == "official"]
         if given.preset not in published:
@@ -139,7 +139,7 @@ def _completed(given: OfficialOptions) -> tuple[OfficialOptions, dict[str, Any] 
     vae, latent = (arch[name] if isinstance(arch.get(name), Mapping) else {} for name in ("vae", "latent"))
     ddconfig = vae.get("ddconfig", found)
     if not isinstance(ddconfig, Mapping) or "ch_mult" not in ddconfig:
-        raise UsageError(f"{given.config} has no ddconfig (at arch.vae.ddconfig), nor is it one")
+        raise UsageError(f"{given.config} neither has a ddconfig (at arch.vae.ddconfig) nor is one")
     n_iter = latent.get("num_soft_thresh") if given.n_iter is None else given.n_iter
     beta = latent.get("beta") if given.beta is None else given.beta
     return replace(given, n_iter=n_iter, beta=beta), dict(ddconfig)
@@ -153,7 +153,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path} can't be read: {error}") from error
     if not isinstance(found, Mapping):
-        raise UsageError(f"{path} is no configuration: it holds {type(found).__name__}, not names and values")
+        raise UsageError(f"{path} is not a configuration: it holds {type(found).__name__}, not names and values")
     return found
 
 

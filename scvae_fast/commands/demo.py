@@ -50,7 +50,7 @@ def run_demo(out: Path, minutes: float, settings: Sequence[str] = ()) -> int:
         limit = ("--trainer.max_steps=-1", f"--trainer.max_time={_clock(seconds)}")
         status = train(["--config", "pictures64", "--out", str(out), "--resume", *limit, *settings])
         if status != 0:
-            print("The same command goes on from there.")
+            print("Run the same command again to continue.")
             return status
     metrics = out / "evaluation" / "metrics.json"
     if _read(metrics).get("checkpoint") == identity(folder.model):

@@ -110,7 +110,7 @@ def _table(content: dict[str, Any]) -> str:
         f"{content['repeats']} splits (± their standard deviation). Who always says the largest class tells "
         f"{100 * content['share_of_largest_class']:.1f} % right."
     )
-    return markdown_table(("descriptor", "dimension", "told right"), rows) + f"\n\n{about}"
+    return markdown_table(("descriptor", "dimension", "accuracy"), rows) + f"\n\n{about}"
 
 
 def _range(counts: list[int]) -> str:

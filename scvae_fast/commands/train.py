@@ -66,7 +66,9 @@ class RunFolder:
                 is one of another network.
         """
         if self.state.exists() and not resume:
-            raise UsageError(f"{self.path} holds a training already: --resume goes on with it, or choose another --out")
+            raise UsageError(
+                f"{self.path} already holds a training: continue it with --resume, or choose another --out"
+            )
         if self.state.exists():
             self._check_network(model)
         free = shutil.disk_usage(self.path).free
@@ -179,7 +181,7 @@ def train(arguments: Sequence[str]) -> int:
     if cli.stop.number is None:
         return 0
     if first:
-        print(f"Stopped. {_kept(folder)}: --resume goes on from there.")
+        print(f"Stopped. {_kept(folder)}: --resume continues from there.")
     return 128 + cli.stop.number
 
 

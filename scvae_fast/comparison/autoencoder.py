@@ -47,7 +47,7 @@ class BaselineAutoencoder(nn.Module):
         super().__init__()
         found = REGISTRY.get(method)
         if found is None or found.make is None:
-            raise ValueError(f"BaselineAutoencoder: there is no baseline {method!r}")
+            raise ValueError(f"BaselineAutoencoder: unknown baseline {method!r}")
         self.config = network
         self.encoder = Encoder(network.in_channels, network.n_features, **network.levels)
         decoder = ModulatedDecoder if found.modulated else Decoder

@@ -59,7 +59,7 @@ class ComparisonFolder:
                     "choose another folder"
                 )
             if not resume:
-                raise UsageError(f"{self.path} holds a comparison already: resume it, or choose another folder")
+                raise UsageError(f"{self.path} already holds a comparison: resume it, or choose another folder")
             return
         claim_folder(self.path, empty=True)
         write_json(self.settings, dict(settings))

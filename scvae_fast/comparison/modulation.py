@@ -48,7 +48,7 @@ class ModulatedNorm(nn.Module):
         """
         z = self._condition.latents
         if z is None:
-            raise RuntimeError("ModulatedNorm: is called outside its decoder, there are no latents to modulate by")
+            raise RuntimeError("ModulatedNorm: called outside its decoder, without latents to modulate by")
         # Convolutions of 1 x 1 before the enlargement give the same at a fraction of the cost.
         scale, shift = (F.interpolate(conv(z), size=f.shape[2:], mode="nearest") for conv in (self.scale, self.shift))
         return self.norm(f) * scale + shift

@@ -30,6 +30,11 @@ class CropSettings:
         gamma: the levels are raised to a power between exp(−gamma) and exp(gamma).
         contrast: (least, most) factor on the distance from the mean level.
         brightness: at most this is added to or taken from the levels, which are 0 … 1 here.
+
+    Example:
+        >>> from scvae_fast.data import CropSettings
+        >>> CropSettings(size=32, permute=0.0).size
+        32
     """
 
     size: int = 64
@@ -46,10 +51,10 @@ class CropSettings:
 
 
 class RandomCrops(Dataset[Tensor]):
-    """A data set of as many augmented crops (3, size, size) in −1 … 1 as anyone asks for.
+    """A data set of any number of augmented crops (3, size, size) in −1 … 1.
 
-    Crop `index` depends on the seed and on `index` alone, not on what was drawn before: whoever knows how many crops
-    have been seen can go on from there.
+    Crop `index` depends on the seed and on `index` alone, not on earlier draws, so a training can
+    continue from any number of crops.
 
     Args:
         photographs: what to crop from; larger ones are drawn more often, by the square root of their area.
@@ -59,6 +64,12 @@ class RandomCrops(Dataset[Tensor]):
 
     Raises:
         ValueError: there is no photograph, or one is smaller than eight pixels.
+
+    Example:
+        >>> from scvae_fast.data import CropSettings, RandomCrops, held_out_photographs
+        >>> crops = RandomCrops(held_out_photographs(), CropSettings(size=32), seed=0)
+        >>> crops[7].shape, bool((crops[7] == crops[7]).all())
+        (torch.Size([3, 32, 32]), True)
     """
 
     def __init__(

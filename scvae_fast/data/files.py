@@ -73,6 +73,14 @@ class Files:
         names: paths below it, N.
         labels: index of the class of each, (N), where there are classes.
         classes: their names.
+
+    Example:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from scvae_fast.data import Files
+        >>> files = Files(Path("pictures"), np.array([b"a.png", b"cats/b.png"]))
+        >>> len(files), files.name(1)
+        (2, 'cats/b.png')
     """
 
     root: Path
@@ -105,6 +113,13 @@ def list_folder(root: str | os.PathLike[str], *, recursive: bool = True) -> File
 
     Raises:
         UsageError: there is no such folder, or no picture in it.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.data import list_folder, save_picture
+        >>> save_picture("pictures/a.png", torch.zeros(3, 8, 8))
+        >>> len(list_folder("pictures"))
+        1
     """
     # A folder at a time is a list of Python's objects; what is put in order is compact.
     folders = [Names(sorted(folder)) for folder in _folders_of(Path(root), recursive)]
@@ -127,6 +142,14 @@ def list_classes(root: str | os.PathLike[str]) -> Files:
 
     Raises:
         UsageError: there is no such folder, no picture in it, or a picture outside of the classes.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.data import list_classes, save_picture
+        >>> save_picture("classes/cat/a.png", torch.zeros(3, 8, 8))
+        >>> save_picture("classes/dog/b.png", torch.zeros(3, 8, 8))
+        >>> list_classes("classes").classes
+        ('cat', 'dog')
     """
     return _labelled(Path(root), list_folder(root), _subfolders(Path(root)))
 
@@ -142,6 +165,13 @@ def list_ffhq(root: str | os.PathLike[str], split: Split) -> Files:
 
     Raises:
         UsageError: there is no such folder, no numbered picture of that split in it, or a number is there twice.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.data import list_ffhq, save_picture
+        >>> save_picture("ffhq/00007.png", torch.zeros(3, 8, 8))
+        >>> len(list_ffhq("ffhq", "train"))
+        1
     """
     root = Path(root)
     root = next((root / folder for folder in _FFHQ_FOLDERS if (root / folder).is_dir()), root)
@@ -155,7 +185,7 @@ def list_ffhq(root: str | os.PathLike[str], split: Split) -> Files:
             )
         by_number[index] = name
     if not by_number:
-        raise UsageError(f"{root}: no pictures of FFHQ here, which are called 00000.png … 69999.png")
+        raise UsageError(f"{root} contains no pictures of FFHQ, which are called 00000.png … 69999.png")
     chosen = [number for number in sorted(by_number) if (number < _FFHQ_TRAINING) == (split == "train")]
     if not chosen:
         wanted = f"below {_FFHQ_TRAINING}" if split == "train" else f"from {_FFHQ_TRAINING} on"
@@ -168,12 +198,19 @@ def list_imagenet(root: str | os.PathLike[str], split: Split) -> Files:
 
     Raises:
         UsageError: there is no such folder, no train/ or val/, no picture in it, or a picture outside of the classes.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.data import list_imagenet, save_picture
+        >>> save_picture("imagenet/train/n01440764/a.png", torch.zeros(3, 8, 8))
+        >>> list_imagenet("imagenet", "train").classes
+        ('n01440764',)
     """
     root = Path(root)
     folder = root / split
     if not folder.is_dir():
         _check_folder(root)
-        raise UsageError(f"{root}: no folder {split}/ here, as ImageNet has: {split}/CLASS/…")
+        raise UsageError(f"{root} contains no folder {split}/ with {split}/CLASS/…, as ImageNet has")
     return _labelled(folder, list_folder(folder), _subfolders(root / "train") | _subfolders(root / "val"))
 
 

@@ -25,6 +25,12 @@ class StreamBatches(Sampler[list[int]]):
         rank: r.
         world_size: W.
         first: says, whenever batches are asked for anew, which sample is the first.
+
+    Example:
+        >>> from itertools import islice
+        >>> from scvae_fast.data import StreamBatches
+        >>> list(islice(StreamBatches(100, batch_size=2, rank=1, world_size=2), 2))
+        [[1, 3], [5, 7]]
     """
 
     def __init__(
@@ -52,6 +58,11 @@ class FixedBatches(Sampler[list[int]]):
         batch_size: of a process; its last batch may be smaller.
         rank: which process.
         world_size: of how many.
+
+    Example:
+        >>> from scvae_fast.data import FixedBatches
+        >>> list(FixedBatches(5, batch_size=2))
+        [[0, 1], [2, 3], [4]]
     """
 
     def __init__(self, count: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
@@ -122,6 +133,12 @@ def picture_loader(
         batches: the numbers of each batch.
         num_workers: processes that decode; they stay for the next epoch. With 0 this process does it.
         start_method: how they are started; None for the default of the system.
+
+    Example:
+        >>> from scvae_fast.data import CropSettings, FixedBatches, RandomCrops, held_out_photographs, picture_loader
+        >>> crops = RandomCrops(held_out_photographs(), CropSettings(size=32), length=3)
+        >>> [batch.shape for batch in picture_loader(crops, FixedBatches(3, batch_size=2))]
+        [torch.Size([2, 3, 32, 32]), torch.Size([1, 3, 32, 32])]
     """
     kind = TrainingLoader if isinstance(batches, StreamBatches) else PictureLoader
     return kind(

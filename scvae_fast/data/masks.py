@@ -122,7 +122,7 @@ def _layout_of(root: Path) -> str:
     if any(_ISIC.fullmatch(path.name) for path in root.rglob("ISIC_*")):
         return "isic"
     raise UsageError(
-        f"{root}: no masks are known here; expected are the folders images/ and masks/, jpg/ and trimaps/ or segmim/ "
+        f"{root}: no known layout of masks; expected the folders images/ and masks/, jpg/ and trimaps/ or segmim/ "
         "(Oxford flowers), images/ and segmentations/ (CUB), or files ISIC_0000000_segmentation.png"
     )
 

@@ -40,7 +40,14 @@ _HELD_OUT = ((_SKIMAGE, "astronaut.png"), (_SKLEARN, "china.jpg"))
 
 
 class Photograph(NamedTuple):
-    """A picture (3, H, W) in −1 … 1, its name, and whether it has colours."""
+    """A picture (3, H, W) in −1 … 1, its name, and whether it has colours.
+
+    Example:
+        >>> from scvae_fast.data import held_out_photographs
+        >>> photograph = held_out_photographs()[0]
+        >>> photograph.name, photograph.picture.shape, photograph.colour
+        ('astronaut', torch.Size([3, 512, 512]), True)
+    """
 
     name: str
     picture: Tensor
@@ -52,6 +59,11 @@ def training_photographs() -> list[Photograph]:
 
     Raises:
         ImportError: scikit-image or scikit-learn is not installed, or comes without its photographs.
+
+    Example:
+        >>> from scvae_fast.data import training_photographs
+        >>> len(training_photographs())
+        19
     """
     return [_load(*which, colour=True) for which in _COLOUR] + [_load(*which, colour=False) for which in _GREY]
 
@@ -61,6 +73,11 @@ def held_out_photographs() -> list[Photograph]:
 
     Raises:
         ImportError: as `training_photographs`.
+
+    Example:
+        >>> from scvae_fast.data import held_out_photographs
+        >>> [photograph.name for photograph in held_out_photographs()]
+        ['astronaut', 'china']
     """
     return [_load(*which, colour=True) for which in _HELD_OUT]
 

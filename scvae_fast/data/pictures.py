@@ -50,6 +50,11 @@ class PictureError(ValueError):
     Args:
         name: the file.
         reason: why.
+
+    Example:
+        >>> from scvae_fast.data import PictureError
+        >>> PictureError("a.png", "it is cut short").name
+        'a.png'
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -82,7 +87,7 @@ def is_picture_name(name: str) -> bool:
 
 
 def load_picture(path: str | os.PathLike[str]) -> Tensor:
-    """Read a picture as it is meant to be seen.
+    """Read a picture as it should be displayed.
 
     The orientation that a camera noted is applied. Grey becomes three equal channels, transparent pixels are laid
     over white, and other colour spaces (CMYK, palettes …) become RGB. Greys of more than 8 bits keep their precision:
@@ -96,6 +101,13 @@ def load_picture(path: str | os.PathLike[str]) -> Tensor:
 
     Raises:
         PictureError: there is no such file, or it is no picture of `FORMATS`, damaged, cut short, or too large.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.data import load_picture, save_picture
+        >>> save_picture("white.png", torch.ones(3, 4, 6))
+        >>> load_picture("white.png").shape
+        torch.Size([3, 4, 6])
     """
     return decode_picture(Path(path), str(path))
 
@@ -207,6 +219,11 @@ def save_picture(path: str | os.PathLike[str], picture: Tensor) -> None:
     Raises:
         ValueError: picture is not (3, H, W), or the suffix is not a format that can be written.
         OSError: the file can't be written.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.data import save_picture
+        >>> save_picture("black.png", -torch.ones(3, 4, 6))
     """
     if picture.dim() != 3 or picture.shape[0] != 3 or 0 in picture.shape:
         raise ValueError(f"save_picture: picture must be (3, H, W), got {tuple(picture.shape)}")

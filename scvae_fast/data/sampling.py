@@ -34,14 +34,22 @@ class TrainingPictures(Dataset[Tensor]):
     """An endless stream of numbered samples (3, resolution, resolution) in −1 … 1, from N pictures.
 
     Sample s depends on the seed and on s alone: it belongs to epoch s // N, whose order is a permutation of its own,
-    and what is random about its crop is drawn from (seed, s). Whoever knows how many samples have been seen can go on
-    from there. A picture that can't be read is replaced by the next one of the order that can.
+    and what is random about its crop is drawn from (seed, s). So a training can continue from any
+    number of samples. A picture that can't be read is replaced by the next one of the order that can.
 
     Args:
         pictures: what to choose from, N of them.
         crop: what part of a picture becomes the sample.
         seed: of everything random; not negative.
         broken: counts the pictures that can't be read.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.data import PlacedCrop, TrainingPictures, UnreadableFiles, list_folder, save_picture
+        >>> save_picture("folder/a.png", torch.rand(3, 80, 100))
+        >>> samples = TrainingPictures(list_folder("folder"), PlacedCrop(64), seed=0, broken=UnreadableFiles(0))
+        >>> samples[1000].shape
+        torch.Size([3, 64, 64])
     """
 
     def __init__(self, pictures: Source, crop: Crop, *, seed: int, broken: UnreadableFiles) -> None:
@@ -82,6 +90,13 @@ class FixedPictures(Dataset[Tensor]):
         pictures: the pictures.
         resolution: what the shorter side is resized to.
         broken: counts the pictures that can't be read.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.data import FixedPictures, UnreadableFiles, list_folder, save_picture
+        >>> save_picture("folder/a.png", torch.rand(3, 80, 100))
+        >>> FixedPictures(list_folder("folder"), 64, broken=UnreadableFiles(0))[0].shape
+        torch.Size([3, 64, 64])
     """
 
     def __init__(self, pictures: Source, resolution: int, *, broken: UnreadableFiles) -> None:

@@ -43,6 +43,11 @@ class ZoomedCrop:
 
     On square pictures that is torchvision's RandomResizedCrop(resolution, scale=(least, 1), ratio=(1, 1)), with which
     the released code trains on FFHQ.
+
+    Example:
+        >>> from scvae_fast.data import ZoomedCrop
+        >>> ZoomedCrop(64, least=0.5).least
+        0.5
     """
 
     resolution: int
@@ -60,6 +65,11 @@ class PlacedCrop:
     """The shorter side is resized to the resolution, and a square at a random place is taken, mirrored or not.
 
     Torchvision's Resize(resolution) and RandomCrop(resolution), with which the released code trains on ImageNet.
+
+    Example:
+        >>> from scvae_fast.data import PlacedCrop
+        >>> PlacedCrop(64).resolution
+        64
     """
 
     resolution: int

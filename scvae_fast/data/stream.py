@@ -53,7 +53,14 @@ def check_arrangement(layout: str, split: str) -> None:
 
 
 class NamedPicture(NamedTuple):
-    """A picture (3, H, W) in −1 … 1, and its name: for a file, its path below the folder of the data."""
+    """A picture (3, H, W) in −1 … 1, and its name: for a file, its path below the folder of the data.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.data import NamedPicture
+        >>> NamedPicture("a.png", torch.zeros(3, 4, 6)).size
+        (4, 6)
+    """
 
     name: str
     picture: Tensor
@@ -94,6 +101,13 @@ class PictureStream:
 
     Raises:
         UsageError: there are no pictures.
+
+    Example:
+        >>> from scvae_fast.data import PictureStream
+        >>> for name, picture in PictureStream("photographs", resize=64):
+        ...     print(name, tuple(picture.shape))
+        astronaut (3, 64, 64)
+        china (3, 64, 64)
     """
 
     def __init__(

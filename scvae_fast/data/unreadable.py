@@ -21,6 +21,10 @@ class UnreadableFiles:
 
     Args:
         most: so many files may be broken.
+
+    Example:
+        >>> from scvae_fast.data import PictureError, UnreadableFiles
+        >>> UnreadableFiles(most=1).add(PictureError("a.png", "it is cut short"))
     """
 
     def __init__(self, most: int) -> None:

@@ -40,6 +40,13 @@ class LassoCoder(LassoTransformer):
         ValueError: from `fit`, for a parameter out of range, or a dictionary of another number of features than X.
         UsageError: from `fit`, where this machine has no such device.
         sklearn.exceptions.ConvergenceWarning: from `transform`, when rows did not reach the gap.
+
+    Example:
+        >>> import numpy as np
+        >>> from scvae_fast.estimators import LassoCoder
+        >>> X = np.random.default_rng(0).normal(size=(20, 8))
+        >>> LassoCoder(np.eye(8), alpha=0.5).fit(X).transform(X).shape
+        (20, 8)
     """
 
     def __init__(

@@ -58,6 +58,13 @@ class LISTACoder(SparseTransformer):
     Raises:
         ValueError: from `fit`, for a parameter out of range, or a dictionary of another number of features than X.
         UsageError: from `fit`, where this machine has no such device.
+
+    Example:
+        >>> import numpy as np
+        >>> from scvae_fast.estimators import LISTACoder
+        >>> X = np.random.default_rng(0).normal(size=(50, 8))
+        >>> LISTACoder(np.eye(8), alpha=0.5, epochs=1, random_state=0).fit(X).transform(X).shape
+        (50, 8)
     """
 
     def __init__(

@@ -57,6 +57,13 @@ class OnlineDictionaryLearning(LassoTransformer):
         ValueError: from `fit` and `partial_fit`, for a parameter out of range or a `dict_init` that doesn't fit.
         UsageError: from the same, where this machine has no such device.
         sklearn.exceptions.ConvergenceWarning: from `transform`, when rows did not reach the gap.
+
+    Example:
+        >>> import numpy as np
+        >>> from scvae_fast.estimators import OnlineDictionaryLearning
+        >>> X = np.random.default_rng(0).normal(size=(50, 8))
+        >>> OnlineDictionaryLearning(12, max_iter=2, random_state=0).fit(X).components_.shape
+        (12, 8)
     """
 
     def __init__(

@@ -107,7 +107,10 @@ class Meters:
                 continue
             for file in self.weights.get(metric, []):
                 if not file.published:
-                    _warn(figures[metric], f"{file.path} is not the published file: the figure is comparable with none")
+                    _warn(
+                        figures[metric],
+                        f"{file.path} is not the published file: the figure is not comparable with published ones",
+                    )
         return figures
 
 
@@ -181,7 +184,10 @@ class SetsMeter:
             return kid
         figures = {"value": self._distances.fid(), "n": n}
         if n < FEWEST_FOR_FID:
-            _warn(figures, f"{n} pictures are fewer than {FEWEST_FOR_FID}: the bias is large, compare it with no other")
+            _warn(
+                figures,
+                f"{n} pictures are fewer than {FEWEST_FOR_FID}: the estimate is strongly biased and not comparable",
+            )
         return figures
 
 
@@ -263,7 +269,7 @@ class CodesMeter:
 
 def _mean(mean: float, rated: int, seen: int, least_side: int) -> dict[str, Any]:
     if not rated:
-        raise UnavailableError(f"needs pictures of at least {least_side} x {least_side} pixels, there is none")
+        raise UnavailableError(f"needs pictures of at least {least_side} x {least_side} pixels, and there are none")
     figures = {"mean": mean, "n": rated}
     if rated < seen:
         _warn(figures, f"left out, for sides under {least_side} pixels: {seen - rated} of {seen} pictures")

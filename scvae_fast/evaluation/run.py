@@ -26,7 +26,13 @@ _CELLS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found."""
+    """The results of an evaluation.
+
+    Example:
+        >>> from scvae_fast.evaluation import Evaluation
+        >>> sorted(Evaluation.__dataclass_fields__)
+        ['extremes', 'figures', 'n_pictures', 'n_tiled', 'unavailable', 'weights']
+    """
 
     n_pictures: int
     n_tiled: int  # those of them that did not go through the model as a whole
@@ -56,6 +62,16 @@ def evaluate(
 
     Raises:
         UsageError: there are no pictures, the model is not one for colour pictures, or a reconstruction is not finite.
+
+    Example:
+        >>> from scvae_fast import SCVAE, SCVAEConfig
+        >>> from scvae_fast.data import PictureStream
+        >>> from scvae_fast.evaluation import EvaluationSettings, evaluate
+        >>> model = SCVAE(SCVAEConfig.preset("pictures64"))
+        >>> settings = EvaluationSettings(metrics=("psnr", "codes"))
+        >>> found = evaluate(model, PictureStream("photographs", resize=64), settings)
+        >>> found.n_pictures, sorted(found.figures)
+        (2, ['codes', 'psnr'])
     """
     settings, processes = settings or EvaluationSettings(), processes or Processes()
     if model.config.in_channels != 3:

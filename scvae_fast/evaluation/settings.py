@@ -12,7 +12,7 @@ METRICS = ("psnr", "ssim", "lpips-alex", "lpips-vgg", "fid", "kid", "codes", "bl
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """All that decides what an evaluation computes, but for the model and the pictures.
+    """What an evaluation computes, apart from the model and the pictures.
 
     Args:
         metrics: names of `METRICS`.
@@ -27,6 +27,11 @@ class EvaluationSettings:
 
     Raises:
         ValueError: an argument is out of its range; the message names it.
+
+    Example:
+        >>> from scvae_fast.evaluation import EvaluationSettings
+        >>> EvaluationSettings(metrics=("psnr", "codes"), batch_size=4).metrics
+        ('psnr', 'codes')
     """
 
     metrics: tuple[str, ...] = METRICS

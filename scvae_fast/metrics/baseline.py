@@ -13,6 +13,13 @@ def block_means(pictures: Tensor, size: int) -> Tensor:
 
     Raises:
         ValueError: size is not positive, or pictures have fewer than three dimensions.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.metrics import block_means
+        >>> block_means(torch.tensor([[[0.0, 2.0], [4.0, 6.0]]]), 2)
+        tensor([[[3., 3.],
+                 [3., 3.]]])
     """
     if size < 1 or pictures.dim() < 3:
         raise ValueError(

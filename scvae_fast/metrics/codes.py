@@ -14,6 +14,14 @@ class CodeStatistics:
 
     Args:
         n_atoms: K.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.metrics import CodeStatistics
+        >>> statistics = CodeStatistics(n_atoms=4)
+        >>> statistics.update(torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]))
+        >>> statistics.density, statistics.atoms_in_use
+        (0.375, 2)
     """
 
     def __init__(self, n_atoms: int) -> None:
@@ -79,7 +87,7 @@ class CodeStatistics:
 
 
 class CodeSparsity:
-    """How sparse single codes are, and what a plain way of writing them down costs; gathered piece by piece.
+    """How sparse single codes are, and what a simple coder would take; gathered piece by piece.
 
     Hoyer's sparsity of a vector of K entries is (√K − ‖z‖₁ / ‖z‖₂) / (√K − 1): 1 where one entry is not zero, 0 where
     all have the same absolute value. Source: P. O. Hoyer, "Non-negative Matrix Factorization with Sparseness
@@ -98,6 +106,14 @@ class CodeSparsity:
 
     Raises:
         ValueError: value_bits is negative.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.metrics import CodeSparsity
+        >>> sparsity = CodeSparsity(n_atoms=4)
+        >>> sparsity.update(torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]))
+        >>> sparsity.hoyer
+        0.5
     """
 
     def __init__(self, n_atoms: int, value_bits: float = 16) -> None:

@@ -183,7 +183,7 @@ class FeatureDistances:
 
     def _require_two(self) -> None:
         if self.n_pictures < 2:
-            raise weights.UnavailableError(f"needs two pictures at least, there are {self.n_pictures}")
+            raise weights.UnavailableError(f"needs at least two pictures, got {self.n_pictures}")
 
 
 def _keys(names: Sequence[str]) -> np.ndarray:  # -> (B,) uint64

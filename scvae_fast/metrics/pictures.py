@@ -30,6 +30,14 @@ class PictureQuality:
 
     Args:
         rate_structure: whether to compute SSIM as well; it takes some fifty times the memory of a picture.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.metrics import PictureQuality
+        >>> quality = PictureQuality(rate_structure=False)
+        >>> _ = quality.update(torch.zeros(3, 8, 8), torch.full((3, 8, 8), 0.2))
+        >>> round(quality.psnr(), 2)
+        20.0
     """
 
     def __init__(self, *, rate_structure: bool = True) -> None:

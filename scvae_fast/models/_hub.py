@@ -54,7 +54,7 @@ def uncompiled(weights: Mapping[str, ValueT]) -> dict[str, ValueT]:
     """
     renamed = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
     if len(renamed) < len(weights):
-        raise ValueError("weights must not be there twice, both of a compiled and of a plain module")
+        raise ValueError("weights must not appear twice, from a compiled and from a plain module")
     return renamed
 
 
@@ -265,7 +265,7 @@ def with_weights(
     """
     if config.n_iter > most_iterations():
         raise ValueError(
-            f"n_iter of {config.n_iter:,} is too much, at most {most_iterations():,} are taken "
+            f"n_iter of {config.n_iter:,} is too large; at most {most_iterations():,} are accepted "
             f"({ITERATIONS_VARIABLE} raises that)"
         )
     if problem := too_large(config.resolution, config.resolution):
@@ -296,7 +296,7 @@ def _repository(cls: type, source: str) -> str:
         raise FileNotFoundError(
             f"{cls.__name__}.from_pretrained: {source} is not a folder here (a name on the hub is {HUB}user/name)"
         )
-    print(f"asking the hub for {name}", file=sys.stderr)
+    print(f"looking up {name} on the Hugging Face Hub", file=sys.stderr)
     return name
 
 
@@ -323,7 +323,7 @@ def _download(cls: type, repository: str, name: str, hub: dict[str, Any]) -> Pat
     except (OSError, HFValidationError) as error:
         raise FileNotFoundError(
             f"{cls.__name__}.from_pretrained: {repository} is not a folder here, "
-            f"and {name} can't be had from the hub's repository of that name: {error}"
+            f"and {name} could not be fetched from the hub's repository of that name: {error}"
         ) from error
 
 
@@ -339,14 +339,14 @@ def _read_record(cls: type, path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{cls.__name__}.from_pretrained: {path} is no record of a training: {error}") from error
+        raise ValueError(f"{cls.__name__}.from_pretrained: {path} is not a record of a training: {error}") from error
 
 
 def _read_config(cls: type, path: Path) -> SCVAEConfig:
     try:
         return SCVAEConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
-        raise ValueError(f"{cls.__name__}.from_pretrained: {path} is no configuration: {error}") from error
+        raise ValueError(f"{cls.__name__}.from_pretrained: {path} is not a configuration: {error}") from error
 
 
 def _read_weights(cls: type, path: Path) -> tuple[dict[str, Tensor], str | None]:

@@ -49,6 +49,12 @@ class SCVAEConfig:
 
     Raises:
         ValueError: a field is out of its range or of a wrong type; the message names it.
+
+    Example:
+        >>> from scvae_fast import SCVAEConfig
+        >>> config = SCVAEConfig.preset("pictures64", n_iter=5)
+        >>> config.resolution, config.n_atoms, config.n_iter, config.stride
+        (64, 512, 5, 8)
     """
 
     n_features: int = 256

@@ -32,6 +32,13 @@ class Decoder(nn.Module):
 
     The encoder's mirror image (see `Encoder` for the arguments), with one residual block more per level.
     As in VQGAN `up[0]` is the level of full resolution: levels run from the last to the first.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.models import Decoder
+        >>> decoder = Decoder(16, 3, ch=32, ch_mult=(1, 2), num_res_blocks=1)
+        >>> decoder(torch.zeros(1, 16, 4, 4)).shape
+        torch.Size([1, 3, 8, 8])
     """
 
     def __init__(

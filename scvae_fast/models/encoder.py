@@ -45,6 +45,13 @@ class Encoder(nn.Module):
         norm_groups: groups of the group normalisation; see `blocks.group_norm`.
         norm_out: whether normalisation and swish precede the last convolution, as in VQGAN. Without them the
             brightness and contrast of a picture reach the latents, along the residual blocks' shortcuts.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.models import Encoder
+        >>> encoder = Encoder(3, 16, ch=32, ch_mult=(1, 2), num_res_blocks=1)
+        >>> encoder(torch.zeros(1, 3, 8, 8)).shape
+        torch.Size([1, 16, 4, 4])
     """
 
     def __init__(

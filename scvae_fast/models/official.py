@@ -58,6 +58,14 @@ def load_official(
     Raises:
         TypeError: state_dict is no mapping.
         ValueError: names or shapes are not those of such a checkpoint, or don't fit ddconfig.
+
+    Example:
+        >>> from scvae_fast import SCVAE, SCVAEConfig
+        >>> from scvae_fast.models import load_official, to_official
+        >>> config = SCVAEConfig.preset("ffhq256-16x16", ch=32, ch_mult=(1, 2), attn_levels=(), resolution=64)
+        >>> weights = to_official(SCVAE(config))
+        >>> load_official(weights, n_iter=30, beta=1.0, attention="constant").config.n_iter
+        30
     """
     weights = _unwrap(state_dict)
     config = SCVAEConfig(
@@ -83,6 +91,13 @@ def to_official(model: SCVAE) -> dict[str, Tensor]:
 
     Raises:
         ValueError: the authors' code can't express the model; the message says why.
+
+    Example:
+        >>> from scvae_fast import SCVAE, SCVAEConfig
+        >>> from scvae_fast.models import to_official
+        >>> config = SCVAEConfig.preset("ffhq256-16x16", ch=32, ch_mult=(1, 2), attn_levels=(), resolution=64)
+        >>> to_official(SCVAE(config))["Dict"].shape
+        torch.Size([256, 512])
     """
     config = model.config
     widths = [config.ch * mult for mult in (1, *config.ch_mult)]
@@ -118,7 +133,7 @@ def ddconfig_of(config: SCVAEConfig) -> dict[str, Any]:
 def _unwrap(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     if not isinstance(state_dict, Mapping):
         raise TypeError(
-            "load_official: state_dict must be a mapping, such as torch.load(path, weights_only=True) gives, "
+            "load_official: state_dict must be a mapping, such as the result of torch.load(path, weights_only=True), "
             f"got {type(state_dict).__name__}"
         )
     for wrapper in ("state_dict", "model"):
@@ -175,7 +190,7 @@ def _fields_from_ddconfig(ddconfig: Mapping[str, Any]) -> dict[str, Any]:
     if missing := [name for name in (*same, "attn_resolutions") if name not in ddconfig]:
         raise ValueError(f"load_official: ddconfig lacks {', '.join(missing)}")
     if ddconfig.get("double_z", False):
-        raise ValueError("load_official: ddconfig must not have double_z, the latents are no distributions")
+        raise ValueError("load_official: ddconfig must not have double_z: the latents are not distributions")
     if ddconfig.get("out_ch", ddconfig["in_channels"]) != ddconfig["in_channels"]:
         raise ValueError("load_official: ddconfig must have the same in_channels and out_ch")
     resolutions = [ddconfig["resolution"] // 2**level for level in range(len(ddconfig["ch_mult"]))]

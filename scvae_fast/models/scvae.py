@@ -18,7 +18,16 @@ from scvae_fast.nn.dictionary_lista import DictionaryLISTA
 
 
 class SCVAEEncoding(NamedTuple):
-    """What `SCVAE.encode` returns; n features, K atoms, a grid of h x w positions."""
+    """What `SCVAE.encode` returns; n features, K atoms, a grid of h x w positions.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import SCVAE, SCVAEConfig
+        >>> model = SCVAE(SCVAEConfig.preset("pictures64")).eval()
+        >>> latents, codes, latents_hat = model.encode(torch.rand(1, 3, 64, 64) * 2 - 1)
+        >>> latents.shape, codes.shape
+        (torch.Size([1, 256, 8, 8]), torch.Size([1, 8, 8, 512]))
+    """
 
     latents: Tensor  # (B, n, h, w), E(x)
     codes: Tensor  # (B, h, w, K), z
@@ -26,7 +35,13 @@ class SCVAEEncoding(NamedTuple):
 
 
 class SCVAEOutput(NamedTuple):
-    """What a call of an `SCVAE` returns; n features, K atoms, a grid of h x w positions."""
+    """What a call of an `SCVAE` returns; n features, K atoms, a grid of h x w positions.
+
+    Example:
+        >>> from scvae_fast import SCVAEOutput
+        >>> SCVAEOutput._fields
+        ('x_hat', 'codes', 'latents', 'latents_hat', 'alpha')
+    """
 
     x_hat: Tensor  # (B, in_channels, H, W), the reconstruction
     codes: Tensor  # (B, h, w, K), z
@@ -57,6 +72,14 @@ class SCVAE(PretrainedModel):
 
     Raises:
         ValueError: the dictionary is not (n, K), or the backend has no such name.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import SCVAE, SCVAEConfig
+        >>> model = SCVAE(SCVAEConfig.preset("pictures64")).eval()
+        >>> out = model(torch.rand(1, 3, 64, 64) * 2 - 1)
+        >>> out.x_hat.shape, out.codes.shape
+        (torch.Size([1, 3, 64, 64]), torch.Size([1, 8, 8, 512]))
     """
 
     def __init__(self, config: SCVAEConfig, *, dictionary: Tensor | None = None, backend: str | None = None) -> None:

@@ -31,11 +31,11 @@ class LISTA(SparseCoder):
 
         z_0 = h_{θ_0}(x W_0ᵀ);   z_{t+1} = h_{θ_{t+1}}(x W_{t+1}ᵀ + z_t S_tᵀ),   t = 0 … T−1
 
-    The paper shares W_e (K, n), S (K, K) and θ (K,) between the iterations: `per_iteration=None`. With "thresholds"
-    there is a θ for each, (T + 1, K); with "all" also a W_e, (T + 1, K, n), and an S, (T, K, K).
+    In the paper all iterations share W_e (K, n), S (K, K) and θ (K,): `per_iteration=None`. With "thresholds" each has
+    its own θ, (T + 1, K); with "all" also its own W_e, (T + 1, K, n), and S, (T, K, K).
 
-    It starts as ISTA on ½‖x − Dz‖² + λ‖z‖₁: W_e = Dᵀ/c, S = I − DᵀD/c, θ = λ/c with c = ‖D‖₂². Training then moves
-    `W_e`, `S` and `theta`, the parameters, freely. The dictionary D (n, K) stays as it is, a buffer; `decode` takes it.
+    The layer starts as ISTA on ½‖x − Dz‖² + λ‖z‖₁: W_e = Dᵀ/c, S = I − DᵀD/c, θ = λ/c with c = ‖D‖₂². The parameters
+    `W_e`, `S` and `theta` are then learned freely. The dictionary D (n, K) is a constant buffer, which `decode` uses.
 
     Args:
         n_features: n.
@@ -48,8 +48,8 @@ class LISTA(SparseCoder):
         dim: dimension of x that holds the features, and of z that holds the codes; 1 for feature maps (B, n, H, W).
         generator: of the random atoms; torch's own if None.
         backend: a name of `scvae_fast.backends()`; None chooses by device and dtype.
-        inhibition_dtype: torch.bfloat16 stores a float32 S so in eval mode, in calls that give it no gradient; the
-            error is that of `DictionaryLISTA`. None leaves S as it is.
+        inhibition_dtype: torch.bfloat16 uses a float32 S in bfloat16 in eval mode, in calls that give it no gradient;
+            for the error see `DictionaryLISTA`. None leaves S as it is.
         device: of the parameters.
         dtype: of the parameters.
 
@@ -57,6 +57,14 @@ class LISTA(SparseCoder):
         TypeError: a size or dim is no int, positive is no bool, or the operations don't take the dtype.
         ValueError: a size or λ is out of range, per_iteration is none of these, or the dictionary is not (n, K) or is
             zero.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import LISTA
+        >>> layer = LISTA(n_features=16, n_atoms=32, n_iter=5, lmbda=0.5)
+        >>> z = layer(torch.randn(4, 16))
+        >>> z.shape, layer.decode(z).shape
+        (torch.Size([4, 32]), torch.Size([4, 16]))
     """
 
     def __init__(
@@ -112,12 +120,12 @@ class LISTA(SparseCoder):
         backend: str | None = None,
         inhibition_dtype: torch.dtype | None = None,
     ) -> LISTA:
-        """The layer that gives the numbers of an eager network, from its weights, which are copied.
+        """A layer with the weights of an eager network, which are copied; it computes the same numbers.
 
-        A tensor, or number, is shared by all iterations. A list, or a tensor with one dimension more in front, holds
-        what belongs to each iteration. What is shared stays one parameter.
+        All iterations share a tensor or number. A list, or a tensor with one more leading dimension, has an entry for
+        each iteration. Shared weights stay one parameter.
 
-        Two loops are common, and the lengths of the lists tell which one it was:
+        Two loops are common; the lengths of the lists show which one it was:
 
         - z = h_{θ_0}(x W_0ᵀ), then T times z = h_{θ_{t+1}}(x W_{t+1}ᵀ + z S_tᵀ): T matrices S, T + 1 of W and θ.
         - z = 0, then T times z = h_{θ_t}(x W_tᵀ + z S_tᵀ): T of each. S_0 multiplies zero, so it is dropped, and T − 1
@@ -127,9 +135,9 @@ class LISTA(SparseCoder):
             W: (K, n), the weight of nn.Linear(n, K, bias=False).
             S: (K, K), the weight of nn.Linear(K, K, bias=False).
             theta: one value or (K,).
-            n_iter: T of the first loop; needed where all weights are shared, else told by the lists.
-            dictionary: (n, K), which `decode` takes; None leaves the layer without.
-            positive: whether the network has relu(u − θ) in the place of the soft threshold.
+            n_iter: T of the first loop; needed if all weights are shared, else it follows from the lists.
+            dictionary: (n, K), for `decode`; without it the layer can't decode.
+            positive: whether the network has relu(u − θ) instead of the soft threshold.
             dim: as in the constructor.
             backend: as in the constructor.
             inhibition_dtype: as in the constructor.

@@ -65,6 +65,20 @@ def load_saelens(
         FileNotFoundError: the folder lacks one of the files.
         ValueError: a file is damaged, a key is missing or has another type or shape, or a setting is refused; the
             message names file and key.
+
+    Example:
+        >>> import json, pathlib, torch
+        >>> from safetensors.torch import save_file
+        >>> from scvae_fast import load_saelens
+        >>> folder = pathlib.Path("sae")  # as SAELens writes it
+        >>> folder.mkdir()
+        >>> shapes = {"W_enc": (8, 32), "b_enc": (32,), "W_dec": (32, 8), "b_dec": (8,)}
+        >>> weights = {name: torch.randn(shape) for name, shape in shapes.items()}
+        >>> save_file(weights, folder / "sae_weights.safetensors")
+        >>> settings = {"architecture": "standard", "d_in": 8, "d_sae": 32, "dtype": "float32"}
+        >>> _ = (folder / "cfg.json").write_text(json.dumps(settings | {"metadata": {"sae_lens_version": "6.18.0"}}))
+        >>> load_saelens(folder, n_iter=32)(torch.randn(4, 8))[0].shape
+        torch.Size([4, 32])
     """
     with extra("load_saelens", "safetensors"):
         from safetensors import SafetensorError
@@ -92,7 +106,7 @@ def _settings_of(path: Path) -> _Settings:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"load_saelens: {path} is no JSON: {error}") from error
+        raise ValueError(f"load_saelens: {path} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"load_saelens: {path} must hold an object, got {type(config).__name__}")
     before_6 = _major_version(path, config) < 6

@@ -70,6 +70,14 @@ class SparseAutoencoder(nn.Module):
         TypeError: a size or k is no int, the dictionary is no floating-point tensor, or the operations don't take the
             dtype.
         ValueError: a size, k or λ is out of range, or the dictionary is not (n, K), is not finite or has a zero atom.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import SparseAutoencoder
+        >>> layer = SparseAutoencoder(n_features=16, n_atoms=128, n_iter=4, k=8)
+        >>> z, x_hat = layer(torch.randn(5, 16))
+        >>> z.shape, int((z != 0).sum(1).max()) <= 8
+        (torch.Size([5, 128]), True)
     """
 
     lmbda: nn.Parameter | None

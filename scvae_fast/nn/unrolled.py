@@ -64,7 +64,7 @@ class LISTACP(_OverDictionary):
 
         z_0 = 0;   z_{t+1} = h_{θ_t}(z_t + (x − z_t Dᵀ) W_tᵀ),   t = 0 … T−1
 
-    Learned are `W` (T, K, n), the transposes of the paper's W^k, and `theta` (T, 1). It starts as ISTA on
+    `W` (T, K, n), the transposes of the paper's W^k, and `theta` (T, 1) are learned. It starts as ISTA on
     ½‖x − Dz‖² + λ‖z‖₁: W_t = Dᵀ/c, θ_t = λ/c, c = ‖D‖₂².
 
     Args:
@@ -79,6 +79,13 @@ class LISTACP(_OverDictionary):
     Raises:
         TypeError: n_iter, positive or dim is of another type, or the dictionary is no floating-point tensor.
         ValueError: a number is out of range, or the dictionary is no (n, K) matrix, is zero or is not finite.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import LISTACP, dictionaries
+        >>> layer = LISTACP(dictionaries.dct(16, 32), n_iter=3)
+        >>> layer.W.shape, layer(torch.randn(4, 16)).shape
+        (torch.Size([3, 32, 16]), torch.Size([4, 32]))
     """
 
     def _initialise(self, D: torch.Tensor, c: torch.Tensor) -> None:
@@ -94,11 +101,18 @@ class TiLISTA(_OverDictionary):
 
         z_0 = 0;   z_{t+1} = h_{θ_t}(z_t + γ_t (x − z_t Dᵀ) Wᵀ),   t = 0 … T−1
 
-    Learned are `W` (K, n), the transpose of the paper's W, `step` γ (T,) and `theta` (T, 1). It starts as ISTA on
+    `W` (K, n), the transpose of the paper's W, `step` γ (T,) and `theta` (T, 1) are learned. It starts as ISTA on
     ½‖x − Dz‖² + λ‖z‖₁, as the authors' code does: W = Dᵀ/c, γ_t = 1, θ_t = λ/c, c = ‖D‖₂². The paper also selects a
     support that passes the threshold untouched; this layer does not.
 
     Arguments and errors are those of `LISTACP`.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import TiLISTA, dictionaries
+        >>> layer = TiLISTA(dictionaries.dct(16, 32), n_iter=3)
+        >>> layer.W.shape, layer.step.shape, layer(torch.randn(4, 16)).shape
+        (torch.Size([32, 16]), torch.Size([3]), torch.Size([4, 32]))
     """
 
     def _initialise(self, D: torch.Tensor, c: torch.Tensor) -> None:
@@ -115,15 +129,22 @@ class ALISTA(_OverDictionary):
 
         z_0 = 0;   z_{t+1} = h_{θ_t}(z_t + γ_t (x − z_t Dᵀ) Wᵀ),   t = 0 … T−1;   W = analytic_weights(D)
 
-    Learned are `step` γ (T,) and `theta` (T, 1), 2T numbers. As in the authors' code they start at γ_t = 1 and
+    `step` γ (T,) and `theta` (T, 1) are learned, 2T numbers. As in the authors' code they start at γ_t = 1 and
     θ_t = λ/c, c = ‖D‖₂². The paper also selects a support that passes the threshold untouched; this layer does not.
 
-    W (K, n) follows D: a call forms it, under autograd where D is learned, and keeps it for the next calls as long as D
-    has the same bits. Compiled code, transforms of torch.func and captured CUDA graphs form it at every call, at the
-    cost of an eigendecomposition of DDᵀ. `dictionaries.analytic_weights` gives W itself, for instance for a `TiLISTA`
-    whose W is then frozen.
+    W (K, n) follows D. It is computed in a call, under autograd if D is learned, and cached until D changes. Compiled
+    code, transforms of torch.func and captured CUDA graphs compute it in every call, which costs an
+    eigendecomposition of DDᵀ. `dictionaries.analytic_weights` returns W itself, for instance for a `TiLISTA` whose W is
+    then frozen.
 
     Arguments and errors are those of `LISTACP`, and ValueError where an atom is zero.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import ALISTA, dictionaries
+        >>> layer = ALISTA(dictionaries.dct(16, 32), n_iter=3)
+        >>> sum(p.numel() for p in layer.parameters()), layer(torch.randn(4, 16)).shape
+        (6, torch.Size([4, 32]))
     """
 
     def _initialise(self, D: torch.Tensor, c: torch.Tensor) -> None:
@@ -146,10 +167,17 @@ class SLISTA(_OverDictionary):
 
         z_0 = 0;   z_{t+1} = h_{λγ_t}(z_t + γ_t (x D − z_t DᵀD)),   t = 0 … T−1
 
-    Learned are the steps alone, `step` γ (T,). They start at 1/c, c = ‖D‖₂²: ISTA on ½‖x − Dz‖² + λ‖z‖₁. λ stays as it
-    is. On a CPU the Gram matrix DᵀD (K, K) is kept between calls for as long as D has the same bits.
+    Only the steps are learned, `step` γ (T,). They start at 1/c, c = ‖D‖₂²: ISTA on ½‖x − Dz‖² + λ‖z‖₁. λ is constant.
+    On a CPU the Gram matrix DᵀD (K, K) is cached until D changes.
 
     Arguments and errors are those of `LISTACP`; λ is that of every iteration.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import SLISTA, dictionaries
+        >>> layer = SLISTA(dictionaries.dct(16, 32), n_iter=3)
+        >>> sum(p.numel() for p in layer.parameters()), layer(torch.randn(4, 16)).shape
+        (3, torch.Size([4, 32]))
     """
 
     def _initialise(self, D: torch.Tensor, c: torch.Tensor) -> None:

@@ -49,6 +49,13 @@ def group_norm_silu(
     Raises:
         TypeError: an argument is of the wrong type or dtype.
         ValueError: shapes, devices, groups or eps don't fit.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.functional import group_norm_silu
+        >>> x = torch.randn(2, 8, 16, 16)
+        >>> group_norm_silu(x, torch.ones(8), torch.zeros(8), groups=4).shape
+        torch.Size([2, 8, 16, 16])
     """
     groups, eps = checks.count(_NAME, "groups", groups), checks.python_number(eps)
     _check(x, weight, bias, groups, eps)

@@ -58,7 +58,7 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a probe reached on each split: the share of test pictures that it told right, and the C it had chosen."""
+    """What a probe reached on each split: its accuracy on the test pictures, and the C that it chose."""
 
     accuracies: tuple[float, ...]
     strengths: tuple[float, ...]

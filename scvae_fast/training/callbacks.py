@@ -45,7 +45,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             write_atomically(path, lambda temporary: torch.save(checkpoint, temporary), before=before)
         # torch's writer reports a full disk as a RuntimeError.
         except (OSError, RuntimeError) as error:
-            raise UsageError(f"the checkpoint {path} can't be written, the one before it is kept: {error}") from error
+            raise UsageError(f"the checkpoint {path} can't be written; the previous one is kept: {error}") from error
 
 
 class History(Callback):

@@ -44,6 +44,11 @@ class Found(NamedTuple):
     """What a data module works with: pictures to train on, samples in an epoch, and pictures to validate on, if any.
 
     The training pictures are made for a number of worker processes.
+
+    Example:
+        >>> from scvae_fast.training.data import Photographs
+        >>> Photographs(resolution=32, samples=100).find().epoch
+        100
     """
 
     training: Callable[[int], Dataset[Tensor]]
@@ -64,6 +69,13 @@ class PictureData(LightningDataModule, ABC):
             processors, at most 8, or 0 where the system has no semaphores.
         seed: of the order and of the crops.
         most_broken: so many files may be unreadable; one more ends the training with an error.
+
+    Example:
+        >>> from scvae_fast.training.data import Photographs
+        >>> data = Photographs(resolution=32, batch_size=4)
+        >>> data.setup("fit")
+        >>> next(iter(data.train_dataloader())).shape
+        torch.Size([4, 3, 32, 32])
     """
 
     def __init__(
@@ -197,6 +209,11 @@ class FFHQ(_FileData):
         root: the folder of 00000.png … 69999.png, in folders of a thousand or not, or the one with images1024x1024 or
             thumbnails128x128 in it.
         others: see `PictureData`.
+
+    Example:
+        >>> from scvae_fast.training.data import FFHQ
+        >>> FFHQ("data/ffhq", resolution=256, batch_size=16).batch_size
+        16
     """
 
     def __init__(self, root: str, **others: Any) -> None:
@@ -216,6 +233,11 @@ class ImageNet(_FileData):
     Args:
         root: the folder of train/ and val/.
         others: see `PictureData`.
+
+    Example:
+        >>> from scvae_fast.training.data import ImageNet
+        >>> ImageNet("data/imagenet", batch_size=16).batch_size
+        16
     """
 
     def __init__(self, root: str, **others: Any) -> None:
@@ -237,6 +259,11 @@ class PictureFolder(_FileData):
         recursive: whether folders in the folder are searched as well.
         crop: "zoomed" (a random square of 75 … 100 % of the largest) or "placed" (one as wide as the shorter side).
         others: see `PictureData`.
+
+    Example:
+        >>> from scvae_fast.training.data import PictureFolder
+        >>> PictureFolder("pictures", held_out=0.1, resolution=64).resolution
+        64
     """
 
     def __init__(
@@ -284,6 +311,11 @@ class Shards(PictureData):
         crop: as `PictureFolder`.
         buffer: so many encoded pictures of a worker process are mixed.
         others: see `PictureData`.
+
+    Example:
+        >>> from scvae_fast.training.data import Shards
+        >>> Shards("shards/{000..127}.tar", samples=100_000, resolution=256).resolution
+        256
     """
 
     def __init__(
@@ -331,7 +363,7 @@ class Shards(PictureData):
 
 
 class Photographs(PictureData):
-    """The photographs that ship inside scikit-image and scikit-learn: random crops, much changed, of nineteen of them.
+    """The photographs in scikit-image and scikit-learn: strongly augmented random crops of nineteen of them.
 
     Validation is on the other two, cut into squares.
 
@@ -340,6 +372,13 @@ class Photographs(PictureData):
         samples: crops in an epoch.
         num_workers: see `PictureData`; a crop takes little time, so none is the default.
         others: see `PictureData`.
+
+    Example:
+        >>> from scvae_fast.training.data import Photographs
+        >>> data = Photographs(resolution=64, samples=200)
+        >>> data.setup("fit")
+        >>> next(iter(data.val_dataloader())).shape[1:]
+        torch.Size([3, 64, 64])
     """
 
     def __init__(

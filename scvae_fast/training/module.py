@@ -53,6 +53,13 @@ class SCVAEModule(AutoencoderModule):
     Raises:
         ValueError: start is none of these two, or does not suit the network; restart_atoms is less than 1.
         UsageError: the weights of the perceptual term are not to be found.
+
+    Example:
+        >>> from scvae_fast import SCVAEConfig
+        >>> from scvae_fast.training.module import SCVAEModule
+        >>> module = SCVAEModule(SCVAEConfig.preset("pictures64"))
+        >>> module.model.config.resolution
+        64
     """
 
     model: SCVAE

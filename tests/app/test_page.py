@@ -117,7 +117,8 @@ def test_a_port_in_use_is_one_error(capsys: pytest.CaptureFixture[str]) -> None:
         port = str(taken.getsockname()[1])
         assert cli.main(["app", "--checkpoint", "nowhere", "--port", port]) == cli.FAILED
     assert capsys.readouterr().err == (
-        f"scvae-fast app: can't listen on 127.0.0.1, port {port}: Address already in use; --port takes another one\n"
+        f"scvae-fast app: can't listen on 127.0.0.1, port {port}: Address already in use; choose another one with "
+        "--port\n"
     )
 
 

@@ -73,8 +73,8 @@ def test_the_growth_of_the_picture_is_that_of_the_fit(tmp_path: Path) -> None:
     figure = plots.grown(made.everything(tmp_path))
     assert figure is not None
     legends = [text.get_text() for axes in figure.axes if axes.get_legend() for text in axes.get_legend().get_texts()]
-    assert "ours (cpu): $T^{1.00}$ ± 0.00" in legends
-    assert "ours (cpu): $K^{1.00}$ ± 0.00" in legends
+    assert "scvae_fast (cpu): $T^{1.00}$ ± 0.00" in legends
+    assert "scvae_fast (cpu): $K^{1.00}$ ± 0.00" in legends
 
 
 def test_models_that_were_wrong_have_no_bar(tmp_path: Path) -> None:

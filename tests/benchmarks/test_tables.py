@@ -12,7 +12,8 @@ import pytest
 from benchmarks import cases
 from benchmarks.cases import BACKWARD, BOTH, FORWARD, Case
 from benchmarks.model import HABITS, OURS
-from benchmarks.report import measured, tables
+from benchmarks.report import gains, measured, tables
+from benchmarks.report.writing import QUOTED
 from benchmarks.rivals import CLEAN, COMPILED, PRODUCTS, RELEASED
 
 LISTA = Case("lista", FORWARD)
@@ -143,12 +144,13 @@ def test_parity_can_not_be_judged_by_one_seed_or_one_side() -> None:
     assert (tables.parity(broken) or "").startswith("Training differs")
 
 
-def test_headline_is_the_readme_s(tmp_path: Path) -> None:
-    found = tables.README["headline"](made.everything(tmp_path)).splitlines()
+def test_headline_has_a_column_for_each_length_and_density(tmp_path: Path) -> None:
+    found = QUOTED["headline"](made.everything(tmp_path)).splitlines()
     assert found[0] == "|  | T = 5, d = 0.5 | T = 5, d = 0.05 | T = 30, d = 0.5 | T = 30, d = 0.05 |"
     cells = ["4.0 × (2.0), 20 %"] * 2 + ["1.1 × (0.57), 6 %"] * 2
     assert found[2] == "| " + " | ".join(["forward, γ = c", *cells]) + " |"
-    assert [line.split(" | ")[0] for line in found[2:]] == ["| forward, γ = c", "| forward and backward, γ = c"]
+    ways = ("forward", "forward and backward")
+    assert [line.split(" | ")[0] for line in found[2:]] == [f"| {way}, γ = {g}" for g in ("c", "1") for way in ways]
 
 
 def test_headline_without_a_peak_has_no_share(tmp_path: Path) -> None:
@@ -165,17 +167,17 @@ def test_a_case_without_our_time_is_named(tmp_path: Path) -> None:
         tables.headline(results)
 
 
-@pytest.mark.parametrize("name", [name for name in tables.README if name != "environment"])
+@pytest.mark.parametrize("name", [name for name in QUOTED if name != "environment"])
 def test_every_table_names_what_it_lacks(name: str, tmp_path: Path) -> None:
     with pytest.raises(tables.TableError, match=f"^{name}: "):
-        tables.README[name](made.results(tmp_path, {}))
+        QUOTED[name](made.results(tmp_path, {}))
 
 
 def test_memory_says_what_is_kept_and_the_peak(tmp_path: Path) -> None:
-    assert tables.README["memory"](made.everything(tmp_path)).splitlines()[2:] == [
+    assert QUOTED["memory"](made.everything(tmp_path)).splitlines()[2:] == [
         "| `sparse_code` | 14 MiB, peak 18 | 14 MiB, peak 18 |",
-        "| `addmm` and a fused threshold | 54 MiB, peak 58 | 304 MiB, peak 308 |",
-        "| released code's formula | 104 MiB, peak 108 | 604 MiB, peak 608 |",
+        "| tuned loop | 54 MiB, peak 58 | 304 MiB, peak 308 |",
+        "| naive loop | 104 MiB, peak 108 | 604 MiB, peak 608 |",
     ]
 
 
@@ -183,16 +185,16 @@ def test_accuracy_lists_errors_by_contestant_and_iterations(tmp_path: Path) -> N
     found = tables.accuracy(made.everything(tmp_path))
     assert found.head == ["T = 5 / 16 / 30", "codes", "x̂", "∂x", "∂W_e", "∂S", "∂θ", "∂D"]
     rows = {row[0]: row[1:] for row in found.rows}
-    assert rows["`cpu`, float32, in 10⁻⁷"][0] == "10 / 10 / 10"
-    assert rows["`cpu`, float32, in 10⁻⁷"][1] == "8.0 / 8.0 / 8.0"
-    assert rows["clean eager, float32, in 10⁻⁷"][5] == "–"
+    assert rows["`cpu`, float32, in units of 10⁻⁷"][0] == "10 / 10 / 10"
+    assert rows["`cpu`, float32, in units of 10⁻⁷"][1] == "8.0 / 8.0 / 8.0"
+    assert rows["tuned loop, float32, in units of 10⁻⁷"][5] == "–"
 
 
 def test_losing_counts_and_lists(tmp_path: Path) -> None:
     fast, slow = made.timed(LISTA), made.timed(LISTA._replace(rows=16), ours=2.5)
     found = tables.losing(made.results(tmp_path, {"crossover": [fast, slow]}))
     assert found.startswith(
-        "Of 2 cases 1 were at least as fast as the faster of the two eager ways, 1 slower: 1 clearly"
+        "scvae_fast was at least as fast as the faster eager loop in 1 of 2 cases, and slower in 1: clearly in 1"
     )
     assert "M = 16" in found
     assert "0.80 (0.80–0.80)" in found
@@ -200,11 +202,49 @@ def test_losing_counts_and_lists(tmp_path: Path) -> None:
     assert "slower" not in tables.losing(made.results(tmp_path, {"crossover": [fast]}))
 
 
+def test_gains_set_the_loops_beside_the_call(tmp_path: Path) -> None:
+    found = gains.gains(made.everything(tmp_path))
+    assert found.head == ["", "the loop", "`addmm`, `softshrink`", "`sparse_code`", "gain over each"]
+    assert found.rows[0] == [
+        "forward, T = 5, 5 % not zero",
+        "4.00 ms",
+        "2.00 ms",
+        "1.00 ms",
+        "4.00 × / 2.00 ×",
+    ]
+    assert found.rows[-1] == ["kept for the backward pass, T = 30", "604 MiB", "304 MiB", "14 MiB", "43 × / 22 ×"]
+    assert [row[0].split(", ")[1:] for row in found.rows].count(["T = 30", "50 % not zero"]) == 2
+    assert not any("T = 5, 50 %" in row[0] for row in found.rows)
+
+
+def test_the_example_is_the_longest_case_of_sparse_codes(tmp_path: Path) -> None:
+    assert gains.example(made.everything(tmp_path)) == (
+        "With T = 30 the loop takes 4.00 ms, or 4.00 ms with its backward pass, and autograd keeps 604 MiB for it. "
+        "`sparse_code` takes 3.50 ms, or 3.50 ms, and keeps 14 MiB."
+    )
+
+
+def test_the_nearest_case_is_found_by_its_sizes(tmp_path: Path) -> None:
+    members = [
+        made.timed(Case("lista", way, rows=M), ours=ours) for way in (FORWARD, BOTH) for M, ours in ((16, 4), (1, 1))
+    ]
+    members += [
+        made.timed(Case("lista", FORWARD, rows=4, dtype="float64")),
+        made.timed(Case("decode", FORWARD, rows=4)),
+    ]
+    members += [made.of(LISTA, raised="MemoryError")]
+    rows = gains.nearest(made.results(tmp_path, {"crossover": members})).rows
+    assert rows == [
+        ["1", "5", "5 %", "h(c b)", "2.00 ×", "2.00 ×"],
+        ["16", "5", "5 %", "h(c b)", "0.50 ×", "0.50 ×"],
+    ]
+
+
 def test_lasso_and_model(tmp_path: Path) -> None:
     results = made.everything(tmp_path)
     assert tables.lasso(results).rows == [
         ["ISTA, cpu", "20.0 ms, 512 iterations"],
-        ["ISTA, clean eager", "gap 2.0e-03 after 4096 iterations"],
+        ["ISTA, tuned loop", "gap 2.0e-03 after 4096 iterations"],
         ["FISTA, eager", "10.0 ms, 64 iterations"],
     ]
     assert tables.model(results).rows[0] == ["training step", "4.00", "8.00 (2.0 ×)", "10.0 (2.5 ×)", "16.0 (4.0 ×)"]

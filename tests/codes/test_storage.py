@@ -172,7 +172,7 @@ def test_what_is_no_file_of_codes(tmp_path: Path) -> None:
         CodeFile(tmp_path)
     for content in (b"", b"some text that is no Parquet file"):
         (tmp_path / "other").write_bytes(content)
-        with pytest.raises(CodeFileError, match="other is no file of codes"):
+        with pytest.raises(CodeFileError, match="other is not a file of codes"):
             CodeFile(tmp_path / "other")
     pq.write_table(pa.table({"x": [1]}), tmp_path / "table.parquet")
     with pytest.raises(CodeFileError, match="is a Parquet file, but not of codes"):

@@ -164,7 +164,7 @@ def test_errors_leave_an_earlier_result(folder: Path, tmp_path: Path, capsys: py
     for source, clusters, message in (
         (f"--codes {tmp_path}/blank.parquet", "2", "2 clusters need as many different patches"),
         (f"--codes {tmp_path}/nan.parquet", "1", "the codes of x.png have NaN or infinity"),
-        (f"--codes {tmp_path}/empty.parquet", "1", "there are no pictures in it"),
+        (f"--codes {tmp_path}/empty.parquet", "1", "contains no pictures"),
         (f"--data {tmp_path}/data", "5", "5 clusters need as many patches, there are 4"),
         (f"--data {tmp_path}/nothing", "2", "no pictures in this folder"),
     ):
@@ -173,7 +173,7 @@ def test_errors_leave_an_earlier_result(folder: Path, tmp_path: Path, capsys: py
         assert message in capsys.readouterr().err
     for source in (f"{data} --codes x", ""):
         assert cli.main(f"cluster --checkpoint {folder}/model0 {source} --clusters 2".split()) == cli.WRONG
-        assert "give --data or --codes, one of the two" in capsys.readouterr().err
+        assert "give either --data or --codes" in capsys.readouterr().err
     with pytest.raises(UsageError, match="made by another model"):
         cluster_codes(folder / "model1", tmp_path / "blank.parquet", folder / "out", clusters=[2])
     with pytest.raises(UsageError, match="--clusters must be one or more numbers"):

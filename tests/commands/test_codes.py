@@ -156,7 +156,7 @@ def test_what_can_not_be_used(checkpoint: Path, data: Path, tmp_path: Path) -> N
         encode_data(checkpoint, data, out, layout="tree")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="--split must be one of train, val"):
         encode_data(checkpoint, data, out, split="test")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="'gpu' is no device"):
+    with pytest.raises(UsageError, match="'gpu' is not a device"):
         encode_data(checkpoint, data, out, inference=InferenceOptions(device="gpu"))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "x.png").write_text("no picture")

@@ -101,10 +101,10 @@ def test_what_is_missing_or_wrong(changes, message, official, given, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[1, 2]", "is no configuration: it holds list"),
+        ("[1, 2]", "is not a configuration: it holds list"),
         ("a: [", "config can't be read"),
-        ("arch: {vae: 3}", "has no ddconfig"),
-        ("x: 1", "has no ddconfig"),
+        ("arch: {vae: 3}", "neither has a ddconfig"),
+        ("x: 1", "neither has a ddconfig"),
         (None, "config can't be read"),
     ],
 )
@@ -114,7 +114,7 @@ def test_files_that_are_no_configuration(content, message, official, given, tmp_
     with pytest.raises(UsageError, match=message):
         convert(official, tmp_path / "model", dataclasses.replace(given, config=tmp_path / "config"))
     both = dataclasses.replace(given, config=tmp_path / "config", preset="ffhq256-16x16")
-    with pytest.raises(UsageError, match="give one of them"):
+    with pytest.raises(UsageError, match="pass one of them"):
         convert(official, tmp_path / "model", both)
 
 
@@ -144,7 +144,7 @@ def test_a_checkpoint_that_is_no_mapping(given, tmp_path):
 
 def test_the_other_direction_needs_nothing_and_can_refuse(official, given, small_model, tmp_path):
     small_model.save_pretrained(tmp_path / "ours")
-    with pytest.raises(UsageError, match=r"is no file of the authors' code, so --n-iter, --beta, --attention can't"):
+    with pytest.raises(UsageError, match=r"is not a file of the authors' code, so --n-iter, --beta, --attention can't"):
         convert(tmp_path / "ours", tmp_path / "x.pt", given)
     with pytest.raises(UsageError, match=r"ours can't be converted: .* it computes the paper's variant"):
         convert(tmp_path / "ours", tmp_path / "x.pt")

@@ -113,7 +113,7 @@ def test_a_signal_stops_it_and_the_next_run_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(RandomCrops, "__getitem__", press_ctrl_c)
         assert run_demo(tmp_path, 10, [*SETTINGS, "--trainer.max_steps=-1"]) == 130
-    assert "The same command goes on" in capsys.readouterr().out
+    assert "Run the same command again" in capsys.readouterr().out
     assert (tmp_path / "last.ckpt").exists()
     assert run_demo(tmp_path, SHORT, SETTINGS) == 0
     assert read(tmp_path / "training.json")["steps"] >= 30

@@ -108,11 +108,11 @@ def test_errors_leave_an_earlier_result(folder: Path, tmp_path: Path, capsys: py
         (("--data", str(data), "--words", "0", "--features", "colour"), "1.png has the value 7"),
         (("--words", "5000"), "5000 clusters need as many patches"),
         (("--labels", "3"), "--labels 3: "),
-        (("--labels", "1", "--clusters", "2"), "--clusters goes without --labels"),
-        (("--data", str(folder / "model")), "no masks are known here"),
+        (("--labels", "1", "--clusters", "2"), "--clusters can't be used with --labels"),
+        (("--data", str(folder / "model")), "no known layout of masks"),
         (("--layout", "cub"), "segmentations: no such folder"),
     ):
-        assert run(folder, tmp_path, *options) == (cli.WRONG if "goes without" in message else cli.FAILED)
+        assert run(folder, tmp_path, *options) == (cli.WRONG if "can't be used" in message else cli.FAILED)
         assert message in capsys.readouterr().err
     assert (tmp_path / "masks" / "old.png").read_text() == "old"
     assert (tmp_path / "metrics.json").read_text() == "old"

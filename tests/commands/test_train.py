@@ -140,7 +140,7 @@ def test_sigterm_saves_and_ends(config: Path, tmp_path: Path) -> None:
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     step = torch.load(out / "last.ckpt", weights_only=False)["global_step"]
-    assert f"keeps the state after step {step}: --resume goes on" in printed
+    assert f"keeps the state after step {step}: --resume continues" in printed
     assert {path.name for path in out.iterdir()} - {"before-last.ckpt"} == LEFT
     record = json.loads((out / "training.json").read_text(encoding="utf-8"))
     assert (record["stopped"], record["steps"]) == (True, step)
@@ -249,7 +249,7 @@ class TestArguments:
         out = tmp_path / "out"
         out.mkdir()
         torch.save({"network": {**TINY.to_dict(), "n_atoms": 99}, "state_dict": {}}, out / "last.ckpt")
-        with pytest.raises(UsageError, match="holds a training already: --resume"):
+        with pytest.raises(UsageError, match="already holds a training: continue it with --resume"):
             train(["--config", str(config), "--out", str(out)])
         with pytest.raises(UsageError, match="a training of another network: n_atoms differ"):
             train(["--config", str(config), "--out", str(out), "--resume"])

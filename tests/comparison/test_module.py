@@ -85,5 +85,5 @@ def test_settings_out_of_range_are_named() -> None:
         ComparisonSettings(network=TINY, steps=0)
     with pytest.raises(ValueError, match="QuantiserSettings: decay"):
         QuantiserSettings(decay=1.0)
-    with pytest.raises(ValueError, match="there is no baseline 'gan'"):
+    with pytest.raises(ValueError, match="unknown baseline 'gan'"):
         make_module("gan", SETTINGS)

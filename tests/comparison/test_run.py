@@ -202,7 +202,7 @@ def test_folders_with_something_else_are_refused(config: Path, tmp_path: Path) -
     out = tmp_path / "out"
     compare(config, out, "--methods", "vqgan", "--steps", "1")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    with pytest.raises(UsageError, match="holds a comparison already: resume it"):
+    with pytest.raises(UsageError, match="already holds a comparison: resume it"):
         run(["--config", str(config), "--out", str(out), "--steps", "1"])
     with pytest.raises(UsageError, match=r"other settings \(optimiser.learning_rate, steps\)"):
         run(["--config", str(config), "--out", str(out), "--resume", "--optimiser.learning_rate", "0.1"])

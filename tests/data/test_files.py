@@ -115,7 +115,7 @@ def test_errors_say_what_is_missing(tmp_path: Path) -> None:
         list_ffhq(empty, "train")
     with pytest.raises(UsageError, match="missing: no such folder"):
         list_imagenet(tmp_path / "missing", "train")
-    with pytest.raises(UsageError, match="no folder train/ here, as ImageNet has"):
+    with pytest.raises(UsageError, match="contains no folder train/ with train/CLASS/…, as ImageNet has"):
         list_imagenet(empty, "train")
     with pytest.raises(UsageError, match=r"a folder for each class, but a\.png lies in none"):
         list_imagenet(tmp_path / "flat", "val")

@@ -130,7 +130,7 @@ def test_masks_that_are_missing_or_of_another_size(tmp_path: Path) -> None:
 def test_what_is_no_data(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
         MaskedFiles(tmp_path / "x")
-    with pytest.raises(UsageError, match="no masks are known here"):
+    with pytest.raises(UsageError, match="no known layout of masks"):
         MaskedFiles(tmp_path)
     cub(tmp_path)
     with pytest.raises(UsageError, match="masks of the layout cub have 2 classes, not 3"):

@@ -162,7 +162,7 @@ def test_what_is_not_there_is_an_error_at_once(tmp_path: Path) -> None:
         PictureStream(tmp_path / "empty.tar")
     with pytest.raises(UsageError, match="number from 60000 on"):
         PictureStream(tmp_path / "ffhq", layout="ffhq")
-    with pytest.raises(UsageError, match="no folder val/ here"):
+    with pytest.raises(UsageError, match="contains no folder val/"):
         PictureStream(tmp_path / "ffhq", layout="imagenet")
     with pytest.raises(ValueError, match="layout must be one of auto, photographs"):
         PictureStream(tmp_path / "ffhq", layout="flat")  # type: ignore[arg-type]

@@ -105,7 +105,7 @@ def test_lpips_of_the_pictures_that_are_large_enough(pictures: list[NamedPicture
     assert found.figures.keys() == {"lpips-alex"}
 
     found = evaluate(model, pictures[:6], settings("lpips-alex", weights=tmp_path))
-    assert found.unavailable == {"lpips-alex": "needs pictures of at least 31 x 31 pixels, there is none"}
+    assert found.unavailable == {"lpips-alex": "needs pictures of at least 31 x 31 pixels, and there are none"}
 
 
 def test_without_weights_the_others_are_computed(pictures: list[NamedPicture], tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_either_alone_and_too_few_pictures(sets: tuple[Tensor, Tensor]) -> None:
         assert getattr(alone, which)() == getattr(gathered(*sets, pieces=1), which)()
         single = FeatureDistances(D, [which])
         single.update(sets[0][:1], sets[1][:1])
-        with pytest.raises(weights.UnavailableError, match="needs two pictures at least, there are 1"):
+        with pytest.raises(weights.UnavailableError, match="needs at least two pictures, got 1"):
             getattr(single, which)()
 
 

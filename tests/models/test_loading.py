@@ -52,7 +52,7 @@ def test_weights_of_a_compiled_model(small_model: SCVAE, pictures: torch.Tensor,
         {n: t.clone() for n, t in {**weights, **small_model.state_dict()}.items()},
         tmp_path / "folder" / "model.safetensors",
     )
-    with pytest.raises(UsageError, match=r"can't be loaded: .*weights must not be there twice"):
+    with pytest.raises(UsageError, match=r"can't be loaded: .*weights must not appear twice"):
         load_model(tmp_path / "folder")
 
 
@@ -102,7 +102,7 @@ def test_the_hub_is_asked_by_its_name(asked: list[str], capsys: pytest.CaptureFi
     with pytest.raises(FileNotFoundError, match="offline"):
         SCVAE.from_pretrained("user/name")
     assert asked == ["user/name"] * 2
-    assert capsys.readouterr().err == "asking the hub for user/name\n" * 2
+    assert capsys.readouterr().err == "looking up user/name on the Hugging Face Hub\n" * 2
 
 
 def test_the_folder_that_is_meant_is_named(small_model: SCVAE, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_the_folder_that_is_meant_is_named(small_model: SCVAE, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_iter": 10**12}, "n_iter of 1,000,000,000,000 is too much.*SCVAE_FAST_MAX_ITERATIONS raises that"),
+        ({"n_iter": 10**12}, "n_iter of 1,000,000,000,000 is too large.*SCVAE_FAST_MAX_ITERATIONS raises that"),
         ({"resolution": 10**6}, "resolution: 1000000 x 1000000 = .* pixels are too many"),
         ({"num_res_blocks": 10**9}, "num_res_blocks of 1,000,000,000 needs more than"),
         ({"ch": 10**6}, "must be"),

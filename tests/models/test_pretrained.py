@@ -124,7 +124,7 @@ def test_no_such_folder(source):
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
 def test_damaged_configuration(folder, text):
     (folder / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"SCVAE.from_pretrained: .*config.json is no configuration: "):
+    with pytest.raises(ValueError, match=r"SCVAE.from_pretrained: .*config.json is not a configuration: "):
         SCVAE.from_pretrained(folder)
 
 
@@ -208,7 +208,7 @@ def test_a_damaged_record(small_model, tmp_path):
     small_model.save_pretrained(tmp_path, record=RECORD)
     for text in ("{", "3"):
         (tmp_path / "training.json").write_text(text)
-        with pytest.raises(ValueError, match=r"training.json is no record of a training"):
+        with pytest.raises(ValueError, match=r"training.json is not a record of a training"):
             SCVAE.from_pretrained(tmp_path)
 
 
@@ -296,7 +296,9 @@ def test_a_repository_without_a_record(hub, small_model):
     small_model.push_to_hub("user/name")
     assert SCVAE.from_pretrained("user/name").record is None
     (hub.folder / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"user/name is not a folder here, and config.json can't be had"):
+    with pytest.raises(
+        FileNotFoundError, match=r"user/name is not a folder here, and config.json could not be fetched"
+    ):
         SCVAE.from_pretrained("user/name")
 
 

@@ -148,7 +148,7 @@ def test_warns_once_when_the_step_falls_under_the_norm(D):
             layer.c.mul_(0.5)
         for _ in range(layer._CHECK_EVERY - 1):
             layer(x)
-    with pytest.warns(UserWarning, match=r"step constant c = .* fell under ‖D‖₂² = "):
+    with pytest.warns(UserWarning, match=r"step constant c = .* fell below ‖D‖₂² = "):
         layer(x)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -249,7 +249,11 @@ def test_damaged_and_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"^load_saelens: {folder} has no sae_weights.safetensors$"):
         load_saelens(folder)
     save_file(weights("standard"), folder / "sae_weights.safetensors")
-    for content, message in ((b"{", "is no JSON"), (b"\xff", "is no JSON"), (b"[1]", "must hold an object, got list")):
+    for content, message in (
+        (b"{", "is not JSON"),
+        (b"\xff", "is not JSON"),
+        (b"[1]", "must hold an object, got list"),
+    ):
         (folder / "cfg.json").write_bytes(content)
         with pytest.raises(ValueError, match=f"^load_saelens: {folder}/cfg.json {message}"):
             load_saelens(folder)

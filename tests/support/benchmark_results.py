@@ -103,10 +103,14 @@ def everything(folder: Path) -> Results:
     """Every kind of case and every group that has a picture or a table of its own."""
     twice = (FORWARD, BOTH)
     columns = [(way, T, d) for way in twice for T in (5, 30) for d in (0.5, 0.05)]
+    starts = [(start, column) for start in ("official", "paper") for column in columns]
     steps = [(way, T) for way in twice for T in (5, 16, 30)]
     cells = [(way, M, d) for way in twice for M in (1, 16, 256) for d in (0.05, 1.0)]
     groups = {
-        "headline": [timed(Case("sparse_code", way, n_iter=T, density=d), 0.5 + T / 10) for way, T, d in columns],
+        "headline": [
+            timed(Case("sparse_code", way, n_iter=T, density=d, start=start), 0.5 + T / 10)
+            for start, (way, T, d) in starts
+        ],
         "iterations": [timed(Case("sparse_code", way, rows=2048, n_iter=T), T / 5) for way, T in steps],
         "crossover": [timed(Case("lista", way, rows=M, density=d), 3 * d, noise=0.02) for way, M, d in cells],
         "atoms": [timed(Case("lista", FORWARD, atoms=K), K / 512) for K in (128, 256, 512)],

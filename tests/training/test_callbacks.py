@@ -157,7 +157,7 @@ def test_a_checkpoint_that_can_not_be_written_leaves_the_last_one(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(UsageError, match=r"last\.ckpt can't be written, the one before it is kept: .*No space left"):
+    with pytest.raises(UsageError, match=r"last\.ckpt can't be written; the previous one is kept: .*No space left"):
         AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
     assert torch.load(path) == {"step": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]

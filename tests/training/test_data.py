@@ -281,7 +281,7 @@ def test_broken_files_end_a_training_with_one_clear_error(
 def test_what_is_missing_is_said_before_the_training(tmp_path: Path, ffhq: Path) -> None:
     cases: list[tuple[Callable[[], PictureData], str]] = [
         (lambda: FFHQ(str(tmp_path / "no"), **SMALL), "no such folder"),
-        (lambda: ImageNet(str(ffhq), **SMALL), "no folder train/ here"),
+        (lambda: ImageNet(str(ffhq), **SMALL), "contains no folder train/"),
         (lambda: PictureFolder(str(ffhq), val_root=str(tmp_path / "no"), **SMALL), "no such folder"),
         (lambda: Shards(str(tmp_path / "no-{0..3}.tar"), **SMALL), "no-0.tar: no such shard"),
     ]

@@ -117,7 +117,7 @@ def test_the_step_constant_stays_above_the_norm_of_the_dictionary(tmp_path: Path
 def test_without_the_projection_a_warning_is_given(tmp_path: Path) -> None:
     run = Run(tmp_path, 2, project_c=False)
     run.module.model.bottleneck.dictionary.data.mul_(1.5)
-    with pytest.warns(UserWarning, match="fell under ‖D‖₂²"):
+    with pytest.warns(UserWarning, match="fell below ‖D‖₂²"):
         run.fit()
 
 

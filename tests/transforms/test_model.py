@@ -185,7 +185,7 @@ def test_weights_of_a_compiled_model(model, pictures, prefix):
     other = SCVAE(TINY)
     other.load_state_dict(named)
     assert_equal(other.eval()(pictures), model.eval()(pictures))
-    with pytest.raises(ValueError, match="weights must not be there twice"):
+    with pytest.raises(ValueError, match="weights must not appear twice"):
         other.load_state_dict({**named, **weights})
 
 

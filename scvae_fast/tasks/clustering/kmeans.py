@@ -46,6 +46,11 @@ class KMeansSettings:
 
     Raises:
         ValueError: a number is out of its range.
+
+    Example:
+        >>> from scvae_fast.tasks.clustering import KMeansSettings
+        >>> KMeansSettings(scale="none", seed=1).scale
+        'none'
     """
 
     scale: RowScale = "unit"
@@ -63,7 +68,16 @@ class KMeansSettings:
 
 @dataclass(frozen=True, eq=False)
 class KMeansFit:
-    """What K-means found, d features a row."""
+    """What K-means found, d features a row.
+
+    Example:
+        >>> import numpy as np
+        >>> from scvae_fast.tasks.clustering import fit_kmeans
+        >>> rows = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]], dtype=np.float32)
+        >>> (fit,) = fit_kmeans(lambda: [rows], [2])
+        >>> sorted(fit.counts.tolist())
+        [1, 2]
+    """
 
     centres: np.ndarray  # (k, d) float32, of rows as they are compared
     means: np.ndarray  # (k, d) float32, of the rows as they are
@@ -160,6 +174,13 @@ def fit_kmeans(
     Raises:
         ValueError: there is no k, or one is below 1.
         UsageError: there are fewer rows than clusters, or fewer that differ.
+
+    Example:
+        >>> import numpy as np
+        >>> from scvae_fast.tasks.clustering import fit_kmeans
+        >>> rows = np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
+        >>> [len(fit.centres) for fit in fit_kmeans(lambda: [rows], [2, 3])]
+        [2, 3]
     """
     settings = settings or KMeansSettings()
     if not clusters or min(clusters) < 1:

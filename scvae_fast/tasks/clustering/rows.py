@@ -30,6 +30,12 @@ def scaled(rows: Any, scale: RowScale) -> Any:  # (M, d) -> (M, d), of the same 
 
     Raises:
         ValueError: scale is none of `RowScale`.
+
+    Example:
+        >>> import numpy as np
+        >>> from scvae_fast.tasks.clustering import scaled
+        >>> scaled(np.array([[3.0, -4.0]]), "magnitude")
+        array([[0.6, 0.8]])
     """
     if scale not in get_args(RowScale):
         raise ValueError(f"scaled: scale must be one of {get_args(RowScale)}, got {scale!r}")

@@ -40,6 +40,15 @@ class Clustering:
         settings: with which they were found.
         fingerprint: of the model, see `SCVAE.fingerprint`.
         stride: pixels per cell, in each direction.
+
+    Example:
+        >>> import numpy as np
+        >>> from scvae_fast.tasks.clustering import Clustering, KMeansSettings, fit_kmeans
+        >>> settings = KMeansSettings()
+        >>> rows = np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
+        >>> (fit,) = fit_kmeans(lambda: [rows], [3], settings)
+        >>> Clustering(fit, settings, fingerprint="of a model", stride=8).k
+        3
     """
 
     fit: KMeansFit

@@ -16,6 +16,13 @@ def atom_energies(codes: SparseCodes, dictionary: Tensor) -> Tensor:  # dictiona
 
     Raises:
         ValueError: the dictionary has another number of atoms than the codes.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.codes import SparseCodes
+        >>> from scvae_fast.tasks.editing import atom_energies
+        >>> atom_energies(SparseCodes.of(torch.tensor([[[0.0, 2.0]]])), torch.eye(2)).tolist()
+        [0.0, 4.0]
     """
     if dictionary.dim() != 2 or dictionary.shape[1] != codes.n_atoms:
         raise ValueError(f"atom_energies: dictionary must be (n, {codes.n_atoms}), got {tuple(dictionary.shape)}")
@@ -33,6 +40,13 @@ def scale_atoms(codes: SparseCodes, factors: Mapping[int, float], *, others: flo
 
     Raises:
         ValueError: there is no such atom, or a factor is not finite.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.codes import SparseCodes
+        >>> from scvae_fast.tasks.editing import scale_atoms
+        >>> scale_atoms(SparseCodes.of(torch.tensor([[[1.0, 2.0]]])), {1: 0.0}).dense().tolist()
+        [[[1.0, 0.0]]]
     """
     if unknown := [atom for atom in factors if not 0 <= atom < codes.n_atoms]:
         raise ValueError(f"scale_atoms: atoms must be 0 … {codes.n_atoms - 1}, got {unknown[0]}")

@@ -16,6 +16,15 @@ def code_latents(model: SCVAE, latents: Tensor) -> SparseCodes:  # (n, h, w)
 
     Raises:
         ValueError: latents are not (n, h, w).
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import SCVAE, SCVAEConfig
+        >>> from scvae_fast.tasks.editing import code_latents
+        >>> model = SCVAE(SCVAEConfig.preset("pictures64")).eval()
+        >>> codes = code_latents(model, torch.randn(256, 2, 3))
+        >>> codes.h, codes.w, codes.n_atoms
+        (2, 3, 512)
     """
     if latents.dim() != 3 or latents.shape[0] != model.config.n_features or 0 in latents.shape:
         raise ValueError(f"code_latents: latents must be ({model.config.n_features}, h, w), got {tuple(latents.shape)}")

@@ -37,6 +37,15 @@ def interpolate(model: SCVAE, first: Tensor, second: Tensor, shares: Sequence[fl
 
     Raises:
         ValueError: the pictures are not (3, H, W), or of different sizes.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast import SCVAE, SCVAEConfig
+        >>> from scvae_fast.tasks.editing import interpolate
+        >>> model = SCVAE(SCVAEConfig.preset("pictures64")).eval()
+        >>> found = interpolate(model, torch.zeros(3, 64, 64), torch.ones(3, 64, 64), [0.0, 0.5, 1.0])
+        >>> len(found.codes)
+        3
     """
     if first.shape != second.shape:
         raise ValueError(
@@ -61,6 +70,14 @@ def mix_codes(first: SparseCodes, second: SparseCodes, share: float) -> SparseCo
 
     Raises:
         ValueError: they are not of one grid over as many atoms.
+
+    Example:
+        >>> import torch
+        >>> from scvae_fast.codes import SparseCodes
+        >>> from scvae_fast.tasks.editing import mix_codes
+        >>> a, b = (SparseCodes.of(torch.tensor([[row]])) for row in ([1.0, 0.0], [0.0, 2.0]))
+        >>> mix_codes(a, b, 0.5).dense().tolist()
+        [[[0.5, 1.0]]]
     """
     shapes = [(each.h, each.w, each.n_atoms) for each in (first, second)]
     if shapes[0] != shapes[1]:

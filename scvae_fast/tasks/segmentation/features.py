@@ -35,6 +35,11 @@ class FeatureSettings:
 
     Raises:
         ValueError: one is out of its range.
+
+    Example:
+        >>> from scvae_fast.tasks.segmentation import FeatureSettings
+        >>> FeatureSettings(feature="pixels", words=64).words
+        64
     """
 
     feature: Feature = "codes"

@@ -16,6 +16,13 @@ def confusion(mask: np.ndarray, labels: np.ndarray, n_classes: int, n_labels: in
 
     Raises:
         ValueError: mask and labels are of different shapes.
+
+    Example:
+        >>> import numpy as np
+        >>> from scvae_fast.tasks.segmentation import confusion
+        >>> confusion(np.array([[0, 1, 1]], dtype=np.uint8), np.array([[0, 1, 0]], dtype=np.uint8), 2, 2)
+        array([[1, 0],
+               [1, 1]])
     """
     if mask.shape != labels.shape:
         raise ValueError(f"confusion: labels must be {mask.shape} as the mask, got {labels.shape}")
@@ -29,6 +36,12 @@ def match(counts: np.ndarray) -> np.ndarray:  # (n_classes, n_labels) -> (n_labe
 
     Of labels and classes, pairs are chosen by the Hungarian method (Kuhn 1955); labels that are left over, where there
     are more of them than classes, go to the class that they overlap most.
+
+    Example:
+        >>> import numpy as np
+        >>> from scvae_fast.tasks.segmentation import match
+        >>> match(np.array([[1, 9], [8, 2]]))  # label 0 is class 1, label 1 is class 0
+        array([1, 0])
     """
     classes = counts.argmax(0)
     rows, columns = linear_sum_assignment(counts, maximize=True)
@@ -37,7 +50,15 @@ def match(counts: np.ndarray) -> np.ndarray:  # (n_classes, n_labels) -> (n_labe
 
 
 def matched(counts: np.ndarray, classes: np.ndarray) -> np.ndarray:  # -> (n_classes, n_classes)
-    """Counts of pixels when label l is called classes[l]."""
+    """Counts of pixels when label l is called classes[l].
+
+    Example:
+        >>> import numpy as np
+        >>> from scvae_fast.tasks.segmentation import matched
+        >>> matched(np.array([[1, 9], [8, 2]]), np.array([1, 0]))
+        array([[9, 1],
+               [2, 8]])
+    """
     named = np.zeros((len(counts), len(counts)), counts.dtype)
     np.add.at(named.T, classes, counts.T)
     return named
@@ -47,6 +68,12 @@ def rate(counts: np.ndarray) -> dict[str, Any]:  # (C, C), true classes in rows
     """IoU and Dice of each class, their means, and the share of pixels that are right.
 
     A class that is neither in masks nor in segmentations has neither (None), and is not in the means.
+
+    Example:
+        >>> import numpy as np
+        >>> from scvae_fast.tasks.segmentation import rate
+        >>> rate(np.array([[9, 1], [2, 8]]))["accuracy"]
+        0.85
     """
     right, true, found = np.diag(counts).astype(float), counts.sum(1), counts.sum(0)
     union = true + found - right

@@ -79,6 +79,11 @@ class MapSettings:
 
     Raises:
         ValueError: one is out of its range.
+
+    Example:
+        >>> from scvae_fast.tasks.segmentation import MapSettings
+        >>> MapSettings(shifts=1).smooth
+        0.0
     """
 
     shifts: int = 2
@@ -100,6 +105,17 @@ class Segmenter:
         describer: how.
         head: which label a description speaks for.
         maps: how that becomes a map.
+
+    Example:
+        >>> from scvae_fast import SCVAE, SCVAEConfig
+        >>> from scvae_fast.data import NamedPicture, held_out_photographs
+        >>> from scvae_fast.tasks.segmentation import FeatureSettings, MapSettings, fit_clusters
+        >>> model = SCVAE(SCVAEConfig.preset("pictures64")).eval()
+        >>> picture = held_out_photographs()[0].picture[:, :64, :64]
+        >>> features, maps = FeatureSettings(words=0), MapSettings(shifts=1)
+        >>> segmenter = fit_clusters(model, [NamedPicture("a", picture)], 2, features, maps)
+        >>> segmenter(picture).shape
+        (64, 64)
     """
 
     model: SCVAE
@@ -135,6 +151,17 @@ def fit_clusters(
 
     Raises:
         UsageError: there are fewer cells than clusters or words, or fewer that differ.
+
+    Example:
+        >>> from scvae_fast import SCVAE, SCVAEConfig
+        >>> from scvae_fast.data import NamedPicture, held_out_photographs
+        >>> from scvae_fast.tasks.segmentation import FeatureSettings, MapSettings, fit_clusters
+        >>> model = SCVAE(SCVAEConfig.preset("pictures64")).eval()
+        >>> picture = held_out_photographs()[0].picture[:, :64, :64]
+        >>> features, maps = FeatureSettings(words=0), MapSettings(shifts=1)
+        >>> segmenter = fit_clusters(model, [NamedPicture("a", picture)], 2, features, maps)
+        >>> int(segmenter(picture).max()) <= 1
+        True
     """
     cells = list(feature_cells(model, pictures, features.feature))
     describer = Describer(features, [each.rows for each in cells])
@@ -167,6 +194,19 @@ def fit_classes(
     Raises:
         ValueError: classifier is neither.
         UsageError: their cells have fewer than two classes.
+
+    Example:
+        >>> import numpy as np
+        >>> from scvae_fast import SCVAE, SCVAEConfig
+        >>> from scvae_fast.data import held_out_photographs
+        >>> from scvae_fast.data.masks import MaskedPicture
+        >>> from scvae_fast.tasks.segmentation import FeatureSettings, MapSettings, fit_classes
+        >>> model = SCVAE(SCVAEConfig.preset("pictures64")).eval()
+        >>> picture = held_out_photographs()[0].picture[:, :64, :64]
+        >>> mask = np.repeat([[0] * 32 + [1] * 32], 64, axis=0).astype(np.uint8)  # left half, right half
+        >>> labelled = [MaskedPicture("a", picture, mask)]
+        >>> fit_classes(model, labelled, 2, FeatureSettings(words=0), MapSettings(shifts=1), "centres")(picture).shape
+        (64, 64)
     """
     if classifier not in get_args(Classifier):
         raise ValueError(f"fit_classes: classifier must be one of {get_args(Classifier)}, got {classifier!r}")
