@@ -1,5 +1,6 @@
 """Where models run, and where tensors hold their values."""
 
+import os
 
 import torch
 
@@ -14,6 +15,9 @@ def find_device(name: str | None) -> torch.device:
     Raises:
         UsageError: this machine has no such device.
     """
+    several = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1
+    if several and (name == "cuda" or (name is None and torch.cuda.is_available())):
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

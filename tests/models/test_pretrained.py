@@ -11,6 +11,7 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from scvae_fast.models import SCVAE
@@ -259,6 +260,11 @@ def hub(tmp_path, monkeypatch):
     return Hub(tmp_path / "hub", monkeypatch)
 
 
+def tensors_of(path):
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118  # it is no dictionary
+
+
 def test_there_and_back_over_the_hub(hub, small_model, pictures):
     small_model.save_pretrained(hub.folder.parent / "seen", record=RECORD, repo_id="user/name")
     address = small_model.push_to_hub("user/name", record=RECORD, private=True, token="hf_x", commit_message="first")
@@ -268,8 +274,14 @@ def test_there_and_back_over_the_hub(hub, small_model, pictures):
     assert (commit["repo_id"], commit["commit_message"]) == ("user/name", "first")
     files = {"README.md", "config.json", "model.safetensors", "training.json"}
     assert {path.name for path in hub.folder.iterdir()} == files
-    for name in files:
+    for name in files - {"model.safetensors"}:
         assert (hub.folder / name).read_bytes() == (hub.folder.parent / "seen" / name).read_bytes(), "what was seen"
+    (uploaded, metadata), (seen, its_metadata) = (
+        tensors_of(folder / "model.safetensors") for folder in (hub.folder, hub.folder.parent / "seen")
+    )
+    assert metadata == its_metadata  # whose order in the file is arbitrary
+    assert uploaded.keys() == seen.keys()
+    assert all(torch.equal(uploaded[name], seen[name]) for name in seen)
     card = (hub.folder / "README.md").read_text()
     assert 'SCVAE.from_pretrained("user/name")' in card
     assert "| steps | 7 |" in card
