@@ -79,9 +79,21 @@ def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: An
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 
+# Files of the repository that pages link to, and the pages in docs/project that include them.
+_PROJECT = {
+    "../CONTRIBUTING.md": "contributing",
+    "../SECURITY.md": "security",
+    "../benchmarks/README.md": "benchmarks",
+    "../csrc/cpu/README.md": "cpu_kernels",
+    "../csrc/cuda/README.md": "cuda_kernels",
+}
+
+
 def page(app: Sphinx, docname: str, content: list[str]) -> None:
-    """Links to folders of the repository, which only its own pages can follow, become their texts."""
+    """Links to files of the repository lead to their pages; those to folders, which have none, become their texts."""
     here = Path(app.srcdir, docname).parent
+    for path, name in _PROJECT.items():
+        content[0] = content[0].replace(f"]({path}", f"](project/{name}.md")
 
     def link(found: re.Match[str]) -> str:
         return found[1] if (here / found[2]).is_dir() else found[0]

@@ -1,7 +1,7 @@
 """The experiment of the LISTA papers: sparse codes recovered by unrolled networks of 16 layers, and what a step costs.
 
 `python -m examples.unrolled --out docs` trains every network and writes docs/unrolled.md with its pictures. It records
-each trained network in docs/unrolled.json, and the same command goes on from there.
+each trained network in docs/unrolled.json and doesn't train it again; delete the file to train all.
 
 The problem is that of Chen et al. 2018 and Liu et al. 2019: n = 250 features, K = 500 atoms of unit norm drawn from a
 Gaussian, codes whose entries are N(0, 1) with probability 0.1 and else 0, no noise.
@@ -279,7 +279,7 @@ def main(words: list[str] | None = None) -> None:
     """Trains, measures and writes the page."""
     parser = argparse.ArgumentParser(prog="python -m examples.unrolled", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for unrolled.md and its pictures")
-    parser.add_argument("--steps", type=int, default=100, help="of each of the 48 stages (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=150, help="of each of the 48 stages (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each timing; 0 leaves them out")
     parser.add_argument("--method", action="append", help="train this network alone; can be repeated")
     options = parser.parse_args(words)

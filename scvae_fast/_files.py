@@ -74,6 +74,8 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         if folder.exists():
             if lock is not None:
                 os.write(lock, os.fsencode(platform.node()))
+                with contextlib.suppress(OSError):  # some file systems can't
+                    os.fsync(lock)  # other machines are to see it now
             break
         unlock(lock)
     try:
@@ -104,7 +106,7 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
                 time.sleep(0.2)
                 continue
             raise UsageError(f"another process works in {folder}: wait for it, or choose another folder") from error
-        if lock is None or (path.exists() and os.path.samestat(os.fstat(lock), path.stat())):
+        if lock is None or _is_at(lock, path):
             break
         unlock(lock)  # of a file that its holder has just removed
     try:
@@ -112,6 +114,12 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         unlock(lock)
+
+
+def _is_at(lock: int, path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(lock), path.stat())
+    return False
 
 
 def make_folder(folder: Path) -> None:
@@ -282,7 +290,10 @@ def _is_left_over(folder: Path) -> bool:
     lock, here = folder / _LOCK, os.fsencode(platform.node())
     if not lock.exists():
         return time.time() - folder.stat().st_mtime > _ABANDONED
-    if lock.read_bytes() not in (b"", here):
+    owner = lock.read_bytes()
+    if not owner and time.time() - folder.stat().st_mtime <= _ABANDONED:
+        return False  # its machine may be about to write its name
+    if owner not in (b"", here):
         newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
         return time.time() - newest > _ABANDONED_ELSEWHERE
     held = try_lock(lock)

@@ -117,7 +117,7 @@ class Processes:
         """What each of them has, in their order; on every one."""
         found: list[Any] = [mine] * self.share.parts
         if not self.alone:
-            with _while_all_live():
+            with while_all_live():
                 _distributed().all_gather_object(found, mine)
         return found
 
@@ -125,7 +125,7 @@ class Processes:
         """The same where `first`; an empty list on the others."""
         found: list[Any] = [mine] * (self.share.parts if self.first else 0)
         if not self.alone:
-            with _while_all_live():
+            with while_all_live():
                 _distributed().gather_object(mine, found if self.first else None, dst=0)
         return found
 
@@ -133,7 +133,7 @@ class Processes:
         """The sum of a tensor on the CPU over all of them, on every one; the one that is given stays as it is."""
         total = mine.clone()
         if not self.alone:
-            with _while_all_live():
+            with while_all_live():
                 _distributed().all_reduce(total)
         return total
 
@@ -141,7 +141,7 @@ class Processes:
         """What the first one makes, on every one; the others wait. An error of the first one ends them all."""
         made: list[Any] = [work()] if self.first else [None]
         if not self.alone:
-            with _while_all_live():
+            with while_all_live():
                 _distributed().broadcast_object_list(made, src=0)
         result: T = made[0]
         return result
@@ -161,7 +161,7 @@ def own_share(part: Share | None) -> Share | None:
     if not under_torchrun():
         return part
     if part is not None:
-        raise ArgumentError(f"--part {part} is for processes that don't talk; torchrun shares the work out by itself")
+        raise ArgumentError(f"--part {part} can't be used under torchrun, which divides the work itself")
     try:
         return Share(int(os.environ["RANK"]) + 1, int(os.environ["WORLD_SIZE"]))
     except ValueError as error:
@@ -199,9 +199,11 @@ def _distributed() -> Any:
 
 
 @contextlib.contextmanager
-def _while_all_live() -> Iterator[None]:
+def while_all_live() -> Iterator[None]:
     """Around an exchange: says what it means that it fails."""
     try:
         yield
     except RuntimeError as error:
-        raise UsageError(f"another process has ended, and has said why; this one can't go on: {error}") from error
+        raise UsageError(
+            f"another process has ended (its own output may say why), so this one can't continue: {error}"
+        ) from error

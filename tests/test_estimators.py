@@ -323,6 +323,14 @@ def test_unused_atoms_are_replaced(digits):
     assert (kept.components_[unused] @ rows.T).max(1) == pytest.approx(1)
 
 
+def test_learning_goes_on_with_atoms_of_another_dtype(digits):
+    one, other = (OnlineDictionaryLearning(40, alpha=0.3, random_state=0).partial_fit(digits[0]) for _ in range(2))
+    other.components_ = other.components_.astype(np.float32)
+    for learner in (one, other):
+        learner.partial_fit(digits[0])
+    np.testing.assert_allclose(other.components_, one.components_, atol=1e-4)
+
+
 def test_more_atoms_than_rows_and_rows_of_zeros():
     X = np.zeros((4, 3), np.float32)
     learner = OnlineDictionaryLearning(6, random_state=0).fit(X)

@@ -170,6 +170,15 @@ def test_what_another_machine_writes_is_left_alone_for_a_week(tmp_path: Path) ->
         assert {path.name for path in tmp_path.iterdir()} == {".writing-writes", folder.name}
 
 
+def test_a_lock_that_names_no_machine_yet_is_left_alone(tmp_path: Path) -> None:
+    for name in ("new", "old"):
+        (tmp_path / f".writing-{name}").mkdir()
+        (tmp_path / f".writing-{name}" / ".lock").touch()
+    os.utime(tmp_path / ".writing-old", (0, 0))
+    with temporary_folder(tmp_path) as folder:
+        assert {path.name for path in tmp_path.iterdir()} == {".writing-new", folder.name}
+
+
 def test_an_old_folder_without_a_lock_is_left_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("new", "old"):
         (tmp_path / f".writing-{name}").mkdir()

@@ -54,7 +54,6 @@ class Block {
   Block(Shared<T>& shared, std::int64_t rows)
       : s_(shared),
         p_(shared.p),
-        rows_(rows),
         residuals_(whole(rows), p_.features),
         correlations_(whole(rows), s_.atoms.columns()),
         g_(s_.atoms.columns()),
@@ -186,7 +185,7 @@ class Block {
   // x - D z of a row, rounded once.
   void residual(std::size_t i, std::int64_t to) {
     const Progress<T>& at = progress_[i];
-    lasso_kernels<T>().residual(p_.x[at.row], 1 / at.scale, s_.atoms.rows().row(0), s_.atoms.rows().stride(),
+    lasso_kernels<T>().residual(p_.x[at.row], at.scale, s_.atoms.rows().row(0), s_.atoms.rows().stride(),
                                 at.index.data(), at.codes.data(), static_cast<std::int64_t>(at.index.size()),
                                 p_.features, left_.data());
     T* out = residuals_.row(to);
@@ -228,7 +227,6 @@ class Block {
 
   Shared<T>& s_;
   const LassoProblem<T>& p_;
-  std::int64_t rows_;
   Matrix<T> residuals_, correlations_;
   Buffer<T> g_, minus_;
   Buffer<double> left_;

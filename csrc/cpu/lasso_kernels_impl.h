@@ -358,7 +358,7 @@ GapTerms<T> gap_terms(const WorkingSet<T>& given) {
 template <typename T>
 void residual(const T* x, double scale, const T* atoms, std::int64_t stride, const std::int32_t* index, const T* codes,
               std::int64_t terms, std::int64_t features, double* out) {
-  for (std::int64_t i = 0; i < features; ++i) out[i] = static_cast<double>(x[i]) * scale;
+  for (std::int64_t i = 0; i < features; ++i) out[i] = static_cast<double>(x[i]) / scale;
   for (std::int64_t t = 0; t < terms; ++t) {
     const T* atom = atoms + index[t] * stride;
     const double code = static_cast<double>(codes[t]);

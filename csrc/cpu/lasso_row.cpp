@@ -223,7 +223,7 @@ void LassoRow<T>::drop_zeros() {
 }
 
 // To a gap of the working set that is small enough, or as far as rounding lets it. Returns the largest change of a code
-// in the first sweep.
+// in the first sweep, infinity after a jump.
 template <typename T>
 T LassoRow<T>::descend(double energy, double enough, std::int64_t& sweeps, const Turn& turn) {
   const WorkingSet<T> w = set();
@@ -241,7 +241,12 @@ T LassoRow<T>::descend(double energy, double enough, std::int64_t& sweeps, const
     if (done == 0) first = largest;
     if (solved() || largest <= std::numeric_limits<T>::epsilon() * terms.size) break;
     if (++since < kSweeps + size_ / kAtoms) continue;
-    while (sweeps > 0 && k_.jump(w, scratch_.data(), found_.data()) == 1 && !solved()) --sweeps;
+    while (sweeps > 0) {
+      const int went = k_.jump(w, scratch_.data(), found_.data());
+      if (went != 0) first = std::numeric_limits<T>::infinity();
+      if (went != 1 || solved()) break;
+      --sweeps;
+    }
     if (solved()) break;
     since = 0;
   }

@@ -47,6 +47,8 @@ def add(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     if (options.data is None) == (options.codes is None):
         raise ArgumentError("give either --data or --codes")
+    if options.codes is not None and options.limit is not None:
+        raise ArgumentError("--limit can't be used with --codes, which are clustered as a whole")
     from scvae_fast.commands._inputs import InferenceOptions
     from scvae_fast.commands.cluster import Pictures, cluster_codes
     from scvae_fast.tasks.clustering import KMeansSettings

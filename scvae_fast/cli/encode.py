@@ -29,10 +29,10 @@ def add(commands: Commands) -> None:
         "--part",
         type=part,
         metavar="I/N",
-        help='code the I-th of N parts alone, I = 1 … N, with no word to other processes; "array" in a Slurm job array',
+        help="encode only part I of N (I = 1 … N), without other processes; array takes I and N from a Slurm job array",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="such as codes.parquet; of parts, their folder"
+        "--out", type=Path, required=True, metavar="FILE", help="such as codes.parquet; with parts, a folder"
     )
     parser.set_defaults(run=_run)
 

@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "evaluate",
-        help="rate a trained model on pictures: PSNR, SSIM, LPIPS, rFID, KID, and what its codes are like",
+        help="evaluate a trained model on pictures: PSNR, SSIM, LPIPS, rFID, KID and statistics of its codes",
         description="Evaluate a trained model on pictures in one pass. Writes metrics.json, a table (metrics.md), and "
         "the best and worst reconstructions.",
         epilog="Exit status: 0 if every metric was computed; 3 if one could not be, for example because its weights "
@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
         "--codes",
         type=Path,
         metavar="FILE",
-        help="of scvae-fast encode, or its folder, instead of --data: their own figures, the metric codes",
+        help="file or folder written by scvae-fast encode, instead of --data; only the metric codes is computed",
     )
     parser.add_argument(
         "--resize",
@@ -75,11 +75,13 @@ def _metric(text: str) -> str:
 
 def _run(options: argparse.Namespace) -> int:
     if (options.data is None) == (options.codes is None):
-        raise ArgumentError("give --data or --codes, one of the two")
+        raise ArgumentError("give either --data or --codes")
     if options.codes is not None:
         options.metrics = options.metrics or ["codes"]
-        if options.metrics != ["codes"] or options.limit is not None:
-            raise ArgumentError("--codes is rated by --metrics codes alone, all of it; the others need --data")
+        if options.metrics != ["codes"]:
+            raise ArgumentError("with --codes, only --metrics codes can be computed; the other metrics need --data")
+        if options.limit is not None:
+            raise ArgumentError("--limit can't be used with --codes, whose statistics are of all codes")
     # The base installation has neither torchmetrics nor Pillow.
     from scvae_fast._devices import find_device
     from scvae_fast.commands.evaluate import evaluate_checkpoint

@@ -23,28 +23,31 @@ class Targets:
         digests = np.fromiter((_digest(target(name)) for name in names()), np.uint64)
         digests.sort()
         self._wanted, self._several = digests, np.unique(digests[1:][digests[1:] == digests[:-1]])
-        self._given: dict[Path, int] = {}
-        self._taken: set[Path] = set()
+        self._given: dict[str, int] = {}
 
     def __call__(self, name: str) -> Path:
         """The path of the next picture; to be called for all of them in their order."""
         path = self._target(name)
         if not _among(self._several, _digest(path)):
             return path
-        n = self._given.get(path, 0) + 1
+        n = self._given.get(_folded(path), 0) + 1
         candidate = path
         while n > 1:
             candidate = path.with_name(f"{path.stem}-{n}{path.suffix}")
-            if candidate not in self._taken and not _among(self._wanted, _digest(candidate)):
+            if not _among(self._wanted, _digest(candidate)):
                 break
             n += 1
-        self._given[path] = n
-        self._taken.add(candidate)
+        self._given[_folded(path)] = n
         return candidate
 
 
+def _folded(path: Path) -> str:
+    return str(path).casefold()  # some file systems take upper and lower case for the same
+
+
 def _digest(path: Path) -> int:
-    return int.from_bytes(hashlib.blake2b(str(path).encode(errors="surrogateescape"), digest_size=8).digest(), "little")
+    encoded = _folded(path).encode(errors="surrogateescape")
+    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
 
 
 def _among(ordered: np.ndarray, digest: int) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser, Namespace
 
-from scvae_fast._files import claim_folder, locked, writing_to
+from scvae_fast._files import locked, make_folder, writing_to
 from scvae_fast._shares import Share, under_torchrun
 from scvae_fast.commands.train import spelled_out
 from scvae_fast.comparison.folder import ComparisonFolder
@@ -73,20 +73,23 @@ def run(arguments: Sequence[str]) -> int:
         weights=Path(options.weights) if options.weights else None,
         download=options.download,
     )
-    claim_folder(folder.path)
+    with writing_to(folder.path):
+        make_folder(folder.path)
     if share is not None:
+        with writing_to(folder.path), locked(folder.path, _PATIENCE):
+            folder.claim(_claimed(parser, options), resume=True)
+        return _compare_part(comparison, share, page)
+    with locked(folder.path):
         with writing_to(folder.path):
-            with locked(folder.path, _PATIENCE):
-                folder.claim(_claimed(parser, options), resume=True)
-            return _compare_part(comparison, share, page)
-    with writing_to(folder.path), locked(folder.path):
-        folder.claim(_claimed(parser, options), resume=options.resume or options.again is not None)
+            folder.claim(_claimed(parser, options), resume=options.resume or options.again is not None)
         return _compare(comparison, again=options.again, page=page)
 
 
 def _share(options: Namespace) -> Share | None:
     if under_torchrun():
-        raise ArgumentError("torchrun starts processes that talk, and a comparison has none: say --part I/N in each")
+        raise ArgumentError(
+            "compare does not run under torchrun: start the processes without it, each with its own --part I/N"
+        )
     if options.part is None:
         return None
     if options.again is not None:

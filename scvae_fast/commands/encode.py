@@ -3,17 +3,16 @@
 import os
 from collections.abc import Iterator
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from scvae_fast._files import claim_folder
 from scvae_fast._shares import Share, joined, own_share
-from scvae_fast.codes.coding import encode_pictures, encode_stream
+from scvae_fast.codes.coding import encode_stream
 from scvae_fast.codes.parts import PartInfo, listed, missing_parts
 from scvae_fast.codes.sparse import CodedPicture
 from scvae_fast.codes.storage import CodeFile, CodeFileError, CodeFileSize, ValueType, part_to_write, write_codes
 from scvae_fast.commands._inputs import InferenceOptions, with_progress
-from scvae_fast.data.stream import Layout, NamedPicture, PictureStream, Split, check_arrangement
+from scvae_fast.data.stream import Layout, PictureStream, Split, check_arrangement
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
 from scvae_fast.models.speed import SpeedSettings
@@ -68,10 +67,7 @@ def encode_data(
             processes.wait()
             return processes.on_first(partial(_report_on_folder, out, share.parts, model, values))
     sources = _SourceFiles(Path(data), whole=resize is None)
-    blocks = (map(sources.count, block) for block in stream.blocks(inference.batch_size))
-    coded = chain.from_iterable(
-        encode_pictures(model, block, batch_size=inference.batch_size, speed=speed) for block in blocks
-    )
+    coded = map(sources.count, encode_stream(model, stream, batch_size=inference.batch_size, speed=speed))
     written = write_codes(out, model, with_progress(_at_least_one(coded, data), stream.length or limit), values=values)
     _report(written, model, out, values)
     if sources.n_bytes is not None:
@@ -108,7 +104,7 @@ def _encode_part(
 
     path = part_to_write(out, model, about())
     if path is None:
-        print(f"part {share} of {out} is whole already", flush=True)
+        print(f"part {share} of {out} is already complete", flush=True)
     else:
         coded = encode_stream(model, own, batch_size=inference.batch_size, speed=speed)
         written = write_codes(path, model, with_progress(coded, own.length), values=values, part=about)
@@ -118,7 +114,7 @@ def _encode_part(
 def _report_on_folder(out: Path, parts: int, model: SCVAE, values: ValueType) -> CodeFileSize | None:
     """Say what is in a folder, or which parts it lacks; None then."""
     if missing := missing_parts(out, parts):
-        print(f"{out} lacks {len(missing)} of {parts} parts yet: {listed(missing)}")
+        print(f"{out} still lacks {len(missing)} of {parts} parts: {listed(missing)}")
         return None
     file = CodeFile(out)
     if not len(file):
@@ -154,11 +150,11 @@ class _SourceFiles:
         self._root = data if data.is_dir() else data.parent
         self.n_bytes: int | None = 0 if whole else None
 
-    def count(self, named: NamedPicture) -> NamedPicture:
-        file = self._root / named.name
+    def count(self, coded: CodedPicture) -> CodedPicture:
+        file = self._root / coded.name
         if self.n_bytes is not None:
             self.n_bytes = self.n_bytes + file.stat().st_size if file.is_file() else None
-        return named
+        return coded
 
 
 def _at_least_one(coded: Iterator[CodedPicture], data: str | os.PathLike[str]) -> Iterator[CodedPicture]:

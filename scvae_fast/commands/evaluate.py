@@ -35,7 +35,8 @@ def evaluate_checkpoint(
     Under torchrun the processes share the pictures out; the figures are those of one process, to within rounding.
 
     The folder gets `metrics.json` (see `record`), `metrics.md` (the table) and `pictures/best.png` and `worst.png`:
-    originals above reconstructions. They are written when all is computed; until then an older result stays.
+    originals above reconstructions, unless codes are rated. They are written when all is computed; until then an older
+    result stays.
 
     Args:
         checkpoint: see `load_model`.
@@ -70,15 +71,23 @@ def evaluate_checkpoint(
             warn = _warn if processes.first else None
             evaluation = evaluate(model, source, settings, warn=warn, processes=processes)
             source.gather_skipped(processes)
-    content = record(checkpoint, model.config, source, settings, evaluation, processes.share.parts)
-    if not processes.first:
-        return content
+        content = record(checkpoint, model.config, source, settings, evaluation, processes.share.parts)
+        if processes.first:
+            _write(out, content, evaluation)
+        # torchrun ends all processes at the first exit status but 0, such as that of a missing metric.
+        processes.wait()
+    return content
+
+
+def _write(out: Path, content: dict[str, Any], evaluation: Evaluation) -> None:
     for metric, warning in warnings_of(content):
         _warn(f"{metric}: {warning}")
-    written = write_results(out, content, table(content), _sheets(evaluation))
+    sheets = _sheets(evaluation)
+    written = write_results(out, content, table(content), sheets)
+    for name in {"pictures/best", "pictures/worst"} - sheets.keys():
+        (out / f"{name}.png").unlink(missing_ok=True)  # of an older result
     # What is missing was told already.
     print(f"{table(content, notes=False)}\n\n{', '.join(map(str, written))}")
-    return content
 
 
 def _sheets(evaluation: Evaluation) -> dict[str, figures.Figure]:

@@ -12,7 +12,7 @@ from scvae_fast._devices import find_device
 from scvae_fast._extras import extra
 from scvae_fast._files import locked, make_folder, write_atomically, write_json
 from scvae_fast._shares import Share
-from scvae_fast.comparison.folder import ComparisonFolder
+from scvae_fast.comparison.folder import ComparisonFolder, MethodFolder
 from scvae_fast.comparison.methods import REGISTRY
 from scvae_fast.comparison.page import write_page
 from scvae_fast.comparison.rating import rate
@@ -86,21 +86,22 @@ class Comparison:
         device = find_device(None)
         for name in self._trained():
             kept = self.folder.method(name)
-            if kept.rating.exists() and not anew:
-                continue
-            print(f"{REGISTRY[name].title}: rating", flush=True)
-            data = self.data()
-            data.setup("validate")
-            batches: Any = data.val_dataloader()
-            if not batches:
-                raise UsageError("the data have no pictures to rate the methods on")
-            model = model_of(trained_module(name, self.settings, kept)).to(device)
-            record, originals, rebuilt = rate(
-                model, batches, self.settings, weights=self.weights, download=self.download
-            )
-            arrays = {"originals": originals.numpy(), "rebuilt": rebuilt.numpy()}
-            write_atomically(kept.pictures, partial(_save_arrays, arrays))
-            write_json(kept.rating, record)
+            with locked(kept.path):
+                if not kept.rating.exists() or anew:
+                    self._rate(name, kept, device)
+
+    def _rate(self, name: str, kept: MethodFolder, device: Any) -> None:
+        print(f"{REGISTRY[name].title}: rating", flush=True)
+        data = self.data()
+        data.setup("validate")
+        batches: Any = data.val_dataloader()
+        if not batches:
+            raise UsageError("the data have no pictures to rate the methods on")
+        model = model_of(trained_module(name, self.settings, kept)).to(device)
+        record, originals, rebuilt = rate(model, batches, self.settings, weights=self.weights, download=self.download)
+        arrays = {"originals": originals.numpy(), "rebuilt": rebuilt.numpy()}
+        write_atomically(kept.pictures, partial(_save_arrays, arrays))
+        write_json(kept.rating, record)
 
     def time(self, *, anew: bool) -> None:
         """Time a step of all that is trained, unless that was done for the same methods before."""

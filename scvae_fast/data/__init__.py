@@ -4,7 +4,7 @@ Tar shards are in `scvae_fast.data.shards`, which needs webdataset.
 """
 
 from scvae_fast.data.crops import CropSettings, RandomCrops
-from scvae_fast.data.files import Files, list_classes, list_ffhq, list_folder, list_imagenet
+from scvae_fast.data.files import Files, Names, list_classes, list_ffhq, list_folder, list_imagenet
 from scvae_fast.data.loading import FixedBatches, StreamBatches, picture_loader
 from scvae_fast.data.photographs import Photograph, held_out_photographs, training_photographs
 from scvae_fast.data.pictures import PictureError, load_picture, save_picture
@@ -19,6 +19,7 @@ __all__ = [
     "FixedBatches",
     "FixedPictures",
     "NamedPicture",
+    "Names",
     "Photograph",
     "PictureError",
     "PictureStream",

@@ -75,10 +75,9 @@ class Files:
         classes: their names.
 
     Example:
-        >>> import numpy as np
         >>> from pathlib import Path
-        >>> from scvae_fast.data import Files
-        >>> files = Files(Path("pictures"), np.array([b"a.png", b"cats/b.png"]))
+        >>> from scvae_fast.data import Files, Names
+        >>> files = Files(Path("pictures"), Names([b"a.png", b"cats/b.png"]))
         >>> len(files), files.name(1)
         (2, 'cats/b.png')
     """

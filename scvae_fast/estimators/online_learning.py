@@ -15,6 +15,7 @@ from scvae_fast.ops import native
 from scvae_fast.ops.lasso_solver import unit_of
 
 _ATOMS_AT_ONCE = 16
+_MOST_COMPILED = 1 << 20  # bytes of atoms, all of which the compiled round reads for each atom
 _DEAD = 1e-6  # an atom whose mean squared entry is below that share of all atoms' mean
 
 
@@ -194,10 +195,13 @@ def _forgetting(step: int, rows: int) -> float:
 def _update_atoms(atoms: np.ndarray, A: np.ndarray, B: np.ndarray, positive: bool = False) -> None:
     """One round over the atoms (K, n) that A (K, K) uses, in place: algorithm 2, with ‖d_j‖ = 1. B is (K, n).
 
-    In C++ where that is compiled. Else an atom's gradient b_j − D a_j is kept for a block of atoms and brought up to
-    date as those before it change.
+    In C++ where that is compiled and the atoms fit into a cache. Else the gradient b_j − D a_j of each atom is kept for
+    a block of atoms and brought up to date as those before it change.
     """
-    if native.missing is None:
+    # After `components_` was set to another dtype.
+    A, B = (np.ascontiguousarray(each, atoms.dtype) for each in (A, B))
+    fit = (A.shape, B.shape) == ((len(atoms),) * 2, atoms.shape)
+    if native.missing is None and fit and atoms.nbytes <= _MOST_COMPILED:
         addresses = (array.ctypes.data for array in (atoms, A, B))
         native.module.update_atoms(atoms.dtype == np.float64, *atoms.shape, *addresses, positive)
         return

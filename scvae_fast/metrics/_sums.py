@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 
-from scvae_fast._shares import Processes
+from scvae_fast._shares import Processes, while_all_live
 
 
 def sync(metric: Any, processes: Processes) -> None:
     """Have a metric of torchmetrics add up what all processes have counted, by its own means; once, at the end."""
     if not processes.alone:
-        metric.cpu().sync(distributed_available=lambda: True)
+        with while_all_live():
+            metric.cpu().sync(distributed_available=lambda: True)
 
 
 def computed(metric: Any) -> float:

@@ -88,8 +88,8 @@ def restart_atoms(
     chosen = errors[weights.multinomial(len(places))] if len(places) else errors[:0]
     norm = D[:, ~unused].norm(dim=0).mean() if not unused.all() else D.norm(dim=0).mean()
     atoms = torch.nn.functional.normalize(chosen, dim=1).T.to(D) * norm  # (n, count)
-    places, atoms = trainer.strategy.broadcast((places, atoms))
-    D[:, places.to(D.device)] = atoms.to(D)
+    places, atoms = (each.to(D.device) for each in trainer.strategy.broadcast((places.cpu(), atoms.cpu())))
+    D[:, places] = atoms
     for name in _MOMENTS:
         if name in (moments := optimizer.state.get(D, {})):
             moments[name][:, places] = 0

@@ -162,7 +162,7 @@ def test_errors_leave_an_earlier_result(folder: Path, tmp_path: Path, capsys: py
     (tmp_path / "nothing").mkdir()
     data = f"--data {folder}/data"
     for source, clusters, message in (
-        (f"--codes {tmp_path}/blank.parquet", "2", "2 clusters need as many different patches"),
+        (f"--codes {tmp_path}/blank.parquet", "2", "2 clusters need at least as many distinct patches"),
         (f"--codes {tmp_path}/nan.parquet", "1", "the codes of x.png have NaN or infinity"),
         (f"--codes {tmp_path}/empty.parquet", "1", "contains no pictures"),
         (f"--data {tmp_path}/data", "5", "5 clusters need as many patches, there are 4"),
@@ -174,6 +174,10 @@ def test_errors_leave_an_earlier_result(folder: Path, tmp_path: Path, capsys: py
     for source in (f"{data} --codes x", ""):
         assert cli.main(f"cluster --checkpoint {folder}/model0 {source} --clusters 2".split()) == cli.WRONG
         assert "give either --data or --codes" in capsys.readouterr().err
+    limited = f"--checkpoint {folder}/model0 --codes {tmp_path}/blank.parquet --limit 1"
+    for command in (f"cluster {limited} --clusters 2", f"evaluate {limited}"):
+        assert cli.main(command.split()) == cli.WRONG
+        assert "--limit can't be used with --codes" in capsys.readouterr().err
     with pytest.raises(UsageError, match="made by another model"):
         cluster_codes(folder / "model1", tmp_path / "blank.parquet", folder / "out", clusters=[2])
     with pytest.raises(UsageError, match="--clusters must be one or more numbers"):

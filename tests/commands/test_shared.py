@@ -144,7 +144,7 @@ def test_torchrun_takes_no_part(
 ) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    with pytest.raises(ArgumentError, match="--part 1/2 is for processes that don't talk"):
+    with pytest.raises(ArgumentError, match="--part 1/2 can't be used under torchrun"):
         encode(checkpoint, data, tmp_path / "parts", "1/2")
     assert not (tmp_path / "parts").exists()
     encode(checkpoint, data, tmp_path / "parts")
