@@ -1,4 +1,5 @@
 import os
+import platform
 import signal
 import stat
 import subprocess
@@ -61,8 +62,9 @@ def test_file_and_folders_are_flushed_around_the_move(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(os, "fsync", flush)
     monkeypatch.setattr(os, "replace", lambda old, new: (happened.append("moved"), replace(old, new)))
+    monkeypatch.setattr(platform, "node", lambda: "a machine")  # whose name the lock holds
     write_atomically(tmp_path / "made" / "text.txt", new)
-    assert happened == ["folder", 3, "moved", "folder"]
+    assert happened == ["folder", len("a machine"), 3, "moved", "folder"]
 
 
 def test_the_file_before_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils.validation import validate_data
 
@@ -161,21 +162,25 @@ class OnlineDictionaryLearning(LassoTransformer):
         x = self._tensor(X)
         problem = self._problem(X.dtype)._replace(alpha=self.alpha / self._unit)
         z, _ = self._solve(problem, x)
-        before = float(problem.objective(x, z).sum())
+        left = (x - z @ problem.D.T).double().square().sum()
+        before = float(left / 2 + problem.alpha * z.abs().sum(dtype=torch.float64))
         self.n_steps_ += 1
         keep = X.dtype.type(_forgetting(self.n_steps_, len(x)))
         self._A = keep * self._A + (z.T @ z).cpu().numpy()
         self._B = keep * self._B + (z.T @ x).cpu().numpy()
         atoms = self.components_.copy()
         _update_atoms(atoms, self._A, self._B, positive=bool(self.positive_dict))
-        self._replace_dead(atoms, X, np.square(X - z.cpu().numpy() @ atoms).sum(1))
+        self._replace_dead(atoms, X, z)
         self.components_ = atoms
         return before * self._unit**2
 
-    def _replace_dead(self, atoms: np.ndarray, X: np.ndarray, left: np.ndarray) -> None:
-        """Rows of X (M, n), of whose energy the dictionary leaves `left` (M,), take the place of unused atoms."""
+    def _replace_dead(self, atoms: np.ndarray, X: np.ndarray, z: torch.Tensor) -> None:
+        """Rows of X (M, n), drawn by what codes z (M, K) leave of their energy, take the place of unused atoms."""
         energy = self._A.diagonal()
         dead = np.flatnonzero(energy <= _DEAD * energy.mean())
+        if not len(dead):
+            return
+        left = np.square(X - z.cpu().numpy() @ atoms).sum(1)
         weights = (left * (X != 0).any(1)).astype(np.float64)
         for atom, row in zip(dead, _draw(self._random, weights, len(dead)), strict=False):
             atoms[atom] = self._allowed(X[row]) / np.linalg.norm(X[row])
