@@ -73,8 +73,8 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
             continue
         if folder.exists():
             if lock is not None:
-                os.write(lock, os.fsencode(platform.node()))
-                with contextlib.suppress(OSError):  # some file systems can't
+                with contextlib.suppress(OSError):  # on a full disk, whoever writes next says so
+                    os.write(lock, os.fsencode(platform.node()))
                     os.fsync(lock)  # other machines are to see it now
             break
         unlock(lock)

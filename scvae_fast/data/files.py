@@ -34,6 +34,12 @@ class Names:
 
     Args:
         names: in their order; read once.
+
+    Example:
+        >>> from scvae_fast.data import Names
+        >>> names = Names([b"a.png", b"cats/b.png"])
+        >>> names[1], names.n_bytes
+        (b'cats/b.png', 39)
     """
 
     def __init__(self, names: Iterable[bytes]) -> None:

@@ -144,7 +144,7 @@ def test_sigterm_saves_and_ends(config: Path, tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} - {"before-last.ckpt"} == LEFT
     record = json.loads((out / "training.json").read_text(encoding="utf-8"))
     assert (record["stopped"], record["steps"]) == (True, step)
-    assert {path.stem for path in (out / "pictures").iterdir()} == {"reconstructions", "alpha", "atoms", "supports"}
+    assert {path.stem for path in (out / "pictures").iterdir()} == {"reconstructions", "atoms", "supports"}
     weights = load_model(out / "last.ckpt").state_dict()
     assert all(torch.equal(weights[name], value) for name, value in load_model(out / "model").state_dict().items())
 
@@ -182,9 +182,9 @@ def test_what_a_training_leaves(config: Path, tmp_path: Path) -> None:
     record = json.loads((out / "training.json").read_text(encoding="utf-8"))
     assert record["steps"] == 16
     assert record["settings"]["model"]["network"]["n_atoms"] == TINY.n_atoms
-    assert {path.stem for path in (out / "pictures").iterdir()} == {"reconstructions", "alpha", "atoms", "supports"}
+    assert {path.stem for path in (out / "pictures").iterdir()} == {"reconstructions", "atoms", "supports"}
     events = EventAccumulator(str(out / "logs" / "version_0")).Reload().Tags()
-    assert {f"pictures/{name}" for name in ("reconstructions", "alpha", "atoms", "supports")} <= set(events["images"])
+    assert {f"pictures/{name}" for name in ("reconstructions", "atoms", "supports")} <= set(events["images"])
     assert {"codes/support", "codes/usage_of_atoms"} <= set(events["histograms"])
     assert {"loss/total", "val/psnr"} <= set(events["scalars"])
     header, *rows = (out / "logs" / "csv" / "version_0" / "metrics.csv").read_text(encoding="utf-8").splitlines()

@@ -106,7 +106,7 @@ def test_examples_are_the_nearest_and_others_at_random() -> None:
 
 def test_what_can_not_be_clustered() -> None:
     rows = vstack([csr_array(CENTRES)] * 3, format="csr")
-    with pytest.raises(UsageError, match="5 clusters need as many different patches, there are fewer"):
+    with pytest.raises(UsageError, match="5 clusters need at least as many distinct patches"):
         fit_kmeans(lambda: [rows], [2, 5])
     with pytest.raises(UsageError, match="13 clusters need as many patches, there are 12"):
         fit_kmeans(lambda: [rows], [2, 13])

@@ -137,7 +137,7 @@ def test_what_can_not_be_learned(model: SCVAE) -> None:
     with pytest.raises(ValueError, match="classifier must be one of"):
         fit_classes(model, [one], 2, FeatureSettings(), PLAIN, "forest")  # type: ignore[arg-type]
     blank = [NamedPicture("x", torch.zeros(3, 8, 8))]
-    with pytest.raises(UsageError, match="clusters need as many different patches"):
+    with pytest.raises(UsageError, match="clusters need at least as many distinct patches"):
         fit_clusters(model, blank, 2, FeatureSettings(feature="colour", words=0), PLAIN)
     for settings, match_ in (
         (lambda: FeatureSettings(feature="edges"), "feature must be one of"),  # type: ignore[arg-type]
