@@ -2,11 +2,12 @@
 
 import argparse
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from scvae_fast._limits import too_large
 from scvae_fast._shares import Share
-from scvae_fast.errors import UsageError
+from scvae_fast.errors import ArgumentError, UsageError
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -115,6 +116,28 @@ def add_pictures(parser: argparse.ArgumentParser, *, required: bool = True) -> N
         "--split", choices=SPLITS, default="val", help="which part, where the data has both (default: %(default)s)"
     )
     parser.add_argument("--limit", type=count, metavar="N", help="take the first N pictures (default: all)")
+
+
+def add_codes(parser: argparse.ArgumentParser, note: str = "") -> None:
+    """Add `--codes`, which `check_source` allows in the place of `--data`."""
+    parser.add_argument(
+        "--codes",
+        type=Path,
+        metavar="FILE",
+        help=f"file or folder written by scvae-fast encode, instead of --data{note}",
+    )
+
+
+def check_source(options: argparse.Namespace) -> None:
+    """Refuse what does not go together with `--codes`.
+
+    Raises:
+        ArgumentError: both or neither of --data and --codes are given, or --limit with --codes.
+    """
+    if (options.data is None) == (options.codes is None):
+        raise ArgumentError("give either --data or --codes")
+    if options.codes is not None and options.limit is not None:
+        raise ArgumentError("--limit can't be used with --codes, which are taken as a whole")
 
 
 def add_resize(parser: argparse.ArgumentParser) -> None:

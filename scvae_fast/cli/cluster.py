@@ -3,8 +3,17 @@
 import argparse
 from pathlib import Path
 
-from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, add_pictures, add_resize, counts, natural
-from scvae_fast.errors import ArgumentError
+from scvae_fast.cli._types import (
+    Commands,
+    add_batching,
+    add_checkpoint,
+    add_codes,
+    add_pictures,
+    add_resize,
+    check_source,
+    counts,
+    natural,
+)
 
 
 def add(commands: Commands) -> None:
@@ -18,12 +27,7 @@ def add(commands: Commands) -> None:
     )
     add_checkpoint(parser)
     add_pictures(parser, required=False)
-    parser.add_argument(
-        "--codes",
-        type=Path,
-        metavar="FILE",
-        help="codes from scvae-fast encode, a file or a folder of parts, instead of --data",
-    )
+    add_codes(parser)
     add_resize(parser)
     parser.add_argument(
         "--clusters",
@@ -45,10 +49,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if (options.data is None) == (options.codes is None):
-        raise ArgumentError("give either --data or --codes")
-    if options.codes is not None and options.limit is not None:
-        raise ArgumentError("--limit can't be used with --codes, which are clustered as a whole")
+    check_source(options)
     from scvae_fast.commands._inputs import InferenceOptions
     from scvae_fast.commands.cluster import Pictures, cluster_codes
     from scvae_fast.tasks.clustering import KMeansSettings

@@ -3,7 +3,16 @@
 import argparse
 from pathlib import Path
 
-from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, add_pictures, natural, square_side
+from scvae_fast.cli._types import (
+    Commands,
+    add_batching,
+    add_checkpoint,
+    add_codes,
+    add_pictures,
+    check_source,
+    natural,
+    square_side,
+)
 from scvae_fast.errors import ArgumentError
 
 # Exit status: what could be computed was, but not every metric that was asked for.
@@ -25,12 +34,7 @@ def add(commands: Commands) -> None:
     )
     add_checkpoint(parser)
     add_pictures(parser, required=False)
-    parser.add_argument(
-        "--codes",
-        type=Path,
-        metavar="FILE",
-        help="file or folder written by scvae-fast encode, instead of --data; only the metric codes is computed",
-    )
+    add_codes(parser, "; only the metric codes is computed")
     parser.add_argument(
         "--resize",
         type=square_side,
@@ -74,14 +78,11 @@ def _metric(text: str) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if (options.data is None) == (options.codes is None):
-        raise ArgumentError("give either --data or --codes")
+    check_source(options)
     if options.codes is not None:
         options.metrics = options.metrics or ["codes"]
         if options.metrics != ["codes"]:
             raise ArgumentError("with --codes, only --metrics codes can be computed; the other metrics need --data")
-        if options.limit is not None:
-            raise ArgumentError("--limit can't be used with --codes, whose statistics are of all codes")
     # The base installation has neither torchmetrics nor Pillow.
     from scvae_fast._devices import find_device
     from scvae_fast.commands.evaluate import evaluate_checkpoint

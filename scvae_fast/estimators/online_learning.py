@@ -162,8 +162,7 @@ class OnlineDictionaryLearning(LassoTransformer):
         x = self._tensor(X)
         problem = self._problem(X.dtype)._replace(alpha=self.alpha / self._unit)
         z, _ = self._solve(problem, x)
-        left = (x - z @ problem.D.T).double().square().sum()
-        before = float(left / 2 + problem.alpha * z.abs().sum(dtype=torch.float64))
+        before = float(problem.objective(x, z).sum())
         self.n_steps_ += 1
         keep = X.dtype.type(_forgetting(self.n_steps_, len(x)))
         self._A = keep * self._A + (z.T @ z).cpu().numpy()
