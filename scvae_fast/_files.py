@@ -25,6 +25,8 @@ _LOCK = ".lock"
 _ABANDONED = 3600.0
 # The same of one that another machine made, whose locks can't be seen here on every network file system.
 _ABANDONED_ELSEWHERE = 7 * 24 * 3600.0
+# Errors of processes and memory, which no disk causes.
+_NO_FILES = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 _tidied: set[Path] = set()
 
 
@@ -163,14 +165,24 @@ def writing_to(folder: Path) -> Iterator[None]:
     """Work that leaves its results in a folder.
 
     Raises:
-        UsageError: instead of an OSError, in one line that names the folder.
+        UsageError: instead of an OSError of the folder or its disk, in one line that names the folder. Other errors,
+            such as that of a process that can't be started, remain what they are.
     """
     try:
         yield
-    except BrokenPipeError:  # of the output, which lies elsewhere
-        raise
     except OSError as error:
+        if _is_elsewhere(error, folder):
+            raise
         raise UsageError(f"{folder} can't be written to: {error}") from error
+
+
+def _is_elsewhere(error: OSError, folder: Path) -> bool:
+    """Whether an error names a file that is neither in the folder nor above it, or comes from no file at all."""
+    if isinstance(error.filename, (str, bytes)):
+        named = Path(os.path.realpath(os.fsdecode(error.filename)))
+        place = Path(os.path.realpath(folder))
+        return not (named.is_relative_to(place) or place.is_relative_to(named))
+    return isinstance(error, (ConnectionError, ChildProcessError, TimeoutError)) or error.errno in _NO_FILES
 
 
 class FreeNames:

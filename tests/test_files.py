@@ -1,3 +1,4 @@
+import errno
 import os
 import platform
 import signal
@@ -11,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from scvae_fast import _files
-from scvae_fast._files import claim_folder, locked, printable, temporary_folder, write_atomically, write_json
+from scvae_fast._files import (
+    claim_folder,
+    locked,
+    printable,
+    temporary_folder,
+    write_atomically,
+    write_json,
+    writing_to,
+)
 from scvae_fast.errors import UsageError
 
 
@@ -222,3 +231,29 @@ def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
     assert printable("café.png") == "café.png"
     write_json(tmp_path / "a.json", {"picture": name})
     assert (tmp_path / "a.json").read_text(encoding="utf-8").count("udce9") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "of_the_folder"),
+    [
+        (errno.ENOSPC, None, True),
+        (errno.EIO, "out/pictures/x.png", True),
+        (errno.ENOTDIR, ".", True),  # above the folder
+        (errno.ENOENT, "data/x.png", False),
+        (errno.EAGAIN, None, False),  # no more processes
+        (errno.ENOMEM, None, False),
+        (errno.ECONNRESET, None, False),
+        (errno.EPIPE, None, False),
+    ],
+)
+def test_only_errors_of_the_folder_are_reported_as_such(
+    number: int, name: str | None, of_the_folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = OSError(number, os.strerror(number), name)
+    with pytest.raises((OSError, UsageError)) as raised, writing_to(Path("out")):
+        raise error
+    if of_the_folder:
+        assert str(raised.value).startswith("out can't be written to: ")
+    else:
+        assert raised.value is error
