@@ -187,7 +187,7 @@ PRESETS = {
     "imagenet256-16x16": replace(_FFHQ_16, n_iter=16),
     "imagenet256-32x32": _FFHQ_32,
     "pictures64": SCVAEConfig(
-        n_iter=8,
+        n_iter=16,
         lmbda=0.1,
         resolution=64,
         ch=16,

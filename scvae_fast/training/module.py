@@ -43,8 +43,8 @@ class SCVAEModule(AutoencoderModule):
             `scvae_fast.training.start`; that needs a network with `norm_out=False`.
         project_c: whether the step constant c of the bottleneck is raised to ‖D‖₂² now and then, if it is less, so
             that the iterations converge whatever D has become. The released code doesn't.
-        restart_atoms: after every so many batches, atoms that none of their codes has used get new directions, see
-            `scvae_fast.training.restarts`, in the first 80 % of the training. None leaves them as they are, as the
+        restart_atoms: after every so many batches, atoms that hardly any of their codes has used get new directions,
+            see `scvae_fast.training.restarts`, in the first 80 % of the training. None leaves them as they are, as the
             released code does.
         channels_last: memory format of pictures; None is what is fastest on the device, see `SpeedSettings`.
         compile: whether encoder and decoder go through torch.compile; None as before.
@@ -116,7 +116,8 @@ class SCVAEModule(AutoencoderModule):
         """See `AutoencoderModule`; counts how often each atom is used."""
         outputs = super().training_step(batch, batch_idx)
         if self._restarts is not None:
-            self._restarts.count(outputs["usage"])
+            stride = self.model.config.stride
+            self._restarts.count(outputs["usage"], batch[:, 0].numel() // stride**2)
         return outputs
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
@@ -132,13 +133,15 @@ class SCVAEModule(AutoencoderModule):
         """How many atoms got a new direction before this batch."""
         if self._restarts is None:
             return 0
-        unused = self._restarts.unused(self.trainer)
+        places = self._restarts.seldom_used(self.trainer)
         restarted = 0
-        # Processes may differ in the time that is over.
-        if unused is not None and not any_process(self.trainer, progress_of(self.trainer) > _LAST_RESTART):
+        # The clocks of the processes may differ.
+        if places is not None and not any_process(self.trainer, progress_of(self.trainer) > _LAST_RESTART):
             optimizer = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
-            restarted = restart_atoms(self.model, unused, batch, optimizer, self.trainer)
-        self.log("atoms_restarted", float(restarted), rank_zero_only=True)
+            restarted = restart_atoms(self.model, places, batch, optimizer, self.trainer)
+        self._restarts.restarted += restarted
+        # The sum of all, which no step in which nothing is logged can hide.
+        self.log("atoms_restarted", float(self._restarts.restarted), rank_zero_only=True)
         return restarted
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

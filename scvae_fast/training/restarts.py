@@ -1,4 +1,4 @@
-"""Atoms that no code uses start anew, as they do in dictionary learning."""
+"""Atoms that hardly any code uses start anew, as they do in dictionary learning."""
 
 from typing import Any
 
@@ -9,44 +9,59 @@ from torch import Tensor
 from scvae_fast.models import SCVAE
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
+# Atoms in fewer than this share of the codes of a window start anew, the least used first, and at a time no more than
+# one in so many of all atoms: the codes have to adapt to them.
+_SELDOM = 1e-4
+_ONE_IN = 32
+# Latent vectors that are looked at for each new direction.
+_CANDIDATES = 4
+# What rounding leaves, relatively, of a vector that atoms span.
+_ROUNDING = 1e-4
 
 
 class AtomRestarts:
-    """Finds the atoms of an `SCVAE` that no code of a window of batches uses, and gives them new directions.
+    """Finds the atoms of an `SCVAE` that hardly any code of a window of batches uses.
 
-    A new direction is the error x − Dz of a latent vector x of the current batch, which is drawn with a probability
-    proportional to ‖x − Dz‖². Its norm is the mean norm of the other atoms. Mairal et al., "Online Learning for Matrix
-    Factorization and Sparse Coding" (JMLR 2010), section 3.4, replace atoms that are seldom used by samples.
+    Mairal et al., "Online Learning for Matrix Factorization and Sparse Coding" (JMLR 2010), section 3.4, replace atoms
+    that are seldom used.
 
     Args:
         window: batches of each process that are looked at together.
+
+    Attributes:
+        restarted: atoms that have got a new direction so far, each as often as it did.
     """
 
     def __init__(self, window: int) -> None:
         self.window = window
+        self.restarted = 0
         self._usage: Tensor | None = None  # (K,), how many codes of this window so far use each atom
-        self._batches = 0
+        self._batches = self._codes = 0
 
-    def count(self, usage: Tensor) -> None:  # (K,)
-        """Count in how many codes of a batch use each atom."""
+    def count(self, usage: Tensor, n_codes: int) -> None:
+        """Count in how many of the codes of a batch use each atom: usage is (K,)."""
         self._usage = usage if self._usage is None else self._usage + usage
+        self._codes += n_codes
         self._batches += 1
 
-    def unused(self, trainer: Trainer) -> Tensor | None:
-        """Which atoms (K,) no code has used in any process, at the end of a window; None before it."""
+    def seldom_used(self, trainer: Trainer) -> Tensor | None:
+        """The numbers of the atoms to start anew, at the end of a window; None before it."""
         if self._usage is None or self._batches < self.window:
             return None
-        usage = self._of_all(trainer)
-        self._usage, self._batches = None, 0
-        return usage == 0
+        usage, codes = self._of_all(trainer), self._codes * trainer.world_size
+        self._usage, self._batches, self._codes = None, 0, 0
+        order = usage.argsort(stable=True)[: max(1, len(usage) // _ONE_IN)]
+        return order[usage[order] < max(1.0, _SELDOM * codes)]
 
     def state_dict(self, trainer: Trainer) -> dict[str, Any]:
         """For a checkpoint; all processes have to ask."""
-        return {"usage": None if self._usage is None else self._of_all(trainer).cpu(), "batches": self._batches}
+        usage = None if self._usage is None else self._of_all(trainer).cpu()
+        return {"usage": usage, "batches": self._batches, "codes": self._codes, "restarted": self.restarted}
 
     def load_state_dict(self, state: dict[str, Any], trainer: Trainer) -> None:
         """From a checkpoint, in all processes."""
-        usage, self._batches = state["usage"], state["batches"]
+        usage, self._batches, self._codes = state["usage"], state["batches"], state["codes"]
+        self.restarted = state["restarted"]
         if usage is not None:
             # It holds the counts of all processes, so one of them goes on with it.
             usage = usage if trainer.is_global_zero else torch.zeros_like(usage)
@@ -62,15 +77,19 @@ class AtomRestarts:
 
 @torch.no_grad()
 def restart_atoms(
-    model: SCVAE, unused: Tensor, pictures: Tensor, optimizer: torch.optim.Optimizer, trainer: Trainer
+    model: SCVAE, places: Tensor, pictures: Tensor, optimizer: torch.optim.Optimizer, trainer: Trainer
 ) -> int:
-    """Give unused atoms new directions, in place, and forget Adam's moments of the old ones.
+    """Give atoms new directions, in place, and forget Adam's moments of the old ones.
 
-    All processes get the directions that the first one draws.
+    A new direction is what the atoms in the code of a latent vector x of this batch can't represent of x:
+    x − D_S D_S⁺ x for the support S. The error x − Dz is taken only if they span x: the threshold shortens all codes,
+    so the largest part of the error lies along the atoms in use. Of a random choice of latent vectors one is drawn
+    with a probability proportional to the square of this rest. The norm is the mean norm of the other atoms. All
+    processes get the directions that the first one draws.
 
     Args:
         model: whose dictionary is changed.
-        unused: (K,) bool.
+        places: numbers of the atoms.
         pictures: (B, C, H, W) in −1 … 1, whose latent vectors the directions are drawn from.
         optimizer: Adam or AdamW.
         trainer: of the processes.
@@ -78,19 +97,33 @@ def restart_atoms(
     Returns:
         How many atoms got a new direction; the others had to wait because too few latent vectors have an error.
     """
-    if not unused.any():
+    if not len(places):
         return 0
     D = model.bottleneck.dictionary  # (n, K)
     rows = model.encoder(pictures).permute(0, 2, 3, 1).flatten(0, 2)  # (M, n)
-    errors = (rows - model.bottleneck(rows)[1]).float()
-    weights = errors.square().sum(1)
-    places = unused.nonzero()[:, 0][: int((weights > 0).sum())]
-    chosen = errors[weights.multinomial(len(places))] if len(places) else errors[:0]
-    norm = D[:, ~unused].norm(dim=0).mean() if not unused.all() else D.norm(dim=0).mean()
-    atoms = torch.nn.functional.normalize(chosen, dim=1).T.to(D) * norm  # (n, count)
-    places, atoms = (each.to(D.device) for each in trainer.strategy.broadcast((places.cpu(), atoms.cpu())))
-    D[:, places] = atoms
+    rows = rows[torch.randperm(len(rows))[: _CANDIDATES * len(places)].to(rows.device)]
+    codes, rows_hat = model.bottleneck(rows)
+    rests = _beyond_support(*(each.float().cpu() for each in (rows, codes, rows_hat, D)))
+    weights = rests.square().sum(1)
+    places = places[: int((weights > 0).sum())].cpu()
+    others = torch.ones(D.shape[1], dtype=torch.bool).index_fill(0, places, False).to(D.device)
+    norm = D[:, others if others.any() else ~others].norm(dim=0).mean()
+    chosen = rests[weights.multinomial(len(places))] if len(places) else rests[:0]
+    atoms = torch.nn.functional.normalize(chosen, dim=1).T * norm.cpu()  # (n, count)
+    places, atoms = (each.to(D.device) for each in trainer.strategy.broadcast((places, atoms)))
+    D[:, places] = atoms.to(D)
     for name in _MOMENTS:
         if name in (moments := optimizer.state.get(D, {})):
             moments[name][:, places] = 0
     return len(places)
+
+
+def _beyond_support(rows: Tensor, codes: Tensor, rows_hat: Tensor, D: Tensor) -> Tensor:
+    """Each row (M, n) without its projection onto the atoms of its code (M, K); its error if they span it."""
+    rests = rows.clone()
+    for rest, code in zip(rests, codes, strict=True):
+        atoms = D[:, code != 0]  # (n, S)
+        if atoms.shape[1]:
+            rest -= atoms @ torch.linalg.lstsq(atoms, rest[:, None], driver="gelsd").solution[:, 0]
+    spanned = rests.norm(dim=1, keepdim=True) <= _ROUNDING * rows.norm(dim=1, keepdim=True)
+    return torch.where(spanned, rows - rows_hat, rests)

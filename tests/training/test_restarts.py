@@ -1,4 +1,4 @@
-"""Atoms that no code uses start anew."""
+"""Atoms that hardly any code uses start anew."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from toy import Run
 
 from scvae_fast.models import SCVAE
 from scvae_fast.training.module import SCVAEModule
-from scvae_fast.training.restarts import restart_atoms
+from scvae_fast.training.restarts import AtomRestarts, _beyond_support, restart_atoms
 
 pytestmark = pytest.mark.slow
 
@@ -33,16 +33,52 @@ class Kill(Callback):
         self.after.append(pl_module.model.bottleneck.dictionary.detach().clone())
 
 
-def test_unused_atoms_get_the_direction_of_an_error_and_are_used(tmp_path: Path) -> None:
+def test_unused_atoms_start_anew_one_after_the_other_and_are_used(tmp_path: Path) -> None:
     killed = Kill()
     run = Run(tmp_path, 10, killed, restart_atoms=4).fit()
-    restarted = [row["atoms_restarted"] for row in run.history.rows]
-    assert restarted[:4] == [0, 0, 0, 0]
-    assert restarted[4] >= len(_DEAD)
-    before, after = (killed.after[step][:, _DEAD].norm(dim=0) for step in (3, 4))
-    assert bool((before < 0.1).all())
-    assert bool((after > 0.5).all())
-    assert not any(restarted[9:])  # the last fifth of the training
+    # A running total: one of 24 atoms at a time, after windows of four batches, and none in the last fifth.
+    assert [row["atoms_restarted"] for row in run.history.rows] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
+    norms = torch.stack([D[:, _DEAD].norm(dim=0) for D in killed.after])
+    assert torch.equal(norms > 0.5, torch.tensor([[step >= 4, step >= 8] for step in range(10)]))
+
+
+def test_atoms_that_are_seldom_used_are_found_the_least_used_first() -> None:
+    trainer = cast(Trainer, SimpleNamespace(world_size=1))
+    restarts = AtomRestarts(2)
+    usage = torch.full((96,), 1000)
+    usage[[5, 40, 41, 90]] = torch.tensor([4, 0, 3, 2])
+    restarts.count(usage, 20_000)
+    assert restarts.seldom_used(trainer) is None
+    restarts.count(usage, 20_000)
+    # In fewer than 1e-4 of 40,000 codes.
+    found = restarts.seldom_used(trainer)
+    assert found is not None
+    assert found.tolist() == [40]
+    restarts.count(usage, 20_000)
+    restarts.count(usage, 80_000)  # all four, of which 96 / 32 at a time
+    found = restarts.seldom_used(trainer)
+    assert found is not None
+    assert found.tolist() == [40, 90, 41]
+
+
+def test_of_several_processes_all_codes_count() -> None:
+    strategy = SimpleNamespace(reduce=lambda usage, reduce_op: 2 * usage)
+    trainer = cast(Trainer, SimpleNamespace(world_size=2, strategy=strategy))
+    restarts = AtomRestarts(1)
+    restarts.count(torch.tensor([2, 3, 9]), 30_000)
+    found = restarts.seldom_used(trainer)
+    assert found is not None
+    assert found.tolist() == [0]  # 4 of 60,000
+
+
+def test_a_new_direction_is_what_the_atoms_of_a_code_cannot_represent() -> None:
+    D, rows, codes = torch.randn(8, 12), torch.randn(5, 8), torch.zeros(5, 12)
+    codes[:4, [1, 4, 6]] = 1.0
+    codes[3, :9] = 1.0  # these span all
+    rests = _beyond_support(rows, codes, torch.zeros(5, 8), D)
+    torch.testing.assert_close(rests[:3] @ D[:, [1, 4, 6]], torch.zeros(3, 3), atol=1e-4, rtol=0)
+    assert bool((rests[:3].norm(dim=1) > 0.1).all())
+    assert torch.equal(rests[3:], rows[3:])  # the error of codes that give 0, and what a code without atoms leaves
 
 
 def test_without_it_they_stay_dead(tmp_path: Path) -> None:
@@ -64,8 +100,8 @@ def test_moments_of_a_restarted_atom_are_forgotten(tmp_path: Path) -> None:
 
     moments = Moments()
     Run(tmp_path, 6, Kill(), moments, restart_atoms=4).fit()
-    assert bool((moments.first[3][_DEAD] == 0).all())  # of the fifth step, the first one with their new directions
-    assert bool((moments.first[4][_DEAD] > 0).all())
+    assert moments.first[3][_DEAD[0]] == 0  # of the fifth step, the first one with its new direction
+    assert moments.first[4][_DEAD[0]] > 0
 
 
 @pytest.mark.parametrize("window", [0, -3])
@@ -78,13 +114,14 @@ def test_every_process_takes_what_the_first_one_drew() -> None:
     torch.manual_seed(0)
     model = SCVAE(TINY)
     D = model.bottleneck.dictionary
-    unused = torch.zeros(D.shape[1], dtype=torch.bool)
-    unused[_DEAD] = True
+    others = [k for k in range(D.shape[1]) if k not in _DEAD]
     drawn = torch.randn(D.shape[0], len(_DEAD))
     trainer = SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda mine: (torch.tensor(_DEAD), drawn)))
     before = D.detach().clone()
     optimizer = torch.optim.AdamW(model.parameters())
-    count = restart_atoms(model, unused, torch.rand(2, 3, 16, 16) * 2 - 1, optimizer, cast(Trainer, trainer))
+    count = restart_atoms(
+        model, torch.tensor(_DEAD), torch.rand(2, 3, 16, 16) * 2 - 1, optimizer, cast(Trainer, trainer)
+    )
     assert count == len(_DEAD)
     torch.testing.assert_close(D[:, _DEAD].detach(), drawn)
-    assert torch.equal(D[:, ~unused], before[:, ~unused])
+    assert torch.equal(D[:, others], before[:, others])
