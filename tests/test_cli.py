@@ -140,7 +140,7 @@ def test_doctor_decides_the_exit_status(monkeypatch: pytest.MonkeyPatch) -> None
         ["paint"],
         ["demo", "--minutes", "0"],
         ["demo", "--minutes", "soon"],
-        ["reconstruct", "x.png", "--out", "y"],
+        ["reconstruct", "x.png"],
         ["encode", "--checkpoint", "x", "--data", "y", "--out", "z", "--limit", "0"],
         ["encode", "--checkpoint", "x", "--data", "y", "--out", "z", "--dtype", "int8"],
         ["decode", "--checkpoint", "x", "--out", "y"],

@@ -42,6 +42,9 @@ def test_wheel_holds_the_package_and_nothing_else(built):
         (metadata,) = [wheel.read(name).decode() for name in names if name.endswith("METADATA")]
     assert {name.split("/")[0] for name in names} == {"scvae_fast", names[-1].split("/")[0]}
     assert "scvae_fast/py.typed" in names
+    shipped = [name.rpartition("/")[2] for name in names if name.startswith("scvae_fast/models/pretrained/pictures64/")]
+    assert sorted(shipped) == ["README.md", "config.json", "model.safetensors", "training.json"]
+    assert not [name for name in names if name.endswith((".png", ".jpg"))]  # nor the pictures that it was trained on
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra" not in line]
     assert sorted(required) == ["Requires-Dist: numpy", "Requires-Dist: torch>=2.10"]
 

@@ -94,12 +94,13 @@ def add_keyed(commands: Commands, name: str, *, options: str, help: str, descrip
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Add `--checkpoint`, what `load_model` takes."""
+    """Add `--checkpoint`, what `load_model` takes; the default is the model that comes with the package."""
     parser.add_argument(
         "--checkpoint",
-        required=True,
+        default="pictures64",
         metavar="DIR",
-        help="folder of a training or of save_pretrained, a last.ckpt, or hf:user/name on the Hugging Face Hub",
+        help="folder of a training or of save_pretrained, a last.ckpt, or hf:user/name on the Hugging Face Hub "
+        "(default: %(default)s, the model that comes with the package)",
     )
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from scvae_fast.cli._types import Commands
+from scvae_fast.cli._types import Commands, add_checkpoint
 from scvae_fast.cli.encode import add_running
 
 
@@ -12,14 +12,10 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "decode",
         help="decode a file of codes into pictures",
-        description="Decode every picture in a file of codes, and write them under their names into a new folder.",
+        description="Decode every picture in a file of codes with the model that made them, and write them under their "
+        "names into a new folder.",
     )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="DIR",
-        help="the model that made the codes: a folder, or hf:user/name",
-    )
+    add_checkpoint(parser)
     parser.add_argument("codes", type=Path, metavar="CODES", help="file that scvae-fast encode wrote, or its folder")
     parser.add_argument("--format", choices=("png", "jpg"), default="png", help="default: %(default)s")
     parser.add_argument("--force", action="store_true", help="accept codes that another model made")

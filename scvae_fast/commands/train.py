@@ -261,6 +261,7 @@ def _finish(cli: _TrainCLI, folder: RunFolder) -> None:
     settings = yaml.safe_load(cli.parser.dump(cli.config))
     record = {
         "data": settings["data"],
+        "credits": {name: credit._asdict() for name, credit in cli.datamodule.credits().items()},
         "steps": trainer.global_step,
         "epochs": trainer.current_epoch,
         "seconds": time_spent(trainer),

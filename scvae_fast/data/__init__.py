@@ -6,7 +6,13 @@ Tar shards are in `scvae_fast.data.shards`, which needs webdataset.
 from scvae_fast.data.crops import CropSettings, RandomCrops
 from scvae_fast.data.files import Files, Names, list_classes, list_ffhq, list_folder, list_imagenet
 from scvae_fast.data.loading import FixedBatches, StreamBatches, picture_loader
-from scvae_fast.data.photographs import Photograph, held_out_photographs, training_photographs
+from scvae_fast.data.photographs import (
+    Credit,
+    Photograph,
+    held_out_photographs,
+    photograph_credits,
+    training_photographs,
+)
 from scvae_fast.data.pictures import PictureError, load_picture, save_picture
 from scvae_fast.data.sampling import FixedPictures, TrainingPictures
 from scvae_fast.data.square_crops import PlacedCrop, ZoomedCrop
@@ -14,6 +20,7 @@ from scvae_fast.data.stream import NamedPicture, PictureStream
 from scvae_fast.data.unreadable import UnreadableFiles
 
 __all__ = [
+    "Credit",
     "CropSettings",
     "Files",
     "FixedBatches",
@@ -35,6 +42,7 @@ __all__ = [
     "list_folder",
     "list_imagenet",
     "load_picture",
+    "photograph_credits",
     "picture_loader",
     "save_picture",
     "training_photographs",

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from scvae_fast.evaluation.settings import EvaluationSettings
 from scvae_fast.metrics.weights import inspect
 from scvae_fast.models import SCVAEConfig
 from scvae_fast.models._hub import WEIGHTS_FILE
+from scvae_fast.models.loading import checkpoint_path
 
 SCHEMA = 1
 
@@ -175,7 +175,7 @@ def head(checkpoint: str | os.PathLike[str] | None, *packages: str) -> dict[str,
 
 def identity(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
     """The path or name, and for files their SHA-256."""
-    path = Path(checkpoint)
+    path = checkpoint_path(checkpoint)
     file = path / WEIGHTS_FILE if path.is_dir() else path
     return {"path": os.fspath(checkpoint), "sha256": inspect(file, "").sha256 if file.is_file() else None}
 

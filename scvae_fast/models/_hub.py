@@ -37,6 +37,8 @@ RECORD_FILE = "training.json"
 
 # Before a name that is one of the hub's and no path.
 HUB = "hf:"
+# The models that come with the package: a folder each, weights in float16.
+SHIPPED = Path(__file__).parent / "pretrained"
 _ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES_OF_MODELS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".json", ".yaml")
 # In the metadata of the weights: which configuration they were saved with.
@@ -203,8 +205,9 @@ class PretrainedModel(nn.Module, _HubMixin):
         """Load what `save_pretrained` wrote, in evaluation mode.
 
         Args:
-            pretrained_model_name_or_path: a folder, read without a network, or a repository on the hub: "hf:user/name",
-                or "user/name" where there is no folder `user` here. stderr says when the hub is asked.
+            pretrained_model_name_or_path: a folder; or "pictures64", the model that comes with the package; or a
+                repository on the hub: "hf:user/name", or "user/name" where there is no folder `user` here. A folder
+                goes first. Only the hub needs a network, and stderr says when it is asked.
             device: where the model is to be.
             revision: of the repository; this and what follows as in `huggingface_hub.hf_hub_download`.
             cache_dir: where downloads are kept.
@@ -218,11 +221,14 @@ class PretrainedModel(nn.Module, _HubMixin):
             FileNotFoundError: there is no such folder or repository, or it lacks one of the two files.
             ValueError: a file is damaged, or the weights don't fit the configuration.
 
+        The weights keep the dtype in which they were saved; those of the package become float32.
         `training.json` is read as well, if there is one: `model.record`.
         """
         _require_hub(cls, "from_pretrained")
         source = str(pretrained_model_name_or_path)
         record: Path | None
+        shipped = None if os.path.isdir(source) else shipped_models().get(source)
+        source = source if shipped is None else str(shipped)
         if os.path.isdir(source):
             files = [_in_folder(cls, Path(source), name) for name in (CONFIG_FILE, WEIGHTS_FILE)]
             record = Path(source, RECORD_FILE) if Path(source, RECORD_FILE).is_file() else None
@@ -234,7 +240,6 @@ class PretrainedModel(nn.Module, _HubMixin):
             record = _download_record(source, hub)
         config, (weights, digest) = _read_config(cls, files[0]), _read_weights(cls, files[1])
         try:
-            # The weights keep the dtype in which they were saved.
             model = with_weights(cls, config, uncompiled(weights), assign=True, **options)
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{cls.__name__}.from_pretrained: {files[1]} doesn't fit {files[0]}: {error}") from error
@@ -244,7 +249,14 @@ class PretrainedModel(nn.Module, _HubMixin):
                 "was interrupted: save the model again"
             )
         model.record = None if record is None else _read_record(cls, record)
+        if shipped is not None:
+            model = model.float()
         return model.to(device).eval()
+
+
+def shipped_models() -> dict[str, Path]:
+    """The folders of the models that come with the package, by their names."""
+    return {folder.name: folder for folder in sorted(SHIPPED.iterdir()) if (folder / CONFIG_FILE).is_file()}
 
 
 def with_weights(

@@ -95,7 +95,8 @@ def model_card(model: Described, record: Mapping[str, Any] | None = None, *, nam
         model: to be described.
         record: what is known of its training, as JSON can hold it; every key may be missing. `data`: what it was
             trained on, `steps`, `epochs`, `seconds`, `settings`: of optimiser, precision and so on, `versions`: of
-            packages, `origin`: a sentence on where the weights come from otherwise, `datasets`: names on the hub,
+            packages, `origin`: a sentence on where the weights come from otherwise, `credits`: of pictures, by name,
+            each with `author`, `licence` and `source`, `datasets`: names on the hub,
             `license` ("mit" by default), and `evaluation`: what `scvae-fast evaluate` writes into metrics.json. It is
             shown as `without_secrets` leaves it.
         name: that of the repository or folder, for the example.
@@ -126,9 +127,11 @@ def model_card(model: Described, record: Mapping[str, Any] | None = None, *, nam
 _SECRET = re.compile(r"(?i)(^|_)(api|access|auth\w*|credentials?|key|passw\w*|pwd|secrets?|token)($|_)")
 # Of texts: a path with a folder in it, from the root, the home, or a drive.
 _PATH = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:[\\/]|~?/)[^\s'\",;:()]+")
-# Keys whose values have slashes and are names on the hub.
-_NAMES = ("datasets", "license")
+# Keys whose values are names on the hub, or credits, for everyone to read.
+_NAMES = ("credits", "datasets", "license")
 HIDDEN = "…"
+# What is said of each picture that a model was trained on.
+_CREDIT = ("author", "licence", "source")
 
 
 def without_secrets(value: Any) -> Any:
@@ -188,6 +191,10 @@ def _training(record: Mapping[str, Any]) -> str:
         facts["time"] = _duration(float(record["seconds"]))
     facts |= {f"data: {key}": value for key, value in _flat(record.get("data") or {})}
     parts += [_table(facts)] if facts else []
+    if credits := record.get("credits"):
+        rows = [(name, *(str(credit.get(key, "")) for key in _CREDIT)) for name, credit in credits.items()]
+        table = markdown_table(("picture", *_CREDIT), rows, left=tuple(range(len(_CREDIT) + 1)), aligned=False)
+        parts.append(f"### Pictures\n\n{table}")
     for head, key in (("Settings", "settings"), ("Versions", "versions")):
         if record.get(key):
             parts.append(f"### {head}\n\n{_table(dict(_flat(record[key])))}")

@@ -4,6 +4,7 @@ import difflib
 import json
 import os
 import pickle
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,15 @@ import torch
 
 from scvae_fast._files import printable
 from scvae_fast.errors import UsageError
-from scvae_fast.models._hub import CONFIG_FILE, HUB, RECORD_FILE, WEIGHTS_FILE, uncompiled, with_weights
+from scvae_fast.models._hub import (
+    CONFIG_FILE,
+    HUB,
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    shipped_models,
+    uncompiled,
+    with_weights,
+)
 from scvae_fast.models.config import SCVAEConfig
 from scvae_fast.models.scvae import SCVAE
 
@@ -22,25 +31,28 @@ MODEL_FOLDER = "model"
 
 
 def load_model(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> SCVAE:
-    """The model of a checkpoint, in evaluation mode.
+    """The model of a checkpoint, in float32 and in evaluation mode.
 
     Args:
         checkpoint: a folder that `SCVAE.save_pretrained` wrote, the folder of a training (its model, or the state that
-            it has come to), the state of a training (`last.ckpt`; averaged weights, if it has them), or "hf:user/name",
-            a repository on the hub. Anything else is a path, and nobody is asked for it.
+            it has come to), the state of a training (`last.ckpt`; averaged weights, if it has them), "pictures64", the
+            model that comes with the package, unless there is a folder of this name, or "hf:user/name", a repository
+            on the hub. Anything else is a path, and nobody is asked for it.
         device: where the model is to be.
 
     Raises:
         UsageError: it can't be loaded; where one beside it seems to be meant, the message names that.
         ImportError: huggingface_hub or safetensors is not installed.
     """
-    name, path = os.fspath(checkpoint), Path(checkpoint)
+    name, path = os.fspath(checkpoint), checkpoint_path(checkpoint)
     if name.startswith(HUB) and not path.exists():
         return _loaded(name, name, device)
-    if path.is_dir() and not (path / CONFIG_FILE).exists():
-        path = _newest(path)
+    if path == shipped_models().get(name):
+        print(f"using {name}, the model that comes with the package", file=sys.stderr)
     if not path.exists() or path.name in (CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE) or not _is_checkpoint(path):
         what = "no such file or folder" if not path.exists() else "no model or training is kept under this name"
+        if name in shipped_models():
+            what += ", and it hides the model of this name that comes with the package"
         meant = "".join(f"; {found} is one" for found in list(_meant(path))[:1])
         hub = f"; a name on the hub is {HUB}{name}" if not path.exists() and name.count("/") == 1 else ""
         raise UsageError(f"the checkpoint {name} can't be loaded: {what}{meant}{hub}")
@@ -50,11 +62,19 @@ def load_model(checkpoint: str | os.PathLike[str], device: str | torch.device = 
     return _loaded(name, path, device)
 
 
+def checkpoint_path(checkpoint: str | os.PathLike[str]) -> Path:
+    """Where the model of a checkpoint is: in the folder of a training, in the package, or in the path itself."""
+    path = Path(checkpoint)
+    if path.is_dir() and not (path / CONFIG_FILE).exists():
+        return _newest(path)
+    return path if path.exists() else shipped_models().get(os.fspath(checkpoint), path)
+
+
 def _loaded(name: str, source: str | Path, device: str | torch.device) -> SCVAE:
     try:
         if isinstance(source, Path) and source.is_file():
-            return _from_training(source).to(device).eval()
-        return SCVAE.from_pretrained(source, device=device)
+            return _from_training(source).to(device).float().eval()
+        return SCVAE.from_pretrained(source, device=device).float()
     except (OSError, ValueError) as error:
         raise UsageError(f"the checkpoint {name} can't be loaded: {error}") from error
 
@@ -84,6 +104,7 @@ def _meant(path: Path) -> Iterator[Path]:
         kept = (each, each / MODEL_FOLDER, each / STATE_FILE)
         if each != path and any(_is_checkpoint(found) for found in kept if found.exists()):
             yield each
+    yield from map(Path, difflib.get_close_matches(os.fspath(path), shipped_models()))
 
 
 def read_training_state(path: Path) -> dict[str, Any]:

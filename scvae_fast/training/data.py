@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from scvae_fast.data.crops import CropSettings, RandomCrops
 from scvae_fast.data.files import Files, list_ffhq, list_folder, list_imagenet
 from scvae_fast.data.loading import FixedBatches, StreamBatches, picture_loader
-from scvae_fast.data.photographs import held_out_photographs, training_photographs
+from scvae_fast.data.photographs import Credit, held_out_photographs, photograph_credits, training_photographs
 from scvae_fast.data.sampling import FixedPictures, TrainingPictures
 from scvae_fast.data.square_crops import Crop, PlacedCrop, ZoomedCrop, centre_square
 from scvae_fast.data.unreadable import UnreadableFiles
@@ -117,6 +117,10 @@ class PictureData(LightningDataModule, ABC):
         Raises:
             UsageError: there are none.
         """
+
+    def credits(self) -> dict[str, Credit]:
+        """Author and licence of the pictures, by name, as far as the module knows them."""
+        return {}
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Batches without end, from the first sample that no step has seen; `len` is the batches of an epoch."""
@@ -394,6 +398,10 @@ class Photographs(PictureData):
         crops = RandomCrops(training_photographs(), self.crops, seed=self.seed)
         squares = [part for held_out in held_out_photographs() for part in _grid(held_out.picture, self.resolution)]
         return Found(lambda workers: crops, self.samples, _InMemory(squares))
+
+    def credits(self) -> dict[str, Credit]:
+        """See `PictureData`."""
+        return photograph_credits()
 
 
 class _InMemory(Dataset[Tensor]):

@@ -46,12 +46,14 @@ class SCVAEModule(AutoencoderModule):
         restart_atoms: after every so many batches, atoms that hardly any of their codes has used get new directions,
             see `scvae_fast.training.restarts`, in the first 80 % of the training. None leaves them as they are, as the
             released code does.
+        restart_share: atoms in fewer than this share of the codes are meant.
         channels_last: memory format of pictures; None is what is fastest on the device, see `SpeedSettings`.
         compile: whether encoder and decoder go through torch.compile; None as before.
         seed: of what is random within a step.
 
     Raises:
-        ValueError: start is none of these two, or does not suit the network; restart_atoms is less than 1.
+        ValueError: start is none of these two, or does not suit the network; restart_atoms is less than 1;
+            restart_share is not in 0 … 1.
         UsageError: the weights of the perceptual term are not to be found.
 
     Example:
@@ -73,6 +75,7 @@ class SCVAEModule(AutoencoderModule):
         start: Start = "random",
         project_c: bool = True,
         restart_atoms: int | None = None,
+        restart_share: float = 1e-4,
         channels_last: bool | None = None,
         compile: bool | None = None,
         seed: int = 0,
@@ -89,8 +92,10 @@ class SCVAEModule(AutoencoderModule):
         )
         if restart_atoms is not None and restart_atoms < 1:
             raise ValueError(f"SCVAEModule: restart_atoms must be None or at least 1, got {restart_atoms}")
+        if not 0 <= restart_share <= 1:
+            raise ValueError(f"SCVAEModule: restart_share must be in 0 … 1, got {restart_share}")
         self.loss, self.project_c = loss, project_c
-        self._restarts = None if restart_atoms is None else AtomRestarts(restart_atoms)
+        self._restarts = None if restart_atoms is None else AtomRestarts(restart_atoms, restart_share)
 
     def start_linearly(self, pictures: Tensor) -> None:
         """See `start_as_linear_coder`."""

@@ -9,9 +9,7 @@ from torch import Tensor
 from scvae_fast.models import SCVAE
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
-# Atoms in fewer than this share of the codes of a window start anew, the least used first, and at a time no more than
-# one in so many of all atoms: the codes have to adapt to them.
-_SELDOM = 1e-4
+# At a time no more than one in so many of all atoms starts anew: the codes have to adapt to them.
 _ONE_IN = 32
 # Latent vectors that are looked at for each new direction.
 _CANDIDATES = 4
@@ -27,13 +25,14 @@ class AtomRestarts:
 
     Args:
         window: batches of each process that are looked at together.
+        share: atoms in fewer than this share of their codes start anew, the least used first.
 
     Attributes:
         restarted: atoms that have got a new direction so far, each as often as it did.
     """
 
-    def __init__(self, window: int) -> None:
-        self.window = window
+    def __init__(self, window: int, share: float) -> None:
+        self.window, self.share = window, share
         self.restarted = 0
         self._usage: Tensor | None = None  # (K,), how many codes of this window so far use each atom
         self._batches = self._codes = 0
@@ -51,7 +50,7 @@ class AtomRestarts:
         usage, codes = self._of_all(trainer), self._codes * trainer.world_size
         self._usage, self._batches, self._codes = None, 0, 0
         order = usage.argsort(stable=True)[: max(1, len(usage) // _ONE_IN)]
-        return order[usage[order] < max(1.0, _SELDOM * codes)]
+        return order[usage[order] < max(1.0, self.share * codes)]
 
     def state_dict(self, trainer: Trainer) -> dict[str, Any]:
         """For a checkpoint; all processes have to ask."""

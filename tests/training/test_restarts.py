@@ -44,7 +44,7 @@ def test_unused_atoms_start_anew_one_after_the_other_and_are_used(tmp_path: Path
 
 def test_atoms_that_are_seldom_used_are_found_the_least_used_first() -> None:
     trainer = cast(Trainer, SimpleNamespace(world_size=1))
-    restarts = AtomRestarts(2)
+    restarts = AtomRestarts(2, 1e-4)
     usage = torch.full((96,), 1000)
     usage[[5, 40, 41, 90]] = torch.tensor([4, 0, 3, 2])
     restarts.count(usage, 20_000)
@@ -64,7 +64,7 @@ def test_atoms_that_are_seldom_used_are_found_the_least_used_first() -> None:
 def test_of_several_processes_all_codes_count() -> None:
     strategy = SimpleNamespace(reduce=lambda usage, reduce_op: 2 * usage)
     trainer = cast(Trainer, SimpleNamespace(world_size=2, strategy=strategy))
-    restarts = AtomRestarts(1)
+    restarts = AtomRestarts(1, 1e-4)
     restarts.count(torch.tensor([2, 3, 9]), 30_000)
     found = restarts.seldom_used(trainer)
     assert found is not None
@@ -108,6 +108,11 @@ def test_moments_of_a_restarted_atom_are_forgotten(tmp_path: Path) -> None:
 def test_no_window_is_refused(tmp_path: Path, window: int) -> None:
     with pytest.raises(ValueError, match=f"restart_atoms must be None or at least 1, got {window}"):
         Run(tmp_path, 1, restart_atoms=window)
+
+
+def test_no_share_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"restart_share must be in 0 … 1, got 1\.5"):
+        Run(tmp_path, 1, restart_atoms=4, restart_share=1.5)
 
 
 def test_every_process_takes_what_the_first_one_drew() -> None:

@@ -1,0 +1,66 @@
+"""`python -m benchmarks.pretrained TRAINING`: make the model that comes with the package from the folder of a training.
+
+The weights are rounded to float16, and what is rounded so is evaluated on the held-out photographs. The record of the
+training and this evaluation are in the model's card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from scvae_fast._files import write_json
+from scvae_fast.commands.evaluate import evaluate_checkpoint
+from scvae_fast.evaluation.settings import EvaluationSettings
+from scvae_fast.models._hub import RECORD_FILE, SHIPPED
+from scvae_fast.models.loading import load_model
+
+_METRICS = ("psnr", "ssim", "codes", "block-means")
+_ORIGIN = "Trained with `{command}` for {minutes:.0f} minutes on {machine}. The weights are rounded to float16."
+
+
+def ship(training: Path, folder: Path, origin: str) -> None:
+    """Write the model of a training into `folder`, with its record, its evaluation and its card.
+
+    Args:
+        training: the folder that `scvae-fast train` wrote.
+        folder: of the model; a card that is there is replaced.
+        origin: how it was trained, a sentence or two for the card.
+    """
+    record = json.loads((training / RECORD_FILE).read_text(encoding="utf-8"))
+    record = {key: value for key, value in record.items() if key != "history"} | {"origin": origin}
+    model = load_model(training).half()
+    (folder / "README.md").unlink(missing_ok=True)
+    model.save_pretrained(folder)
+    with tempfile.TemporaryDirectory() as out:
+        record["evaluation"] = evaluate_checkpoint(
+            folder, "photographs", Path(out), EvaluationSettings(metrics=_METRICS), resize=None
+        )
+    (folder / "README.md").unlink()
+    model.save_pretrained(folder, record=record)
+    written = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    # The record belongs to the weights in float32, which is what the model has once it is loaded.
+    write_json(folder / RECORD_FILE, {**written, "weights": model.float().fingerprint()})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Ship the model of a training."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pretrained", description=__doc__)
+    parser.add_argument("training", type=Path, help="folder that scvae-fast train wrote")
+    parser.add_argument("--command", required=True, help="that trained it, for the card")
+    parser.add_argument("--machine", required=True, help="that it was trained on, for the card")
+    parser.add_argument("--name", default="pictures64", help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    seconds = json.loads((options.training / RECORD_FILE).read_text(encoding="utf-8"))["seconds"]
+    origin = _ORIGIN.format(command=options.command, machine=options.machine, minutes=seconds / 60)
+    folder = SHIPPED / options.name
+    ship(options.training, folder, origin)
+    print((folder / "README.md").read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
