@@ -8,15 +8,15 @@ BENCH ?=
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
-# What the installed package is built from: a change here installs it again.
+# Sources of the installed package: a change here reinstalls it.
 BUILT_FROM = setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard cmake/*.cmake csrc/*.* csrc/*/*.* csrc/*/*/*.*)
 CPP = $(foreach d,csrc csrc/* csrc/*/* tests/native tests/cuda_emulator benchmarks,$(wildcard $(d)/*.h $(d)/*.cpp $(d)/*.cu))
 SANITIZE = sanitize-none sanitize-address sanitize-thread
-# For those of the supported Pythons that are installed.
+# For each supported Python that is installed.
 WHEELS := $(strip $(foreach minor,10 11 12 13 14,$(if $(shell python3.$(minor) -c "print(1)" 2> /dev/null),wheel-3.$(minor))))
 WHEEL_TOOLS = build/wheel/tools/bin
 WHEEL = build/wheel/$*
-# The system's cmake where there is one, else that of the development environment.
+# The system's cmake if there is one, otherwise that of the development environment.
 SYSTEM_CMAKE := $(shell command -v cmake)
 CMAKE = $(or $(SYSTEM_CMAKE),$(BIN)/cmake)
 
@@ -39,7 +39,7 @@ help:
 	@echo "make wheel     manylinux wheels for the installed Pythons, each tried where there is no compiler, into dist/"
 	@echo "make clean     remove what make built; out/ stays"
 
-# An editable installation: edits of Python files count at once.
+# An editable installation: edits of Python files take effect immediately.
 $(VENV)/.train $(VENV)/.dev: $(VENV)/.%: $(BUILT_FROM)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[$*]'
@@ -50,11 +50,11 @@ demo: $(VENV)/.train
 	$(BIN)/python -m benchmarks --quick --fresh --out $(OUT)/speed
 
 # Two at a time, each on one thread: teams of threads that share two cores wait for each other. The tests of a file stay
-# together and share what they built.
+# together and share what they have built.
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# What to run between two edits.
+# To run between edits.
 test-fast: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not nested and not compiles and not processes and not browser and not slow"
 

@@ -23,13 +23,13 @@ def cuda_setting() -> str:
 
 
 class CMakeBuild(build_ext):
-    """Configures and builds csrc/ in a tree of its own, and puts the module where setuptools expects it."""
+    """Configures and builds csrc/ in a separate tree, and puts the module where setuptools expects it."""
 
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         tree = Path(self.build_temp).resolve() / "cmake"
         tree.mkdir(parents=True, exist_ok=True)
-        # A cache of another build environment names tools that no longer exist.
+        # The cache of an earlier build environment refers to tools that no longer exist.
         (tree / "CMakeCache.txt").unlink(missing_ok=True)
         configure = [
             "cmake",
@@ -42,7 +42,7 @@ class CMakeBuild(build_ext):
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DSCVAE_FAST_CUDA={cuda_setting()}",
         ]
-        # As CMake takes them, "80-real;90a-real". By default those that cmake/cuda.cmake has for this nvcc.
+        # In CMake's format, "80-real;90a-real". By default those that cmake/cuda.cmake chooses for this nvcc.
         if architectures := os.environ.get("SCVAE_FAST_CUDA_ARCHITECTURES"):
             configure.append(f"-DCMAKE_CUDA_ARCHITECTURES={architectures}")
         configure += shlex.split(os.environ.get("CMAKE_ARGS", ""))

@@ -1,6 +1,6 @@
-"""Two commits against each other: the operations of both in turn, in processes of their own, on the same arguments.
+"""Compares two commits: runs the operations of both in turn, in separate processes, on the same arguments.
 
-The other commit is checked out aside and installed into a folder of its own; both run this commit's benchmark code.
+The other commit is checked out and installed into a separate folder; both run this commit's benchmark code.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from scvae_fast._files import write_json
 
 ROUNDS = 15
 FILE = "against.json"
-CLEARLY = 0.03  # of a change; less is called noise whatever the samples say
-_SECONDS = 0.05  # that a sample takes
+CLEARLY = 0.03  # smallest relative change that counts; less is noise regardless of the samples
+_SECONDS = 0.05  # seconds per sample
 
 
 class AgainstError(RuntimeError):
@@ -34,17 +34,17 @@ class AgainstError(RuntimeError):
 
 
 def compare(chosen: argparse.Namespace, folder: Path) -> int:
-    """Times the chosen cases of operations on both commits, prints and writes the ratios.
+    """Time the chosen cases of operations on both commits; print and write the ratios.
 
     Returns:
-        1 if this commit is clearly slower anywhere, else 0.
+        1 if this commit is clearly slower in any case, else 0.
 
     Raises:
         AgainstError: the other commit is unknown, does not build or does not run.
     """
     asked = [case for case in cases.by_name(chosen.groups).values() if isinstance(case, Case) and not case.compiled]
     if not asked:
-        raise AgainstError("--against compares operations and layers, and no chosen case is of one")
+        raise AgainstError("--against compares operations and layers, but no chosen case is one of these")
     found: dict[str, Any] = {"against": resolved(chosen.against), "environment": environment.environment(chosen.device)}
     found["cases"] = []
     print(f"this tree ({found['environment']['commit']}) against {chosen.against} ({found['against']}), backend of the")
@@ -63,7 +63,7 @@ def compare(chosen: argparse.Namespace, folder: Path) -> int:
 
 
 def _measured(case: Case, theirs: Worker, ours: Worker) -> dict[str, Any]:
-    """Paired samples of a case; who begins a round changes from round to round."""
+    """Paired samples of a case; the two sides take turns in starting a round."""
     calls = max(worker_.ask("prepare", case._asdict()) for worker_ in (theirs, ours))
     samples = []
     for i in range(ROUNDS):
@@ -82,7 +82,7 @@ def _measured(case: Case, theirs: Worker, ours: Worker) -> dict[str, Any]:
 
 
 def verdict(low: float, middle: float, high: float) -> str:
-    """What the p20, p50 and p80 of the ratios theirs / ours say: "faster", "slower" or "noise"."""
+    """The verdict from the p20, p50 and p80 of the ratios theirs / ours: "faster", "slower" or "noise"."""
     if middle > 1 + CLEARLY and low > 1:
         return "faster"
     if middle < 1 / (1 + CLEARLY) and high < 1:
@@ -91,17 +91,17 @@ def verdict(low: float, middle: float, high: float) -> str:
 
 
 def line(result: dict[str, Any]) -> str:
-    """A case as the table has it."""
+    """A case as a line of the table."""
     r = result["ratio"]
     flag = "" if result["verdict"] == "noise" else f"  {result['verdict'].upper()}"
     return f"{result['name']:<76}{r['p50']:>7.2f}  ({r['p20']:.2f} – {r['p80']:.2f}){flag}"
 
 
 def resolved(ref: str) -> str:
-    """The commit that a name stands for.
+    """The commit that a name refers to.
 
     Raises:
-        AgainstError: it stands for none, or this is no checkout.
+        AgainstError: it refers to none, or this is not a git checkout.
     """
     done = _run(["git", "rev-parse", "--verify", "--quiet", "--short=12", f"{ref}^{{commit}}"], check=False)
     if done.returncode != 0:
@@ -110,10 +110,10 @@ def resolved(ref: str) -> str:
 
 
 def installed(commit: str, aside: Path, device: str) -> Path:
-    """The folder that holds the other commit's package, built there.
+    """The folder with the other commit's package, built there.
 
     Raises:
-        AgainstError: it does not build.
+        AgainstError: the build fails.
     """
     source, target = aside / "source", aside / "installed"
     _run(["git", "worktree", "add", "--quiet", "--detach", str(source), commit])
@@ -135,17 +135,17 @@ def _run(command: list[str], check: bool = True, **extra: str) -> subprocess.Com
 
 
 class Worker:
-    """A process that times cases when asked to."""
+    """A process that times cases on request."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
-        """Takes lines of JSON, answers each with one."""
+        """The process reads lines of JSON and answers each with one."""
         self._process = process
 
     def ask(self, what: str, value: object) -> Any:
-        """The answer.
+        """The answer to a question.
 
         Raises:
-            AgainstError: the process has ended; what it had to say is on stderr.
+            AgainstError: the process has ended; its errors are on stderr.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -163,7 +163,7 @@ class Worker:
 @contextmanager
 def worker(paths: list[Path], chosen: argparse.Namespace) -> Iterator[Worker]:
     """A process that imports scvae_fast from the first of the paths, or from this tree."""
-    found_first = paths[0] if paths else environment.ROOT  # python -m looks where it is started, first of all
+    found_first = paths[0] if paths else environment.ROOT  # python -m searches the current folder first
     path = os.pathsep.join([*map(str, paths), str(environment.ROOT)])
     command = [sys.executable, "-m", "benchmarks.against", chosen.device, str(torch.get_num_threads())]
     process = subprocess.Popen(
@@ -178,7 +178,7 @@ def worker(paths: list[Path], chosen: argparse.Namespace) -> Iterator[Worker]:
         found = Worker(process)
         where = Path(found.ask("where", None))
         if not where.is_relative_to(found_first):
-            raise AgainstError(f"--against: the process measures {where} and not {found_first}")
+            raise AgainstError(f"--against: the process measures {where}, not {found_first}")
         yield found
     finally:
         process.kill()
@@ -186,7 +186,7 @@ def worker(paths: list[Path], chosen: argparse.Namespace) -> Iterator[Worker]:
 
 
 def serve(device: str) -> None:
-    """Answers the questions on stdin until it ends."""
+    """Answer the questions on stdin until it ends."""
     step = None
     for question in sys.stdin:
         what, value = json.loads(question)

@@ -1,4 +1,4 @@
-"""The ceilings of a roofline, measured in the run that they stand in: arithmetic, and copies to and from memory."""
+"""The ceilings of a roofline, measured in the same run: arithmetic, and memory copies."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _COPIED = 2**28  # bytes, more than any cache holds
 
 
 def measured(device: str) -> dict[str, Any]:
-    """Bytes a second that a copy reads and writes; multiply-adds a second of a large product, for each dtype.
+    """Bytes per second of a copy, reads plus writes; multiply-adds per second of a large product, for each dtype.
 
-    On a CPU also what its multiply-add units can do at all, in float32, or under "no peak" why that is unknown.
+    On a CPU also the peak of its multiply-add units in float32, or the reason why it is unknown under "no peak".
     """
     found: dict[str, Any] = {"copy": _copy(device), "product": {}}
     names = ("bfloat16", "float16", "float32", "float64") if device == "cuda" else ("float32", "float64")
@@ -44,6 +44,6 @@ def _product(device: str, dtype: torch.dtype) -> float:
 
 
 def _fastest(run: Any, device: str) -> float:
-    """Seconds: a ceiling is what was reached at best."""
+    """Seconds of the fastest run: a ceiling is the best that was reached."""
     calls = 8 if device == "cuda" else 1
     return min(s["run"] for s in timing.interleaved({"run": run}, _ROUNDS, calls=calls, device=device))

@@ -1,8 +1,8 @@
-"""The useful arithmetic of a case: the multiply-adds that a machine which skips every zero would do.
+"""The useful arithmetic of a case: the multiply-adds of a machine that skips every zero.
 
-A multiply-add is useful if the code z_t, or the adjoint ĝ_t (the gradient of z_t on its support), that it has as a
-factor is not zero; factors of x, ∂x̂ and ∂b count as dense. They are counted on the iterates themselves, with nnz() the
-number of entries that are not zero and ĝ_t taken as non-zero on the whole support of z_t:
+A multiply-add is useful if its factor z_t (a code) or ĝ_t (an adjoint, the gradient of z_t on its support) is nonzero;
+factors of x, ∂x̂ and ∂b count as dense. They are counted on the iterates themselves, with nnz() the number of nonzero
+entries; ĝ_t counts as nonzero on the whole support of z_t:
 
     forward    b = x W_eᵀ            M·n·K
                z_t Sᵀ                nnz(z_t)·K                                   for t = 0 … T−1
@@ -14,8 +14,8 @@ number of entries that are not zero and ĝ_t taken as non-zero on the whole supp
                ∂x = ∂b W_e           M·n·K
                ∂W_e = ∂bᵀ x          M·n·K
 
-What a backward pass computes again (b and the iterates) is overhead, not useful: an implementation that trades memory
-for time is not credited for it. Additions alone, thresholds and ∂θ don't count.
+Recomputation in a backward pass (b and the iterates) is overhead, not useful: an implementation gets no credit for
+trading time for memory. Pure additions, thresholds and ∂θ don't count.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Arithmetic(NamedTuple):
 def useful(iterates: Iterable[torch.Tensor], op: str, n_features: int) -> Arithmetic:
     """Counts for the iterates z_0 … z_T, each (M, K), of an operation or layer with vectors of n features.
 
-    `sparse_code` and DictionaryLISTA do all of it; `lista` neither encodes nor decodes, the layer LISTA only encodes,
-    and `decode` only decodes.
+    `sparse_code` and DictionaryLISTA include all of it; `lista` neither encodes nor decodes, the layer LISTA only
+    encodes, and `decode` only decodes.
     """
     forward = backward = 0
     densities: list[float] = []

@@ -1,4 +1,4 @@
-"""What a figure depends on: machine, versions, commit, allocator; and how a program gets a process of its own."""
+"""The environment that figures depend on: machine, versions, commit, allocator; and the start of separate processes."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ import scvae_fast
 from scvae_fast.ops import native
 
 ROOT = Path(__file__).resolve().parent.parent
-# By default glibc gives large blocks back to the system when they are freed, and every page of the next one faults.
-# 32 MiB is the largest threshold that every version of glibc takes.
+# By default glibc returns freed large blocks to the system, and every page of the next block faults. 32 MiB is the
+# largest threshold that every version of glibc accepts.
 TUNED = {"MALLOC_TOP_PAD_": str(4 << 30), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
-# A run goes on, and a figure is quoted, only where these are the same.
+# A run is continued, and figures are quoted, only if these are the same.
 DECISIVE = ("device", "commit", "scvae_fast", "torch", "threads", "allocator", "native module")
 
 
 def tuned() -> bool:
-    """Whether this process was started with the tuned allocator."""
+    """Whether this process was started with the tuned allocator settings."""
     return all(os.environ.get(name) == value for name, value in TUNED.items())
 
 
 def start(
     module: str, words: Sequence[str], extra: Mapping[str, str], *, capture: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a program of this folder in a process of its own, with extra environment variables.
+    """Run a program of this folder in a separate process, with additional environment variables.
 
-    glibc reads its settings when a process starts: that is why they need one. With `capture` what it prints is the
+    A separate process is needed because glibc reads its settings at the start. With `capture`, the output is the
     result's stdout, and an exit status other than 0 raises CalledProcessError.
     """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -48,7 +48,7 @@ def start(
 
 
 def environment(device: str) -> dict[str, Any]:
-    """All that a figure measured now on "cpu" or "cuda" depends on."""
+    """Everything that a figure measured now on "cpu" or "cuda" depends on."""
     found = {
         "device": device_name(device),
         "commit": commit(),
@@ -74,21 +74,21 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def device_name(device: str) -> str:
-    """The name of the processor and the number of its cores, or that of the GPU."""
+    """The name of the processor with the number of its cores, or the name of the GPU."""
     if device == "cuda":
         return torch.cuda.get_device_name()
-    from scvae_fast.commands.doctor import processor  # another commit that is measured need not have it
+    from scvae_fast.commands.doctor import processor  # the other commit of --against may lack it
 
     return f"{processor()}, {os.cpu_count()} cores"
 
 
 def folder_name(device: str) -> str:
-    """The device's name as a folder: lower case, words joined by hyphens."""
+    """The device's name as a folder name: lower case, words joined by hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
 
 
 def commit() -> str | None:
-    """The commit of this source tree, with "+" behind it if files that are measured differ; None outside of git."""
+    """The commit of this source tree, with a "+" if measured files differ from it; None outside git."""
     head = _git("rev-parse", "--short=12", "HEAD")
     if head is None:
         return None
@@ -105,7 +105,7 @@ def _git(*words: str) -> str | None:
 
 
 def heading(found: Mapping[str, Any]) -> str:
-    """The machine in a line."""
+    """The machine in one line."""
     if "driver" in found:
         return f"{found['device']}, torch {found['torch']}, CUDA {found['cuda']}, Triton {found['triton']}"
     threads = f"{found['threads']} thread" + "s" * (found["threads"] > 1)

@@ -1,7 +1,7 @@
-"""Measures the LISTA family: networks with weights for each iteration, learned steps, momentum, no K × K matrix.
+"""Measures the LISTA family: per-iteration weights, learned steps, momentum, and networks without a K × K matrix.
 
-The rival is the loop that people write in eager PyTorch. As everywhere, nothing is timed before its result is right:
-results and gradients of some rows are compared with the loop's in float64.
+The rival is the usual loop in eager PyTorch. As everywhere, only correct results are timed: results and gradients of
+some rows are compared with the loop's in float64.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SEARCH_ROWS = 64
 
 
 class Network(NamedTuple):
-    """A form of the iteration: the loop that people write, and the call that replaces it."""
+    """A form of the iteration: the usual loop, and the call that replaces it."""
 
     loop: Callable[[Tensors, FamilyCase], torch.Tensor]
     ours: Callable[[Tensors, FamilyCase, str | None], torch.Tensor]
@@ -108,7 +108,7 @@ NETWORKS = {
 
 
 def tensors(case: FamilyCase, device: str, rows: int, theta: float) -> dict[str, torch.Tensor]:
-    """What the call takes, in float32: ISTA over a dictionary, weights repeated where each iteration has its own."""
+    """The arguments of the call, in float32: ISTA over a dictionary, with weights repeated if per iteration."""
     K, n, T = case.atoms, case.features, case.n_iter
     drawn = torch.Generator().manual_seed(0)
     dct = 2 * n >= K
@@ -148,7 +148,7 @@ def tensors(case: FamilyCase, device: str, rows: int, theta: float) -> dict[str,
 
 
 def threshold(case: FamilyCase, device: str) -> float:
-    """θ that gives z_T the density, by bisection on some rows."""
+    """The θ that gives z_T the density, by bisection on some rows."""
     a = tensors(case, device, _SEARCH_ROWS, 1.0)
 
     def codes(theta: torch.Tensor) -> torch.Tensor:
@@ -158,7 +158,7 @@ def threshold(case: FamilyCase, device: str) -> float:
 
 
 def entrants(case: FamilyCase, a: Tensors) -> dict[str, Entrant]:
-    """The loop, and the backends that take the case."""
+    """The loop, and the backends that support the case."""
     leaves = {name: t.detach().requires_grad_() for name, t in a.items()}
     network = NETWORKS[case.form]
 
@@ -173,13 +173,13 @@ def entrants(case: FamilyCase, a: Tensors) -> dict[str, Entrant]:
 
 
 def choice(case: FamilyCase, first: torch.Tensor) -> str:
-    """The backend that runs the case if none is asked for."""
+    """The backend that runs the case by default."""
     options = NETWORKS[case.form].options
     return backends.choose("lista", None, first.device, first.dtype, case.rows, options)
 
 
 def checked(case: FamilyCase, device: str, theta: float) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """Errors against the loop in float64 of every contestant on some rows, and who is wrong."""
+    """Errors of every contestant against the loop in float64 on some rows, and the contestants that are wrong."""
     a = tensors(case, device, _SEARCH_ROWS, theta)
     exact = _results(entrants(case, {name: t.double() for name, t in a.items()})[LOOP], case)
     errors = {name: gate.errors(_results(one, case), exact) for name, one in entrants(case, a).items()}
@@ -197,7 +197,7 @@ def _results(one: Entrant, case: FamilyCase) -> dict[str, torch.Tensor]:
 
 
 def measure(case: FamilyCase, device: str, seconds: float) -> dict[str, Any]:
-    """Errors of each contestant, and samples in seconds of those that are right."""
+    """Errors of each contestant, and samples in seconds of the correct ones."""
     theta = threshold(case, device)
     errors, wrong = checked(case, device, theta)
     a = tensors(case, device, case.rows, theta)

@@ -1,4 +1,4 @@
-"""The rivals' arithmetic: LISTA in eager PyTorch, as the released code writes it, and as one would with care."""
+"""The rivals' arithmetic: LISTA in eager PyTorch, written like the released code, and written with care."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def released(
     n_iter: int,
     gain: torch.Tensor | None = None,  # (); None stands for 1
 ) -> torch.Tensor:
-    """Codes z_T (M, K) by the released code's formula: sign·max and matmul, one kernel a step."""
+    """Codes z_T (M, K) by the released code's formula: sign·max and matmul, one kernel per step."""
     u = b if gain is None else b * gain
     z = torch.sign(u) * torch.max(torch.abs(u) - theta, torch.zeros_like(u))
     for _ in range(n_iter):
@@ -32,7 +32,7 @@ def clean(
     n_iter: int,
     gain: torch.Tensor | None = None,  # (); None stands for 1
 ) -> torch.Tensor:
-    """Codes z_T (M, K) with addmm. A threshold that is a number is one kernel; it gets no gradient."""
+    """Codes z_T (M, K) with addmm. If the threshold is a number, thresholding is one kernel, without its gradient."""
     z = _shrink(b if gain is None else b * gain, theta)
     for _ in range(n_iter):
         z = _shrink(torch.addmm(b, z, S.T), theta)
@@ -52,7 +52,7 @@ def iterates(
     n_iter: int,
     gain: torch.Tensor | None = None,  # (); None stands for 1
 ) -> Iterator[torch.Tensor]:
-    """z_0 … z_T, each (M, K), one after the other."""
+    """Yields z_0 … z_T, each (M, K)."""
     z = soft_threshold(b if gain is None else b * gain, theta)
     yield z
     for _ in range(n_iter):
@@ -61,5 +61,5 @@ def iterates(
 
 
 def density(codes: torch.Tensor) -> float:
-    """The part of the entries that is not zero."""
+    """The share of nonzero entries."""
     return int(torch.count_nonzero(codes)) / codes.numel()

@@ -1,4 +1,4 @@
-"""Nothing is timed before its result is right."""
+"""The correctness gate: only correct results are timed."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ import torch
 
 
 def error(result: torch.Tensor, exact: torch.Tensor, scale: torch.Tensor | None = None) -> float:
-    """‖result − exact‖ / ‖scale‖, by default ‖exact‖; NaN for a result that holds one.
+    """‖result − exact‖ / ‖scale‖, by default ‖exact‖; NaN if the result contains one.
 
-    Where everything is zero, as it should be, the error is 0.
+    If everything is zero, as it should be, the error is 0.
     """
     norm = (exact if scale is None else scale).double().norm()
     return float((result.double() - exact).norm() / norm.clamp_min(torch.finfo(torch.float64).tiny))
 
 
 def errors(results: Mapping[str, torch.Tensor], exact: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """Of each result that there is an exact one for."""
+    """The error of each result that has an exact counterpart."""
     return {name: error(result, exact[name]) for name, result in results.items() if name in exact}
 
 
 def allowed(found: float, dtype: torch.dtype, *, lenient: bool = False) -> float:
-    """The largest error that passes beside a reference with the error `found`: twice that, and one more rounding.
+    """The largest error allowed if the reference has the error `found`: twice that, plus one rounding.
 
-    `lenient` allows 256 more, of float32 for 16-bit results: to a single number, a sum that may nearly cancel, whose
-    error luck makes small for one and large for another; and in float64, where what is exact is rounded as well.
+    `lenient` allows 256 more roundings, in float32 for 16-bit results. It is for single numbers, that is sums that may
+    nearly cancel, with errors that are small or large by chance; and for float64, where the exact result is rounded as
+    well.
     """
     computed_in = dtype if dtype.itemsize > 2 else torch.float32
     return 2 * found + torch.finfo(dtype).eps + lenient * 256 * torch.finfo(computed_in).eps
@@ -34,13 +35,13 @@ def allowed(found: float, dtype: torch.dtype, *, lenient: bool = False) -> float
 def failures(
     found: Mapping[str, Mapping[str, float]], reference: str, dtype: torch.dtype, lenient: Collection[str] = ()
 ) -> dict[str, str]:
-    """Who is less exact than that anywhere, and where, in words: {contestant: reason}.
+    """The contestants with too large errors, and the reason in words: {contestant: reason}.
 
     Args:
-        found: of every contestant, the errors of its results by their names.
-        reference: the contestant whose errors count.
+        found: the errors of each contestant's results, by name.
+        reference: the contestant that sets the limits.
         dtype: of the results.
-        lenient: names of results to which more roundings are allowed, see `allowed`.
+        lenient: names of results with a larger limit, see `allowed`.
     """
     limits = {name: allowed(e, dtype, lenient=name in lenient) for name, e in found[reference].items()}
     out = {}

@@ -1,32 +1,32 @@
 #!/usr/bin/env bash
 # Builds, tests and benchmarks on a machine with a GPU: benchmarks/gpu.sh DIRECTORY [STAGE ...]
 #
-# Stages, all of them in this order unless some are named; each is ended at its limit. The first four together take ten
-# minutes at most, the whole less than fourteen:
+# Runs the named stages, or all of them, in this order; each is ended at its time limit. The first four together take at
+# most ten minutes, all of them less than fourteen:
 #
-#   build       the native module, for this machine's card alone
-#   hopper      small calls of the kernels for Hopper cards, in a process of their own
-#   trial       scvae-fast doctor --trial: which kernels are right and faster than eager PyTorch
-#   tests       the tests of the operations that run kernels for GPUs
+#   build       the native module, only for this machine's card
+#   hopper      small calls of the kernels for Hopper cards, in a separate process
+#   trial       scvae-fast doctor --trial: which kernels are correct and faster than eager PyTorch
+#   tests       the tests of the operations that run GPU kernels
 #   sanitizers  small calls under compute-sanitizer: memcheck, synccheck, racecheck
-#   benchmarks  the few cases that decide
-#   transforms  what PyTorch can do to an operation, on the card
+#   benchmarks  a few decisive cases
+#   transforms  PyTorch's transforms of the operations, on the card
 #
-# Needs nvcc, and python3 with torch, triton, numpy, pip, setuptools, pybind11, cmake and ninja; the tests also pytest, and
-# pytest-xdist to run eight at a time. Fetches nothing. Output comes as it is written, and goes into the directory, with a
-# line for each stage in stages.txt; DIRECTORY.tar.gz holds it all after every stage. Of the environment: PYTHON names
-# another python3, PATIENCE=3 makes every limit three times as long, BENCH holds options for benchmarks in the place of
-# those few cases, SCVAE_FAST_CUDA_ARCHITECTURES says what to compile for.
+# Needs nvcc, and python3 with torch, triton, numpy, pip, setuptools, pybind11, cmake and ninja; the tests also need
+# pytest, and pytest-xdist to run eight at a time. Downloads nothing. Output is shown immediately and written to the
+# directory, with a line for each stage in stages.txt; after every stage, DIRECTORY.tar.gz contains all of it. Environment
+# variables: PYTHON names another python3, PATIENCE=3 multiplies every time limit by three, BENCH holds options for
+# benchmarks instead of the few cases, SCVAE_FAST_CUDA_ARCHITECTURES names the architectures to compile for.
 #
-# Exit status 1 if a stage failed or ran past its limit, 2 if the call makes no sense. A sanitizer that is slow is named,
-# and no failure.
+# Exit status 1 if a stage failed or exceeded its limit, 2 if the arguments are wrong. A slow sanitizer is reported, but is
+# not a failure.
 # shellcheck disable=SC2016,SC2329  # stages are called by their names
 set -u -o pipefail
 
 stages=(build hopper trial tests sanitizers benchmarks transforms)
 # Seconds; each sanitizer has its own.
 declare -A limits=([build]=120 [hopper]=30 [trial]=120 [tests]=240 [sanitizers]=40 [benchmarks]=80 [transforms]=50)
-seconds_per_test=100 # a kernel that hangs ends its process then
+seconds_per_test=100 # after which a hanging kernel ends its process
 few_cases=(--minutes 1 --case 'sparse_code-forward-M65536-T30-*' --case 'sparse_code-both-M65536-T30-*'
   --case 'sparse_code-both-M2048-T5-*')
 
@@ -35,7 +35,7 @@ refuse() {
   exit 2
 }
 
-# So that a directory that was forgotten doesn't take results.
+# A forgotten directory must not turn a stage into one.
 [[ -n ${1:-} && -z ${limits[$1]:-} ]] || refuse "say first which directory takes the results, then stages: ${stages[*]}"
 directory=$1
 shift
@@ -53,7 +53,7 @@ export PYTHONUNBUFFERED=1 SCVAE_FAST_CACHE=$out/cache
 running=
 failed=0
 
-# Ctrl-C reaches what runs as well; it keeps what it has.
+# Ctrl-C also reaches the running stage, which keeps its output.
 stop() {
   [[ -z $running ]] || kill -INT "$running" 2> /dev/null
   wait
@@ -61,11 +61,11 @@ stop() {
 }
 trap stop INT TERM
 
-# say LINE: on the terminal and in stages.txt.
+# say LINE: prints it, and adds it to stages.txt.
 say() { echo "== $1" | tee -a "$out/stages.txt"; }
 
-# step NAME SECONDS COMMAND ...: runs it, its output in NAME.txt too, and says how it went. Returns its exit status.
-# Time that is up counts as a failure unless $forgiving.
+# step NAME SECONDS COMMAND ...: runs it, with its output also in NAME.txt, and reports the outcome. Returns its exit status.
+# A timeout counts as a failure unless $forgiving.
 step() {
   local name=$1 limit=$(($2 * patience)) log=$out/$1.txt begin=$SECONDS status
   shift 2
@@ -73,7 +73,7 @@ step() {
   : > "$log"
   timeout --signal=INT --kill-after=10 "$limit" "$@" >> "$log" 2>&1 < /dev/null &
   running=$!
-  # Unlike a pipe this doesn't wait for processes that were left behind.
+  # Unlike a pipe, this doesn't wait for orphaned processes.
   tail --lines=+1 --follow --sleep-interval=0.2 --pid="$running" "$log" &
   wait "$running"
   status=$?
@@ -97,7 +97,7 @@ has() { "$python" -c "import $1" 2> /dev/null; }
 
 build() {
   local card=${capability/./}
-  # The instructions of Hopper cards are in no code but their own.
+  # Only code for Hopper cards contains their instructions.
   [[ $card != 90 ]] || card=90a
   step build "${limits[build]}" env SCVAE_FAST_CUDA=1 \
     SCVAE_FAST_CUDA_ARCHITECTURES="${SCVAE_FAST_CUDA_ARCHITECTURES:-$card-real}" \
@@ -114,7 +114,7 @@ hopper() {
 
 trial() { step trial "${limits[trial]}" "$python" -m scvae_fast doctor --trial; }
 
-# tested NAME FILE ...: the tests of these files that run kernels for GPUs.
+# tested NAME FILE ...: the tests in these files that run GPU kernels.
 tested() {
   local name=$1 words=(-v --tb=short -p no:cacheprovider -W default -m gpu)
   shift
@@ -128,7 +128,7 @@ tested() {
   else
     say "$name: no pytest-xdist, so one test at a time; one that hangs ends them all"
   fi
-  # New warnings of a new torch are no failures.
+  # New warnings of a newer torch are not failures.
   step "$name" "${limits[$name]}" env OMP_NUM_THREADS=2 SCVAE_FAST_SECONDS_PER_TEST=$((seconds_per_test * patience)) \
     "$python" -m pytest "${words[@]}" "$@"
 }
@@ -137,11 +137,11 @@ tests() { tested tests tests/ops/test_{gpu,cuda,fused,triton,lista,sparse_code,o
 
 transforms() { tested transforms tests/transforms/test_{autograd,derivatives,compiled}.py; }
 
-# sanitized NAME TOOL KERNELS ...: small calls of these kernels under a sanitizer, which may be too slow for them.
+# sanitized NAME TOOL KERNELS ...: small calls of these kernels under a sanitizer, which may be too slow.
 sanitized() {
   local name=$1 tool=$2 forgiving=1 settings=(--unset=PYTORCH_NO_CUDA_MEMORY_CACHING)
   shift 2
-  # memcheck knows the bounds of what cudaMalloc gave: PyTorch's cache puts many tensors into one such piece.
+  # memcheck knows the bounds of cudaMalloc's blocks, but PyTorch's cache puts many tensors into one block.
   [[ $tool != memcheck ]] || settings=(PYTORCH_NO_CUDA_MEMORY_CACHING=1)
   step "$name" "${limits[sanitizers]}" env "${settings[@]}" \
     "$sanitizer" --tool "$tool" --error-exitcode 9 "$python" tests/support/small_calls.py "$@"
@@ -164,12 +164,12 @@ sanitizers() {
 benchmarks() {
   local words=("${few_cases[@]}")
   [[ -z ${BENCH:-} ]] || read -r -a words <<< "$BENCH"
-  # What no trial has judged is not tried in the middle of a measurement.
+  # No trial must start during a measurement.
   step benchmarks "${limits[benchmarks]}" env SCVAE_FAST_TRIAL=0 \
     "$python" -m benchmarks --device cuda --out "$out/benchmarks" "${words[@]}"
 }
 
-# All that there is so far; whoever stops the script has it too.
+# Archives all output so far, also for a stopped script.
 pack() {
   tar --create --gzip --file "$out.tar.gz.part" --directory "$(dirname "$out")" "$(basename "$out")" &&
     mv "$out.tar.gz.part" "$out.tar.gz" || failed=1
@@ -178,7 +178,7 @@ pack() {
 date >> "$out/stages.txt"
 report='import torch, triton; print(torch.__version__, triton.__version__, torch.cuda.get_device_name(), flush=True)'
 step machine 40 bash -c 'nvidia-smi && "$0" -c "$1"' "$python" "$report" || exit 1
-# Of the first card: "9.0".
+# Compute capability of the first card, such as "9.0".
 capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1)
 built=
 for stage in "$@"; do

@@ -1,4 +1,4 @@
-"""The loops of docs/loops.md beside their replacements: time, memory kept for the backward pass, largest difference.
+"""The loops of docs/loops.md and their replacements: time, memory kept for the backward pass, largest difference.
 
 `python -m benchmarks.loops` runs the page's own code and prints its table, as Markdown.
 """
@@ -24,7 +24,7 @@ _MEBIBYTE = 2**20
 
 
 class Pair(NamedTuple):
-    """A loop of the page and its replacement, functions of x (M, n), and every tensor that they use."""
+    """A loop of the page and its replacement, functions of x (M, n), with all tensors that they use."""
 
     title: str
     x: torch.Tensor
@@ -34,7 +34,7 @@ class Pair(NamedTuple):
 
 
 def pairs() -> Iterator[Pair]:
-    """Those of the page, in order. Every section has the names of the page's first block, and its own."""
+    """The pairs of the page, in order. Every section uses the names of the page's first block and its own."""
     head, *sections = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     shared: dict[str, Any] = {"__name__": "loops"}
     _run(head, shared)
@@ -59,7 +59,7 @@ def _leaves(names: dict[str, Any]) -> Iterator[torch.Tensor]:
 
 
 def difference(pair: Pair) -> float:
-    """Max |z_ours − z_loop| over max |z_loop|."""
+    """The largest difference: max |z_ours − z_loop| / max |z_loop|."""
     with torch.no_grad():
         found, expected = pair.ours(pair.x), pair.loop(pair.x)
     return float((found - expected).abs().max() / expected.abs().max())
@@ -84,14 +84,14 @@ def _both(call: Callable[[torch.Tensor], torch.Tensor], pair: Pair) -> Callable[
 
 
 def _faster(contestants: dict[str, Callable[[], object]], seconds: float) -> float:
-    """How many times as fast as the loop ours is: the median of ratios in the same round."""
+    """The replacement's speed-up over the loop: the median of ratios in the same round."""
     calls = calls_that_take(2e-3, contestants)
     rounds = until(seconds, contestants, least=7, most=500, calls=calls)
     return spread(r["loop"] / r["ours"] for r in rounds).median
 
 
 def table(seconds: float) -> str:
-    """A row for each loop."""
+    """The table, with a row for each loop."""
     rows = []
     for pair in pairs():
         both_ways = {"loop": pair.loop, "ours": pair.ours}
@@ -111,9 +111,9 @@ def table(seconds: float) -> str:
 
 
 def main(words: list[str] | None = None) -> None:
-    """Prints the machine and the table."""
+    """Print the machine and the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loops", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each comparison (default: 5)")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="seconds per comparison (default: 5)")
     options = parser.parse_args(words)
     torch.manual_seed(0)
     print(heading(environment("cpu")))

@@ -1,7 +1,7 @@
-"""Memory: what autograd keeps for a backward pass, what a call adds at its peak, and what there is.
+"""Memory: what autograd keeps for a backward pass, the peak of a call, and how much is available.
 
-Linux counts a process's resident memory, and can be told to start anew. getrusage's ru_maxrss can't: it starts from
-what the parent process had, and remembers the arguments' making.
+Linux counts a process's resident memory, and this count can be reset. ru_maxrss of getrusage can't: it starts from the
+parent process's value, and includes the creation of the arguments.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ import torch
 from benchmarks import environment, problems, rivals
 from benchmarks.cases import BOTH, Case, MemoryCase
 
-# Tensors of 64 KiB and more are then mapped, and given back, one by one.
+# Tensors of 64 KiB and more are then mapped and returned individually.
 EXACT = {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024)}
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class NoCountError(RuntimeError):
-    """The system doesn't count the memory of a process as Linux does."""
+    """The system doesn't count the memory of a process like Linux does."""
 
 
 class Kept(NamedTuple):
-    """Bytes of the distinct storages that are kept: made by the call, or given to it."""
+    """Bytes of the distinct storages that are kept: created by the call, or given to it."""
 
     made: int
     given: int
 
 
 def kept_for_backward(call: Callable[[], object], given: Mapping[str, torch.Tensor]) -> Kept:
-    """Bytes kept by the graph that `call` builds from the tensors `given`.
+    """Bytes kept by the graph that `call` builds from the tensors in `given`.
 
-    A storage counts once, and whole, however many tensors of the graph are views of it.
+    A storage counts once and in full, however many tensors of the graph are views of it.
     """
     saved: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        # Held until all are counted: so no address is used again.
+        # Kept alive until all are counted, so that no address is reused.
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
@@ -60,17 +60,17 @@ def kept_for_backward(call: Callable[[], object], given: Mapping[str, torch.Tens
 
 
 def resident_at_peak(call: Callable[[], object]) -> int:
-    """Bytes by which the process's resident memory grows while `call` runs, at most.
+    """The largest growth of the process's resident memory while `call` runs, in bytes.
 
-    For this to be what the call needs, freed memory must go back to the system at once: run it in a process that was
-    started with MALLOC_MMAP_THRESHOLD_ set to some KiB.
+    This is what the call needs only if freed memory returns to the system at once: run it in a process that was started
+    with MALLOC_MMAP_THRESHOLD_ set to some KiB.
 
     Raises:
         NoCountError: the system is not Linux.
     """
     if not sys.platform.startswith("linux"):
         raise NoCountError(f"memory: needs Linux's {_STATUS}, this is {sys.platform}")
-    _RESET.write_text("5", encoding="ascii")  # the peak is what is resident now
+    _RESET.write_text("5", encoding="ascii")  # resets the peak to the current size
     before = _resident("VmRSS")
     call()
     return _resident("VmHWM") - before
@@ -84,7 +84,7 @@ def _resident(field: str) -> int:
 
 
 def allocated_at_peak(call: Callable[[], object]) -> int:
-    """Bytes that `call` adds to what torch has allocated on the GPU, at most."""
+    """The largest growth of the memory that torch has allocated on the GPU while `call` runs, in bytes."""
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     call()
@@ -93,16 +93,16 @@ def allocated_at_peak(call: Callable[[], object]) -> int:
 
 
 def there_is(device: str) -> int:
-    """Bytes that may be used: four fifths of the machine's memory, nine tenths of what is free on a GPU."""
+    """Bytes that may be used: four fifths of the machine's memory, or nine tenths of the free memory on a GPU."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0] * 9 // 10
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 4 // 5
 
 
 def measure(case: MemoryCase) -> dict[str, Any]:
-    """For every contestant, bytes kept for the backward pass, and added at the peak, in a process of its own."""
+    """For every contestant, bytes kept for the backward pass, and added at the peak, each in a separate process."""
     if not sys.platform.startswith("linux"):
-        return {"left out": {"everyone": f"resident memory is counted on Linux alone, this is {sys.platform}"}}
+        return {"left out": {"everyone": f"resident memory is counted only on Linux, this is {sys.platform}"}}
     names = list(_entrants(case._replace(rows=64)))
     words = ["--op", case.op, "--rows", str(case.rows), "--n-iter", str(case.n_iter)]
     words += ["--threads", str(torch.get_num_threads())]
@@ -123,7 +123,7 @@ def _entrants(case: MemoryCase) -> dict[str, rivals.Entrant]:
 
 
 def main(words: list[str] | None = None) -> None:
-    """Measures one contestant in this process, which should be fresh, and prints what it found as JSON."""
+    """Measure one contestant in this process, which should be fresh, and print the results as JSON."""
     parser = argparse.ArgumentParser(prog="benchmarks.memory", description=main.__doc__)
     parser.add_argument("--op", required=True)
     parser.add_argument("--contestant", required=True)
@@ -132,7 +132,7 @@ def main(words: list[str] | None = None) -> None:
     chosen = parser.parse_args(words)
     torch.set_num_threads(chosen.threads)
     case = MemoryCase(chosen.op, chosen.rows, chosen.n_iter)
-    _entrants(case._replace(rows=64))[chosen.contestant].step(BOTH)()  # threads and libraries take theirs at once
+    _entrants(case._replace(rows=64))[chosen.contestant].step(BOTH)()  # libraries allocate their memory first
     entrant = _entrants(case)[chosen.contestant]
     kept = kept_for_backward(entrant.results, entrant.leaves)
     weights = [torch.ones_like(result) for result in entrant.results()]

@@ -1,7 +1,7 @@
-"""The whole model: seconds of a training step or an inference, ours against the released code's habits.
+"""The whole model: seconds of a training step or an inference, compared with the released code's way of doing it.
 
-All contestants start from the same weights, see the same pictures, and minimise the same loss; the loss of the first
-batch is the gate.
+All contestants start from the same weights, get the same pictures, and minimise the same loss. The gate is the loss of
+the first batch.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from scvae_fast.models.speed import SpeedSettings
 HABITS, EAGER, FLOAT32, OURS = "released code's habits", "clean eager LISTA", "ours, float32", "ours"
 NAMES = (HABITS, EAGER, FLOAT32, OURS)
 BATCHES = 4
-# Of the first loss against float64: twice what sums in another order make of it, and bfloat16's rounding.
+# Allowed relative errors of the first loss against float64: twice the effect of another order of sums or of bfloat16.
 _ALLOWED = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 5e-3}
 _PROFILED_STEPS, _OPERATIONS = 3, 12
 
 
 def config_of(case: ModelCase | ParityCase) -> SCVAEConfig:
-    """The preset's, with the case's attention and, where asked for, T and β of the released code."""
+    """The preset, with the case's attention and, if requested, T and β of the released code."""
     config = SCVAEConfig.preset(case.preset, attention=case.attention)
     if isinstance(case, ModelCase) and not case.released:
         return config
@@ -38,7 +38,7 @@ def config_of(case: ModelCase | ParityCase) -> SCVAEConfig:
 
 
 def batches(config: SCVAEConfig, batch: int, device: str, seed: int = 0) -> Iterator[torch.Tensor]:
-    """Pictures (batch, 3, size, size), without end."""
+    """Endless batches of pictures (batch, 3, size, size)."""
     for first in itertools.count(0, batch):
         yield pictures.crops(config.resolution, first, batch, seed).to(device)
 
@@ -50,7 +50,7 @@ class Contestant:
     model: SCVAE
     optimizer: torch.optim.Optimizer
     speed: SpeedSettings
-    copies_losses: bool = False  # to the host, every step
+    copies_losses: bool = False  # copies losses to the host in every step
     scope: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def loss(self, x: torch.Tensor) -> SCVAELoss:
@@ -72,13 +72,13 @@ class Contestant:
 
     @torch.no_grad()
     def infer(self, x: torch.Tensor) -> torch.Tensor:
-        """Pictures rebuilt."""
+        """Reconstructed pictures."""
         with self.scope(), self.speed.autocast(x.device.type):
             return self.model(x).x_hat
 
 
 def contestant(name: str, config: SCVAEConfig, device: str, seed: int = 0) -> Contestant:
-    """One of NAMES, its weights drawn from the seed; Adam with the released code's numbers."""
+    """One of NAMES, with weights drawn from the seed; Adam with the released code's settings."""
     torch.manual_seed(seed)
     model = SCVAE(config)
     speed, habits = SpeedSettings.of(device) if name == OURS else SpeedSettings(), name == HABITS
@@ -93,7 +93,7 @@ def contestant(name: str, config: SCVAEConfig, device: str, seed: int = 0) -> Co
 
 
 def measure(case: ModelCase, device: str, seconds: float) -> dict[str, Any]:
-    """First losses, samples of every contestant, where the time of two of them goes, memory on a GPU."""
+    """First losses, samples of every contestant, profiles of two of them, memory on a GPU."""
     config = config_of(case)
     stream = batches(config, case.batch, device)
     given = [next(stream) for _ in range(BATCHES)]
@@ -105,7 +105,7 @@ def measure(case: ModelCase, device: str, seconds: float) -> dict[str, Any]:
         if not e["loss"] <= _ALLOWED[entered[name].speed.precision]
     }
     runs = {name: _run(case, one, given) for name, one in entered.items() if name not in wrong}
-    for run in runs.values():  # compiled, and every buffer taken
+    for run in runs.values():  # compile, and allocate every buffer
         run()
         run()
     rounds = (operations.LEAST_ROUNDS + 2, 2 * operations.MOST_ROUNDS)
@@ -140,7 +140,7 @@ def _run(case: ModelCase, one: Contestant, given: list[torch.Tensor]) -> Callabl
 
 @torch.no_grad()
 def _errors(entered: dict[str, Contestant], x: torch.Tensor) -> dict[str, dict[str, float]]:
-    """Of everyone's first loss, against the released formulas in float64."""
+    """Errors of each contestant's first loss, against the released formulas in float64."""
     exact_one = contestant(HABITS, entered[FLOAT32].model.config, str(x.device))
     exact_one.model.double()
     exact = float(exact_one.loss(x.double()).total)

@@ -1,4 +1,4 @@
-"""Measures a case of an operation or a layer: first whether each result is right, then seconds, memory, arithmetic."""
+"""Measures a case of an operation or layer: first the correctness of each result, then seconds, memory, arithmetic."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from benchmarks.problems import DTYPES, Problem
 from benchmarks.rivals import CLEAN, GRAPH, PRODUCTS, RELEASED, Entrant
 
 LEAST_ROUNDS, MOST_ROUNDS = 3, 15
-SAMPLE_SECONDS = {"cpu": 2e-3, "cuda": 2e-2}  # that a sample of the fastest contestant takes
+SAMPLE_SECONDS = {"cpu": 2e-3, "cuda": 2e-2}  # per sample of the fastest contestant
 GATED_ROWS = 256
-# Matrices of (M, K) that a contestant holds at once: for each iterate if it is kept for a backward pass, and besides.
+# Matrices of (M, K) that a contestant holds at once: per kept iterate in a backward pass, and in addition.
 _KEPT = {RELEASED: 6, CLEAN: 2}
 _BESIDES = 8
-_RESULTS = {"decode": ("x̂",), "lista": ("z",), "LISTA": ("z",)}  # of others both
+_RESULTS = {"decode": ("x̂",), "lista": ("z",), "LISTA": ("z",)}  # both for the others
 
 
 def measure(case: Case, device: str, seconds: float) -> dict[str, Any]:
-    """What is to be known of a case: errors, samples within about so many seconds, memory, useful arithmetic.
+    """The results of a case: errors, samples within about `seconds`, memory, useful arithmetic.
 
-    Samples are seconds a call, one of each contestant a round. Contestants under "wrong" have none, nor have those
-    under "left out", with the reasons.
+    Samples are seconds per call, one of each contestant per round. Contestants under "wrong" and "left out", where the
+    reasons are given, have no samples.
     """
     left_out = {name: why for name in (RELEASED, CLEAN) if (why := lacking(case, name, device))}
     if CLEAN in left_out:
@@ -50,7 +50,7 @@ def measure(case: Case, device: str, seconds: float) -> dict[str, Any]:
 
 
 def lacking(case: Case, name: str, device: str) -> str | None:
-    """Why there is not memory enough for a contestant; None if there is."""
+    """Why there is not enough memory for a contestant; None if there is."""
     kept = 0 if case.direction == FORWARD else _KEPT[name] * (case.n_iter + 1)
     needed = DTYPES[case.dtype].itemsize * (case.rows * case.atoms * (kept + _BESIDES) + 8 * case.atoms**2)
     there = memory.there_is(device)
@@ -60,7 +60,7 @@ def lacking(case: Case, name: str, device: str) -> str | None:
 
 
 def steps(case: Case, p: Problem, right: dict[str, Entrant], device: str) -> dict[str, Callable[[], object]]:
-    """What is timed, by the contestants' names; the bare products and a CUDA graph among them."""
+    """The calls to time, by contestant, including the bare products and a CUDA graph."""
     runs: dict[str, Callable[[], object]] = {}
     for name, one in right.items():
         runs[name] = one.step(case.direction)
@@ -73,10 +73,10 @@ def steps(case: Case, p: Problem, right: dict[str, Entrant], device: str) -> dic
 def checked(
     case: Case, sample: Problem, step: int, exact_problem: Problem, entered: dict[str, Entrant]
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """Errors against float64 of every contestant, and who is wrong.
+    """Errors of every contestant against float64, and the contestants that are wrong.
 
-    Results are computed at full size and compared on the sample, every step-th of the rows. Gradients are compared on a
-    problem of those rows alone; in float32 and float64 without the rows in which a rounding could switch a code.
+    Results are computed at full size and compared on the sample, every step-th row. Gradients are compared on a problem
+    with only those rows; in float32 and float64 without the rows in which rounding could switch a code on or off.
     """
     a = rivals.arguments(case.op, exact_problem)
     exact = _named(case, rivals.composed(case.op, rivals.formulas.released, exact_problem, a))
@@ -104,7 +104,7 @@ def _gradient_errors(case: Case, sample: Problem, exact_problem: Problem) -> dic
     reference = rivals.entrants(plain._replace(dtype="float64"), exact_problem)
     exact_entrant = reference.get(RELEASED, reference[CLEAN])
     drawn = torch.Generator().manual_seed(2)
-    # Exact in every dtype.
+    # These are exact in every dtype.
     weights = [torch.randn(r.shape, generator=drawn).bfloat16().to(r) for r in exact_entrant.results()]
     exact = exact_entrant.gradients(weights)
     found = {}
@@ -119,14 +119,14 @@ def _named(case: Case, results: Any) -> dict[str, torch.Tensor]:
 
 
 def _work(case: Case, exact: Problem, clean: Entrant) -> dict[str, Any]:
-    """Useful multiply-adds of a call, densities of the iterates, and the bytes that must move at least."""
+    """Useful multiply-adds of a call, densities of the iterates, and the least number of bytes to move."""
     counted = counting.useful(problems.iterates(exact), case.op, case.features)
     parts = {FORWARD: counted.forward, BOTH: counted.forward + counted.backward}
     useful = parts.get(case.direction, counted.backward)
     widths = {"z": case.atoms, "x̂": case.features}
     entries = sum(case.rows * widths[name] for name in _RESULTS.get(case.op, tuple(widths)))
     arguments = sum(t.nbytes for t in clean.leaves.values())
-    # And with a backward pass as many gradients, and the arguments once more.
+    # A backward pass adds the same number of gradients, and the arguments once more.
     moved = arguments + entries * DTYPES[case.dtype].itemsize
     return {
         "useful multiply-adds": useful * case.rows / len(exact.x),

@@ -1,6 +1,6 @@
-"""Equal loss: our training and the released code's habits, step by step from the same weights on the same pictures.
+"""Equal losses: our training and the released code's, step by step from the same weights on the same pictures.
 
-Rounding makes two runs part after some steps, as other seeds do; it must not make them part further.
+Rounding makes two runs diverge after some steps, like different seeds do; it must not make them diverge further.
 """
 
 from __future__ import annotations

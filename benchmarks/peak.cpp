@@ -1,4 +1,4 @@
-// Multiply-adds in float32 that the processor does in a second: chains in registers, nothing is read from memory.
+// float32 multiply-adds per second of the processor: chains in registers, without memory accesses.
 //
 //   peak THREADS MILLISECONDS RUNS    prints the best of the runs
 #include <algorithm>
@@ -21,7 +21,7 @@ constexpr int kLanes = 4;
 #endif
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 
-// Enough to fill two units of a latency of five, few enough for sixteen registers.
+// Enough chains to fill two units with a latency of five, few enough for sixteen registers.
 constexpr int kChains = 12;
 constexpr int kSteps = 4096;
 
@@ -43,7 +43,7 @@ double multiply_adds_per_second(std::chrono::duration<double> at_least, std::ato
   const Vector factor = Vector{} + from_memory, term = Vector{} + (1.0f - from_memory);
   Vector chains[kChains] = {};
   --waiting;
-  while (waiting > 0) std::this_thread::yield();  // all threads run before any is timed
+  while (waiting > 0) std::this_thread::yield();  // start timing only when all threads run
 
   const auto begin = Clock::now();
   std::chrono::duration<double> elapsed{};

@@ -1,4 +1,4 @@
-"""The machine's multiply-add peak in float32, measured by a small C++ program that is compiled on the spot."""
+"""The machine's multiply-add peak in float32, measured by a small C++ program that is compiled when needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class UnknownPeakError(RuntimeError):
 
 
 def compiler() -> str:
-    """The C++ compiler of the environment variable CXX, or else the system's.
+    """The C++ compiler in the environment variable CXX, or else the system's.
 
     Raises:
         UnknownPeakError: there is none.
@@ -41,7 +41,7 @@ def _output(command: Sequence[str | Path]) -> str:
 
 
 def multiply_adds_per_second(threads: int, *, milliseconds: float = 20, runs: int = 20) -> float:
-    """Fused multiply-adds a second in float32 on so many threads at once, best of some short runs.
+    """Fused multiply-adds per second in float32 with this number of threads; the best of several short runs.
 
     Raises:
         ValueError: an argument is not positive.
@@ -49,7 +49,7 @@ def multiply_adds_per_second(threads: int, *, milliseconds: float = 20, runs: in
     """
     if min(threads, milliseconds, runs) <= 0:
         raise ValueError(f"peak: threads, milliseconds and runs must be positive, got {threads, milliseconds, runs}")
-    # Compilers for Arm take the processor under another name.
+    # Compilers for Arm use another option to select the processor.
     native = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
     with tempfile.TemporaryDirectory(prefix="peak-") as folder:
         program = Path(folder, "peak")

@@ -1,4 +1,4 @@
-"""Pictures to measure on: crops of the embedded photographs, or noise of their spectrum where there are none."""
+"""Pictures for measurements: crops of the embedded photographs, or noise with their spectrum if they are missing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _NEEDED = ("PIL", "skimage", "sklearn")
 
 
 def kind() -> str:
-    """PHOTOGRAPHS, or NOISE where what they come with is missing."""
+    """PHOTOGRAPHS, or NOISE if the packages with the photographs are missing."""
     return PHOTOGRAPHS if all(map(find_spec, _NEEDED)) else NOISE
 
 
 def crops(size: int, first: int, count: int, seed: int) -> torch.Tensor:
-    """(count, 3, size, size) in −1 … 1: the crops from number `first` on, the same for the same seed."""
+    """(count, 3, size, size) in −1 … 1: the crops from number `first` on, determined by the seed."""
     return torch.stack([_crop(size, seed, index) for index in range(first, first + count)])
 
 
@@ -27,7 +27,7 @@ def _crop(size: int, seed: int, index: int) -> torch.Tensor:
     drawn = torch.Generator().manual_seed(1_000_003 * seed + index)
     across, down = torch.fft.rfftfreq(size), torch.fft.fftfreq(size)[:, None]
     spectrum = torch.fft.rfft2(torch.randn(3, size, size, generator=drawn))
-    # A photograph's amplitudes fall as 1 / frequency.
+    # The amplitudes of a photograph fall as 1 / frequency.
     picture = torch.fft.irfft2(spectrum / (across.square() + down.square()).sqrt().clamp_min(1 / size), s=(size, size))
     return (picture / (3 * picture.std())).clamp(-1, 1)
 

@@ -1,4 +1,4 @@
-"""The tensors of a case: x ~ N(0, 1) coded over a dictionary, with the threshold that gives the density asked for."""
+"""The tensors of a case: x ~ N(0, 1) coded over a dictionary, with the threshold that gives the requested density."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-MARGIN = 1e-5  # from its threshold, of a float32 drive that no rounding carries across
-# Multiply-adds that the search for a threshold may spend on each of its iterations.
+MARGIN = 1e-5  # distance from the threshold that rounding of a float32 drive can't bridge
+# Limit on the multiply-adds of each iteration in the search for a threshold.
 _SEARCHED = 2**31
 
 
 class Problem(NamedTuple):
-    """Arguments of sparse_code; `c` is what γ is where the start is the released code's."""
+    """Arguments of sparse_code; `c` is γ for the released code's start."""
 
     x: torch.Tensor  # (M, n)
     W_e: torch.Tensor  # (K, n)
@@ -47,17 +47,17 @@ class Problem(NamedTuple):
         return self.x @ self.W_e.T
 
     def to(self, *, device: str | None = None, dtype: torch.dtype | None = None) -> Problem:
-        """The same on another device, or in another dtype."""
+        """The same problem on another device, or in another dtype."""
         return Problem._make(v.to(device=device, dtype=dtype) if isinstance(v, torch.Tensor) else v for v in self)
 
     def sampled(self, most: int) -> tuple[Problem, int]:
-        """Every step-th row, at most about so many; and the step."""
+        """Every step-th row, about `most` of them at most, and the step."""
         step = max(1, len(self.x) // most)
         return self._replace(x=self.x[::step].contiguous()), step
 
 
 def problem(case: Case, device: str = "cpu") -> Problem:
-    """Tensors of a case, rounded to its dtype: the same on every machine but for the device's random numbers."""
+    """Tensors of a case, rounded to its dtype; the same on every machine except for the device's random numbers."""
     D, W_e, S, c = _weights(case.dictionary, case.atoms)
     theta = _threshold(case.dictionary, case.atoms, case.n_iter, case.density, case.start)
     drawn = torch.Generator(device).manual_seed(0)
@@ -67,14 +67,14 @@ def problem(case: Case, device: str = "cpu") -> Problem:
 
 
 def iterates(p: Problem) -> Iterator[torch.Tensor]:
-    """z_0 … z_T, each (M, K), one after the other."""
+    """Yields z_0 … z_T, each (M, K)."""
     return formulas.iterates(p.b, p.S, p.theta, p.n_iter, p.gain)
 
 
 def near_a_tie(p: Problem) -> torch.Tensor:
-    """(M,): whether any drive of a row comes within MARGIN of the threshold; p is in float64.
+    """(M,): whether any drive of a row is within MARGIN of the threshold; p is in float64.
 
-    A rounding could switch such a code on or off, and one of them outweighs all roundings of a gradient.
+    Rounding could switch such a code on or off, which would outweigh all other rounding errors of a gradient.
     """
     b = p.b
     near = torch.zeros(len(b), dtype=torch.bool, device=b.device)
@@ -92,14 +92,14 @@ def _weights(dictionary: str, atoms: int) -> tuple[torch.Tensor, ...]:
         D = dictionaries.dct(features, atoms)
     else:
         D = dictionaries.random_unit(features, atoms, generator=torch.Generator().manual_seed(0))
-    # As the layers form it: in float32 it would depend on the machine by more roundings than results may differ in.
+    # In float64, like the layers do it: in float32 rounding would differ between machines by more than results may.
     c = (torch.linalg.matrix_norm(D.double(), ord=2) ** 2).to(D.dtype)
     return D, D.T / c, torch.eye(atoms) - D.T @ D / c, c
 
 
 @functools.cache
 def _threshold(dictionary: str, atoms: int, n_iter: int, density: float, start: str) -> torch.Tensor:
-    """θ that gives z_T the density, by bisection on other vectors than those that are measured."""
+    """The θ that gives z_T the density, by bisection on other vectors than the measured ones."""
     if density >= 1:
         return torch.zeros(())
     D, W_e, S, c = _weights(dictionary, atoms)
@@ -117,7 +117,7 @@ def _threshold(dictionary: str, atoms: int, n_iter: int, density: float, start: 
 def threshold_of(
     density: float, codes: Callable[[torch.Tensor], torch.Tensor], high: torch.Tensor, rounds: int
 ) -> torch.Tensor:
-    """θ (), between 0 and `high`, with which codes have the density, by so many rounds of bisection."""
+    """The θ (), between 0 and `high`, with which codes have the density, by a number of rounds of bisection."""
     low = torch.zeros(())
     for _ in range(rounds):
         theta = (low + high) / 2

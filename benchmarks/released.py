@@ -1,8 +1,8 @@
-"""The released code's habits in a model of ours: a rival that differs from SC-VAE in nothing but how it is computed.
+"""The released code's way of computing, in a model of ours: a rival that differs from SC-VAE only in this respect.
 
-Its LISTA is eager PyTorch and forms S in every call; the grid's adjacency matrix is built on the host (by scipy there,
-by numpy here), copied to the device in every call, and multiplies codes of K entries; normalisation and activation are
-separate operations; each loss is copied to the host; everything is float32 and NCHW.
+Its LISTA is eager PyTorch and forms S in every call. The grid's adjacency matrix is built on the host (by scipy there,
+by numpy here), copied to the device in every call, and multiplied by codes of K entries. Normalisation and activation
+are separate operations. Each loss is copied to the host. Everything is float32 and NCHW.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class EagerBottleneck(nn.Module):
     """`DictionaryLISTA` in eager PyTorch, over the same parameters."""
 
     def __init__(self, ours: DictionaryLISTA, iterate: Iterate) -> None:
-        """`iterate` is of `formulas`."""
+        """`iterate` is a function of `formulas`."""
         super().__init__()
         self.ours, self.iterate = ours, iterate
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # (B, h, w, n) -> (B, h, w, K), (B, h, w, n)
-        """Codes and what they rebuild."""
+        """Codes and reconstructions."""
         D, c = self.ours.dictionary, self.ours.c
         rows = x.flatten(0, -2)
         S = torch.eye(D.shape[1], dtype=D.dtype, device=D.device) - D.T @ D / c
@@ -42,10 +42,10 @@ class EagerBottleneck(nn.Module):
 
 
 class DenseGraphConvolution(AlphaNetwork):
-    """`GraphConvolutionAlpha` with an adjacency matrix, made anew in every call."""
+    """`GraphConvolutionAlpha` with an adjacency matrix that is rebuilt in every call."""
 
     def __init__(self, ours: GraphConvolutionAlpha) -> None:
-        """Over the same parameters."""
+        """Use the same parameters."""
         super().__init__()
         self.linear = ours.linear
 
@@ -58,20 +58,20 @@ class DenseGraphConvolution(AlphaNetwork):
 
 
 class TwoStepUpsample(nn.Module):
-    """`Upsample`, which doubles the pixels and then convolves."""
+    """`Upsample`, in two steps: double the pixels, then convolve."""
 
     def __init__(self, ours: blocks.Upsample) -> None:
-        """Over the same parameters."""
+        """Use the same parameters."""
         super().__init__()
         self.conv = ours.conv
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w) -> (B, C, 2h, 2w)
-        """Twice as high and wide."""
+        """Double height and width."""
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
 def _grid(h: int, w: int) -> np.ndarray:
-    """The 0/1 adjacency (h·w, h·w) of a grid: each position joined to itself and to its four neighbours."""
+    """The 0/1 adjacency (h·w, h·w) of a grid: each position is joined to itself and its four neighbours."""
 
     def path(length: int) -> np.ndarray:
         return np.eye(length, k=1) + np.eye(length, k=-1)
@@ -80,13 +80,13 @@ def _grid(h: int, w: int) -> np.ndarray:
 
 
 def with_eager_lista(model: SCVAE, iterate: Iterate = formulas.clean) -> SCVAE:
-    """The model with another bottleneck of the same numbers."""
+    """The model with an eager bottleneck that gives the same numbers."""
     model.bottleneck = EagerBottleneck(model.bottleneck, iterate)  # type: ignore[assignment]
     return model
 
 
 def with_released_habits(model: SCVAE) -> SCVAE:
-    """The model as the released code computes it, in the scope of `separate_norms`."""
+    """The model, computed like the released code; use it within `separate_norms`."""
     if isinstance(model.attention, GraphConvolutionAlpha):
         model.attention = DenseGraphConvolution(model.attention)
     for level in model.decoder.up:
@@ -96,7 +96,7 @@ def with_released_habits(model: SCVAE) -> SCVAE:
 
 
 def separate_norms() -> AbstractContextManager[Any]:
-    """In it every model's normalisation and activation are two operations of PyTorch."""
+    """Within this context, every model's normalisation and activation are two separate operations of PyTorch."""
 
     def composed(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
         return F.silu(F.group_norm(x, groups, weight, bias, eps))

@@ -1,4 +1,4 @@
-"""The file of a run: written whole after every case, so that a run that was stopped goes on where it stopped."""
+"""The results file of a run, rewritten after every case, so that a stopped run can be continued."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ FILE = "results.json"
 
 
 class ResultsError(RuntimeError):
-    """A results file can't be used; the message says why and what to do."""
+    """A results file can't be used; the message gives the reason and the remedy."""
 
 
 class Results:
-    """What a run has found so far, in `folder`/results.json.
+    """The results of a run so far, in `folder`/results.json.
 
     Attributes:
-        document: all of it: "schema", "environment", "ceilings", "groups" (names of cases) and "results", each with
-            the "name", "kind" and "settings" of its case beside what was measured.
+        document: everything: "schema", "environment", "ceilings", "groups" (names of cases) and "results", each with
+            the "name", "kind" and "settings" of its case and the measurements.
     """
 
     def __init__(self, folder: Path, document: dict[str, Any]) -> None:
@@ -36,7 +36,7 @@ class Results:
         """The results of a folder.
 
         Raises:
-            ResultsError: there are none, or not of this schema.
+            ResultsError: there are none, or they have another schema.
         """
         path = folder / FILE
         try:
@@ -52,10 +52,10 @@ class Results:
 
     @classmethod
     def begin(cls, folder: Path, found: Mapping[str, Any], *, fresh: bool) -> Results:
-        """Results to add to: those of the folder, if they were measured in this environment, else new ones.
+        """Results to add to: those of the folder, if they were measured in this environment, otherwise new ones.
 
         Raises:
-            ResultsError: the folder's are of another environment or schema, and `fresh` is not set.
+            ResultsError: the folder's results have another environment or schema, and `fresh` is not set.
         """
         if fresh or not (folder / FILE).exists():
             return cls(folder, {"schema": SCHEMA, "environment": dict(found), "groups": {}, "results": []})
@@ -74,11 +74,11 @@ class Results:
         return held
 
     def done(self) -> set[str]:
-        """Names of the cases that need not be measured again; one that raised is."""
+        """Names of the cases that need no new measurement; cases that raised do."""
         return {result["name"] for result in self.document["results"] if "raised" not in result}
 
     def add(self, case: AnyCase, found: Mapping[str, Any]) -> dict[str, Any]:
-        """Keeps what was measured of a case, in the place of what was known of it.
+        """Store the results of a case, replacing earlier ones.
 
         Raises:
             OSError: the folder can't be written to.
@@ -90,20 +90,20 @@ class Results:
         return result
 
     def note_groups(self, groups: Mapping[str, Iterable[AnyCase]]) -> None:
-        """Adds to the groups that the cases stand in."""
+        """Add the cases to their groups."""
         held = self.document["groups"]
         for group, members in groups.items():
             held[group] = list(dict.fromkeys([*held.get(group, []), *(case.name for case in members)]))
 
     def write(self) -> None:
-        """Writes the file, whole."""
+        """Write the file atomically."""
         write_json(self.folder / FILE, self.document)
 
     def __getitem__(self, name: str) -> dict[str, Any]:
-        """What was found of the case of this name.
+        """The results of the case with this name.
 
         Raises:
-            KeyError: nothing.
+            KeyError: there are none.
         """
         try:
             return self._by_name()[name]
@@ -111,7 +111,7 @@ class Results:
             raise KeyError(f"no result of {name} in {self.folder / FILE}") from None
 
     def group(self, name: str) -> list[dict[str, Any]]:
-        """The results of a group, in its order."""
+        """The results of a group, in order."""
         by_name = self._by_name()
         return [by_name[member] for member in self.document["groups"].get(name, []) if member in by_name]
 

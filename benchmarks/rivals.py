@@ -1,4 +1,4 @@
-"""Who takes part: eager PyTorch written in two ways, compiled and captured, the bare products, and our backends."""
+"""The contestants: eager PyTorch written in two ways, compiled and captured, the bare products, and our backends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scvae_fast.ops.backends import cpu
 
 RELEASED, CLEAN, PRODUCTS, GRAPH = "released formula", "clean eager", "bare products", "clean eager, CUDA graph"
 COMPILED = ", torch.compile"
-# Both ways of the Triton kernels beside their own choice, up to as many rows as could leave a card half idle.
+# Both launch modes of the Triton kernels next to their own choice, up to as many rows as could leave a card half idle.
 WAYS = {"triton, one launch": False, "triton, by iteration": True}
 ROWS_OF_BOTH_WAYS = 20_000
 
@@ -32,14 +32,14 @@ Iterate: TypeAlias = Callable[..., torch.Tensor]
 
 @dataclass(frozen=True)
 class Entrant:
-    """What can be called on the same arguments as all others; `leaves` are those that get gradients."""
+    """A contestant that can be called on the same arguments as the others; `leaves` are those that get gradients."""
 
     results: Callable[[], Results]
     leaves: Tensors
     scope: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
 
     def step(self, direction: str) -> Callable[[], object]:
-        """What is timed: results alone, gradients alone (of one forward pass, over and over), or both."""
+        """The call to time: only results, only gradients (repeatedly, from one forward pass), or both."""
         if direction == FORWARD:
             return self._forward
         with self.scope():
@@ -50,7 +50,7 @@ class Entrant:
         return lambda: self._both(weights)
 
     def gradients(self, weights: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Of the results' sum with these weights; arguments that get none are left out."""
+        """Gradients of the results' sum with these weights; arguments without a gradient are left out."""
         found = zip(self.leaves, self._both(weights), strict=True)
         return {name: gradient for name, gradient in found if gradient is not None}
 
@@ -68,7 +68,7 @@ class Entrant:
 
 
 def entrants(case: Case, p: Problem) -> dict[str, Entrant]:
-    """Whose results are compared, and timed where they are right: eager PyTorch, compiled too, then our backends."""
+    """The contestants, which are compared and, if correct, timed: eager PyTorch, also compiled, then our backends."""
     a = {name: tensor.detach().requires_grad_() for name, tensor in arguments(case.op, p).items()}
     known: dict[str, Entrant] = {}
     for name, iterate in {RELEASED: formulas.released, CLEAN: _clean(case, p)}.items():
@@ -76,7 +76,7 @@ def entrants(case: Case, p: Problem) -> dict[str, Entrant]:
         known[name] = Entrant(functools.partial(run, a), a)
         for mode in filter(None, case.compiled.split("+")):
             if mode == "default":
-                torch.compiler.reset()  # else the shapes of one case count as recompilations of another
+                torch.compiler.reset()  # otherwise one case's shapes count as recompilations of another's
             compiled = torch.compile(run, mode=mode, dynamic=False)
             known[name + COMPILED + (f" {mode}" if mode != "default" else "")] = Entrant(
                 functools.partial(compiled, a), a
@@ -102,18 +102,18 @@ def _ours(case: Case, p: Problem, a: Tensors, backend: str) -> dict[str, Entrant
 
 
 def takers(case: Case, device: torch.device) -> list[str]:
-    """The backends that run the case; `eager` only where it is the automatic choice."""
+    """The backends that run the case; `eager` only if it is the automatic choice."""
     return usable(device, DTYPES[case.dtype], choice(case, device))
 
 
 def usable(device: torch.device, dtype: torch.dtype, chosen: str, options: Sequence[str] = ()) -> list[str]:
-    """The backends that run such a call; `eager` only where it is `chosen`."""
+    """The backends that run such a call; `eager` only if it is `chosen`."""
     able = [name for name in scvae_fast.backends() if backends.declines(name, device, dtype, options) is None]
     return [name for name in able if name in (chosen, "cpu", "triton", "cuda")]
 
 
 def choice(case: Case, device: torch.device) -> str:
-    """The backend that runs the case if none is asked for."""
+    """The backend that runs the case by default."""
     op = "sparse_code" if case.op in ("LISTA", "DictionaryLISTA") else case.op
     chosen = backends.choose(op, None, device, DTYPES[case.dtype], case.rows)
     if op == "decode" and chosen == "cpu":
@@ -123,7 +123,7 @@ def choice(case: Case, device: torch.device) -> str:
 
 
 def arguments(op: str, p: Problem) -> dict[str, torch.Tensor]:
-    """The tensors of a call that get gradients; to softshrink the threshold is a number, which gets none."""
+    """The tensors of a call that get gradients; softshrink takes the threshold as a number, without a gradient."""
     if op == "decode":
         *_, z = iterates(p)
         return {"z": z, "D": p.D}
@@ -137,7 +137,7 @@ def arguments(op: str, p: Problem) -> dict[str, torch.Tensor]:
 
 
 def composed(op: str, iterate: Iterate, p: Problem, a: Tensors) -> Results:
-    """An operation or a layer in plain PyTorch, from iterations written one way or another."""
+    """An operation or a layer in plain PyTorch, with the given way of writing the iterations."""
     if op == "decode":
         return (a["z"] @ a["D"].T,)
     if op == "lista":
@@ -165,7 +165,7 @@ def operation(op: str, backend: str | None, p: Problem, a: Tensors) -> Results:
 
 
 def _clean(case: Case, p: Problem) -> Iterate:
-    """`formulas.clean`, for the operations with the threshold as a number; layers learn theirs."""
+    """`formulas.clean`, with the threshold as a number for operations; layers learn theirs."""
     if case.op in ("LISTA", "DictionaryLISTA"):
         return formulas.clean
     number = float(p.theta)
@@ -173,7 +173,7 @@ def _clean(case: Case, p: Problem) -> Iterate:
 
 
 def _layer(case: Case, p: Problem, backend: str) -> Entrant:
-    """Our layer with the case's numbers for parameters, in training where gradients are asked for."""
+    """Our layer with the case's numbers as parameters, in training mode if gradients are requested."""
     lmbda = float(p.theta) * float(p.c)
     layer: scvae_fast.LISTA | scvae_fast.DictionaryLISTA
     if case.op == "LISTA":
@@ -195,12 +195,12 @@ def _layer(case: Case, p: Problem, backend: str) -> Entrant:
 
 
 def graphed(entrant: Entrant, direction: str) -> Callable[[], object]:
-    """The step of an entrant on a GPU, captured; each call of it is a replay."""
+    """The step of a contestant on a GPU as a captured graph; each call replays it."""
     step = entrant.step(direction)
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
-        for _ in range(3):  # libraries start, and memory is taken, outside of the capture
+        for _ in range(3):  # libraries start, and memory is allocated, before the capture
             step()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
@@ -215,9 +215,9 @@ def graphed(entrant: Entrant, direction: str) -> Callable[[], object]:
 
 
 def bare_products(case: Case, p: Problem) -> Callable[[], None]:
-    """The matrix products of the dense formula alone, into memory that is there already: what no fusion can beat.
+    """Only the matrix products of the dense formula, into allocated memory: no fusion can be faster.
 
-    Where codes are sparse, whoever skips the zeros can.
+    Code that skips the zeros of sparse codes can.
     """
     M, K = len(p.x), case.atoms
     z, u = torch.randn(M, K, device=p.x.device).to(p.x), p.x.new_empty(M, K)

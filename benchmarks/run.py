@@ -1,8 +1,8 @@
-"""Measures scvae_fast on this machine against its rivals: python -m benchmarks.
+"""Measures scvae_fast on this machine, compared with its rivals: python -m benchmarks.
 
-Nothing is timed before its result is right: a contestant whose error against float64 is over twice that of eager
-PyTorch is named and gets no time; if it is one of ours, the exit status is 1. Ctrl-C keeps what was measured; the same
-command goes on from there. Results, tables and pictures are written to a folder, report.html there shows them all.
+Only correct results are timed: a contestant whose error against float64 is more than twice that of eager PyTorch is
+reported and not timed; if it is one of ours, the exit status is 1. Ctrl-C keeps the measurements so far; the same
+command continues from there. Results, tables and figures are written to a folder; its report.html shows them all.
 """
 
 from __future__ import annotations
@@ -27,33 +27,35 @@ from benchmarks.report import measured
 from benchmarks.report import writing as report
 from benchmarks.results import Results, ResultsError
 
-SECONDS = {"quick": 0.5, "standard": 3.0, "full": 8.0}  # of samples for each case
+SECONDS = {"quick": 0.5, "standard": 3.0, "full": 8.0}  # seconds of samples per case
 FAILED, STOPPED = 1, 130
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
-    """The options; ends the program where they make no sense."""
+    """The options; ends the program if they are invalid."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     cuda = torch.cuda.is_available()
     extent = parser.add_mutually_exclusive_group()
-    extent.add_argument("--quick", dest="extent", action="store_const", const="quick", help="seconds: our layer alone")
     extent.add_argument(
-        "--full", dest="extent", action="store_const", const="full", help="every size, and losses: hours"
+        "--quick", dest="extent", action="store_const", const="quick", help="takes seconds: only our layer"
+    )
+    extent.add_argument(
+        "--full", dest="extent", action="store_const", const="full", help="takes hours: every size, and training losses"
     )
     parser.add_argument("--case", action="append", metavar="PATTERN", help="only cases such as 'lista-*-M16-*'")
-    parser.add_argument("--list", action="store_true", help="print the names of the cases and end")
+    parser.add_argument("--list", action="store_true", help="print the names of the cases and exit")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default out/bench/DEVICE)")
-    parser.add_argument("--fresh", action="store_true", help="replace what the folder holds")
+    parser.add_argument("--fresh", action="store_true", help="replace earlier results in the folder")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no case after so many")
-    parser.add_argument("--threads", type=int, help="of the CPU (default: torch's own choice)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no case after this time")
+    parser.add_argument("--threads", type=int, help="number of CPU threads (default: torch's own choice)")
     parser.add_argument(
         "--tuned-allocator",
         action="store_true",
-        help=f"start again with {' '.join(environment.TUNED)} set: eager PyTorch then loses less time to page faults",
+        help=f"restart with {' '.join(environment.TUNED)} set, so that eager PyTorch loses less time to page faults",
     )
     parser.add_argument(
-        "--against", metavar="REF", help="compare with another commit, built aside, instead of with the rivals"
+        "--against", metavar="REF", help="compare with another commit, built separately, instead of with the rivals"
     )
     parser.set_defaults(extent="standard")
     chosen = parser.parse_args(words)
@@ -62,7 +64,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     if not chosen.minutes > 0 or (chosen.threads is not None and chosen.threads < 1):
         parser.error("--minutes must be positive, --threads at least 1")
     if chosen.tuned_allocator and platform.libc_ver()[0] != "glibc":
-        parser.error("--tuned-allocator: only glibc's allocator can be tuned, and this Python runs on another")
+        parser.error("--tuned-allocator: only glibc's allocator can be tuned, but this Python uses another")
     chosen.groups = _chosen_groups(parser, chosen)
     return chosen
 
@@ -81,7 +83,7 @@ def _chosen_groups(parser: argparse.ArgumentParser, chosen: argparse.Namespace) 
 
 
 def measure(case: AnyCase, device: str, seconds: float) -> dict[str, Any]:
-    """What is to be known of a case, by its kind."""
+    """Measure a case, depending on its kind."""
     if isinstance(case, Case):
         return operations.measure(case, device, seconds)
     if isinstance(case, FamilyCase):
@@ -96,7 +98,7 @@ def measure(case: AnyCase, device: str, seconds: float) -> dict[str, Any]:
 
 
 def run(chosen: argparse.Namespace, held: Results) -> None:
-    """Measures the chosen cases that the results lack, until the time is up."""
+    """Measure the chosen cases that have no results yet, until the time is up."""
     held.note_groups(chosen.groups)
     if "ceilings" not in held.document and chosen.extent != "quick":
         held.document["ceilings"] = ceilings.measured(chosen.device)
@@ -108,7 +110,7 @@ def run(chosen: argparse.Namespace, held: Results) -> None:
         begin = time.monotonic()
         try:
             found = measure(case, chosen.device, SECONDS[chosen.extent])
-        except Exception:  # kept, shown, and the exit status tells: other cases need not suffer
+        except Exception:  # recorded, shown, and reflected in the exit status; the other cases go on
             found = {"raised": traceback.format_exc()}
             print(f"\n{case.name} raised:\n{found['raised']}", file=sys.stderr)
         held.add(case, {**found, "took": time.monotonic() - begin})
@@ -118,7 +120,7 @@ def run(chosen: argparse.Namespace, held: Results) -> None:
 
 
 def progress(open_cases: Sequence[AnyCase]) -> Iterator[AnyCase]:
-    """The cases, with a bar on stderr that names the one under way; lines where that is no terminal."""
+    """The cases, with a progress bar on stderr that names the current one; lines of text if it is not a terminal."""
     if find_spec("tqdm") and sys.stderr.isatty():
         from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -133,7 +135,7 @@ def progress(open_cases: Sequence[AnyCase]) -> Iterator[AnyCase]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measures, reports; returns the exit status."""
+    """Measure and report; returns the exit status."""
     chosen = arguments(words)
     if chosen.list:
         print(*cases.by_name(chosen.groups), sep="\n")
@@ -147,7 +149,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if chosen.against is not None:
             return against.compare(chosen, folder)
         held = Results.begin(folder, environment.environment(chosen.device), fresh=chosen.fresh)
-        held.write()  # a folder that can't be written to is noticed now
+        held.write()  # fail now if the folder can't be written to
     except (ResultsError, against.AgainstError, OSError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return FAILED

@@ -1,7 +1,8 @@
-"""`python -m benchmarks.scale`: the figures of docs/scale.md, of encoding crops of the embedded photographs.
+"""`python -m benchmarks.scale`: the figures of docs/scale.md, for encoding crops of the embedded photographs.
 
-Processes of one thread encode parts of the same listing at once, as with `scvae-fast encode --part`, from the moment
-when all have coded a first batch to the last one's end; then the same pictures go through each stage by itself.
+Processes of one thread encode parts of the same listing at once, as with `scvae-fast encode --part`. They are timed
+from the moment when all have coded a first batch until the last one ends. Then each stage runs alone on the same
+pictures.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ BATCH_SIZE, QUALITY = 16, 90
 
 
 def write_crops(folder: Path, count: int, side: int) -> int:
-    """Write the photographs cut into squares, again and again from the first one, as JPEG; returns their bytes."""
+    """Write squares cut from the photographs, cycling through them, as JPEG; returns the total bytes."""
     from PIL import Image
 
     from scvae_fast.data import held_out_photographs, training_photographs
@@ -47,7 +48,7 @@ def write_crops(folder: Path, count: int, side: int) -> int:
 
 
 def encode_part(checkpoint: str, data: Path, out: Path, part: str) -> None:
-    """One process: says that it is ready, waits for a line, encodes its part, says what that added to its memory."""
+    """One process: reports that it is ready, waits for a line, encodes its part, and reports the added memory."""
     from benchmarks.memory import resident_at_peak
     from scvae_fast._shares import Share
     from scvae_fast.codes.coding import encode_stream
@@ -58,7 +59,7 @@ def encode_part(checkpoint: str, data: Path, out: Path, part: str) -> None:
     torch.set_num_threads(1)
     model = load_model(checkpoint)
     stream = PictureStream(data, threads=1).part(Share.parse(part), BATCH_SIZE)
-    list(encode_stream(model, PictureStream(data, threads=1, limit=BATCH_SIZE)))  # what the first batch sets up
+    list(encode_stream(model, PictureStream(data, threads=1, limit=BATCH_SIZE)))  # one-time set-up
     print("ready", flush=True)
     sys.stdin.readline()
     path = out / f"{part.replace('/', '-of-')}.parquet"
@@ -67,7 +68,7 @@ def encode_part(checkpoint: str, data: Path, out: Path, part: str) -> None:
 
 
 def run_processes(checkpoint: str, data: Path, processes: int) -> dict[str, Any]:
-    """Seconds until all parts are written, bytes of the files, and the most that it added to a process's memory."""
+    """Seconds until all parts are written, bytes of the files, and the largest memory added to a process."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.scale", "--checkpoint", checkpoint, "--data", str(data)]
         started = [
@@ -83,7 +84,7 @@ def run_processes(checkpoint: str, data: Path, processes: int) -> dict[str, Any]
         for each in started:
             assert each.stdout is not None
             if each.stdout.readline() != "ready\n":
-                raise RuntimeError("a process has ended before it was ready; what it printed says why")
+                raise RuntimeError("a process has ended before it was ready; see its output for the reason")
         begin = time.perf_counter()
         for each in started:
             assert each.stdin is not None
@@ -96,7 +97,7 @@ def run_processes(checkpoint: str, data: Path, processes: int) -> dict[str, Any]
 
 
 def stages(checkpoint: str, data: Path, count: int) -> dict[str, float]:
-    """Milliseconds a picture of each stage by itself, in one thread."""
+    """Milliseconds per picture of each stage alone, in one thread."""
     from scvae_fast.codes.coding import encode_pictures
     from scvae_fast.codes.storage import write_codes
     from scvae_fast.data import PictureStream
@@ -129,7 +130,7 @@ def _timed(make: Callable[[], Iterable[Any]]) -> tuple[list[Any], float]:
 
 
 def names(count: int) -> dict[str, float]:
-    """Bytes a name of a listing, of Python's strings beside it, and the seconds that the listing's array takes."""
+    """Bytes per name of a listing, compared with Python strings, and the seconds to build the listing's array."""
     from scvae_fast.data.files import Names
 
     def each() -> Iterator[bytes]:
@@ -144,7 +145,7 @@ def names(count: int) -> dict[str, float]:
 
 
 def listing(count: int) -> dict[str, float]:
-    """Bytes a name that listing a folder adds to a process's memory at most, and the seconds that it takes."""
+    """Largest bytes per name that listing a folder adds to a process's memory, and the seconds for it."""
     from benchmarks.memory import resident_at_peak
     from scvae_fast.data.files import list_folder
 
@@ -162,11 +163,11 @@ def listing(count: int) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and print tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
-    parser.add_argument("--checkpoint", help="of a model, such as out/pictures64")
+    parser.add_argument("--checkpoint", help="trained model, such as out/pictures64")
     parser.add_argument("--crops", type=int, default=20_000, help="default: %(default)s")
-    parser.add_argument("--side", type=int, default=64, help="of a crop, in pixels; default: %(default)s")
+    parser.add_argument("--side", type=int, default=64, help="side of a crop in pixels; default: %(default)s")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=1, help="of all numbers of processes in turn")
+    parser.add_argument("--rounds", type=int, default=1, help="rounds over all numbers of processes")
     parser.add_argument("--names", type=int, metavar="N", help="measure a listing of N names instead")
     parser.add_argument("--files", type=int, metavar="N", help="list a folder of N files instead")
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)

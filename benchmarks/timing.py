@@ -1,4 +1,4 @@
-"""Timing that can be compared: all contestants in one process, in turn, ratios taken round by round."""
+"""Comparable timing: all contestants in one process, in turn, with ratios taken round by round."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def interleaved(
 
 
 def elapsed(run: Callable[[], object], calls: int = 1, device: str = "cpu") -> float:
-    """Seconds that so many calls in a row take; on "cuda" those of the current stream."""
+    """Seconds that this number of consecutive calls takes; on "cuda" those of the current stream."""
     if device == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -76,5 +76,5 @@ def until(
 
 
 def spread(values: Iterable[float]) -> Spread:
-    """The quantiles of values, of which there must be some."""
+    """The quantiles of values, which must not be empty."""
     return Spread(*(float(q) for q in np.quantile(list(values), (0.2, 0.5, 0.8))))

@@ -1,4 +1,4 @@
-"""What PyTorch's transforms cost: `lista` beside the same iterations in plain PyTorch, under every one of them.
+"""The cost of PyTorch's transforms: `lista` and the same iterations in plain PyTorch, under each of them.
 
 `python -m benchmarks.transforms` prints the tables of docs/pytorch.md, as Markdown.
 """
@@ -26,7 +26,7 @@ _ROWS, _SAMPLES, _MODELS = 256, 32, 4
 
 
 def _weights() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """W_e, S and θ of SC-VAE's dictionary, whose codes of N(0, 1) have about 9 % of their entries."""
+    """W_e, S and θ of SC-VAE's dictionary, with which codes of N(0, 1) have a density of about 9 %."""
     D = dictionaries.dct(N, K)
     c = torch.linalg.matrix_norm(D, ord=2) ** 2
     return D.T / c, torch.eye(K) - D.T @ D / c, torch.full((K,), 1.4) / c
@@ -42,7 +42,7 @@ def _ours(b: torch.Tensor, S: torch.Tensor, theta: torch.Tensor) -> torch.Tensor
 
 
 def uses() -> dict[str, Callable[[Callable[..., torch.Tensor]], Call]]:
-    """By its name, what is done with a function of b, S and θ."""
+    """The uses: by name, a function that applies it to a function of b, S and θ."""
     W_e, S, theta = _weights()
     b = torch.randn(_ROWS, N) @ W_e.T
     leaves = [t.clone().requires_grad_() for t in (b, S, theta)]
@@ -75,7 +75,7 @@ def uses() -> dict[str, Callable[[Callable[..., torch.Tensor]], Call]]:
 
 
 def compare(contestants: Mapping[str, Call], seconds: float) -> tuple[dict[str, float], dict[str, float]]:
-    """Median milliseconds of each, and median ratios of the last one's time to each one's in the same round."""
+    """Median milliseconds of each contestant, and median ratios of the last one's time to each in the same round."""
     calls = calls_that_take(2e-3, contestants)
     rounds = until(seconds, contestants, least=7, most=500, calls=calls)
     *_, last = contestants
@@ -93,7 +93,7 @@ def transforms(seconds: float) -> str:
 
 
 def layers(seconds: float) -> str:
-    """What `DictionaryLISTA` does in eval mode with the weights that it keeps, beside forming them at every call."""
+    """`DictionaryLISTA` in eval mode with its cached weights, compared with forming them in every call."""
     layer, rows = DictionaryLISTA(dictionaries.dct(N, K), 5, 1.4).eval(), []
     for M in (1, 16, 64, 1024):
         x = torch.randn(M, N)
@@ -112,7 +112,7 @@ def layers(seconds: float) -> str:
 
 
 def short_cut(seconds: float) -> str:
-    """What a small call costs, with and without torch's dispatcher."""
+    """The cost of a small call, with and without torch's dispatcher."""
     b, S, theta = torch.randn(1, 16), 0.05 * torch.randn(16, 16), torch.tensor(0.1)
     leaf, private, rows = b.clone().requires_grad_(), dispatch._PRIVATE, []
 
@@ -140,7 +140,7 @@ def short_cut(seconds: float) -> str:
 
 
 def ensembles(seconds: float) -> str:
-    """`vmap` over the weights of layers, beside a loop."""
+    """`vmap` over the weights of layers, compared with a loop."""
     models = [DictionaryLISTA(dictionaries.dct(N, K), 5, 1.4).eval() for _ in range(_MODELS)]
     parameters, buffers = stack_module_state(models)
     x = torch.randn(_ROWS, N)
@@ -159,7 +159,7 @@ def ensembles(seconds: float) -> str:
 def main() -> None:
     """Print everything."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each line of a table (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds per line of a table (default: %(default)s)")
     seconds = parser.parse_args().seconds
     torch.manual_seed(0)
     print(heading(environment("cpu")))

@@ -1,8 +1,8 @@
 # Which GPUs the CUDA sources are compiled for, and whether nvcc can compile anything here.
 
-# Of compute capabilities 8.0, 9.0, 10.0 and 12.0 those that this version of nvcc knows: machine code for each, and PTX,
-# which drivers compile for cards that run none of it; of 10.0, since a card of 11.0 can't take that of 12.0. Empty for an
-# nvcc that knows none.
+# Compute capabilities among 8.0, 9.0, 10.0 and 12.0 that this version of nvcc supports: machine code for each, plus PTX,
+# which drivers compile for other cards. PTX is for 10.0, because cards of 11.0 can't use that for 12.0. Empty if nvcc
+# supports none of them.
 function(scvae_fast_cuda_architectures version out)
   if(version VERSION_GREATER_EQUAL 12.8)
     set(found 80-real 90a-real 100 120-real)
@@ -18,14 +18,14 @@ function(scvae_fast_cuda_architectures version out)
   set(${out} ${found} PARENT_SCOPE)
 endfunction()
 
-# The version of an nvcc; empty where it doesn't tell.
+# The version of an nvcc; empty if it doesn't report one.
 function(scvae_fast_nvcc_version nvcc out)
   execute_process(COMMAND ${nvcc} --version OUTPUT_VARIABLE told ERROR_QUIET)
   string(REGEX MATCH "release ([0-9]+\\.[0-9]+)" matched "${told}")
   set(${out} "${CMAKE_MATCH_1}" PARENT_SCOPE)
 endfunction()
 
-# Why nvcc can't compile with that host compiler: the first error that it prints. Empty where it can.
+# Why nvcc can't compile with that host compiler: the first error that it prints. Empty if it can.
 function(scvae_fast_nvcc_error nvcc host out)
   set(source ${CMAKE_CURRENT_BINARY_DIR}/nvcc_try.cu)
   file(WRITE ${source} "__global__ void kernel() {}\nint main() { return 0; }\n")

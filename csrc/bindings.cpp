@@ -1,5 +1,5 @@
-// The Python module: addresses and sizes in, kernels called with the interpreter's lock released, and stopped by
-// Ctrl-C.
+// The Python module: takes addresses and sizes, and calls kernels with the interpreter's lock released; Ctrl-C stops
+// them.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -30,8 +30,7 @@ namespace py = pybind11;
 namespace scvae {
 namespace {
 
-using Address =
-    std::uintptr_t;  // of a tensor's first element; 0 where there is none. Rows are packed, one after another.
+using Address = std::uintptr_t;  // of a tensor's first element; 0 for None. Rows are packed, one after another.
 
 template <typename T>
 T* pointer(Address address) {
@@ -43,7 +42,7 @@ Rows<T> rows_at(Address matrix, std::int64_t columns) {
   return {pointer<const T>(matrix), columns};
 }
 
-// What a call has beyond LISTA with shared weights. An `each` is a distance in elements, 0 where there is one for all.
+// Options beyond LISTA with shared weights. An `each` is a distance in elements, or 0 if all iterations share one.
 struct Options {
   std::int64_t S_each, theta_each, W_e_each;
   Address step;
@@ -127,15 +126,15 @@ struct GroupNormArguments {
   }
 };
 
-unsigned long main_thread;  // the only one in which Python runs handlers of signals
+unsigned long main_thread;  // the only one in which Python runs signal handlers
 
-// Whether a signal came whose Python handler raised, as Ctrl-C's does; the exception is then pending.
+// Whether a signal's Python handler has raised, as for Ctrl-C; the exception is then pending.
 bool signal_raised() {
   const py::gil_scoped_acquire locked;
   return PyErr_CheckSignals() != 0;
 }
 
-// Calls body() without the interpreter's lock; signals are heard meanwhile.
+// Calls body() without the interpreter's lock; signals are handled meanwhile.
 template <typename Body>
 void unlocked(const Body& body) {
   try {
@@ -148,7 +147,7 @@ void unlocked(const Body& body) {
   }
 }
 
-// Calls body(T{}) with the scalar type that the arguments are of.
+// Calls body(T{}) with the arguments' scalar type.
 template <typename Body>
 void with_scalar(bool float64, const Body& body) {
   unlocked([&] {
@@ -276,7 +275,7 @@ void update_atoms(bool float64, std::int64_t atoms, std::int64_t features, Addre
   });
 }
 
-// Calls body(X{}) with the type that the elements of x are of.
+// Calls body(X{}) with the element type of x.
 template <typename Body>
 void with_elements(bool bfloat16, const Body& body) {
   unlocked([&] {
@@ -310,7 +309,7 @@ void group_norm_silu_backward(bool bfloat16, std::int64_t samples, std::int64_t 
   });
 }
 
-// What the module was built with, and what of the instruction sets it can use this processor has.
+// How the module was built, and which of its instruction sets this processor supports.
 std::map<std::string, std::string> build_info() {
   std::map<std::string, std::string> info;
   info["compiler"] = __VERSION__;
@@ -338,7 +337,7 @@ PYBIND11_MODULE(_native, m) {
   using namespace scvae;
   main_thread = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
   m.doc() = "Kernels of scvae_fast. They trust their arguments: call them through scvae_fast.ops.";
-  // Positional, without names: looking names up takes longer than a small problem.
+  // Positional arguments, because looking names up takes longer than a small problem.
   m.def("lista_forward", &lista_forward);
   m.def("lista_backward", &lista_backward);
   m.def("sparse_code_forward", &sparse_code_forward);

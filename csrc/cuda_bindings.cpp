@@ -9,14 +9,14 @@ namespace py = pybind11;
 namespace scvae {
 namespace {
 
-using Address = std::uintptr_t;  // of a tensor's first element; 0 where there is none
+using Address = std::uintptr_t;  // of a tensor's first element; 0 for None
 
 template <typename T = void>
 T* pointer(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-// The type of the elements, whether float32 is multiplied as three TF32 products, and where to launch.
+// The element type, whether float32 is multiplied as three TF32 products, and the launch destination.
 struct Call {
   int kind = 0;
   bool three = true;

@@ -1,4 +1,4 @@
-// Functions for a processor and, where nvcc compiles, a card.
+// Marks functions for the processor and, with nvcc, the card.
 #pragma once
 
 #if defined(__CUDACC__)

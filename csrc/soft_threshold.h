@@ -1,4 +1,4 @@
-// The law of the soft threshold, for one number.
+// The soft threshold of one number.
 #pragma once
 
 #include <math.h>
@@ -7,7 +7,7 @@
 
 namespace scvae {
 
-// The larger of two numbers; a NaN where one is.
+// The larger of two numbers; NaN if one is NaN.
 SCVAE_HOST_DEVICE float larger(float a, float b) {
 #if defined(__CUDA_ARCH__)
   float result;
@@ -18,8 +18,8 @@ SCVAE_HOST_DEVICE float larger(float a, float b) {
 #endif
 }
 
-// h(u) = sign(u) max(|u| - theta, 0): 0 for u = 0 whatever number theta is, minus infinity too; a NaN for a NaN in
-// either, and for |u| and theta infinite.
+// h(u) = sign(u) max(|u| - theta, 0): 0 for u = 0 and every theta that is not NaN, including minus infinity; NaN if
+// either is NaN, or if |u| and theta are both infinite.
 SCVAE_HOST_DEVICE float soft_threshold(float u, float theta) {
   const float excess = larger(fabsf(u) - theta, 0.0f);
   return u == 0.0f && excess == excess ? 0.0f : copysignf(excess, u);

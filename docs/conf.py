@@ -29,7 +29,7 @@ html_title = "scvae_fast"
 html_show_sourcelink = False
 html_copy_source = False
 
-# A code span, and what napoleon has made of a section's entry: ":param b: ".
+# A code span, and a section's entry after napoleon: ":param b: ".
 _SPAN = re.compile(r"(`+)(.+?)\1", re.DOTALL)
 _FIELD = re.compile(r"^ *(?::[a-z]+[^:\n]*:|\.\. [a-z]+::.*)", re.MULTILINE)
 
@@ -39,7 +39,7 @@ def _escaped(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Code spans as reStructuredText has them; every other character stands for itself."""
+    """Convert code spans to reStructuredText, and escape everything else."""
     result, end = "", 0
     for span in _SPAN.finditer(text):
         before, after = text[end : span.start()], text[span.end() : span.end() + 1]
@@ -50,7 +50,7 @@ def _prose(text: str) -> str:
 
 
 def _marked_up(text: str) -> str:
-    """A paragraph, whose field names stay as they are."""
+    """Convert a paragraph, except its field names."""
     result, end = "", 0
     for field in _FIELD.finditer(text):
         result += _prose(text[end : field.start()]) + field[0]
@@ -59,7 +59,7 @@ def _marked_up(text: str) -> str:
 
 
 def docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """After napoleon: what is indented under plain text is a formula or code, >>> an example, all else prose."""
+    """After napoleon: indented text under prose is a formula or code, >>> an example, everything else prose."""
     blocks = re.split(r"\n\s*\n", "\n".join(lines))
     marked, above = [], ""
     for block in blocks:
@@ -75,7 +75,7 @@ def docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: 
 
 
 def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
-    """Fields of named tuples have no text of their own."""
+    """Skip fields of named tuples, which have no text."""
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 
@@ -90,7 +90,7 @@ _PROJECT = {
 
 
 def page(app: Sphinx, docname: str, content: list[str]) -> None:
-    """Links to files of the repository lead to their pages; those to folders, which have none, become their texts."""
+    """Point links to files of the repository to their pages; links to folders, which have none, become plain text."""
     here = Path(app.srcdir, docname).parent
     for path, name in _PROJECT.items():
         content[0] = content[0].replace(f"]({path}", f"](project/{name}.md")

@@ -1,10 +1,10 @@
-"""A dictionary of photographs, and how well its sparse codes reconstruct a photograph that it was not learned from.
+"""A dictionary learned from photographs, and how well its sparse codes reconstruct a held-out photograph.
 
     python -m examples.patches --out docs/images/gallery
 
-Learns K = 256 atoms for patches of 8 × 8 pixels (means off) from crops of the embedded photographs, and codes the
-patches of a held-out photograph by the lasso's optimum, by a LISTA network of 5 iterations that is trained on the same
-crops, and by 5 iterations of ISTA. Prints a table, and draws the atoms and what density buys.
+Learns K = 256 atoms for patches of 8 × 8 pixels (without their means) from crops of the embedded photographs. Codes the
+patches of a held-out photograph by the lasso's optimum, by a LISTA network of 5 iterations trained on the same crops,
+and by 5 iterations of ISTA. Prints a table, and draws the atoms and the PSNR over the density.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COLOURS = {"lasso, optimum": "#1b1f24", f"LISTA, {T} iterations": "#2563a8", f"I
 
 
 class Point(NamedTuple):
-    """A coder at one α: the share of its codes that is not zero, and the PSNR of what they rebuild."""
+    """A coder at one α: the density of its codes, and the PSNR of their reconstruction."""
 
     coder: str
     alpha: float
@@ -37,7 +37,7 @@ class Point(NamedTuple):
 
 
 def patches(pictures: torch.Tensor) -> np.ndarray:  # (B, 3, H, W) -> (M, 64)
-    """Patches of the grey pictures, side by side, as rows without their means."""
+    """Adjacent patches of the grey pictures, as rows without their means."""
     grey = pictures.mean(1, keepdim=True)
     rows = torch.nn.functional.unfold(grey, SIDE, stride=SIDE).transpose(1, 2).reshape(-1, SIDE**2)
     return (rows - rows.mean(1, keepdim=True)).numpy()
@@ -84,11 +84,11 @@ def draw(points: list[Point], atoms: np.ndarray) -> Figure:
 
 
 def main(words: list[str] | None = None) -> None:
-    """Learns, compares, prints and draws."""
+    """Learn, compare, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder of patches.png")
-    parser.add_argument("--crops", type=int, default=60, metavar="N", help="of 64 × 64 pixels (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=15, metavar="N", help="of LISTA (default: %(default)s)")
+    parser.add_argument("--crops", type=int, default=60, metavar="N", help="64 × 64 pixels each (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=15, metavar="N", help="epochs of LISTA (default: %(default)s)")
     options = parser.parse_args(words)
     settings = CropSettings(size=64, zoom_out=2.0, recolour=0.0, negative=0.0)
     crops = RandomCrops(training_photographs(), settings, seed=0)

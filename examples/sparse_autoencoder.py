@@ -1,11 +1,11 @@
-"""Refining the codes of a sparse autoencoder, on synthetic features whose codes are known.
+"""Refining the codes of a sparse autoencoder, on synthetic features with known codes.
 
     python examples/sparse_autoencoder.py
 
-x = Dz + noise: of K atoms, K = 8 n, each is active in a row with probability s/K, by 0.5 to 1.5. A TopK autoencoder
-with k = s is trained, once over the true dictionary and once over one that it learns. Then T iterations refine its
-codes, with the same k: without training, and over the true dictionary also with λ, steps and momentum of T = 8 trained.
-All figures are of rows that no training saw.
+x = Dz + noise. Each of the K = 8 n atoms is active in a row with probability s/K, with a value of 0.5 to 1.5. A TopK
+autoencoder with k = s is trained, once over the true dictionary and once over one that it learns. Then T iterations
+refine its codes, with the same k: without training and, over the true dictionary, also with trained λ, steps and
+momentum for T = 8. All figures are for rows that were not used in training.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ITERATIONS = (0, 1, 2, 4, 8, 16, 32, 64)
 
 
 class Features:
-    """Draws rows x and the codes z that made them, over a true dictionary D (n, K)."""
+    """Draws rows x and the codes z that generate them, over a true dictionary D (n, K)."""
 
     def __init__(self, n: int, K: int, active: int) -> None:
         self.generator = torch.Generator().manual_seed(0)
@@ -38,16 +38,16 @@ class Features:
 
 
 class Rating(NamedTuple):
-    """How well codes rebuild x, and how well their support is that of the true codes."""
+    """How well codes reconstruct x, and how well their support matches that of the true codes."""
 
     error: float  # ‖x − x̂‖² / ‖x‖², of all rows together
-    codes: float  # positive codes of a row, L0
-    found: float  # share of the true support that is in the codes'
+    codes: float  # positive codes per row, L0
+    found: float  # share of the true support that the codes contain
     right: float  # share of the codes' support that is true
 
 
 class Likeness(NamedTuple):
-    """Which atoms of a layer and of the truth belong together: those with the largest cosine."""
+    """The correspondence between a layer's atoms and the true ones, by the largest cosine."""
 
     of_true: torch.Tensor  # (K,) the layer's atom for each true one
     of_layer: torch.Tensor  # (K,) the true atom for each of the layer's
@@ -56,7 +56,7 @@ class Likeness(NamedTuple):
     @classmethod
     @torch.no_grad()
     def between(cls, layer: SparseAutoencoder, truth: torch.Tensor) -> Likeness:
-        """Of a layer's atoms and the true ones (n, K)."""
+        """Match a layer's atoms with the true ones (n, K)."""
         cosines = truth.T @ layer.dictionary
         best = cosines.max(1)
         return cls(best.indices, cosines.argmax(0), best.values)
@@ -64,7 +64,7 @@ class Likeness(NamedTuple):
 
 @torch.no_grad()
 def rate(layer: SparseAutoencoder, x: torch.Tensor, z: torch.Tensor, like: Likeness) -> Rating:
-    """Of rows x (rows, n) with true codes z (rows, K)."""
+    """Rate the codes of rows x (rows, n) with true codes z (rows, K)."""
     codes, x_hat = layer(x)
     active, truly = codes > 0, z > 0
     error = (x - x_hat).square().sum() / x.square().sum()
@@ -90,14 +90,14 @@ def train(
 
 
 def refined(layer: SparseAutoencoder, n_iter: int) -> SparseAutoencoder:
-    """The same autoencoder with T iterations, untrained."""
+    """The same autoencoder with T untrained iterations."""
     with torch.no_grad():
         encoder = (layer.W_enc, layer.b_enc, layer.dictionary, layer.b_dec)
         return SparseAutoencoder.from_encoder(*encoder, n_iter, k=layer.k)
 
 
 def show(title: str, ratings: dict[str, Rating]) -> None:
-    """A table in Markdown."""
+    """Print a table in Markdown."""
     print(
         f"\n{title}\n\n| T | error | codes in a row | true support found | codes that are true |\n|:--|--:|--:|--:|--:|"
     )
@@ -109,8 +109,8 @@ def main() -> None:
     """Train, refine, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", type=int, default=64, help="n; K is 8 n")
-    parser.add_argument("--active", type=int, default=6, help="s, active atoms of a row; k is the same")
-    parser.add_argument("--steps", type=int, default=1000, help="of each one-layer training")
+    parser.add_argument("--active", type=int, default=6, help="s, active atoms per row, and k")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of each one-layer training")
     options = parser.parse_args()
     n, K, s = options.features, 8 * options.features, options.active
     torch.manual_seed(0)

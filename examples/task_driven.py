@@ -2,11 +2,12 @@
 
     python examples/task_driven.py
 
-Each network is a dictionary D and a linear classifier of the codes of x, trained together on the classifier's loss
-(Mairal, Bach & Ponce, "Task-driven dictionary learning", IEEE PAMI 2012). They differ in the codes: the lasso's
+Each network consists of a dictionary D and a linear classifier of the codes of x, trained together on the classifier's
+loss (Mairal, Bach & Ponce, "Task-driven dictionary learning", IEEE PAMI 2012). They differ in the codes: the lasso's
 optimum, with derivatives by the implicit function theorem, or T iterations over the same D, through which gradients
-flow back. All start from one dictionary, learned without labels; "kept" is the classifier over that. Half of the digits
-train, half test. Seconds are of a training, and memory is what autograd keeps of one batch's forward pass.
+flow back. All start from the same dictionary, learned without labels; "kept" trains only the classifier over it. Half
+of the digits are for training, half for testing. Seconds are for one training run, and memory is what autograd keeps of
+one batch's forward pass.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Digits(NamedTuple):
 
     @classmethod
     def halves(cls, seed: int) -> tuple[Digits, Digits]:
-        """Those to train on, and those to test on."""
+        """The digits to train on, and those to test on."""
         x, labels = load_digits(return_X_y=True)
         rows = torch.nn.functional.normalize(torch.from_numpy(x).float())
         train, test = train_test_split(range(len(x)), train_size=0.5, stratify=labels, random_state=seed)
@@ -58,28 +59,28 @@ class Classifier(torch.nn.Module):
             self.dictionary = self.iterations.dictionary
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (M, n) -> (M, 10)
-        """By the optimum's codes, or by those of T iterations."""
+        """Scores from the codes of the optimum, or of T iterations."""
         codes = lasso(x, self.dictionary, self.lmbda).codes if self.iterations is None else self.iterations(x)[0]
         return self.head(codes)
 
     @torch.no_grad()
     def project(self) -> None:
-        """Atoms back to norm 1, and c, which bounds the steps, to what it has to be at least."""
+        """Scale atoms back to norm 1, and raise c, which bounds the steps, to its lower limit."""
         self.dictionary /= self.dictionary.norm(dim=0)
         if self.iterations is not None:
             self.iterations.c.copy_(torch.linalg.eigvalsh(self.dictionary @ self.dictionary.T)[-1:])
 
 
 class Trained(NamedTuple):
-    """What a training came to."""
+    """The result of a training run."""
 
-    accuracy: float  # of the test half
+    accuracy: float  # on the test half
     seconds: float
     kept: float  # MiB
 
 
 def bytes_kept(forward: Callable[[], object]) -> int:
-    """Bytes that autograd keeps of a forward pass, each storage once."""
+    """Bytes that autograd keeps of a forward pass, counting each storage once."""
     storages: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -108,7 +109,7 @@ def train(network: Classifier, half: Digits, test: Digits, epochs: int) -> Train
             network.project()
         schedule.step()
     seconds = time.perf_counter() - began
-    batch = half.x[:BATCH].clone()  # in memory of its own, or the rest of the rows would count
+    batch = half.x[:BATCH].clone()  # a copy, so that the other rows don't count
     kept = bytes_kept(lambda: network(batch))
     with torch.no_grad():
         accuracy = (network(test.x).argmax(1) == test.labels).float().mean()
@@ -127,12 +128,12 @@ def contestants(dictionary: torch.Tensor, lmbda: float) -> dict[str, Callable[[]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train each network for each seed, print a table in Markdown."""
+    """Train each network with each seed, and print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--atoms", type=int, default=128, help="K")
     parser.add_argument("--lmbda", type=float, default=0.1, help="λ, the lasso's alpha; rows have norm 1")
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--seeds", type=int, default=5, help="of the halves, the batches and the classifiers")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (halves, batches, classifiers)")
     options = parser.parse_args(arguments)
     found: dict[str, list[Trained]] = {}
     for seed in range(options.seeds):

@@ -1,10 +1,10 @@
-"""The experiment of the LISTA papers: sparse codes recovered by unrolled networks of 16 layers, and what a step costs.
+"""The experiment of the LISTA papers: sparse codes recovered by unrolled networks of 16 layers, and the cost of a step.
 
-`python -m examples.unrolled --out docs` trains every network and writes docs/unrolled.md with its pictures. It records
-each trained network in docs/unrolled.json and doesn't train it again; delete the file to train all.
+`python -m examples.unrolled --out docs` trains every network and writes docs/unrolled.md with its figures. Trained
+networks are recorded in docs/unrolled.json and not trained again; delete the file to train all.
 
 The problem is that of Chen et al. 2018 and Liu et al. 2019: n = 250 features, K = 500 atoms of unit norm drawn from a
-Gaussian, codes whose entries are N(0, 1) with probability 0.1 and else 0, no noise.
+Gaussian, codes with entries drawn from N(0, 1) with probability 0.1 and otherwise 0, no noise.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from scvae_fast.nn.layer import SparseCoder, fista_momentum
 
 n, K, T = 250, 500, 16
 DENSITY = 0.1
-LMBDA = 0.4  # where the authors' code starts
+LMBDA = 0.4  # the start of the authors' code
 BATCH = 64
-# Adam's rate for what a layer adds, and for the matrices that later layers add; its shares for all layers so far; and
-# by how much a layer's own rate falls with each layer that is added after it. The authors' code has MATRIX_RATE for
-# everything, and waits until thousands of steps bring nothing better.
+# Adam's rate for what a layer adds, and for the matrices that later layers add; the factors of these rates when all
+# layers so far are trained; and the factor by which a layer's rate falls with each later layer. The authors' code uses
+# MATRIX_RATE for everything, and waits until thousands of steps bring no improvement.
 RATE, MATRIX_RATE, REFINEMENTS, DECAY = 5e-3, 5e-4, (0.2, 0.02), 0.3
-# Support selection: in each layer so many per cent more of |u|, and at most so many, pass the threshold untouched.
+# Support selection: each layer lets this further percentage of the largest |u|, up to a limit, pass the threshold.
 SELECTED, MOST_SELECTED = 1.2, 13.0
 
 
 class Problem:
-    """The dictionary D (n, K), and as many codes z (M, K) and vectors x = z Dᵀ (M, n) as are asked for."""
+    """The dictionary D (n, K); draws codes z (M, K) and vectors x = z Dᵀ (M, n)."""
 
     def __init__(self, seed: int = 0) -> None:
         self._random = torch.Generator().manual_seed(seed)
         self.D = dictionaries.random_unit(n, K, generator=self._random)
 
     def draw(self, rows: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """X and z."""
+        """The pair x, z."""
         generator = generator or self._random
         support = torch.rand(rows, K, generator=generator) < DENSITY
         z = torch.randn(rows, K, generator=generator) * support
@@ -60,16 +60,16 @@ def nmse(found: Tensor, z: Tensor) -> float:
 
 
 class Network:
-    """A layer whose first t iterations can be run and trained, by parameters of each iteration that are leaves.
+    """A layer whose first t iterations can be run and trained; the parameters of each iteration are separate leaves.
 
-    `selects` runs its formula in plain PyTorch with support selection in the place of the soft threshold.
+    `selects` runs its formula in plain PyTorch, with support selection instead of the soft threshold.
     """
 
     def __init__(self, name: str, layer: SparseCoder, selects: bool = False) -> None:
         self.name, self.layer, self.selects = name, layer, selects
         self.leaves: dict[str, Tensor | list[Tensor]] = {}
         for key, value in layer.named_parameters():
-            of_each = len(value) in (T - 1, T)  # else one for all iterations
+            of_each = len(value) in (T - 1, T)  # otherwise one for all iterations
             rows = [row.detach().clone().requires_grad_() for row in value]
             self.leaves[key] = rows if of_each else value.detach().clone().requires_grad_()
 
@@ -86,7 +86,7 @@ class Network:
 
     @torch.no_grad()
     def start_from_the_layer_before(self, t: int) -> None:
-        """Layer t starts with what layer t − 1 has learned."""
+        """Initialise layer t with what layer t − 1 has learned."""
         for leaf in self.leaves.values():
             row = t - 1 - (T - len(leaf))
             if not isinstance(leaf, Tensor) and row > 0:
@@ -128,7 +128,7 @@ def _selecting(layer: SparseCoder, x: Tensor, t: int, used: dict[str, Tensor]) -
 
 
 def networks(D: Tensor) -> list[Network]:
-    """One of each method, as it starts."""
+    """One network of each method, untrained."""
     c = float(torch.linalg.matrix_norm(D, ord=2) ** 2)
     W, S = D.T / c, torch.eye(K) - D.T @ D / c
     lista = LISTA.from_weights([W] * T, [S] * T, [LMBDA / c] * T)
@@ -145,7 +145,7 @@ def networks(D: Tensor) -> list[Network]:
 
 
 def train(network: Network, problem: Problem, steps: int) -> None:
-    """Layer by layer: first what the layer adds, then all layers so far at two smaller rates."""
+    """Train layer by layer: first what the layer adds, then all layers so far at two smaller rates."""
     rates: list[tuple[Tensor, float]] = []
     for t in range(1, T + 1):
         network.start_from_the_layer_before(t)
@@ -183,10 +183,10 @@ def classical(D: Tensor, x: Tensor, z: Tensor, lmbda: float) -> dict[str, list[f
 
 
 class Cost(NamedTuple):
-    """Of a training step, forward and backward, of one kind of network."""
+    """The cost of a training step, forward and backward, of one kind of network."""
 
     times_as_fast: float
-    loop_keeps: int  # bytes for the backward pass, beside the arguments
+    loop_keeps: int  # bytes for the backward pass, without the arguments
     layer_keeps: int
 
 
@@ -212,7 +212,7 @@ def _loop(layer: SparseCoder) -> Callable[[Tensor], Tensor]:
 
 
 def costs(problem: Problem, rows: int, seconds: float) -> Iterator[tuple[str, int, Cost]]:
-    """Of LISTA-CP, TiLISTA and SLISTA for several T."""
+    """Costs of LISTA-CP, TiLISTA and SLISTA for several T."""
     x, z = problem.draw(rows)
     for iterations in (4, 8, 16, 32):
         for make in (LISTACP, TiLISTA, SLISTA):
@@ -235,7 +235,7 @@ def costs(problem: Problem, rows: int, seconds: float) -> Iterator[tuple[str, in
 
 
 def run(steps: int, seconds: float, kept: Path, methods: list[str] | None = None) -> dict[str, Any]:
-    """Trains every network that `kept` doesn't hold, and measures; what the page is written from."""
+    """Train every network that `kept` doesn't contain, and measure; returns the content of the page."""
     trained = _trained(kept, steps)
     problem = Problem()
     x, z = problem.draw(1000, torch.Generator().manual_seed(1))
@@ -264,24 +264,24 @@ def run(steps: int, seconds: float, kept: Path, methods: list[str] | None = None
 
 
 def _trained(kept: Path, steps: int) -> dict[str, Any]:
-    """What an earlier run with as many steps left, by the network's name."""
+    """The results of an earlier run with the same number of steps, by network."""
     if not kept.exists():
         return {}
     earlier = json.loads(kept.read_text(encoding="utf-8"))
     if earlier["steps"] != steps:
         raise SystemExit(
-            f"{kept}: networks trained with --steps {earlier['steps']}. Ask for as many, or remove the file."
+            f"{kept}: networks trained with --steps {earlier['steps']}. Use the same number, or remove the file."
         )
     return dict(earlier["networks"])
 
 
 def main(words: list[str] | None = None) -> None:
-    """Trains, measures and writes the page."""
+    """Train, measure and write the page."""
     parser = argparse.ArgumentParser(prog="python -m examples.unrolled", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for unrolled.md and its pictures")
-    parser.add_argument("--steps", type=int, default=150, help="of each of the 48 stages (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each timing; 0 leaves them out")
-    parser.add_argument("--method", action="append", help="train this network alone; can be repeated")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for unrolled.md and its figures")
+    parser.add_argument("--steps", type=int, default=150, help="steps of each of the 48 stages (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds of each timing; 0 skips them")
+    parser.add_argument("--method", action="append", help="train only this network; can be repeated")
     options = parser.parse_args(words)
     torch.manual_seed(0)
     found = run(options.steps, options.seconds, options.out / "unrolled.json", options.method)

@@ -1,4 +1,4 @@
-"""Writes docs/unrolled.md and its pictures from what `examples.unrolled` found."""
+"""Writes docs/unrolled.md and its figures from the results of `examples.unrolled`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _STYLES = {
 }
 _MEBIBYTE = 2**20
 
-_PAGE = Path(__file__).with_suffix(".md")  # with {names} in the place of what was found
+_PAGE = Path(__file__).with_suffix(".md")  # with {names} in place of results
 
 
 def write(found: dict[str, Any], out: Path, constants: dict[str, object]) -> None:
-    """The page and its pictures into a folder."""
+    """Write the page and its figures into a folder."""
     images = out / "images" / "unrolled"
     images.mkdir(parents=True, exist_ok=True)
     for name, figure in (("nmse", _curves(found)), ("learned", _learned(found)), ("cost", _cost(found))):
@@ -39,7 +39,7 @@ def write(found: dict[str, Any], out: Path, constants: dict[str, object]) -> Non
         [[name, *(f"{curve[t]:.1f}" for t in layers)] for name, curve in found["curves"].items()],
     )
     costs = markdown_table(
-        ["network", "T", "times as fast", "the loop keeps", "the layer keeps"],
+        ["network", "T", "speed-up", "the loop keeps", "the layer keeps"],
         [
             [name, str(T), f"{faster:.1f} ×", f"{loop / _MEBIBYTE:.1f} MiB", f"{layer / _MEBIBYTE:.1f} MiB"]
             for name, T, faster, loop, layer in found["costs"]
@@ -91,7 +91,7 @@ def _cost(found: dict[str, Any]) -> Figure:
         axes[0].plot(T, faster, color=colour, marker="o", label=name)
         axes[1].plot(T, [each / _MEBIBYTE for each in loop], color=colour, linestyle=":", label=f"{name}, loop")
         axes[1].plot(T, [each / _MEBIBYTE for each in layer], color=colour, label=f"{name}, layer")
-    axes[0].set_ylabel("times as fast as the loop")
+    axes[0].set_ylabel("speed-up over the loop")
     axes[1].set_ylabel("kept for the backward pass, MiB")
     axes[0].set_ylim(bottom=0)
     for axis in axes:

@@ -41,14 +41,14 @@ __all__ = [
     "sparse_code",
 ]
 
-if not TYPE_CHECKING:  # who checks types should hear of names that there are not
+if not TYPE_CHECKING:  # type checkers must still report unknown names
     _MODULES = ("dictionaries", "functional", "nn")
     _MODEL = ("SCVAE", "SCVAEConfig", "SCVAEOutput")
     _OPERATIONS = ("backends", "decode", "ista", "lasso", "lista", "soft_threshold", "sparse_code")
 
     def __getattr__(name: str) -> Any:
         if name in _MODULES:
-            return import_module(f"scvae_fast.{name}")  # which makes it an attribute of the package
+            return import_module(f"scvae_fast.{name}")  # the import adds it as an attribute of the package
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         storey = "models" if name in _MODEL else "functional" if name in _OPERATIONS else "nn"
@@ -62,9 +62,9 @@ if not TYPE_CHECKING:  # who checks types should hear of names that there are no
 def _is_the_command() -> bool:
     """Whether this process is `scvae-fast` or `python -m scvae_fast`."""
     program = sys.argv[0] if sys.argv else ""
-    # Python writes -m until it has found the module that it is to run.
+    # sys.argv[0] is "-m" until Python has found the module to run.
     return Path(program).stem == "scvae-fast" or (program == "-m" and "scvae_fast" in sys.orig_argv)
 
 
-if not _is_the_command():  # programs that torch.export saved find their operations, whatever is imported first
+if not _is_the_command():  # programs saved by torch.export need the operations as soon as this package is imported
     import_module("scvae_fast.functional")

@@ -8,9 +8,9 @@ from scvae_fast.errors import UsageError
 
 
 def find_device(name: str | None) -> torch.device:
-    """The device of that name; without one, a GPU where there is one and else the CPU.
+    """The device with this name. Without a name: a GPU if there is one, otherwise the CPU.
 
-    Of the processes that torchrun starts on a machine, each gets a GPU of its own, unless the name has a number.
+    Each of the processes that torchrun starts on a machine gets its own GPU, unless the name has a number.
 
     Raises:
         UsageError: this machine has no such device.
@@ -32,5 +32,5 @@ def find_device(name: str | None) -> torch.device:
 
 
 def holds_values(tensor: torch.Tensor) -> bool:
-    """Whether there are numbers to look at: not on the meta device, nor where torch only propagates shapes."""
+    """Whether the tensor has values to inspect; not on the meta device, or while torch only propagates shapes."""
     return tensor.untyped_storage().device.type != "meta"

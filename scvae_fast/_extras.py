@@ -1,4 +1,4 @@
-"""Packages that not every installation has."""
+"""Optional dependencies."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ def installed_version(package: str) -> str:
 
 @contextmanager
 def extra(user: str, package: str, name: str = "train") -> Iterator[None]:
-    """Around imports: one that fails says what needs which package, and which extra of the installation brings it.
+    """Wrap imports: if one fails, the error names the user, the missing package and the extra that installs it.
 
     Raises:
-        ImportError: instead of the one of the import.
+            ImportError: an import inside the context fails.
     """
     try:
         yield

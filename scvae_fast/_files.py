@@ -1,4 +1,4 @@
-"""Files that appear whole, or not at all; folders that one process at a time works in."""
+"""Atomic file writes, and folders that only one process at a time may use."""
 
 import contextlib
 import errno
@@ -16,16 +16,16 @@ from scvae_fast.errors import UsageError
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing is locked there, and what a killed process left stays
+except ImportError:  # Windows: no locks, so leftovers of killed processes are not removed
     fcntl = None  # type: ignore[assignment]
 
 _TEMPORARY = ".writing-"
 _LOCK = ".lock"
-# Seconds after which a temporary folder without a lock is left over; a living process locks its own at once.
+# A temporary folder without a lock is a leftover after so many seconds; a living process locks its own at once.
 _ABANDONED = 3600.0
-# The same of one that another machine made, whose locks can't be seen here on every network file system.
+# The same for a folder of another machine: on some network file systems its locks are not visible here.
 _ABANDONED_ELSEWHERE = 7 * 24 * 3600.0
-# Errors of processes and memory, which no disk causes.
+# Errors of processes and memory, which are not caused by a disk.
 _NO_FILES = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 _tidied: set[Path] = set()
 
@@ -35,16 +35,16 @@ def write_atomically(
 ) -> None:
     """Have `write` make a file under a temporary name in the same folder, then move it to `path`.
 
-    Whoever looks at `path`, even after a power cut, finds the old file or the new one: file and folder are flushed to
-    the disk. Missing folders are made. What killed processes left of their writing in the folder is removed.
+    Readers of `path` see the old file or the new one, even after a power cut: file and folder are flushed to the disk.
+    Missing folders are created. Leftovers of killed processes in the folder are removed.
 
     Args:
-        path: where the file is to be; what is there is replaced. Symbolic links are followed.
+        path: the file; an existing one is replaced. Symbolic links are followed.
         write: gets the temporary path, which has the suffix of `path`, and writes the whole file.
-        before: under which name in the same folder the file that is replaced is kept.
+        before: name in the same folder under which the replaced file is kept.
 
     Raises:
-        OSError: the folder can't be written to, or `path` is a folder, a device, a pipe or the like.
+        OSError: the folder can't be written to, or `path` is a folder, a device, a pipe or similar.
     """
     path = _plain_file(Path(path))
     make_folder(path.parent)
@@ -61,7 +61,7 @@ def write_atomically(
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """A folder in `parent` that is removed at the end, or, if this process is killed, by the next one that comes here.
+    """A folder in `parent`, removed at the end; if this process is killed, the next one that writes here removes it.
 
     Raises:
         OSError: `parent` can't be written to.
@@ -71,28 +71,28 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(dir=parent, prefix=_TEMPORARY))
         try:
             lock = try_lock(folder / _LOCK)
-        except BlockingIOError:  # another process takes it for left over, before this one has locked it
+        except BlockingIOError:  # another process took it for a leftover before it was locked
             continue
         if folder.exists():
             if lock is not None:
-                with contextlib.suppress(OSError):  # on a full disk, whoever writes next says so
+                with contextlib.suppress(OSError):  # a full disk shows at the next write
                     os.write(lock, os.fsencode(platform.node()))
-                    os.fsync(lock)  # other machines are to see it now
+                    os.fsync(lock)  # so that other machines see it now
             break
         unlock(lock)
     try:
         yield folder
     finally:
         unlock(lock)  # first: network file systems keep a file that is open
-        shutil.rmtree(folder, ignore_errors=True)  # what can't be removed is left to the next one
+        shutil.rmtree(folder, ignore_errors=True)  # the next process removes the rest
 
 
 @contextlib.contextmanager
 def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Keeps other processes from working in a folder meanwhile. A process that ends, however it ends, holds nothing.
+    """Lock a folder against other processes. The lock ends with the process, however that ends.
 
     Args:
-        folder: it exists.
+        folder: an existing folder.
         patience: seconds to wait for another process that holds it.
 
     Raises:
@@ -110,7 +110,7 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
             raise UsageError(f"another process works in {folder}: wait for it, or choose another folder") from error
         if lock is None or _is_at(lock, path):
             break
-        unlock(lock)  # of a file that its holder has just removed
+        unlock(lock)  # the file was removed by its holder meanwhile
     try:
         yield
     finally:
@@ -125,7 +125,7 @@ def _is_at(lock: int, path: Path) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it that are missing, and flush that to the disk.
+    """Create a folder and its missing parents, and flush them to the disk.
 
     Raises:
         OSError: it can't be made.
@@ -137,17 +137,17 @@ def make_folder(folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where what was found out about this machine is kept: SCVAE_FAST_CACHE, or scvae_fast under XDG_CACHE_HOME."""
+    """The folder for results about this machine: SCVAE_FAST_CACHE, or scvae_fast under XDG_CACHE_HOME."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("SCVAE_FAST_CACHE") or Path(base, "scvae_fast"))
 
 
 def claim_folder(folder: Path, *, empty: bool = False) -> None:
-    """Find out whether a folder can be written to before hours of work.
+    """Check before hours of work that a folder can be written to.
 
     Args:
-        folder: made if it doesn't exist.
-        empty: whether it must hold nothing, so that nothing is overwritten or mixed up with the results.
+        folder: created if it doesn't exist.
+        empty: whether it must be empty, so that nothing is overwritten or mixed with the results.
 
     Raises:
         UsageError: it can't be written to, or it must be empty and is not.
@@ -162,11 +162,11 @@ def claim_folder(folder: Path, *, empty: bool = False) -> None:
 
 @contextlib.contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Work that leaves its results in a folder.
+    """Wrap work that writes its results to a folder.
 
     Raises:
-        UsageError: instead of an OSError of the folder or its disk, in one line that names the folder. Other errors,
-            such as that of a process that can't be started, remain what they are.
+        UsageError: an OSError of the folder or its disk occurred; the message names the folder in one line. Others,
+            such as that of a process that can't be started, are not changed.
     """
     try:
         yield
@@ -186,9 +186,9 @@ def _is_elsewhere(error: OSError, folder: Path) -> bool:
 
 
 class FreeNames:
-    """`name.png` for that path, or the first of `name-2.png`, `name-3.png` … that is not taken.
+    """Returns `name.png` for that path, or the first of `name-2.png`, `name-3.png` … that is free.
 
-    A name is not given twice. How many were given before makes no difference to the time that one takes.
+    No name is returned twice. The time per name does not grow with the number of names.
     """
 
     def __init__(self, is_taken: Callable[[Path], bool]) -> None:
@@ -205,12 +205,12 @@ class FreeNames:
 
 
 def printable(name: str) -> str:
-    """A file's name with escapes for bytes that are no UTF-8, which nothing but a file system takes."""
+    """A file name with escapes for bytes that are not UTF-8, which only file systems accept."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write text as UTF-8, whole or not at all; parts of file names that are no UTF-8 become escapes.
+    """Write text as UTF-8, atomically; parts of file names that are not UTF-8 become escapes.
 
     Raises:
         OSError: see `write_atomically`.
@@ -219,7 +219,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
-    """Write content as JSON that people can read too, whole or not at all.
+    """Write content as indented JSON, atomically.
 
     Raises:
         OSError: see `write_atomically`.
@@ -228,11 +228,11 @@ def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
 
 
 def _plain_file(path: Path) -> Path:
-    """Where symbolic links lead to; an error for what a file must not take the place of."""
+    """The target of symbolic links; raises OSError if it must not be replaced by a file."""
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "a device, a pipe or a socket"
-        raise OSError(errno.EINVAL, f"{path} is {kind}, which no file is put in the place of")
+        raise OSError(errno.EINVAL, f"{path} is {kind}, and must not be replaced by a file")
     return path
 
 
@@ -247,21 +247,21 @@ def _keep(path: Path, folder: Path, before: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """To the disk, what was written to a file or which files a folder has."""
+    """Flush the contents of a file, or the entries of a folder, to the disk."""
     if path.is_dir() and os.name == "nt":
         return  # Windows opens no folders
     file = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(file)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has no such thing
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # the file system does not support it
             raise
     finally:
         os.close(file)
 
 
 def try_lock(path: Path) -> int | None:
-    """A file descriptor that keeps the lock until `unlock` or the end of the process; None where there are no locks.
+    """Lock a file; returns a descriptor for `unlock`, or None where there are no locks. The lock ends with the process.
 
     Raises:
         BlockingIOError: another process holds it.
@@ -281,13 +281,13 @@ def try_lock(path: Path) -> int | None:
 
 
 def unlock(lock: int | None) -> None:
-    """Gives back what `try_lock` gave."""
+    """Release a lock of `try_lock`."""
     if lock is not None:
         os.close(lock)
 
 
 def _tidy(parent: Path) -> None:
-    """Remove temporary folders that no process holds; once for each folder, since listing one may take long."""
+    """Remove temporary folders that no process holds; once per folder, since listing may take long."""
     parent = parent.resolve()
     if parent in _tidied or fcntl is None:
         return
@@ -304,7 +304,7 @@ def _is_left_over(folder: Path) -> bool:
         return time.time() - folder.stat().st_mtime > _ABANDONED
     owner = lock.read_bytes()
     if not owner and time.time() - folder.stat().st_mtime <= _ABANDONED:
-        return False  # its machine may be about to write its name
+        return False  # its machine may not have written its name yet
     if owner not in (b"", here):
         newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
         return time.time() - newest > _ABANDONED_ELSEWHERE

@@ -1,30 +1,30 @@
-"""How much a file may ask for before it is believed: pictures, files of codes and models can declare any size."""
+"""Limits on sizes that files declare: pictures, code files and models can declare any size."""
 
 import os
 
 from scvae_fast.errors import UsageError
 
-# As many as Pillow opens without an error.
+# Pillow raises an error above this number.
 _MEGAPIXELS = 178.0
 _ITERATIONS = 10_000
 
 PIXELS_VARIABLE, ITERATIONS_VARIABLE = "SCVAE_FAST_MAX_MEGAPIXELS", "SCVAE_FAST_MAX_ITERATIONS"
 
-# A picture file of more bytes than this for each pixel that is allowed holds no picture.
+# A picture file with more bytes than this per allowed pixel is refused.
 _BYTES_A_PIXEL = 16
 
 
 def most_pixels() -> int:
-    """Of a picture: 178 megapixels, or SCVAE_FAST_MAX_MEGAPIXELS.
+    """Limit on the pixels of a picture: 178 megapixels, or SCVAE_FAST_MAX_MEGAPIXELS.
 
     Raises:
-        UsageError: the variable is no positive number.
+        UsageError: the variable is not a positive number.
     """
     return int(_positive(PIXELS_VARIABLE, _MEGAPIXELS) * 10**6)
 
 
 def most_bytes() -> int:
-    """Of a picture file inside of an archive.
+    """Limit on the bytes of a picture file inside an archive.
 
     Raises:
         UsageError: see `most_pixels`.
@@ -33,27 +33,27 @@ def most_bytes() -> int:
 
 
 def most_iterations() -> int:
-    """Of a model that is loaded: 10,000, or SCVAE_FAST_MAX_ITERATIONS.
+    """Limit on the iterations of a loaded model: 10,000, or SCVAE_FAST_MAX_ITERATIONS.
 
     Raises:
-        UsageError: the variable is no positive number.
+        UsageError: the variable is not a positive number.
     """
     return int(_positive(ITERATIONS_VARIABLE, _ITERATIONS))
 
 
 def too_large(height: int, width: int, most: float | None = None) -> str | None:
-    """What is wrong with a picture of so many pixels, in words; None if nothing is.
+    """A message that the picture has too many pixels, or None if it doesn't.
 
     Args:
         height: in pixels.
         width: in pixels.
-        most: pixels; by default `most_pixels`, and the words say how to raise it.
+        most: limit in pixels; without one, the limit is `most_pixels`, and the message says how to raise it.
     """
     limit = most_pixels() if most is None else most
     if height * width <= limit:
         return None
     remedy = f" ({PIXELS_VARIABLE} raises that)" if most is None else ""
-    return f"{width} x {height} = {height * width:,} pixels are too many, at most {limit:,.0f} are taken{remedy}"
+    return f"{width} x {height} = {height * width:,} pixels are too many, at most {limit:,.0f} are allowed{remedy}"
 
 
 def _positive(variable: str, default: float) -> float:

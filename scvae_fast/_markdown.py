@@ -6,13 +6,13 @@ from collections.abc import Collection, Sequence
 def markdown_table(
     head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,), aligned: bool = True
 ) -> str:
-    """Rows of text as a table.
+    """Format rows of text as a table.
 
     Args:
-        head: names of the columns.
+        head: column titles.
         rows: as long as the head.
-        left: numbers of the columns that stand on the left; the others stand on the right.
-        aligned: whether columns line up in the text itself, for terminals.
+        left: numbers of the left-aligned columns; the others are right-aligned.
+        aligned: whether columns also line up in the raw text, for terminals.
     """
     lines = [[" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in (head, *rows)]
     widths = [max(4, *(len(line[i]) for line in lines)) if aligned else 0 for i in range(len(head))]

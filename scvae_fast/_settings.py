@@ -1,11 +1,11 @@
-"""Settings as dictionaries that JSON can hold, compared."""
+"""Comparison of settings, given as JSON-serialisable dictionaries."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Names such as optimiser.betas of the settings that differ; one that is not there counts as None."""
+    """Names of the settings that differ, such as optimiser.betas; a missing setting counts as None."""
     flat = [dict(_flat(settings)) for settings in (wanted, found)]
     return sorted(name for name in flat[0].keys() | flat[1].keys() if flat[0].get(name) != flat[1].get(name))
 

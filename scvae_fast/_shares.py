@@ -1,6 +1,6 @@
-"""What a process does of work that several share: part I of N, alone or beside processes that it talks to.
+"""The share of one process in shared work: part I of N, alone or together with communicating processes.
 
-Only what talks imports torch, so that a command line is parsed without it.
+Only the communication imports torch, so that parsing a command line does not.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _TASK = "SLURM_ARRAY_TASK"
-# A process may wait for one that has hours more to do; torchrun ends all of them where one dies.
+# A process may wait for another one that runs hours longer; if one dies, torchrun ends all.
 _PATIENCE = timedelta(days=7)
 
 
@@ -28,7 +28,7 @@ class Share:
     """Part I of N, counted from 1.
 
     Raises:
-        ValueError: there is no such part.
+        ValueError: part is not 1 … parts.
     """
 
     part: int = 1
@@ -40,10 +40,10 @@ class Share:
 
     @classmethod
     def parse(cls, text: str, environment: Mapping[str, str] = os.environ) -> "Share":
-        """What `--part` takes: "I/N", or "array" for the task of a Slurm job array.
+        """Parse the value of `--part`: "I/N", or "array" for the task of a Slurm job array.
 
         Raises:
-            ArgumentError: it is neither, or the variables of the array are not there or don't number all parts.
+            ArgumentError: it is neither, or the array's variables are missing or don't number all parts.
         """
         if text == "array":
             return cls._of_array(environment)
@@ -61,25 +61,25 @@ class Share:
         if not all(value.isdecimal() for value in values):
             missing = next(name for name, value in zip(names, values, strict=True) if not value.isdecimal())
             raise ArgumentError(
-                f"array is for the tasks of a Slurm job array: {missing} is no number; I/N is for others"
+                f"array is for the tasks of a Slurm job array: {missing} is not a number; use I/N elsewhere"
             )
         task, least, most, step, count = map(int, values)
         if step < 1 or least + (count - 1) * step != most or (task - least) % step or not least <= task <= most:
             raise ArgumentError(
                 f"array needs a job array without gaps, such as --array=1-64; this one has {count} tasks from {least} "
-                f"to {most}: for some parts of 64 alone, say --part I/64"
+                f"to {most}: to run only some of 64 parts, use --part I/64"
             )
         return cls((task - least) // step + 1, count)
 
     def of(self, total: int, block: int = 1) -> range:
-        """Which of `total` things, in their order; neighbours, as equally many for each part as blocks allow.
+        """The numbers of this share out of `total` things: consecutive, in equal amounts as far as blocks allow.
 
         Args:
             total: how many there are.
-            block: so many, counted from the first thing, are not divided.
+            block: consecutive things, counted from the first, that stay in one share.
         """
         blocks = -(-total // block)
-        # Rounded up: where there are too few for all, the first part has some.
+        # Rounded up: if there are too few blocks for all shares, the first share gets one.
         first, end = (block * -(-blocks * part // self.parts) for part in (self.part - 1, self.part))
         return range(min(first, total), min(end, total))
 
@@ -88,12 +88,12 @@ class Share:
 
 
 class Processes:
-    """The processes that do a work together, as one of them sees them; alone there is nobody to talk to.
+    """The processes that share the work, seen from one of them; possibly only this one.
 
-    What they exchange lies on the CPU (gloo), wherever they compute. All call the same methods in the same order.
+    Tensors are exchanged on the CPU (gloo). All processes must call the same methods in the same order.
 
     Args:
-        share: this one's.
+        share: of this process.
     """
 
     def __init__(self, share: Share | None = None) -> None:
@@ -101,20 +101,20 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and prints."""
+        """Whether this process writes and prints."""
         return self.share.part == 1
 
     @property
     def alone(self) -> bool:
-        """Whether there is no other one."""
+        """Whether this is the only process."""
         return self.share.parts == 1
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes are here."""
         self.gather(None)
 
     def gather(self, mine: T) -> list[T]:
-        """What each of them has, in their order; on every one."""
+        """The values of all processes, in order, on every process."""
         found: list[Any] = [mine] * self.share.parts
         if not self.alone:
             with while_all_live():
@@ -122,7 +122,7 @@ class Processes:
         return found
 
     def gather_on_first(self, mine: T) -> list[T]:
-        """The same where `first`; an empty list on the others."""
+        """Like `gather` on the first process; an empty list on the others."""
         found: list[Any] = [mine] * (self.share.parts if self.first else 0)
         if not self.alone:
             with while_all_live():
@@ -130,7 +130,7 @@ class Processes:
         return found
 
     def sum(self, mine: "Tensor") -> "Tensor":
-        """The sum of a tensor on the CPU over all of them, on every one; the one that is given stays as it is."""
+        """The sum of a CPU tensor over all processes, on every process; the argument is not changed."""
         total = mine.clone()
         if not self.alone:
             with while_all_live():
@@ -138,7 +138,7 @@ class Processes:
         return total
 
     def on_first(self, work: Callable[[], T]) -> T:
-        """What the first one makes, on every one; the others wait. An error of the first one ends them all."""
+        """The result of the first process's work, on every process; the others wait. Its errors end all processes."""
         made: list[Any] = [work()] if self.first else [None]
         if not self.alone:
             with while_all_live():
@@ -148,15 +148,15 @@ class Processes:
 
 
 def under_torchrun() -> bool:
-    """Whether torchrun, or what sets RANK and WORLD_SIZE as it does, has started this process."""
+    """Whether torchrun, or another launcher that sets RANK and WORLD_SIZE, has started this process."""
     return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
 
 
 def own_share(part: Share | None) -> Share | None:
-    """The share of this process, by `--part` or torchrun; None where it does all.
+    """The share of this process, from `--part` or torchrun; None if it does all the work.
 
     Raises:
-        ArgumentError: there are both.
+        ArgumentError: both are given.
     """
     if not under_torchrun():
         return part
@@ -172,10 +172,10 @@ def own_share(part: Share | None) -> Share | None:
 
 @contextlib.contextmanager
 def joined() -> Iterator[Processes]:
-    """The processes that torchrun started with this one, joined while the context lasts; without torchrun, this one.
+    """The processes that torchrun started together with this one, joined within the context; otherwise only this one.
 
     Raises:
-        UsageError: they can't be joined.
+        UsageError: joining fails.
     """
     share = own_share(None) or Share()
     if share.parts == 1:
@@ -200,7 +200,7 @@ def _distributed() -> Any:
 
 @contextlib.contextmanager
 def while_all_live() -> Iterator[None]:
-    """Around an exchange: says what it means that it fails."""
+    """Wrap an exchange: if it fails, the error says that another process has ended."""
     try:
         yield
     except RuntimeError as error:

@@ -1,11 +1,11 @@
-"""Lets torchmetrics and Lightning, which import torchvision where it is installed, work beside a wheel that fails."""
+"""Makes torchvision importable beside a CPU torch, for torchmetrics and Lightning, which import it if installed."""
 
 import importlib
 import importlib.util
 
 import torch
 
-# Operators that torchvision refers to at import, with the signatures that its own library would declare.
+# Operators that torchvision refers to at import, with the signatures that its native library declares.
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -14,10 +14,10 @@ _library: list[torch.library.Library] = []
 
 
 def make_importable() -> None:
-    """Import torchvision, if it is installed, declaring its operators where its native library doesn't load.
+    """Import torchvision, if it is installed; declare its operators if its native library doesn't load.
 
-    The torchvision 0.28 wheel is built against a CUDA torch; beside a CPU torch its native library is skipped silently
-    and then the import fails with "operator torchvision::nms does not exist". No operator of it is used here.
+    The torchvision 0.28 wheel is built against a CUDA torch; beside a CPU torch its native library is skipped silently,
+    and the import fails with "operator torchvision::nms does not exist". This package uses none of these operators.
 
     Raises:
         RuntimeError: importing torchvision fails for another reason.

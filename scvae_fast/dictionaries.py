@@ -17,8 +17,8 @@ _DUPLICATE_COHERENCE = 1 - 1e-6
 def dct(n_features: int, n_atoms: int | None = None, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Over-complete separable DCT dictionary, for patches of √n × √n; SC-VAE's with n = 256, K = 512.
 
-    With p = √n and a = ⌈√K⌉ the one-dimensional atoms are v_k(i) = cos(π i k / a), i < p, k < a; every v_k but the
-    constant has its mean taken off, and all are scaled to unit norm. Atom l·a + k is v_k down the rows times v_l along
+    With p = √n and a = ⌈√K⌉ the one-dimensional atoms are v_k(i) = cos(π i k / a), i < p, k < a; the mean is subtracted
+    from every v_k but the constant, and all are scaled to unit norm. Atom l·a + k is v_k down the rows times v_l along
     the columns of the patch; the first K are kept (Aharon, Elad & Bruckstein 2006, section V; arXiv 2303.16666).
 
     Args:
@@ -30,7 +30,7 @@ def dct(n_features: int, n_atoms: int | None = None, *, dtype: torch.dtype = tor
         (n, K).
 
     Raises:
-        ValueError: n is no square number, K < 1, or K is so large for n that atoms coincide.
+        ValueError: n is not a square number, K < 1, or K is so large for n that atoms coincide.
 
     Example:
         >>> from scvae_fast import dictionaries
@@ -55,14 +55,14 @@ def dct(n_features: int, n_atoms: int | None = None, *, dtype: torch.dtype = tor
 def orthogonal_dct(n_features: int, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Orthonormal DCT-II basis of n-vectors, D Dᵀ = I (Ahmed, Natarajan & Rao 1974).
 
-    With c = 1, S = I − DᵀD/c is zero: the sparse codes are the soft-thresholded transform, without iterating.
+    With c = 1, S = I − DᵀD/c is zero: the sparse codes are the soft-thresholded transform, without any iteration.
 
     Args:
         n_features: n ≥ 1, which is also the number of atoms.
         dtype: of the result; computed in float64.
 
     Returns:
-        (n, n), atoms in the order of their frequency.
+        (n, n), atoms in order of frequency.
 
     Raises:
         ValueError: n < 1.
@@ -93,14 +93,14 @@ def random_unit(
     Args:
         n_features: n ≥ 1.
         n_atoms: K ≥ 1.
-        generator: of the random numbers; torch's own if None.
+        generator: of the random numbers; None uses torch's global one.
         dtype: of the result; drawn in float64.
 
     Returns:
         (n, K).
 
     Raises:
-        ValueError: a size is under 1, or atoms coincide (as more than one must for n = 1).
+        ValueError: a size is below 1, or atoms coincide (which is inevitable for n = 1 and K > 1).
 
     Example:
         >>> from scvae_fast import dictionaries
@@ -121,15 +121,15 @@ def learned(
     batch_size: int = 256,
     seed: int = 0,
 ) -> torch.Tensor:
-    """Dictionary learned from data by online dictionary learning (Mairal et al. 2009), scikit-learn's.
+    """Dictionary learned from data with scikit-learn's online dictionary learning (Mairal et al. 2009).
 
     Args:
         data: (M, n) vectors, floating point.
         n_atoms: K ≥ 1.
         lmbda: λ of ½‖x − Dz‖² + λ‖z‖₁, in the units of the data.
-        max_iter: passes over the data at most.
-        batch_size: rows a step.
-        seed: of the initialisation and of the order of the rows.
+        max_iter: largest number of passes over the data.
+        batch_size: rows per step.
+        seed: for the initialisation and the order of the rows.
 
     Returns:
         (n, K) in the data's dtype (float32 for 16-bit types).
@@ -146,7 +146,7 @@ def learned(
     """
     with extra("dictionaries.learned", "scikit-learn"):
         from sklearn.decomposition import MiniBatchDictionaryLearning
-    # torch takes no array whose strides are negative.
+    # torch rejects arrays with negative strides.
     rows = (data if isinstance(data, torch.Tensor) else torch.tensor(np.ascontiguousarray(data))).detach().cpu()
     if rows.dim() != 2 or not rows.is_floating_point() or not rows.isfinite().all():
         raise ValueError(
@@ -168,14 +168,14 @@ def learned(
 
 
 def check(dictionary: torch.Tensor, name: str = "dictionary") -> torch.Tensor:
-    """Returns the dictionary if its atoms are finite, of unit norm and pairwise different up to sign.
+    """Return the dictionary if its atoms are finite, of unit norm and pairwise different up to sign.
 
     Args:
         dictionary: (n, K), floating point.
-        name: what error messages call it.
+        name: for error messages.
 
     Raises:
-        ValueError: it is no such matrix, or atoms are zero, of another norm or duplicates; the message names them.
+        ValueError: it is not such a matrix, or atoms are zero, of another norm or duplicates; the message names them.
 
     Example:
         >>> from scvae_fast import dictionaries
@@ -198,7 +198,7 @@ def check(dictionary: torch.Tensor, name: str = "dictionary") -> torch.Tensor:
 def coherence(dictionary: torch.Tensor) -> float:
     """Mutual coherence max |⟨dᵢ, dⱼ⟩| / (‖dᵢ‖ ‖dⱼ‖) over i ≠ j (Donoho & Elad 2003); that of `dct(256)` is 0.861.
 
-    Computed in float64. Zero atoms are left out; with fewer than two others it is 0.
+    Computed in float64. Zero atoms are ignored; with fewer than two other atoms it is 0.
 
     Args:
         dictionary: (n, K).
@@ -222,7 +222,7 @@ def coherence(dictionary: torch.Tensor) -> float:
 
 
 def analytic_weights(dictionary: torch.Tensor) -> torch.Tensor:
-    """The analytic weight of ALISTA (Liu, Chen, Wang & Yin 2019): W that minimises ‖W D‖_F with (W D)_kk = 1.
+    """The analytic weight of ALISTA (Liu, Chen, Wang & Yin 2019): the W that minimises ‖W D‖_F with (W D)_kk = 1.
 
     Row k is d_kᵀ(DDᵀ)⁺ / (d_kᵀ(DDᵀ)⁺ d_k), in closed form; W is the transpose of the paper's. Computed in float64 and
     differentiable with respect to D.
@@ -234,7 +234,7 @@ def analytic_weights(dictionary: torch.Tensor) -> torch.Tensor:
         (K, n) in D's dtype.
 
     Raises:
-        ValueError: dictionary is no floating-point matrix, or an atom is zero or not finite.
+        ValueError: dictionary is not a floating-point matrix, or an atom is zero or not finite.
 
     Example:
         >>> import torch
@@ -249,7 +249,7 @@ def analytic_weights(dictionary: torch.Tensor) -> torch.Tensor:
 
 
 def check_analytic(dictionary: torch.Tensor) -> None:
-    """Raises ValueError where a dictionary has no `analytic_weights`.
+    """Raise ValueError if a dictionary has no `analytic_weights`.
 
     Example:
         >>> from scvae_fast import dictionaries
@@ -278,7 +278,7 @@ def form_analytic_weights(dictionary: torch.Tensor) -> torch.Tensor:
 
 
 def _raise_for(name: str, what: str, bad: torch.Tensor) -> None:
-    """Raises ValueError if any atom is bad, naming the first few; where there are no values, none is."""
+    """Raise ValueError if any atom is bad, naming the first few; does nothing for tensors without values."""
     if not holds_values(bad):
         return
     atoms = bad.nonzero().flatten().tolist()

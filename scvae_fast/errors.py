@@ -1,10 +1,10 @@
-"""The errors that a command reports and ends with."""
+"""Errors that end a command with a message."""
 
 
 class UsageError(RuntimeError):
-    """A request that can't be fulfilled with what was given; the message says why, and what to do.
+    """A request that can't be fulfilled; the message says why, and what to do.
 
-    The commands print it after their name and end with status 1; from Python it is an exception like any other.
+    Commands print it after their name and exit with status 1; in Python it is an ordinary exception.
 
     Example:
         >>> from scvae_fast.errors import UsageError
@@ -16,7 +16,7 @@ class UsageError(RuntimeError):
 
 
 class ArgumentError(UsageError):
-    """A value that is invalid in itself, whatever files there are; commands exit with status 2, before any work.
+    """A value that is invalid regardless of any files; commands exit with status 2, before any work.
 
     Example:
         >>> from scvae_fast.errors import ArgumentError, UsageError

@@ -265,9 +265,9 @@ def decode(z: torch.Tensor, D: torch.Tensor, *, backend: str | None = None) -> t
 
 
 def _is_plain_product(z: torch.Tensor, backend: str | None) -> bool:
-    """Whether PyTorch's own product decodes z, without the way through our operation, which takes as long for few rows.
+    """Whether PyTorch's own product decodes z directly; our operation's overhead is as long as that for few rows.
 
-    Compiled code, and what is to be computed in another dtype, go that way all the same.
+    Compiled code, and calls that compute in another dtype, use our operation all the same.
     """
     if torch.compiler.is_compiling() or checks.is_half(z.dtype) or z.dim() == 0:
         return False
@@ -293,7 +293,7 @@ def soft_threshold(u: torch.Tensor, theta: torch.Tensor | float) -> torch.Tensor
         (..., K) in u's dtype.
 
     Raises:
-        TypeError: an argument is no floating-point tensor (theta: or number), or dtypes differ.
+        TypeError: an argument is not a floating-point tensor (theta: or number), or dtypes differ.
         ValueError: theta has another shape, or devices differ.
 
     Example:
@@ -316,7 +316,7 @@ def soft_threshold(u: torch.Tensor, theta: torch.Tensor | float) -> torch.Tensor
 
 
 class LassoResult(NamedTuple):
-    """What `lasso` returns."""
+    """The result of `lasso`."""
 
     codes: torch.Tensor  # (..., K)
     gap: torch.Tensor  # (...), duality gap as a share of ½‖x‖²
@@ -333,10 +333,11 @@ def lasso(
     max_iter: int = 1000,
     algorithm: Literal["cd", "fista", "ista"] | None = None,
 ) -> LassoResult:
-    """The codes that minimise ½‖x − Dz‖² + Σ α_k|z_k|, and how far each row may still be from its minimum.
+    """The codes that minimise ½‖x − Dz‖² + Σ α_k|z_k|, with a bound on each row's distance from its minimum.
 
-    Each row goes on until its duality gap is at most tol · ½‖x‖², or for max_iter iterations; one RuntimeWarning counts
-    the rows that don't get there. Neither the other rows nor the unit of x, D and α change its codes.
+    Each row is iterated until its duality gap is at most tol · ½‖x‖², or for max_iter iterations; one RuntimeWarning
+    gives the number of rows that miss this limit. A row's codes depend neither on other rows nor on the units of x, D
+    and α.
 
     - "cd", for CPUs: coordinate descent with working sets (Friedman et al. 2010; Johnson & Guestrin 2015). Its
       iterations are sweeps over a row's working set.
@@ -344,30 +345,30 @@ def lasso(
       W_e = Dᵀ/c, S = I − DᵀD/c, θ = α/c and c = ‖D‖₂². They run on any device.
 
     The codes are differentiable with respect to x, D and α in every mode and order, by the implicit function theorem on
-    their support (see `ops/optimum.py`), as if the row were solved exactly. Where a change of the support is near, that
-    is a derivative from one side. Atoms of the support that depend on each other linearly share their gradient as the
-    pseudo-inverse of D_SᵀD_S says. z0 gets zeros.
+    their support (see `ops/optimum.py`), as if the row were solved exactly. At a change of the support, this is a
+    one-sided derivative. Linearly dependent atoms of the support share their gradient by the pseudo-inverse of D_SᵀD_S.
+    The gradient of z0 is zero.
 
     Args:
         x: (..., n) vectors; float32 or float64, finite.
         D: (n, K) dictionary, an atom a column, in x's dtype; finite, and no atom zero.
-        alpha: α ≥ 0, finite, the weight of the codes' absolute values, the field's λ: one value, (K,), (..., 1) or
-            (..., K). Where all of a row's are 0 this is least squares: of all codes that leave the least residual (for
-            K > n there are many) the ones of least norm, or, with `positive`, some of them. "cd" takes α > 0 alone.
+        alpha: α ≥ 0, finite, the weight of the codes' absolute values, usually called λ: one value, (K,), (..., 1) or
+            (..., K). If all weights of a row are 0, this is least squares, with many solutions for K > n; the result is
+            the one of least norm or, with `positive`, one of them. "cd" needs α > 0.
         positive: whether codes are non-negative.
         z0: (..., K) codes to start from, finite; with `positive`, their positive parts.
-        tol: largest relative gap, ≥ 0. With 0, "fista" and "ista" make exactly max_iter iterations, and "cd" goes on
-            until rounding stops it.
-        max_iter: iterations of a row at most, ≥ 0.
-        algorithm: None chooses "cd" where it takes the call, else "fista".
+        tol: largest relative gap, ≥ 0. With 0, "fista" and "ista" make exactly max_iter iterations, and "cd"
+            continues until rounding stops it.
+        max_iter: largest number of iterations per row, ≥ 0.
+        algorithm: None chooses "cd" if it supports the call, otherwise "fista".
 
     Returns:
-        Codes (..., K) and the relative duality gap (...) of each row, in x's dtype. A gap above tol says that the row
-        is not solved. It is 0 where x = 0. In float32 rounding of the codes keeps it from going much below 1e-6.
+        Codes (..., K) and the relative duality gap (...) of each row, in x's dtype. A gap above tol means that the
+        row is not solved. It is 0 if x = 0. In float32, rounding of the codes keeps it from falling much below 1e-6.
 
     Raises:
         TypeError: an argument is of the wrong type or dtype.
-        ValueError: shapes, devices or numbers don't fit, or "cd" was asked for and doesn't take the call.
+        ValueError: shapes, devices or numbers don't fit, or "cd" was requested and doesn't support the call.
 
     Example:
         >>> import torch
@@ -394,7 +395,7 @@ def lasso(
 
 
 def _common(op: str, n_iter: int, positive: bool, backend: str | None) -> Any:
-    """T; raises unless it, `positive` and `backend` are in order."""
+    """T as an int; raises if it, `positive` or `backend` is invalid."""
     if positive is not False and positive is not True:
         raise TypeError(f"{op}: positive must be a bool, got {type(positive).__name__}")
     if backend is not None:
@@ -403,7 +404,7 @@ def _common(op: str, n_iter: int, positive: bool, backend: str | None) -> Any:
 
 
 def _number(op: str, name: str, value: object, like: torch.Tensor, *, default: float | None) -> torch.Tensor | None:
-    """A number or tensor as the operation takes it: None stands for the default."""
+    """A number or tensor in the form that the operation takes; None stands for the default."""
     if value is default or (isinstance(value, (int, float)) and value == default):
         return None
     return checks.scalar_tensor(op, name, value, like)

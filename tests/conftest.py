@@ -22,7 +22,7 @@ TERMINAL = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keeps where errors go before a test's output is captured."""
+    """Keep stderr from before a test's output is captured."""
     config.stash[TERMINAL] = os.dup(2)
 
 
@@ -33,7 +33,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """A test with its fixtures, in the time it has."""
+    """Run a test with its fixtures within its time limit."""
     if not SECONDS_PER_TEST:
         return (yield)
     faulthandler.dump_traceback_later(SECONDS_PER_TEST, exit=True, file=item.config.stash[TERMINAL])
@@ -44,7 +44,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest goes first, so that no worker is left alone with it. Parameters tell what runs GPU kernels."""
+    """Run the longest tests first, so that no worker is left alone with one. Mark tests of GPU kernels."""
     from problems import FLOAT32_BACKENDS
 
     kernels = {"triton", "cuda"}.intersection(FLOAT32_BACKENDS)
@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def reproducible() -> Iterator[None]:
-    """A fixed seed; and torch.empty gives NaN, so that memory which nobody wrote shows."""
+    """A fixed seed; and torch.empty gives NaN, which reveals unwritten memory."""
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(True)
     yield

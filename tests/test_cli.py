@@ -49,7 +49,7 @@ def test_python_m_answers_without_pytorch() -> None:
 
 
 @pytest.mark.processes
-def test_what_the_package_offers_is_there_when_it_is_asked_for() -> None:
+def test_submodules_are_imported_on_demand() -> None:
     program = """
 import sys, scvae_fast
 assert set(scvae_fast.__all__) <= set(dir(scvae_fast))
@@ -169,7 +169,7 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
     assert "usage: scvae-fast" in capsys.readouterr().err
 
 
-def test_a_limit_that_is_no_number(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_limit_that_is_not_a_number(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("SCVAE_FAST_MAX_MEGAPIXELS", "many")
     with pytest.raises(SystemExit) as stop:
         cli.main(["encode", "--checkpoint", "x", "--data", "y", "--out", "z", "--resize", "8"])
@@ -215,7 +215,7 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         ["compare", "--config", "pictures65"],
     ],
 )
-def test_values_that_are_wrong_whatever_lies_on_the_disk(
+def test_values_that_are_invalid_regardless_of_files(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

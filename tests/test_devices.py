@@ -5,7 +5,7 @@ from scvae_fast._devices import find_device
 from scvae_fast.errors import UsageError
 
 
-def test_the_best_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert find_device(None) == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -125,7 +125,7 @@ def test_codes_are_within_the_stated_gap_and_satisfy_the_optimality_conditions(d
     assert np.abs(correlations).max() <= alpha + 1e-5
 
 
-def test_duality_gap_bounds_what_is_missing(digits):
+def test_duality_gap_bounds_the_suboptimality(digits):
     X, D = torch.from_numpy(digits[1]), torch.from_numpy(atoms(96)).T
     problem = Lasso.over(D, 0.2)
     best = problem.objective(X, solve(problem, X, algorithm="fista", max_iter=5000, tol=1e-12)[0])
@@ -138,7 +138,7 @@ def test_duality_gap_bounds_what_is_missing(digits):
 
 
 @pytest.mark.parametrize("n_iter", [0, 7])
-def test_without_a_tolerance_it_is_so_many_iterations_of_ista(digits, n_iter):
+def test_without_a_tolerance_it_equals_ista(digits, n_iter):
     X, D, alpha = torch.from_numpy(digits[1]), torch.from_numpy(atoms(96)).T, 0.1
     c = torch.linalg.matrix_norm(D, ord=2) ** 2
     z, x_hat = sparse_code(X, D.T / c, torch.eye(96, dtype=D.dtype) - D.T @ D / c, alpha / c, D, n_iter)
@@ -183,7 +183,7 @@ def test_codes_scale_with_data_and_alpha(digits, dtype, algorithm):
         np.testing.assert_allclose(scaled, z, atol=2e-2 * np.abs(z).max())
 
 
-def test_rows_far_from_alpha_are_solved_or_told_of(digits):
+def test_rows_far_from_alpha_are_solved_or_reported(digits):
     """Squares of their entries, or of α, overflow in float32, or vanish."""
     X = digits[1][:20].astype(np.float32)
     for scale in (1e-30, 1e25, 1e30):
@@ -232,7 +232,7 @@ def test_arrays_of_any_strides(digits):
     assert coder.transform(X[::-1, ::-1]).shape == (len(X), 96)
 
 
-def test_rows_that_were_not_finished_are_told_of(digits):
+def test_unfinished_rows_are_reported(digits):
     coder = LassoCoder(atoms(96), alpha=0.1, transform_max_iter=2, transform_tol=1e-9).fit(digits[1])
     with pytest.warns(ConvergenceWarning, match=r"LassoCoder: 200 of 200 rows did not reach a duality gap of 1e-09"):
         codes = coder.transform(digits[1])

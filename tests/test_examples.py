@@ -1,4 +1,4 @@
-"""The scripts in examples/ run, and show what the documentation says of them."""
+"""The scripts in examples/ run, and their results agree with the documentation."""
 
 import re
 import runpy

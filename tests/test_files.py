@@ -104,7 +104,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "device", "link to a pipe"])
-def test_nothing_but_a_file_is_replaced(kind: str, tmp_path: Path) -> None:
+def test_only_files_are_replaced(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "there"
     if kind == "folder":
         path.mkdir()
@@ -120,7 +120,7 @@ def test_nothing_but_a_file_is_replaced(kind: str, tmp_path: Path) -> None:
     def asked(temporary: Path) -> None:
         raise AssertionError("work was begun")
 
-    with pytest.raises(OSError, match="which no file is put in the place of"):
+    with pytest.raises(OSError, match="must not be replaced by a file"):
         write_atomically(path, asked)
     assert path.stat() == before
 
@@ -157,7 +157,7 @@ def start(folder: Path, what: str) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.processes
-def test_the_next_write_removes_what_a_killed_process_left_and_no_more(tmp_path: Path) -> None:
+def test_the_next_write_removes_only_leftovers_of_killed_processes(tmp_path: Path) -> None:
     writes = start(tmp_path, "stay")
     killed = start(tmp_path, "die")
     killed.communicate()
@@ -170,7 +170,7 @@ def test_the_next_write_removes_what_a_killed_process_left_and_no_more(tmp_path:
     assert {entry.name for entry in tmp_path.iterdir()} == {"other.json", "file"}
 
 
-def test_what_another_machine_writes_is_left_alone_for_a_week(tmp_path: Path) -> None:
+def test_files_of_another_machine_are_kept_for_a_week(tmp_path: Path) -> None:
     for name in ("writes", "dead"):
         (tmp_path / f".writing-{name}").mkdir()
         (tmp_path / f".writing-{name}" / ".lock").write_text("another.machine")  # its lock can't be seen from here
@@ -216,7 +216,7 @@ def test_a_folder_is_held_by_one_process_that_lives(tmp_path: Path) -> None:
             claim_folder(tmp_path, empty=True)  # the lock itself is no content
 
 
-def test_without_locks_files_are_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_written_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_files, "fcntl", None)
     (tmp_path / ".writing-old").mkdir()
     os.utime(tmp_path / ".writing-old", (0, 0))
@@ -225,7 +225,7 @@ def test_without_locks_files_are_written_all_the_same(tmp_path: Path, monkeypatc
     assert {path.name for path in tmp_path.iterdir()} == {".writing-old", "a.json"}
 
 
-def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     assert printable(name) == "caf\\udce9.png"
     assert printable("café.png") == "café.png"

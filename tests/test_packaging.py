@@ -1,4 +1,4 @@
-"""The source distribution builds a wheel, and the wheel is all that is needed."""
+"""The source distribution builds a wheel, which works on its own."""
 
 import os
 import re

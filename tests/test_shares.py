@@ -1,4 +1,4 @@
-"""Parts of a work: which things are whose, and what `--part`, a job array and torchrun say."""
+"""Parts of divided work: their contents, and the parsing of `--part`, job arrays and torchrun."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def test_parts_are_neighbours_that_cover_everything_once(block: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["3/2", "0/4", "1/0", "-1/2", "1", "1/2/3", "a/b", "", "1 / 2", "²/3"])
-def test_what_is_no_part(text: str) -> None:
+def test_invalid_parts(text: str) -> None:
     with pytest.raises(ArgumentError, match=r"must be I/N, the I-th of N parts, I = 1 … N \(the first is 1/N\)"):
         Share.parse(text, {})
 
@@ -35,11 +35,11 @@ def test_tasks_of_an_array() -> None:
     for variables in (array(3, 1, 7, 1, 3), array(9, 1, 7, 1, 7), array(2, 1, 7, 6, 2)):
         with pytest.raises(ArgumentError, match="needs a job array without gaps"):
             Share.parse("array", variables)
-    with pytest.raises(ArgumentError, match="SLURM_ARRAY_TASK_ID is no number; I/N is for others"):
+    with pytest.raises(ArgumentError, match="SLURM_ARRAY_TASK_ID is not a number; use I/N elsewhere"):
         Share.parse("array", {})
 
 
-def test_torchrun_and_a_part_are_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_part_is_refused_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own_share(None) is None
     assert own_share(Share(2, 3)) == Share(2, 3)
     monkeypatch.setenv("RANK", "2")
@@ -52,7 +52,7 @@ def test_torchrun_and_a_part_are_too_much(monkeypatch: pytest.MonkeyPatch) -> No
         Share(5, 4)
 
 
-def test_one_process_has_nobody_to_talk_to() -> None:
+def test_a_single_process_needs_no_communication() -> None:
     alone = Processes()
     assert (alone.first, alone.alone, alone.gather("x"), alone.gather_on_first("x")) == (True, True, ["x"], ["x"])
     assert alone.on_first(lambda: 3) == 3

@@ -1,1 +1,1 @@
-"""From the results of a run to tables, pictures and a page. matplotlib is imported here only."""
+"""Turns the results of a run into tables, figures and a page. matplotlib is imported only here."""

@@ -1,4 +1,4 @@
-"""How pictures of results look: a colour for each contestant, axes, ticks on logarithmic scales, legends."""
+"""The style of figures: a colour for each contestant, axes, ticks on logarithmic scales, legends."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ N_COLOURS = len(_CYCLE)
 
 
 def save(figure: Figure, file: Path | IO[bytes]) -> None:
-    """Writes a figure as PNG."""
+    """Write a figure as PNG."""
     figure.savefig(file, dpi=150, facecolor="white", format="png")
 
 
 def colour_of(name: str) -> str:
-    """A contestant's, the same in every picture."""
+    """A contestant's colour, the same in every figure."""
     if name in _COLOURS:
         return _COLOURS[name]
     if COMPILED in name:
@@ -40,24 +40,24 @@ def colour_of(name: str) -> str:
 
 
 def colours(n: int) -> list[Any]:
-    """So many, for things that are no contestants."""
+    """Colours for n things other than contestants."""
     return [_CYCLE[i % len(_CYCLE)] for i in range(n)]
 
 
 def dot(mark: str, colour: Any, label: str) -> Line2D:
-    """For legends."""
+    """A marker for legends."""
     return Line2D([], [], linestyle="", marker=mark, color=colour, label=label)
 
 
 def blank(width: float, height: float, title: str) -> Figure:
-    """A figure of so many inches."""
+    """An empty figure of this size in inches."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
     figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
     return figure
 
 
 def legend(figure: Figure, panels: Iterable[Axes], columns: int = 6) -> None:
-    """One for all panels, below them."""
+    """One legend for all panels, below them."""
     known = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(
         known.values(), known, loc="outside lower center", ncols=min(columns, len(known)), frameon=False, fontsize=9
@@ -65,7 +65,7 @@ def legend(figure: Figure, panels: Iterable[Axes], columns: int = 6) -> None:
 
 
 def ticks(axis: Any, values: Iterable[float], most: int = 7) -> None:
-    """At these values alone, or at every second or third of them if they are too many to be read."""
+    """Put ticks only at these values, or at every second or third of them if there are too many to read."""
     chosen = sorted(values)
     axis.set_major_locator(FixedLocator(chosen[:: -(-len(chosen) // most)]))
     axis.set_minor_locator(NullLocator())
@@ -73,19 +73,19 @@ def ticks(axis: Any, values: Iterable[float], most: int = 7) -> None:
 
 
 def large(value: float) -> str:
-    """A number with G or T behind it."""
+    """A number with the suffix G or T."""
     return f"{value / 1e12:.3g} T" if value >= 1e12 else f"{value / 1e9:.3g} G"
 
 
 def log_ticks(axis: Any, low: float, high: float, shown: Callable[[float], str] = "{:g}".format) -> None:
-    """At powers of ten, and between them if the axis covers few."""
+    """Put ticks at powers of ten, and between them if the axis covers few."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: shown(value)))
 
 
 def count(value: float) -> str:
-    """Large multiples of 1024 in Ki and Mi."""
+    """Format large multiples of 1024 with Ki and Mi."""
     if value >= 2**14 and value % 2**10 == 0:
         return f"{value / 2**20:g} Mi" if value >= 2**20 else f"{value / 2**10:g} Ki"
     return f"{value:g}"

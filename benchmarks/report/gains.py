@@ -1,4 +1,4 @@
-"""What a user gains: the README's figures, and the page's first table, by rows, iterations and density."""
+"""What users gain: the figures of the README, and the page's first table, by rows, iterations and density."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEPT = "kept for the backward pass"
 
 
 def example(results: Results) -> str:
-    """What the README's first snippet gains with the most iterations: its loop beside the call, in time and memory."""
+    """The README's first snippet with the most iterations: its loop and the call compared in time and memory."""
     sparse = [r for r in _cases(results, "example") if r["settings"]["density"] == _least(results, "example")]
     cases = {(r["settings"]["n_iter"], r["settings"]["direction"]): r for r in sparse}
     memory = _memory(results, "example")
@@ -35,7 +35,7 @@ def example(results: Results) -> str:
 
 
 def gains(results: Results) -> Table:
-    """Times and memory beside those of eager PyTorch, for sparse codes and, at the most iterations, half-dense ones."""
+    """Times and memory next to those of eager PyTorch, for sparse and, at the most iterations, half-dense codes."""
     found, sparse = _cases(results, "gains"), _least(results, "gains")
     most = max(r["settings"]["n_iter"] for r in found)
     rows = []
@@ -57,9 +57,9 @@ def gains(results: Results) -> Table:
 
 
 def nearest(results: Results) -> Table:
-    """Speed-ups over the faster of the two eager loops, by rows, iterations, density and start: find your own case."""
+    """Speed-ups over the faster of the two eager loops, by rows, iterations, density and start."""
     cells: dict[tuple[Any, ...], dict[str, str]] = {}
-    # One operation for each row: sparse_code where it was measured.
+    # One operation per row: sparse_code if it was measured.
     for result in sorted(measured.timed(results.document["results"]), key=lambda r: r["settings"]["op"] == "lista"):
         s = result["settings"]
         if s["op"] not in ("lista", "sparse_code") or s["compiled"] or s["dtype"] != "float32" or s["atoms"] != 512:
@@ -80,7 +80,7 @@ def nearest(results: Results) -> Table:
 
 
 def _cases(results: Results, table: str) -> list[dict[str, Any]]:
-    """Timed cases that start from h(b), as the README's snippet does: the sparsest first, then by T."""
+    """Timed cases that start from h(b), like the README's snippet, in order of density and T."""
     found = measured.timed(r for r in results.group("headline") if r["settings"]["start"] == "paper")
     if not found:
         raise TableError(f'{table}: no case "paper" of the group "headline" was measured')

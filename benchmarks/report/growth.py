@@ -1,4 +1,4 @@
-"""How time grows with M, T and K: exponents of power laws, fitted by least squares to the logarithms."""
+"""How time grows with M, T and K: exponents of power laws, fitted by least squares to logarithms."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from benchmarks.report import measured
 from benchmarks.results import Results
 
-# By the name of the size: the setting that holds it, and the groups in which it varies.
+# By the name of the size: its setting, and the groups in which it varies.
 AXES = {"M": ("rows", ("crossover", "rows")), "T": ("n_iter", ("iterations",)), "K": ("atoms", ("atoms",))}
-LEAST_SIZES = 3  # two give an exponent, but no error of it
+LEAST_SIZES = 3  # two give an exponent, but no error estimate
 
 
 class Growth(NamedTuple):
@@ -24,7 +24,7 @@ class Growth(NamedTuple):
     factor: float
 
     def at(self, size: float) -> float:
-        """Seconds by the fit."""
+        """Seconds according to the fit."""
         return float(self.factor * size**self.exponent)
 
     def __str__(self) -> str:
@@ -33,19 +33,19 @@ class Growth(NamedTuple):
 
 
 class Series(NamedTuple):
-    """Cases that differ in one size alone, and what each contestant took there."""
+    """Cases that differ in only one size, and the times of each contestant."""
 
-    axis: str  # of AXES
+    axis: str  # a key of AXES
     shared: dict[str, Any]  # the other settings
-    seconds: dict[str, dict[int, float]]  # medians by the size, of each contestant
+    seconds: dict[str, dict[int, float]]  # medians by size, for each contestant
     fits: dict[str, Growth]
 
 
 def fit(sizes: Sequence[float], seconds: Sequence[float]) -> Growth:
-    """The power law closest to the points, all weighing the same on a logarithmic scale.
+    """The power law closest to the points, with equal weights on a logarithmic scale.
 
     Raises:
-        ValueError: there are fewer than three sizes that differ, or a number is not positive.
+        ValueError: there are fewer than three distinct sizes, or a number is not positive.
     """
     if len(set(sizes)) < LEAST_SIZES or len(sizes) != len(seconds) or min(*sizes, *seconds) <= 0:
         raise ValueError(f"growth: needs {LEAST_SIZES} sizes and a time for each, all positive, got {sizes}, {seconds}")

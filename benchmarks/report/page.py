@@ -1,4 +1,4 @@
-"""Results as one HTML page that needs nothing else: what page.html.j2 shows."""
+"""Results as a self-contained HTML page, laid out by page.html.j2."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.report.tables import Table, TableError
 from benchmarks.results import Results
 
 _TEMPLATE = "page.html.j2"
-# Groups in the order of the page, with their title and what they answer; others follow.
+# Groups in the order of the page, with title and question; other groups follow.
 GROUPS = {
     "headline": ("The whole bottleneck", "How fast is sparse_code: encoding, all iterations, decoding?"),
     "layer": ("The layer", "How fast is DictionaryLISTA, called as a model calls it?"),
@@ -50,7 +50,7 @@ _CAPTIONS = {
     "model.png": "Whole models: pictures per second, and where the time goes.",
     "parity.png": "Training losses from the same starts. Thin: each seed. Thick: their mean.",
 }
-# Where a picture belongs if that group was measured.
+# The group in which a figure is shown, if that was measured.
 _PLACES = {"speedup.png": ("crossover", "rows"), "crossover.png": ("crossover",), "growth.png": ("growth",)}
 # How to read a group's first table.
 _CELLS = {
@@ -64,7 +64,7 @@ _TABLES = {"headline": tables.headline, "memory": tables.memory, "lasso": tables
 
 
 class Picture(NamedTuple):
-    """A picture within the page."""
+    """A figure in the page."""
 
     name: str
     uri: str
@@ -72,15 +72,15 @@ class Picture(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A group of cases, or a figure without one."""
+    """A group of cases, or a figure without a group."""
 
     name: str
     title: str
     question: str
-    common: str  # what all cases share
+    common: str  # settings that all cases share
     sentences: list[str]
     shown: list[Table]
-    details: list[Table]  # folded away
+    details: list[Table]  # collapsed
     pictures: list[Picture]
 
 
@@ -92,7 +92,7 @@ class Fact(NamedTuple):
 
 
 def html(results: Results, pictures: Mapping[str, bytes]) -> str:
-    """The page, with the pictures (PNG, by their names) inside."""
+    """The page, with the figures (PNG, by name) embedded."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     shape = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -135,7 +135,7 @@ def facts(results: Results) -> list[Fact]:
 
 
 def sections(results: Results, pictures: Mapping[str, bytes]) -> list[Section]:
-    """Groups in the order of the page; at last those without cases, and pictures that have no group here."""
+    """Groups in the order of the page; then groups without cases, and figures without a group."""
     present = results.document["groups"]
     groups = [g for g in [*GROUPS, *present] if g in ("growth", "roofline") or (g in present and results.group(g))]
     groups = list(dict.fromkeys(groups))
@@ -151,7 +151,7 @@ def sections(results: Results, pictures: Mapping[str, bytes]) -> list[Section]:
 
 
 def conditions(results: Results) -> Table:
-    """Environment and ceilings, flat."""
+    """Environment and ceilings, flattened."""
     document = results.document
     shown = {"command": tables.command(results), **_flat(document["environment"])}
     ceilings = {f"ceiling, {name}": value for name, value in _flat(document.get("ceilings", {})).items()}

@@ -1,4 +1,4 @@
-"""Pictures of results, as matplotlib figures: speed-ups, memory, roofline, crossover, growth, lasso, models, parity."""
+"""Results as matplotlib figures: speed-ups, memory, roofline, crossover, growth, lasso, models, parity."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from scvae_fast.plotting.figures import BLUE, INK, ORANGE, QUIET, plain, titled
 
 _MARKS = {FORWARD: "o", BACKWARD: "v", BOTH: "s"}
 _SLOWER_FASTER = LinearSegmentedColormap.from_list("slower_faster", [drawing.RED, "#ffffff", BLUE])
-_LARGEST = 2.0  # octaves from 1 at which the colours end
+_LARGEST = 2.0  # octaves from 1 where the colour scale ends
 _SPEEDUPS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20, 30, 50, 100)
-_ATOMS, _DENSITY = 512, 0.05  # pictures that can't show all sizes show these, if they are there
+_ATOMS, _DENSITY = 512, 0.05  # figures that can't show all sizes show these, if available
 
 
 def speedup(results: Results) -> Figure | None:
@@ -82,7 +82,7 @@ def memory(results: Results) -> Figure | None:
 
 
 def roofline(results: Results) -> Figure | None:
-    """Useful arithmetic a second against useful arithmetic for each byte that must move, under the ceilings."""
+    """Useful arithmetic per second against useful arithmetic per byte to be moved, under the ceilings."""
     ceilings = results.document.get("ceilings", {})
     found = [r for r in measured.timed(results.document["results"]) if r.get("least bytes")]
     dtypes = [d for d in ceilings.get("product", {}) if any(r["settings"]["dtype"] == d for r in found)]
@@ -168,7 +168,7 @@ def grown(results: Results) -> Figure | None:
 
 
 def lasso(results: Results) -> Figure | None:
-    """Seconds until the objective is close enough to the optimum; who does not get there. Where all take part."""
+    """Seconds until the objective is close enough to the optimum, or that it never is; for cases with all solvers."""
     found = [r for r in results.document["results"] if r["kind"] == "LassoCase" and r.get("efforts")]
     found = [r for r in found if r["settings"].get("loops", True)]
     if not found:
@@ -252,7 +252,7 @@ PICTURES: dict[str, Callable[[Results], Figure | None]] = {
 
 
 def _over_rows(results: Results) -> list[dict[str, Any]]:
-    """Cases of lista that differ in M, its density and dtype, each once."""
+    """Cases of lista that differ in M, density and dtype, each once."""
     members = {r["name"]: r for group in ("crossover", "rows") for r in results.group(group)}
     found = [r for r in measured.timed(members.values()) if r["settings"]["op"] == "lista"]
     atoms = {r["settings"]["atoms"] for r in found}
@@ -261,7 +261,7 @@ def _over_rows(results: Results) -> list[dict[str, Any]]:
 
 
 def _band(axes: Axes, rows: list[int], its: list[dict[str, Any]], rival: str, label: str, colour: Any) -> None:
-    """A line with its noise; it is broken where a result is missing."""
+    """A line with its noise band, interrupted where a result is missing."""
     missing = measured.Spread(np.nan, np.nan, np.nan)
     low, median, high = zip(*(measured.ratio(result, rival) or missing for result in its), strict=True)
     axes.fill_between(rows, low, high, color=colour, alpha=0.18, linewidth=0)
@@ -282,7 +282,7 @@ def _points(axes: Axes, found: Sequence[dict[str, Any]], colours: dict[str, Any]
 
 
 def _ceilings(axes: Axes, copy: float, flat: dict[str, float | None]) -> None:
-    """Slanted, what copying allows; level, what arithmetic allows; each as far as it is the lower of them."""
+    """The limits of copying (slanted) and arithmetic (level), each drawn only where it is the lower one."""
     low, high = axes.dataLim.x0 / 2, 2 * axes.dataLim.x1
     known = {name: value for name, value in flat.items() if value}
     left = min(low, 0.2 * min(known.values()) / copy)
@@ -338,7 +338,7 @@ def _growth(axes: Axes, series: growth.Series) -> None:
 
 
 def _distance(shared: dict[str, Any]) -> tuple[float, float]:
-    """From the settings that a picture shows if it can."""
+    """Distance from the settings that a figure shows by preference."""
     return (abs(np.log(shared.get("atoms", _ATOMS) / _ATOMS)), abs(np.log(shared["density"] / _DENSITY)))
 
 
@@ -353,7 +353,7 @@ def _effort(result: dict[str, Any], name: str) -> str:
 
 
 def _largest(found: Sequence[dict[str, Any]]) -> list[str]:
-    """The operations that take the largest shares of the time anywhere, as many as there are colours."""
+    """The operations with the largest shares of the time in any result, as many as there are colours."""
     parts: dict[str, float] = {}
     for operation, part in (pair for r in found for its in measured.profile(r).values() for pair in its):
         parts[operation] = max(part, parts.get(operation, 0.0))
@@ -361,7 +361,7 @@ def _largest(found: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _speeds(axes: Axes, result: dict[str, Any], names: Sequence[str]) -> None:
-    """Pictures a second as bars."""
+    """Pictures per second as bars."""
     for y, name in enumerate(names):
         took = measured.seconds(result, name)
         speed = result["settings"]["batch"] / took.median if took else 0.0
@@ -373,7 +373,7 @@ def _speeds(axes: Axes, result: dict[str, Any], names: Sequence[str]) -> None:
 
 
 def _profile(axes: Axes, profile: dict[str, Any], names: Sequence[str], colours: dict[str, Any]) -> None:
-    """Shares of the time as stacked bars, beside the speeds of the same contestants; what is left is grey."""
+    """Shares of the time as stacked bars, next to the speeds of the same contestants; the rest is grey."""
     left = np.zeros(len(names))
     for operation, colour in colours.items():
         shares = np.array([sum(part for op, part in profile.get(name, []) if op == operation) for name in names])

@@ -1,4 +1,4 @@
-"""Results as tables and sentences: of the groups, of the documentation, and a line for each implementation as CSV."""
+"""Results as tables and sentences: for groups, for the documentation, and as CSV with a line per implementation."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ class TableError(RuntimeError):
 
 
 class Table(NamedTuple):
-    """Cells as text; the first line is the head."""
+    """Cells as text; the first line is the header."""
 
     head: list[str]
     rows: list[list[str]]
 
 
 def markdown(table: Table) -> str:
-    """The table for a page of the documentation."""
+    """The table in Markdown, for a page of the documentation."""
     return markdown_table(table.head, table.rows, left=range(len(table.head)), aligned=False)
 
 
 def overview(found: Sequence[dict[str, Any]]) -> Table:
-    """A line for each case: what the automatic choice takes, and its speed-ups with their noise."""
+    """A line per case: the time of the automatic choice, and its speed-ups with their noise."""
     speedups = [measured.against(r) for r in found]
     kinds = [kind for kind in KINDS_OF_RIVALS if any(kind in s for s in speedups)]
     rows = []
@@ -69,7 +69,7 @@ def overview(found: Sequence[dict[str, Any]]) -> Table:
 
 
 def details(found: Sequence[dict[str, Any]]) -> Table:
-    """A line for each implementation of each case: quantiles of its time, speed-ups over the eager loops, error."""
+    """A line per implementation of each case: quantiles of its time, speed-ups over the eager loops, error."""
     rows = []
     for result, label in zip(found, labels(found)[1], strict=True):
         released, clean = measured.EAGER_WAYS.get(result["kind"], ("", ""))
@@ -102,7 +102,7 @@ def headline(results: Results) -> Table:
 
 
 def memory(results: Results) -> Table:
-    """What is kept for the backward pass, and added at the peak, by T."""
+    """Memory kept for the backward pass, and added at the peak, by T."""
     found = [r for r in results.group("memory") if r.get("memory")]
     if not found:
         raise TableError('memory: no case of the group "memory" was measured')
@@ -136,7 +136,7 @@ def accuracy(results: Results) -> Table:
 
 
 def lasso(results: Results) -> Table:
-    """Time and iterations of each solver until it reaches the gap; the gap it ended with if it does not."""
+    """Time and iterations until each solver reaches the gap; its final gap if it doesn't."""
     found = [r for r in results.document["results"] if r["kind"] == "LassoCase" and r.get("efforts")]
     if not found:
         raise TableError("lasso: no case was measured")
@@ -185,7 +185,7 @@ def profiles(found: Sequence[dict[str, Any]]) -> Table:
 
 
 def losing(results: Results) -> str:
-    """In how many cases scvae_fast is slower, and in which."""
+    """The number of cases in which scvae_fast is slower, and the cases."""
     found, n = measured.losing(results)
     if not n:
         raise TableError("losing: no case has both our time and that of eager PyTorch")
@@ -247,7 +247,7 @@ def measured_on(results: Results) -> str:
 
 
 def command(results: Results) -> str:
-    """The command that gives these results, as far as they show it."""
+    """The command that gives these results, as far as they record it."""
     found = results.document["environment"]
     device = "cuda" if "driver" in found else "cpu"
     words = ["python", "-m", "benchmarks"]
@@ -258,7 +258,7 @@ def command(results: Results) -> str:
 
 
 def as_csv(results: Results) -> str:
-    """A line for every case and implementation; what was not measured is empty."""
+    """A line for every case and implementation; missing measurements are empty."""
     standing: dict[str, list[str]] = {}
     for group, names in results.document["groups"].items():
         for name in names:
@@ -278,7 +278,7 @@ def as_csv(results: Results) -> str:
 
 
 def _lines(results: Results, result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of a result in the CSV, without what the case says."""
+    """The lines of a result in the CSV, without the columns of the case."""
     released, clean = measured.EAGER_WAYS.get(result["kind"], ("", ""))
     verdict = measured.verdict(result)
     found = []
@@ -323,7 +323,7 @@ def _status(result: dict[str, Any], name: str) -> str:
 
 
 def _needed(results: Results, group: str) -> list[dict[str, Any]]:
-    """All cases of a group, or an error that names the one without our time."""
+    """All cases of a group; raises an error that names a case without our time."""
     names = results.document["groups"].get(group, [])
     found = {r["name"]: r for r in results.group(group)}
     for name in names:
@@ -338,7 +338,7 @@ def _needed(results: Results, group: str) -> list[dict[str, Any]]:
 
 
 def _rounded(r: Spread | None) -> str:
-    """A ratio for the documentation: as many digits as shared machines can tell apart, but no loss rounded away."""
+    """A ratio for the documentation, with as many digits as are meaningful on shared machines; losses stay visible."""
     return NONE if r is None else f"{r.median:.{1 if r.median >= 1 else 2}f} ×"
 
 

@@ -1,4 +1,4 @@
-"""Results in the field's words and symbols: cases, implementations, numbers."""
+"""Results in the usual words and symbols: cases, implementations, numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS_OF_RIVALS = {
     "graph": "CUDA graph",
     "products": "products only",
 }
-# What pages call an implementation, where its name in the files is another.
+# Names of implementations on pages, if they differ from those in the files.
 _CALLED = {
     RELEASED: "naive loop",
     CLEAN: "tuned loop",
@@ -49,14 +49,14 @@ def called(name: str) -> str:
 
 
 def times(r: Spread | None, *, noise: bool = False) -> str:
-    """A ratio, to two digits behind the point where it is small; with the noise behind it."""
+    """A ratio, with two decimals if it is small, followed by its noise if requested."""
     if r is None:
         return NONE
     return f"{number(r.median)}" + (f" ({number(r.low)}–{number(r.high)})" if noise else "")
 
 
 def number(value: float) -> str:
-    """Three digits, as far as they stand before the point or up to two places behind it."""
+    """A number with three significant digits, but at most two decimals."""
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
@@ -67,14 +67,14 @@ def milliseconds(value: float) -> str:
 
 
 def readable(value: float | None) -> str:
-    """Seconds in words: milliseconds below one second."""
+    """Seconds as text; milliseconds below one second."""
     if value is None:
         return NONE
     return f"{milliseconds(value)} ms" if value < 1 else f"{value:.2f} s"
 
 
 def in_words(settings: dict[str, Any], keys: Iterable[str]) -> str:
-    """Those of the settings that are there, as the field writes them."""
+    """The settings among these keys that are present, in the usual notation."""
     words = {key: _word(key, settings[key]) for key in keys if key in settings}
     if "direction" in words and "preset" in settings:
         words["direction"] = _STEPS[settings["direction"]]
@@ -89,7 +89,7 @@ def varying(found: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def labels(found: Sequence[dict[str, Any]]) -> tuple[str, list[str]]:
-    """What results have in common, and for each of them what it differs in."""
+    """What results have in common, and what each of them differs in."""
     if len({r["kind"] for r in found}) != 1:
         return "", [r["name"] for r in found]
     keys = varying(found) if len(found) > 1 else ["op", "form", "direction", "dictionary", "preset"]
@@ -98,7 +98,7 @@ def labels(found: Sequence[dict[str, Any]]) -> tuple[str, list[str]]:
 
 
 def shortened(operation: str, most: int = 34) -> str:
-    """The name of a profiled operation or kernel, without what makes it long."""
+    """The name of a profiled operation or kernel, without its long parts."""
     plain = re.sub(r"^(aten::|void )", "", operation).partition("<")[0].partition("(")[0].strip() or operation
     return plain if len(plain) <= most else plain[: most - 1] + "…"
 

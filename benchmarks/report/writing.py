@@ -1,6 +1,6 @@
-"""Report of a run: python -m benchmarks.report DIR writes results.csv, pictures and report.html into its folder again.
+"""Report of a run: python -m benchmarks.report DIR rewrites results.csv, figures and report.html in its folder.
 
-With --docs the tables of README.md and docs/benchmarks.md are rewritten as well: what stands between the lines
+With --docs it also rewrites the tables of README.md and docs/benchmarks.md: text between the lines
 <!-- benchmarks: NAME of FOLDER --> and <!-- /benchmarks --> is replaced by the table of that name, if FOLDER is DIR's.
 """
 
@@ -22,11 +22,11 @@ from benchmarks.report.tables import Table, TableError
 from benchmarks.results import Results, ResultsError
 from scvae_fast._files import write_atomically
 
-# Whose tables come from a committed run.
+# Pages with tables from a committed run.
 PAGES = (environment.ROOT / "README.md", environment.ROOT / "docs" / "benchmarks.md")
 CSV, PAGE = "results.csv", "report.html"
 _BEGIN, _END = re.compile(r"<!-- benchmarks: *(\S+) of (\S+) *-->"), "<!-- /benchmarks -->"
-# A group's lines in the summary: cases that agree in these settings share one, as long as there are not too many.
+# A group's lines in the summary: cases with equal values of these settings share one, unless there are too many.
 _SPLIT = ("op", "direction", "start", "dtype", "dictionary", "preset", "released", "n_iter", "density", "rows", "atoms")
 _LINES = 6
 _SHOWN = {"headline": "bottleneck"}
@@ -54,13 +54,13 @@ QUOTED: dict[str, Callable[[Results], str]] = {
     "model": _as_markdown(tables.model),
     "parity": tables.parities,
 }
-"""What the documentation quotes, by the names in its marks."""
+"""The tables that the documentation quotes, by the names in its marks."""
 
 
 def write(results: Results) -> None:
-    """Writes results.csv, pictures and report.html into the folder of the results, each whole.
+    """Write results.csv, figures and report.html atomically into the folder of the results.
 
-    Pictures that there is no data for are not drawn, and an older one is removed. Without matplotlib there are none.
+    Figures without data are not drawn, and older ones are removed. Without matplotlib there are none.
 
     Raises:
         OSError: the folder can't be written to.
@@ -73,7 +73,7 @@ def write(results: Results) -> None:
 
 
 def _pictures(results: Results) -> dict[str, bytes]:
-    """Draws and writes them."""
+    """Draw and write the figures."""
     from benchmarks.report import drawing, plots
 
     drawn: dict[str, bytes] = {}
@@ -90,7 +90,7 @@ def _pictures(results: Results) -> dict[str, bytes]:
 
 
 def summary(results: Results) -> None:
-    """Prints the run on a page: speed-ups by group, every case that is slower, what went wrong, where the files are."""
+    """Print the run on one page: speed-ups by group, every slower case, problems, and the location of the files."""
     print(environment.heading(results.document["environment"]))
     lines = [line for group in results.document["groups"] for line in _group_lines(results, group)]
     kinds = [kind for kind in wording.KINDS_OF_RIVALS if any(kind in speedups for _, speedups in lines)]
@@ -114,10 +114,10 @@ def summary(results: Results) -> None:
 
 
 def rewritten(text: str, results: Results) -> str:
-    """A page's text with the tables that are marked as those of this run; tables of other runs stay.
+    """A page's text with the tables marked as those of this run replaced; tables of other runs stay.
 
     Raises:
-        QuoteError: a mark has no end, or it names no table.
+        QuoteError: a mark has no end, or names no table.
         TableError: the results lack what a table needs.
     """
     out: list[str] = []
@@ -144,7 +144,7 @@ def rewritten(text: str, results: Results) -> str:
 
 
 def main(words: Sequence[str] | None = None, pages: Sequence[Path] = PAGES) -> int:
-    """Writes the report, and the documentation's tables if asked to; returns the exit status."""
+    """Write the report, and the documentation's tables if requested; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="benchmarks.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -175,7 +175,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _group_lines(results: Results, group: str) -> list[tuple[str, dict[str, list[Spread]]]]:
-    """Labels, and the speed-ups of the cases behind each."""
+    """Labels, and the speed-ups of the cases that share each of them."""
     found = [r for r in results.group(group) if r["kind"] in measured.KINDS_THAT_LOSE]
     if not found:
         return []
@@ -204,7 +204,7 @@ def _range(ratios: list[Spread]) -> str:
 
 
 def _noise(speedups: dict[str, list[Spread]]) -> str:
-    """Half of what lies between the quantiles, of the ratio over clean eager if there is one, in a typical case."""
+    """Half the distance between the quantiles, of the ratio over clean eager if there is one, in a typical case."""
     ratios = speedups.get("clean") or next(iter(speedups.values()), [])
     if not ratios:
         return ""

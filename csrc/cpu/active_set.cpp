@@ -6,24 +6,24 @@
 namespace scvae::cpu {
 namespace {
 
-constexpr std::int64_t kWord = 64;  // bits of a mask's word
+constexpr std::int64_t kWord = 64;  // bits per word of a mask
 
-// Atoms of an active set, at most: with more, a small part of S is neither small nor read often enough.
+// Largest active set: with more atoms, the gathered part of S is neither small nor read often enough.
 std::int64_t most_atoms(std::int64_t atoms) { return (atoms + 3) / 4; }
 
 std::int64_t words(std::int64_t atoms) { return (atoms + kWord - 1) / kWord; }
 
-// What an iteration costs a row in the backward pass, in cycles of the machine that csrc/cpu/README.md names: as a
-// dense row whose adjoint has so many entries that are not zero, ...
+// Cost of an iteration per row in the backward pass, in cycles of the machine named in csrc/cpu/README.md: as a dense
+// row whose adjoint has this many nonzero entries, ...
 double dense_step(double live, double atoms) { return (6 + 0.2 * live) * atoms; }
 
-// ... on an active set of so many atoms, ...
+// ... on an active set of this many atoms, ...
 double active_step(double size) { return 400 + 2 * size + size * size / 7; }
 
-// ... and what has to be done for an active set once.
+// ... and the one-time cost of an active set.
 double active_start(double size) { return 2000 + 7 * size * size; }
 
-// Element k becomes element atoms[k]; the rest of so many columns becomes zero. In place, for atoms[k] >= k.
+// Moves element k to atoms[k]; the rest of the columns becomes zero. In place, which atoms[k] >= k allows.
 template <typename T>
 void expand(const std::int32_t* atoms, std::int64_t size, std::int64_t columns, T* row) {
   std::int64_t end = columns;
@@ -75,7 +75,7 @@ void ActiveSets<T>::choose(std::int64_t first, std::int64_t count, std::int64_t 
   const auto atoms = static_cast<double>(codes.columns());
   const std::int64_t width = words(codes.columns());
   std::fill(own.masks.begin(), own.masks.end(), 0);
-  double dense = 0, saved = 0, live = 0;  // live: entries of codes t + 1 that are not zero
+  double dense = 0, saved = 0, live = 0;  // live: nonzero entries of codes t + 1
   for (std::int64_t t = n_iter_; t >= least; --t) {
     if (t < n_iter_) dense += static_cast<double>(count) * dense_step(live / static_cast<double>(count), atoms);
     double active = 0;
@@ -138,7 +138,7 @@ void ActiveSets<T>::step_back(std::int64_t r, Rows<T> S, T* d_b, double* d_theta
 template <typename T>
 void ActiveSets<T>::add_products(std::int64_t rows, std::int64_t first_atom, std::int64_t count, Matrix<T>& sum,
                                  Worker& own) const {
-  const std::int64_t distance = trajectory_.chunk * trajectory_.codes.stride();  // from a t to the next
+  const std::int64_t distance = trajectory_.chunk * trajectory_.codes.stride();  // from one t to the next
   for (std::int64_t r = 0; r < rows; ++r) {
     const std::int64_t size = sizes_[static_cast<std::size_t>(r)];
     const std::int32_t *atoms = this->atoms(r), *end = atoms + size;

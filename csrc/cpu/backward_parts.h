@@ -1,4 +1,4 @@
-// What the backward pass of lista and sparse_code is made of, besides the recurrence: chunks of rows, and sums.
+// Parts of the backward pass of lista and sparse_code besides the recurrence: chunks of rows, and sums.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +12,8 @@
 
 namespace scvae::cpu {
 
-// How many rows go through all iterations, and how many of them on one thread. Fixed by the shape, and with them the
-// order of every sum.
+// Number of rows that go through all iterations together, and number of them per thread. They depend only on the
+// shape, and so does the order of every sum.
 struct Chunk {
   std::int64_t rows;
   std::int64_t block;
@@ -22,7 +22,7 @@ struct Chunk {
 template <typename T>
 Chunk chunk_of(const ListaProblem<T>& p, std::int64_t features_of_factored, bool has_filter_for_each) {
   constexpr std::int64_t most_rows = 768;
-  // Matrices of each iteration come from memory for every block, and their gradients for every chunk.
+  // Matrices of each iteration are read from memory for every block, and their gradients for every chunk.
   const bool each = p.S_each != 0 || has_filter_for_each;
   const std::int64_t bytes = each ? 64 << 20 : 8 << 20;
   const std::int64_t block = each ? 96 : 24;  // smaller than forward, so that a chunk keeps many threads busy
@@ -38,7 +38,7 @@ Chunk chunk_of(const SparseCodeProblem<T>& p) {
   return chunk_of(p.lista, p.lista.factored ? p.features : 0, p.W_e_each != 0);
 }
 
-// Sums of outer products, of each iteration or of all.
+// Sums of outer products, for each iteration or for all.
 template <typename T>
 std::vector<OuterSum<T>> sums(std::int64_t count, std::int64_t left, std::int64_t right, bool wanted) {
   std::vector<OuterSum<T>> all;
@@ -51,7 +51,7 @@ void write(const std::vector<OuterSum<T>>& sums, std::int64_t each, T* out) {
   for (std::size_t i = 0; i < sums.size(); ++i) sums[i].write(out + static_cast<std::int64_t>(i) * each);
 }
 
-// What the backward pass of sparse_code has besides that of lista.
+// Parts of the backward pass of sparse_code beyond that of lista.
 template <typename T>
 struct Ends {
   Ends(const SparseCodeProblem<T>& p, Rows<T> grad_x_hat, const SparseCodeGradients<T>& out, std::int64_t chunk,
@@ -72,18 +72,18 @@ struct Ends {
   }
 
   Bottleneck<T> bottleneck;
-  std::vector<Packed<T>> filter;  // W_e, where it is needed
-  Packed<T> dictionary;           // D, likewise
+  std::vector<Packed<T>> filter;  // W_e, if it is needed
+  Packed<T> dictionary;           // D, if it is needed
   Rows<T> grad;                   // of x_hat; data may be null
   Matrix<T> d_x;
   std::vector<OuterSum<T>> d_W_e;
   OuterSum<T> d_D;
-  Matrix<T> residuals;  // x - D y_t of the factored form, one t after the other
-  Matrix<T> errors;     // likewise the negative of the gradients of these
+  Matrix<T> residuals;  // factored form: x - D y_t, one t after the other
+  Matrix<T> errors;     // likewise, the negative of their gradients
   const SparseCodeGradients<T>& out;
 };
 
-// What rows add to the gradients of theta, gain, step and momentum.
+// Contributions of rows to the gradients of theta, gain, step and momentum.
 template <typename T>
 struct Share {
   explicit Share(const ListaProblem<T>& p)

@@ -1,4 +1,4 @@
-// How rows are dealt out to threads.
+// Distribution of rows over threads.
 #pragma once
 
 #include <algorithm>
@@ -6,18 +6,18 @@
 
 namespace scvae::cpu {
 
-// Rows that one thread works on at a time: with a panel of S, their drive and their codes before and after a step fit
-// the second-level cache, and the panel is read often enough to be worth its way there.
+// Rows per thread at a time: with a panel of S, their drive and their codes before and after a step fit into the
+// second-level cache, and the panel is read often enough to be worth loading.
 inline constexpr std::int64_t kRowsPerBlock = 96;
 
-// The same where each iteration has a matrix of its own, which no cache holds from one block to the next: with so many
-// rows it is read less often.
+// The same if each iteration has its own matrix, which no cache holds from one block to the next: with more rows it is
+// read less often.
 inline constexpr std::int64_t kRowsPerBlockOfEach = 192;
 
-// For so few rows packing a matrix may take longer than reading it as it is.
+// For this few rows, packing a matrix may take longer than reading it unpacked.
 inline constexpr std::int64_t kFewRows = 4;
 
-// Blocks as equal as can be of at most so many rows, as many for each thread where there are enough rows.
+// Blocks of nearly equal size with at most this many rows; the same number for each thread if there are enough rows.
 struct Blocks {
   Blocks(std::int64_t rows, std::int64_t most, int threads) {
     constexpr std::int64_t unit = 6;  // see Supports::kUnit

@@ -1,5 +1,5 @@
 // What surrounds the iteration in sparse_code: the filters before it and the dictionary after it; and the factored form
-// of the iteration, which has nothing else.
+// of the iteration, which consists only of these.
 #pragma once
 
 #include <optional>
@@ -40,7 +40,7 @@ class Bottleneck {
   std::int64_t filters() const { return how_many(p_.W_e_each, p_.lista.row(p_.lista.n_iter)); }
   Rows<T> filter(std::int64_t i) const { return {p_.W_e.data + i * p_.W_e_each, p_.W_e.stride}; }
 
-  // b = x W_e^T of so many rows by that filter, into the rows of b from `first` on
+  // b = x W_e^T of a number of rows with that filter, into the rows of b from `first` on
   void drive(std::int64_t row, std::int64_t begin, std::int64_t rows, Matrix<T>& b, std::int64_t first,
              Supports& supports) const {
     const Rows<T> x{p_.x[begin], p_.x.stride};
@@ -80,7 +80,7 @@ class Bottleneck {
  private:
   const SparseCodeProblem<T>& p_;
   int threads_;
-  // Packed, where there are rows enough to be worth it.
+  // Packed, if there are enough rows for it to pay.
   std::vector<Packed<T>> filter_;
   std::optional<Packed<T>> dictionary_;
   std::optional<Packed<T>> minus_dictionary_;  // for the factored form

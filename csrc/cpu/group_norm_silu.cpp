@@ -11,7 +11,7 @@
 namespace scvae::cpu {
 namespace {
 
-// How a packed problem falls into groups, each a task of its own.
+// How a packed problem is divided into groups, each of which is a task.
 template <typename X>
 struct Split {
   explicit Split(const GroupNormProblem<X>& problem)
@@ -27,9 +27,9 @@ struct Split {
   }
 
   const GroupNormProblem<X>& p;
-  std::int64_t channels;  // of a group
-  std::int64_t size;      // elements of a group
-  std::int64_t count;     // groups of all samples
+  std::int64_t channels;  // per group
+  std::int64_t size;      // elements per group
+  std::int64_t count;     // groups in all samples
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Here a group's channels lie between those of others, so tasks are not groups but blocks of positions with all their
-// channels: sums for each block, sums of these sums for each sample, and then the elements block by block.
+// Here a group's channels are interleaved with others, so a task is not a group but a block of positions with all
+// channels: sums for each block, sums of these for each sample, and then the elements block by block.
 #include "cpu/group_norm_silu_last.h"
 
 #include <algorithm>
@@ -28,13 +28,13 @@ struct Blocked {
   NormRows<X> rows(std::int64_t block) const { return {positions(block), p.channels, p.x + offset(block)}; }
 
   const GroupNormProblem<X>& p;
-  std::int64_t size;  // positions of a block: its elements stay in the first-level cache
+  std::int64_t size;  // positions per block: its elements fit into the first-level cache
   std::int64_t per_sample;
   std::int64_t count;
   int team;
 };
 
-// (samples, channels) of several quantities.
+// (samples, channels) for several quantities.
 struct PerChannel {
   PerChannel(std::int64_t samples, std::int64_t channels_)
       : channels(channels_), first(samples * channels), second(samples * channels) {}
@@ -46,7 +46,7 @@ struct PerChannel {
   Buffer<float> first, second;
 };
 
-// What the channels of a sample are normalised with: the statistics of their groups, for each channel.
+// The values that normalise a sample's channels: the statistics of their groups, repeated for each channel.
 template <typename X>
 void spread(const GroupNormProblem<X>& p, const float* statistics, std::int64_t sample, PerChannel& out) {
   const std::int64_t channels = p.channels / p.groups;
@@ -63,7 +63,7 @@ NormChannels channels_of(const GroupNormProblem<X>& p, PerChannel& normal, std::
   return {normal.of_first(sample), normal.of_second(sample), p.weight, p.bias};
 }
 
-// Mean and rstd of the groups of a sample, from the sums and squares of its blocks' channels.
+// Mean and rstd of a sample's groups, from the sums and squares of its blocks' channels.
 template <typename X>
 void summarize(const Blocked<X>& blocked, const Buffer<double>& sums, const Buffer<double>& squares,
                std::int64_t sample, float* statistics) {
@@ -90,7 +90,7 @@ void summarize(const Blocked<X>& blocked, const Buffer<double>& sums, const Buff
   }
 }
 
-// Sums the blocks of a sample.
+// Adds up the blocks of a sample.
 template <typename X>
 void sum_blocks(const Blocked<X>& blocked, const Buffer<double>& parts, std::int64_t sample, double* out) {
   const std::int64_t channels = blocked.p.channels;
@@ -99,7 +99,7 @@ void sum_blocks(const Blocked<X>& blocked, const Buffer<double>& parts, std::int
     for (std::int64_t c = 0; c < channels; ++c) out[c] += parts.data()[b * channels + c];
 }
 
-// What backward_last adds to each element of a sample: see norm_backward.
+// The terms that backward_last adds to each element of a sample: see norm_backward.
 template <typename X>
 void correction(const GroupNormProblem<X>& p, const float* statistics, std::int64_t sample, const double* d_weight,
                 const double* d_bias, PerChannel& out) {

@@ -1,4 +1,4 @@
-// group_norm_silu where x is laid out as channels_last: what group_norm_silu.cpp leaves to a file of its own.
+// group_norm_silu for x in channels_last layout, which group_norm_silu.cpp delegates to a separate file.
 #pragma once
 
 #include "cpu/group_norm_silu.h"
@@ -6,7 +6,7 @@
 
 namespace scvae::cpu {
 
-// Elements that are worth a thread: fewer take no longer than waking it.
+// Number of elements that is worth a thread: fewer take no longer than waking it.
 inline constexpr std::int64_t kElementsPerThread = 8192;
 
 template <typename X>

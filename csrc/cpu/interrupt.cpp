@@ -7,7 +7,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Asking may wait for the interpreter's lock, which takes milliseconds.
+// Checking may wait for the interpreter's lock, which takes milliseconds.
 constexpr std::chrono::milliseconds kBetween{200};
 
 thread_local bool (*the_check)() = nullptr;

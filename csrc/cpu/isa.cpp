@@ -1,5 +1,5 @@
-// Which instruction set's kernels run: the best that the processor has, of those that the compiler knew, or the one
-// that SCVAE_FAST_ISA names.
+// Chooses the instruction set of the kernels: the best that the processor and the compiler support, or the one named
+// by SCVAE_FAST_ISA.
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -42,7 +42,7 @@ struct InstructionSet {
   NormKernels<BFloat16> (*bfloat16_norm_kernels)();
 };
 
-// Best first. What x86-64-v4 and -v3 add to each other and to v2, as far as a compiler can be asked about it.
+// Best first. The features of x86-64-v4 and -v3 beyond the next lower level, as far as compilers can test for them.
 const std::vector<InstructionSet>& all_instruction_sets() {
   static const std::vector<InstructionSet> all = {
 #if defined(SCVAE_FAST_WITH_AVX512)

@@ -1,5 +1,5 @@
-// What the backward pass of lista and sparse_code needs of the forward pass, for a chunk of rows: the codes z_t, which
-// are recomputed unless they were kept, what they were extrapolated to, the drive, the residuals of the factored form.
+// The values of the forward pass that the backward pass of lista and sparse_code needs, for a chunk of rows: the codes
+// z_t, recomputed unless they were kept; their extrapolations; the drive; the residuals of the factored form.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace scvae::cpu {
 
-// Rows of the problem: those of the chunk that begins at `begin`, from `first` on.
+// Rows of the problem: those of the chunk that starts at `begin`, from `first` on.
 struct Part {
   std::int64_t begin;
   std::int64_t first;
@@ -22,7 +22,7 @@ struct Part {
 template <typename T>
 class Iterates {
  public:
-  // `ends` is null for lista; residuals are written there.
+  // `ends` is null for lista; residuals are written to `residuals`.
   Iterates(const ListaProblem<T>& problem, Ends<T>* ends, Codes<const T> given, std::int64_t chunk, int threads)
       : p_(problem),
         ends_(ends),
@@ -37,7 +37,7 @@ class Iterates {
   bool factored() const { return ends_ != nullptr && ends_->bottleneck.factored(); }
   bool has_drive_for_each() const { return ends_ != nullptr && ends_->bottleneck.has_drive_for_each(); }
 
-  // Where z_t of the chunk's row r is among the codes.
+  // Position of z_t of the chunk's row r among the codes.
   std::int64_t at(std::int64_t t, std::int64_t r) const { return t * chunk_ + r; }
   Matrix<T>& codes() { return codes_; }
   const Matrix<T>& codes() const { return codes_; }
@@ -50,10 +50,10 @@ class Iterates {
     return p_.momentum != nullptr && t > 0 ? y_.rows(at(t, r)) : codes_.rows(at(t, r));
   }
 
-  // b of the chunk's rows, by the row of W_e that was asked for last
+  // b of the chunk's rows, for the row of W_e that was requested last
   const Matrix<T>& drive() const { return drive_; }
 
-  // The codes of t = 0 ... T, what they were extrapolated to, the residuals of the factored form.
+  // The codes for t = 0 ... T, their extrapolations, and the residuals of the factored form.
   void restore(const Part& part, Supports& supports, const Turn& turn) {
     if (!factored() && p_.row(p_.n_iter) > 0) drive(0, part, supports);
     for (std::int64_t r = part.first; r < part.end(); ++r) {
@@ -76,7 +76,7 @@ class Iterates {
     }
   }
 
-  // The drive of that row of W_e.
+  // The drive for that row of W_e.
   void drive(std::int64_t row, const Part& part, Supports& supports) {
     if (ends_ != nullptr)
       ends_->bottleneck.drive(row, part.begin + part.first, part.count, drive_, part.first, supports);
@@ -84,7 +84,7 @@ class Iterates {
       for (std::int64_t r = part.first; r < part.end(); ++r) drive_.set_row(r, p_.b[part.begin + r]);
   }
 
-  // out = v_t, computed once more
+  // out = v_t, recomputed
   void direction(std::int64_t t, const Part& part, Matrix<T>& out, Supports& supports) {
     if (factored()) {
       Product<T> product = ends_->bottleneck.filtered(t, ends_->residuals.rows(at(t, part.first)), part.count);
@@ -97,8 +97,8 @@ class Iterates {
     }
   }
 
-  // Those of the chunk's rows from r on. Where z_T is finite, so are the codes before it, because infinity and NaN
-  // don't go away; but among non-negative codes minus infinity becomes 0.
+  // Whether z_T of the chunk's rows from r on is finite. Then so are the codes before it, because infinity and NaN
+  // persist; except that among non-negative codes minus infinity becomes 0.
   bool are_finite(std::int64_t r, std::int64_t count) const {
     bool finite = true;
     for (std::int64_t t = p_.positive ? 0 : p_.n_iter; finite && t <= p_.n_iter; ++t)
@@ -132,8 +132,8 @@ class Iterates {
   const T* kept_;
   Iteration<T> iteration_;
   std::int64_t chunk_;
-  Matrix<T> codes_;  // of t = 0 … T, (T + 1) chunks
-  Matrix<T> y_;      // of t = 0 … T − 1, where there is momentum
+  Matrix<T> codes_;  // for t = 0 … T, (T + 1) chunks
+  Matrix<T> y_;      // for t = 0 … T − 1, with momentum
   Matrix<T> drive_;
 };
 

@@ -1,4 +1,4 @@
-// What the forward and the backward pass of lista share: the start, and a step.
+// The common parts of the forward and backward pass of lista: the start, and a step.
 #pragma once
 
 #include <cstdint>
@@ -12,16 +12,16 @@ namespace scvae::cpu {
 // Whether a block of rows checks for interrupts before iteration t.
 inline bool is_time_to_look(std::int64_t t) { return t % 64 == 63; }
 
-// How many there are of what may be the same for all iterations.
+// Number of matrices: one if all iterations share it, otherwise one per iteration.
 inline std::int64_t how_many(std::int64_t each, std::int64_t iterations) { return each != 0 ? iterations : 1; }
 
-// Which of so many belongs to iteration i.
+// Index of the matrix of iteration i.
 template <typename V>
 auto& of_iteration(V& values, std::int64_t i) {
   return values[values.size() == 1 ? 0 : static_cast<std::size_t>(i)];
 }
 
-// S of each iteration, or the one of all, packed: transposed for a step, straight for a step back.
+// S of each iteration, or the shared one, packed: transposed for a step, straight for a step back.
 template <typename T>
 std::vector<Packed<T>> packed_inhibition(const ListaProblem<T>& p, bool transposed, int threads) {
   std::vector<Packed<T>> all;
@@ -35,7 +35,7 @@ std::vector<Packed<T>> packed_inhibition(const ListaProblem<T>& p, bool transpos
   return all;
 }
 
-// The thresholds, padded, and which finish applies them.
+// The padded thresholds, and the finish that applies them.
 template <typename T>
 class Thresholds {
  public:
@@ -58,7 +58,7 @@ class Thresholds {
 
   const T* of(std::int64_t row) const { return of_iteration(rows_, row).theta; }
 
-  // What becomes of the sums of a product in iteration t.
+  // How the sums of a product are finished in iteration t.
   void finish(const ListaProblem<T>& p, std::int64_t t, Rows<T> y, Product<T>& product) const {
     const auto& row = of_iteration(rows_, p.row(t));
     product.finish = row.finish;
@@ -89,7 +89,7 @@ class Iteration {
 
   const Thresholds<T>& thresholds() const { return thresholds_; }
 
-  // z = z_0 of a row whose padded drive is b
+  // z = z_0 of a row with padded drive b
   void start(std::int64_t row, const T* b, Matrix<T>& z, std::int64_t r) const {
     if (p_.z0.data != nullptr)
       z.set_row(r, p_.z0[row]);
@@ -99,14 +99,14 @@ class Iteration {
       kernels<T>().start(b, p_.gain, thresholds_.of(0), p_.positive, padded<T>(p_.atoms), z.row(r));
   }
 
-  // y_t of a row, padded like z_t and z_{t-1}; where that is z_t itself, nothing is written and z is returned.
+  // y_t of a row, padded like z_t and z_{t-1}; if it equals z_t, nothing is written and z is returned.
   const T* extrapolated(std::int64_t t, const T* z, const T* before, T* y) const {
     if (t == 0 || p_.momentum == nullptr) return z;
     kernels<T>().extrapolate(z, before, p_.momentum[t * p_.momentum_each], in_vectors<T>(p_.atoms), y);
     return y;
   }
 
-  // next = z_{t+1} for so many rows of y_t, all of them padded
+  // next = z_{t+1} for a number of rows of y_t, all of them padded
   void step(std::int64_t t, Rows<T> b, Rows<T> y, T* next, std::int64_t next_stride, std::int64_t rows,
             Supports& supports) {
     Product<T> product = sums(t, b, y, next, next_stride, rows);
@@ -126,7 +126,7 @@ class Iteration {
     decided_ = true;
   }
 
-  // out = b + S_t y, where a product finishes what this begins.
+  // out = b + S_t y, in preparation for a product that finishes it.
   Product<T> sums(std::int64_t t, Rows<T> b, Rows<T> y, T* out, std::int64_t out_stride, std::int64_t rows) {
     if (!decided_) decide(y, rows);
     Product<T> product;
@@ -145,10 +145,10 @@ class Iteration {
     return product;
   }
 
-  // So few rows are one block: nothing else runs while the first step decides.
-  // Packing S costs about as much as reading it four times. A few dense rows read it less often as it is: once an
-  // iteration for each of them. How dense they are is taken from the codes they start with. An S that only one
-  // iteration reads is not packed.
+  // This few rows are one block: nothing else runs while the first step decides.
+  // Packing S costs about as much as reading it four times. A few dense rows read an unpacked S less often than that:
+  // once per row and iteration. Their density is estimated from the initial codes. An S that only one iteration reads
+  // is not packed.
   void decide(Rows<T> z, std::int64_t rows) {
     constexpr double packing = 4;
     decided_ = true;
@@ -165,7 +165,7 @@ class Iteration {
   int threads_;
   Thresholds<T> thresholds_;
   bool decided_ = false;
-  std::vector<Packed<T>> transposed_;  // none where dots are faster
+  std::vector<Packed<T>> transposed_;  // empty if dots are faster
 };
 
 }  // namespace scvae::cpu

@@ -1,8 +1,8 @@
 // The kernels themselves, written once with the compiler's vector types. A file that defines
 //   SCVAE_ISA            the name of the instruction set, a namespace
 //   SCVAE_VECTOR_BYTES   the size of a vector
-//   SCVAE_WIDE           vectors of a panel: R = 3 rows of them and a few more must fit the registers
-// and includes this one has the kernels of that instruction set.
+//   SCVAE_WIDE           vectors per panel: R = 3 rows of them and a few more must fit into registers
+// and includes this one contains the kernels for that instruction set.
 #include <cstdint>
 
 #include "cpu/kernels.h"
@@ -22,7 +22,7 @@ template <typename T>
   *reinterpret_cast<Vector<T>*>(p) = v;
 }
 
-// Keeps the compiler from reading a vector again from memory at each use of it: a load is as dear as a multiply-add.
+// Keeps the compiler from reloading a vector at each use: a load costs as much as a multiply-add.
 template <typename T>
 [[gnu::always_inline]] inline void in_register(Vector<T>& v) {
 #if defined(__AVX512F__)
@@ -34,7 +34,7 @@ template <typename T>
 #endif
 }
 
-// result[l] = index[l] < lanes ? a[index[l]] : b[index[l] - lanes], for an index known to the compiler
+// result[l] = index[l] < lanes ? a[index[l]] : b[index[l] - lanes], for an index known at compile time
 template <typename T>
 [[gnu::always_inline]] inline Vector<T> shuffle(Vector<T> a, Vector<T> b, typename VectorOf<T>::integer index) {
 #if defined(__clang__)
@@ -46,14 +46,14 @@ template <typename T>
 #endif
 }
 
-// u - clamp(u, -theta, theta): the same roundings as sign(u) max(|u| - theta, 0), for theta >= 0.
+// u - clamp(u, -theta, theta): rounds like sign(u) max(|u| - theta, 0), for theta >= 0.
 template <typename T>
 [[gnu::always_inline]] inline Vector<T> threshold(Vector<T> u, Vector<T> theta) {
   const Vector<T> above = u > -theta ? u : -theta;
   return u - (above < theta ? above : theta);
 }
 
-// 0 for a NaN.
+// 0 for NaN.
 template <typename T>
 [[gnu::always_inline]] inline Vector<T> sign(Vector<T> u) {
   const Vector<T> zero = {};
@@ -61,7 +61,7 @@ template <typename T>
   return u > zero ? one : (u < zero ? -one : zero);
 }
 
-// Word for word; 0 for u = 0 whatever number theta is, minus infinity too.
+// The formula literally; 0 for u = 0 and every theta that is not NaN, including minus infinity.
 template <typename T>
 [[gnu::always_inline]] inline Vector<T> threshold_any(Vector<T> u, Vector<T> theta) {
   const Vector<T> zero = {};
@@ -120,10 +120,10 @@ template <typename T, Finish F, int R, int V>
   }
 }
 
-// Loops over R and V are unrolled so that `u` lives in registers from the first term to the last.
+// Loops over R and V are unrolled so that `u` stays in registers from the first term to the last.
 template <typename T, Finish F, int R, int V>
 void combine(const Combination<T>& arguments) {
-  const Combination<T> c = arguments;  // nothing that is stored can change it
+  const Combination<T> c = arguments;  // a local copy, which no store can change
   constexpr std::int64_t lanes = kLanes<T>;
   Vector<T> u[R][V] = {};
   for (std::int64_t i = 0; i < c.terms; ++i) {
@@ -167,16 +167,16 @@ template <typename T, int V, int P>
   if constexpr (P + 1 < kPatterns) add_patterns<T, V, P + 1>(c, u);
 }
 
-// Three rows whose terms are sorted by the rows that have them: nothing is multiplied by zero.
+// Three rows with terms sorted by the rows that have them: nothing is multiplied by zero.
 template <typename T, Finish F, int V>
 void combine_three(const Combination<T>& arguments) {
-  const Combination<T> c = arguments;  // nothing that is stored can change it
+  const Combination<T> c = arguments;  // a local copy, which no store can change
   Vector<T> u[kMaxRows][V] = {};
   add_patterns<T, V, 1>(c, u);
   finish<T, F, kMaxRows, V>(c, u);
 }
 
-// The part of a combination that begins with that vector.
+// The part of a combination that starts at that vector.
 template <typename T>
 [[gnu::always_inline]] inline Combination<T> from_vector(const Combination<T>& whole, int vector) {
   Combination<T> c = whole;
@@ -214,8 +214,8 @@ template <typename T, Finish F, int V>
   finish<T, F, kDenseRows, V>(c, u);
 }
 
-// Rows that have nearly all terms: half of the vectors at a time, so that what is loaded of them serves twice as many
-// rows as in combine_three.
+// Rows that have nearly all terms: half of the vectors at a time, so that each load serves twice as many rows as in
+// combine_three.
 template <typename T, Finish F, int V>
 void combine_dense(const Combination<T>& arguments) {
   constexpr int half = (V + 1) / 2;
@@ -264,7 +264,7 @@ void start(const T* b, T gain, const T* theta, bool positive, std::int64_t colum
   }
 }
 
-// What follows works on whole vectors.
+// The following functions work on whole vectors.
 
 template <typename T>
 void extrapolate(const T* z, const T* before, T momentum, std::int64_t columns, T* out) {
@@ -316,7 +316,7 @@ double dot(const T* a, const T* b, const T* c, std::int64_t columns) {
   return total;
 }
 
-// Swaps the off-diagonal blocks of H x H elements in a pair of rows that are H rows apart.
+// Swaps the off-diagonal H x H blocks in pairs of rows that are H rows apart.
 template <typename T, int H>
 [[gnu::always_inline]] inline void exchange(Vector<T>& a, Vector<T>& b) {
   using Index = typename VectorOf<T>::integer;

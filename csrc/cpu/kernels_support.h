@@ -1,4 +1,4 @@
-// Where coefficients are not zero: with AVX-512 by mask and compression, else column by column without a branch.
+// Finds nonzero coefficients: with AVX-512 by mask and compression, otherwise column by column without branches.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ namespace {
                                  _mm512_setzero_pd(), _CMP_NEQ_UQ);
 }
 
-// So many lanes of a vector, as bits, or all of them.
+// The first lanes of a vector, as bits, or all of them.
 template <typename T>
 [[gnu::always_inline]] inline unsigned first_lanes(std::int64_t count) {
   return (1u << (count < kLanes<T> ? count : kLanes<T>)) - 1;

@@ -9,7 +9,7 @@
 namespace scvae::cpu {
 namespace {
 
-// What one thread needs for itself.
+// Scratch of one thread.
 template <typename T>
 struct Worker {
   Worker(std::int64_t rows, const ListaProblem<T>& p, const Bottleneck<T>* bottleneck)
@@ -19,8 +19,8 @@ struct Worker {
   Matrix<T> z;
   Matrix<T> next;
   Matrix<T> before;    // with momentum
-  Matrix<T> y;         // likewise
-  Matrix<T> residual;  // of the factored form
+  Matrix<T> y;         // with momentum
+  Matrix<T> residual;  // in the factored form
   Matrix<T> x_hat;
   Supports supports;
 
@@ -37,7 +37,7 @@ struct Worker {
         supports(rows) {}
 };
 
-// A block of rows through all iterations.
+// Runs a block of rows through all iterations.
 template <typename T>
 class Block {
  public:
@@ -45,7 +45,7 @@ class Block {
         std::int64_t begin, std::int64_t rows)
       : p_(p), bottleneck_(bottleneck), iteration_(iteration), own_(own), begin_(begin), rows_(rows) {}
 
-  // z_T; the codes before it go to where they are kept.
+  // z_T; earlier codes are written to where they are kept.
   Matrix<T>& run(Codes<T> kept, const Turn& turn) {
     start();
     Matrix<T>*codes = &own_.z, *next = &own_.next, *before = &own_.before;

@@ -1,7 +1,7 @@
-// lista and sparse_code, backward: a chunk of rows at a time, the codes are recomputed unless they were kept, the
-// adjoint recurrence runs over them, and then the chunk's share is added to the gradients of the parameters. The last
-// iterations of rows that are sparse run on their active sets (active_set.h). What this needs besides its inputs is
-// bounded by the chunk.
+// lista and sparse_code, backward, one chunk of rows at a time: the codes are recomputed unless they were kept, the
+// adjoint recurrence runs over them, and the chunk's share is added to the gradients of the parameters. The last
+// iterations of sparse rows run on their active sets (active_set.h). Memory besides inputs and results is bounded by
+// the chunk.
 #include <algorithm>
 #include <cmath>
 
@@ -59,7 +59,7 @@ class Backward {
   }
 
  private:
-  // What one thread needs for itself.
+  // Scratch of one thread.
   struct Worker {
     Worker(std::int64_t rows, const ListaProblem<T>& p)
         : supports(rows),
@@ -69,17 +69,16 @@ class Backward {
           carried(p.kappa ? rows : 0, p.atoms),
           q(p.kappa ? rows : 0, p.atoms) {}
     Supports supports;
-    Matrix<T> d_theta;  // of one step: added up further in double
+    Matrix<T> d_theta;  // of one step; accumulated in double
     typename ActiveSets<T>::Worker sets;
-    bool finite = false;  // the codes of the block in hand; for kappa = 1
-    // For kappa = 1: the gradient that has reached z_{t+1}, what z_t gets from momentum, the gradient of y_t.
+    bool finite = false;  // the codes of the current block; for kappa = 1
+    // For kappa = 1: the gradient that has reached z_{t+1}, the contribution of momentum to z_t, the gradient of y_t.
     Matrix<T> g;
     Matrix<T> carried;
     Matrix<T> q;
   };
 
-  // Where the gradient of what the threshold was applied to is, that of z_t of the chunk's row r; for kappa = 1 that of
-  // v_{t-1}.
+  // Position of the gradient of the threshold's argument, for z_t of the chunk's row r; for kappa = 1 that of v_{t-1}.
   std::int64_t at(std::int64_t t, std::int64_t r) const { return iterates_.at(t, r); }
 
   bool factored() const { return iterates_.factored(); }
@@ -87,7 +86,7 @@ class Backward {
   // Whether the last iterations may run on their active sets.
   bool is_shared() const { return !p_.kappa && p_.S_each == 0 && p_.theta_each == 0 && !has_drive_for_each(); }
 
-  // The rows of a block: their codes, then their adjoints.
+  // Processes the rows of a block: their codes, then their adjoints.
   void rows(const Part& part, Worker& own, Share<T>& share, const Turn& turn) {
     share.zero();
     iterates_.restore(part, own.supports, turn);
@@ -114,7 +113,7 @@ class Backward {
     leave(part, own, share);
   }
 
-  // Adjoint t: what comes from the caller for t = T, else adjoint t + 1 times S; on the support of z_t.
+  // Adjoint t: the incoming gradient for t = T, otherwise adjoint t + 1 times S; on the support of z_t.
   void step_back(std::int64_t t, const Part& part, Worker& own, Share<T>& share) {
     const std::int64_t row = at(t, part.first);
     Product<T> product = t == p_.n_iter ? entering(part, adjoints_, row) : through_inhibition(t, part);
@@ -153,7 +152,7 @@ class Backward {
     multiply(product, own.supports);
   }
 
-  // The last iterations of a block of rows, on their active sets: elsewhere zeros are multiplied with what is finite.
+  // The last iterations of a block of rows, on their active sets: this requires finite values, as zeros are skipped.
   void active(const Part& part, Worker& own, Share<T>& share) {
     const bool finite = is_shared() && (S_.empty() || S_[0].finite()) &&
                         all_finite(adjoints_.rows(at(p_.n_iter, part.first)), part.count, p_.atoms) &&
@@ -164,8 +163,8 @@ class Backward {
       sets_.step_back(r, p_.S, d_b_.row(r), share.d_theta.data(), own.sets);
   }
 
-  // The gradient of z_T, grad plus grad_x_hat D: its first part in rows of `target` from `row` on, the second as
-  // product.
+  // The gradient of z_T, grad plus grad_x_hat D: writes the first part to rows of `target` from `row` on, and adds the
+  // second one as a product.
   Product<T> entering(const Part& part, Matrix<T>& target, std::int64_t row) {
     for (std::int64_t r = 0; r < part.count; ++r) {
       if (grad_.data != nullptr)
@@ -182,7 +181,7 @@ class Backward {
     return product;
   }
 
-  // The share of z_0.
+  // The contribution of z_0.
   void leave(const Part& part, Worker& own, Share<T>& share) {
     if (p_.z0.data != nullptr) {
       if (out_.z0 == nullptr) return;
@@ -258,7 +257,7 @@ class Backward {
     multiply(product, own.supports);
   }
 
-  // What the adjoints are to the residual x - D y_t, and the product of that with -D.
+  // The gradients of the residual x - D y_t, and their product with -D.
   Product<T> through_residual(std::int64_t t, Rows<T> adjoints, const Part& part, Worker& own) {
     const std::int64_t row = at(t, part.first), features = in_vectors<T>(ends_->bottleneck.features());
     multiply_rows(adjoints, of_iteration(ends_->filter, t), part.count, ends_->errors, row, own.supports);
@@ -270,15 +269,15 @@ class Backward {
     return product_of(ends_->errors.rows(row), ends_->dictionary, part.count);
   }
 
-  // The gradient of the step, the sum of v_t g: v_t is computed once more.
+  // The gradient of the step, the sum of v_t g, with v_t recomputed.
   void add_step(std::int64_t t, const Part& part, Worker& own, Share<T>& share) {
     iterates_.direction(t, part, own.q, own.supports);
     for (std::int64_t i = 0; i < part.count; ++i)
       of_iteration(share.d_step, t) += kernels<T>().dot(own.g.row(i), own.q.row(i), nullptr, in_vectors<T>(p_.atoms));
   }
 
-  // Whether it follows from the products that are made anyway: v_t g = b g + y (g S_t), and in the factored form
-  // v_t g = (x - D y_t) (g W_t). Of these the adjoint is there times the step.
+  // Whether it follows from products that are made anyway: v_t g = b g + y (g S_t), and in the factored form
+  // v_t g = (x - D y_t) (g W_t). The available adjoint includes the step as a factor.
   bool gives_step_by_products(std::int64_t t) const {
     if (p_.step == nullptr || has_drive_for_each()) return false;
     const T step = p_.step[t * p_.step_each];
@@ -301,7 +300,7 @@ class Backward {
     }
   }
 
-  // What goes to the caller row by row.
+  // Results for the caller, row by row.
   void hand_out(const Part& part, Worker& own) {
     if (ends_ != nullptr && ends_->out.x != nullptr) {
       if (!factored() && !has_drive_for_each()) through_filter(0, d_b_.rows(part.first), part, own);
@@ -313,8 +312,8 @@ class Backward {
       for (std::int64_t r = part.first; r < part.end(); ++r) d_b_.get_row(r, out_.b + (part.begin + r) * p_.atoms);
   }
 
-  // What the active sets of the chunk's rows give to the gradient of S. Returns how many iterations, from the first on,
-  // some rows were not treated on them; of rows that were there, the adjoints become zero.
+  // Adds the contribution of the active sets of the chunk's rows to the gradient of S. Returns the number of first
+  // iterations that some rows treated densely; the adjoints of the other rows there become zero.
   std::int64_t active_products(std::int64_t size) {
     if (!is_shared()) return p_.n_iter;
     const auto threads = static_cast<int>(workers_.size());
@@ -339,7 +338,7 @@ class Backward {
   std::vector<Packed<T>> S_;
   std::int64_t chunk_;
   std::int64_t block_;
-  Matrix<T> adjoints_;  // of t = 0 … T, (T + 1) chunks
+  Matrix<T> adjoints_;  // for t = 0 … T, (T + 1) chunks
   Matrix<T> d_b_;
   MatrixGradients<T> matrices_;
   Share<T> totals_;

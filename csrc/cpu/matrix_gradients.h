@@ -1,4 +1,4 @@
-// The gradients of the matrices S, W_e and D of lista and sparse_code: sums over all rows, of which every chunk adds
+// The gradients of the matrices S, W_e and D of lista and sparse_code: sums over all rows, to which every chunk adds
 // its share once the adjoints of its rows are known.
 #pragma once
 
@@ -16,7 +16,7 @@ namespace scvae::cpu {
 template <typename T>
 class MatrixGradients {
  public:
-  // `ends`, which has the sums of W_e and D, is null for lista.
+  // `ends`, with the sums of W_e and D, is null for lista.
   MatrixGradients(const ListaProblem<T>& problem, Ends<T>* ends, T* d_S, int threads)
       : p_(problem),
         ends_(ends),
@@ -27,8 +27,8 @@ class MatrixGradients {
   bool has_S() const { return out_S_ != nullptr && p_.n_iter > 0; }
   Matrix<T>& shared_S() { return d_S_[0].sum(); }
 
-  // The share of a chunk of `size` rows to S, of the first `dense` iterations. `adjoints` has those of z_t where the
-  // iterates have z_t.
+  // Adds the share of a chunk of `size` rows to S, for the first `dense` iterations. `adjoints` has the same layout as
+  // the codes in the iterates.
   void add_S(std::int64_t size, std::int64_t dense, const Iterates<T>& iterates, const Matrix<T>& adjoints) {
     const std::int64_t chunk = iterates.at(1, 0);
     const Zeros skip = iterates.are_finite(0, size) ? Zeros::skip : Zeros::keep;
@@ -38,7 +38,7 @@ class MatrixGradients {
       of_iteration(d_S_, t).add(adjoints.rows(iterates.at(t + 1, 0)), iterates.y(t, 0), size, skip, threads_);
   }
 
-  // The share of the chunk that begins at `begin` to W_e and D; d_b is what its iterations give to b.
+  // Adds the share of the chunk that starts at `begin` to W_e and D; d_b is the gradient of b from its iterations.
   void add_ends(std::int64_t begin, std::int64_t size, const Iterates<T>& iterates, const Matrix<T>& adjoints,
                 const Matrix<T>& d_b) {
     if (ends_ == nullptr) return;
@@ -71,7 +71,7 @@ class MatrixGradients {
   }
 
  private:
-  // Whether zeros of what the chunk's rows `right` are multiplied with may be skipped.
+  // Whether zeros that are multiplied by the chunk's rows `right` may be skipped.
   static Zeros zeros(Rows<T> right, std::int64_t rows, std::int64_t columns) {
     return all_finite(right, rows, columns) ? Zeros::skip : Zeros::keep;
   }

@@ -8,15 +8,15 @@
 namespace scvae::cpu {
 namespace {
 
-constexpr std::size_t kLeastKept = 32 << 10;  // what is smaller the allocator keeps itself
+constexpr std::size_t kLeastKept = 32 << 10;  // the allocator itself keeps smaller blocks
 
 void release(void* block) { ::operator delete(block, std::align_val_t(kLine)); }
 
 // Unused blocks, by size. No thread waits for the lock: while another thread holds it, memory comes from the system and
-// goes back there. In the child of a fork the lock may stay held forever, because its owner does not exist there.
+// returns there. In the child of a fork the lock may stay held forever, because its owner does not exist there.
 class Pool {
  public:
-  // A block of at least that size, but not a much larger one; null where there is none.
+  // A block of at least that size, but not a much larger one; null if there is none.
   Scratch take(std::size_t bytes) {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock.owns_lock()) return {};
@@ -54,7 +54,7 @@ class Pool {
   std::size_t kept_ = 0;
 };
 
-// Never destroyed: a thread may still give something back while the process ends.
+// Never destroyed: a thread may still return memory while the process ends.
 Pool& pool() {
   static Pool* const the_pool = new Pool;
   return *the_pool;
@@ -70,7 +70,7 @@ Scratch take_scratch(std::size_t bytes) {
 void give_scratch(Scratch scratch) noexcept {
   try {
     if (scratch.bytes >= kLeastKept && pool().give(scratch)) return;
-  } catch (const std::bad_alloc&) {  // no memory for the pool's entry, so the block is not kept
+  } catch (const std::bad_alloc&) {  // no memory for the pool's entry: the block is not kept
   }
   release(scratch.block);
 }

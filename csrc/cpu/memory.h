@@ -1,4 +1,4 @@
-// Scratch: aligned, and rows whose distance is kind to the caches.
+// Scratch: aligned memory, with a row distance that suits the caches.
 #pragma once
 
 #include <algorithm>
@@ -10,37 +10,37 @@
 
 namespace scvae::cpu {
 
-inline constexpr std::size_t kLine = 64;  // bytes of a cache line, and of the widest vector
+inline constexpr std::size_t kLine = 64;  // bytes in a cache line, and in the widest vector
 
-// Elements that a row takes once it is padded to whole vectors of any instruction set.
+// Number of elements in a row padded to whole vectors of any instruction set.
 template <typename T>
 constexpr std::int64_t padded(std::int64_t columns) {
   constexpr std::int64_t lanes = kLine / sizeof(T);
   return (columns + lanes - 1) / lanes * lanes;
 }
 
-// Memory aligned to kLine, and how much of it there is.
+// Memory aligned to kLine, with its size.
 struct Scratch {
   void* block = nullptr;
   std::size_t bytes = 0;
 };
 
-// At least so many bytes. What is given back is kept for the next call, kMostScratchKept at most: getting it from the
-// system anew, page by page, would take up to a quarter of the time of a backward pass.
+// At least this many bytes. Returned memory is kept for the next call, up to kMostScratchKept: getting it from the
+// system again, page by page, would take up to a quarter of the time of a backward pass.
 Scratch take_scratch(std::size_t bytes);
 void give_scratch(Scratch scratch) noexcept;
 
-// A sanitizer has to see every buffer come and go.
+// A sanitizer must see every allocation.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 inline constexpr std::size_t kMostScratchKept = 0;
 #else
 inline constexpr std::size_t kMostScratchKept = 32 << 20;
 #endif
 
-// Bytes that are kept now.
+// Number of bytes that are kept now.
 std::size_t scratch_kept();
 
-// Elements that nobody has written yet.
+// Uninitialised elements.
 template <typename T>
 class Buffer {
  public:
@@ -66,8 +66,8 @@ class Buffer {
   std::int64_t size_;
 };
 
-// A matrix of scratch. Its rows are padded to an odd number of cache lines, for with a power of two between them the
-// same columns of all rows would compete for a few sets of the cache.
+// A scratch matrix. Its rows are padded to an odd number of cache lines, because with a power of two the same columns
+// of all rows would compete for a few sets of the cache.
 template <typename T>
 class Matrix {
  public:
@@ -82,7 +82,7 @@ class Matrix {
   void zero() { buffer_.zero(); }
   void zero_row(std::int64_t i) { std::fill(row(i), row(i) + padded<T>(columns_), T(0)); }
 
-  // What is beyond the columns becomes zero.
+  // Sets the padding beyond the columns to zero.
   void set_row(std::int64_t i, const T* source) {
     std::copy(source, source + columns_, row(i));
     std::fill(row(i) + columns_, row(i) + padded<T>(columns_), T(0));

@@ -1,4 +1,4 @@
-// Group normalisation and SiLU, compiled for each instruction set like kernels_impl.h, which is to be included before.
+// Group normalisation and SiLU, compiled for each instruction set like kernels_impl.h, which must be included before.
 #include <cstdint>
 
 #include "cpu/norm_kernels.h"
@@ -7,7 +7,7 @@
 namespace scvae::cpu::SCVAE_ISA {
 namespace {
 
-// Terms that are added in float before the sum goes to a double: rounding errors don't grow with the picture.
+// Number of terms summed in float before the sum goes to a double, so that rounding errors don't grow with the picture.
 constexpr std::int64_t kTerms = 4096;
 
 // Sums of x - shift and of its squares.
@@ -18,7 +18,7 @@ struct Moments {
 
 template <typename X>
 Moments moments(const X* x, std::int64_t size, float shift) {
-  constexpr int chains = 4;  // sums in turn, for an addition takes longer than a load
+  constexpr int chains = 4;  // alternating sums, because an addition takes longer than a load
   Moments result = {0, 0};
   for (std::int64_t begin = 0; begin < size; begin += kTerms) {
     const X* p = x + begin;
@@ -41,8 +41,8 @@ Moments moments(const X* x, std::int64_t size, float shift) {
   return result;
 }
 
-// The mean of a few elements. What is summed is taken about it, for a mean that is large beside the deviations would
-// cost their digits.
+// The mean of a few elements, about which sums are taken: a mean that is large compared with the deviations would
+// cost them digits.
 template <typename X>
 float first_guess(const X* x, std::int64_t size) {
   const std::int64_t count = size < kFloats ? size : kFloats;
@@ -82,7 +82,7 @@ void norm_forward(const NormGroup<X>& group, double eps, X* y, float* mean, floa
   }
 }
 
-// What a channel adds to the gradients of its bias and its weight; the adjoint of its normalised and scaled elements
+// A channel's contributions to the gradients of its bias and weight; the adjoint of its normalised and scaled elements
 // is written unless the pointer is null.
 template <typename X>
 void channel_adjoint(const X* x, const X* grad, std::int64_t positions, float mean, float rstd, float weight,
@@ -144,15 +144,15 @@ void norm_backward(const NormGroup<X>& group, const X* grad, float mean, float r
   }
 }
 
-// In channels_last all channels of a position are adjacent. body(c) gets the first channel of each vector of them; the
-// last one overlaps the one before where lanes don't divide the channels, and writes the same there once more.
+// In channels_last all channels of a position are adjacent. Calls body(c) with the first channel of each vector; the
+// last one overlaps the one before if lanes don't divide the channels, and writes the same values again.
 template <typename Body>
 [[gnu::always_inline]] inline void each_vector(std::int64_t channels, const Body& body) {
   for (std::int64_t c = 0; c < channels; c += kFloats) body(c + kFloats <= channels ? c : channels - kFloats);
 }
 
-// For a vector of channels. Returns whether the guess, which is subtracted before anything is summed, was near enough
-// to their means; else makes it those.
+// For a vector of channels. Returns whether the guess, which is subtracted before summing, was close enough to their
+// means; otherwise replaces it by them.
 template <typename X>
 bool moments_about(const X* x, std::int64_t positions, std::int64_t stride, Floats& guess, double* sums,
                    double* squares) {
@@ -221,7 +221,7 @@ void sums_last(const NormRows<X>& rows, const NormChannels& of, const X* grad, d
   });
 }
 
-// The derivative of SiLU is computed a second time: what sums_last knew of it would take more memory than x.
+// The derivative of SiLU is recomputed: keeping it from sums_last would take more memory than x.
 template <typename X>
 void backward_last(const NormRows<X>& rows, const NormChannels& of, const X* grad, const float* constant,
                    const float* slope, X* d_x) {

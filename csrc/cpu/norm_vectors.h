@@ -1,5 +1,5 @@
-// What the kernels of group normalisation do with vectors: elements read and written in either type, SiLU. For the
-// instruction set that kernels_impl.h, included before, was compiled for.
+// Vector operations for group normalisation: reading and writing elements of either type, SiLU. For the instruction
+// set that kernels_impl.h, included before, was compiled for.
 #pragma once
 
 #include <cstdint>
@@ -22,10 +22,10 @@ constexpr std::int64_t kFloats = kLanes<float>;
 
 [[gnu::always_inline]] inline Floats all(float value) { return value - Floats{}; }
 
-// Between 16 and 32 bits a lane, and a < b ? a : b and a > b ? a : b, hence b where either is NaN. What a compiler
-// makes of the latter forms takes three instructions, and of the former up to ten.
+// Conversions between 16 and 32 bits per lane, and a < b ? a : b and a > b ? a : b, hence b if either is NaN. Without
+// intrinsics, compilers need three instructions for the latter, and up to ten for the former.
 #if defined(__AVX512F__)
-constexpr __mmask16 kEvery = 0xffff;  // lanes; gcc warns of what intrinsics without a mask leave undefined
+constexpr __mmask16 kEvery = 0xffff;  // all lanes; gcc warns about undefined values in intrinsics without a mask
 
 [[gnu::always_inline]] inline Bits widen(Halves v) {
   return reinterpret_cast<Bits>(_mm512_maskz_cvtepu16_epi32(kEvery, reinterpret_cast<__m256i>(v)));
@@ -91,10 +91,10 @@ inline double total(Floats v) {
   return sum;
 }
 
-// 1 + exp(-t), infinite where exp overflows. With -t = n ln 2 + r the polynomial (Cephes' expf) gives exp(r), wrong by
-// a unit in the last place; 2^n is put together from bits, as 2 * 2^(n - 1) because n = 128 has to give infinity.
+// 1 + exp(-t), infinite where exp overflows. With -t = n ln 2 + r, the polynomial (Cephes' expf) gives exp(r) with an
+// error of one unit in the last place; 2^n is assembled from bits, as 2 * 2^(n - 1) because n = 128 must give infinity.
 [[gnu::always_inline]] inline Floats one_plus_exp_of_minus(Floats t) {
-  constexpr float integer_grid = 12582912.0f;  // 1.5 * 2^23: floats of this size are integers, n in their low bits
+  constexpr float integer_grid = 12582912.0f;  // 1.5 * 2^23: floats of this size are integers, with n in their low bits
   const Floats v = larger(all(-87.0f), smaller(all(89.0f), -t));
   const Floats on_grid = v * 1.44269504f + integer_grid;
   const Floats n = on_grid - integer_grid;

@@ -6,8 +6,8 @@
 namespace scvae::cpu {
 namespace {
 
-// Rows that are summed up before the sum goes to memory. The fewer, the smaller the rounding errors; but where few rows
-// have a term, a call of a kernel would have hardly any.
+// Number of rows that are summed before the sum goes to memory. Fewer rows mean smaller rounding errors; but if few
+// rows have a term, a kernel call would hardly have any.
 constexpr std::int64_t kDenseDepth = 128;
 
 template <typename T>

@@ -1,4 +1,4 @@
-// Sums over rows, left^T right: how the gradient of every matrix of parameters comes about.
+// Sums over rows, left^T right: the gradients of all parameter matrices.
 #pragma once
 
 #include <vector>
@@ -10,11 +10,11 @@ namespace scvae::cpu {
 template <typename T>
 class OuterSum {
  public:
-  // Zero, (left, right). Where it is not wanted it takes no memory.
+  // A zero matrix (left, right). If it is not wanted it takes no memory.
   OuterSum(std::int64_t left, std::int64_t right, bool wanted);
 
-  // += left^T right over so many rows, skipping zeros of `left`.
-  // Whatever the number of threads, the terms of an element are added in the same order.
+  // += left^T right over a number of rows, skipping zeros of `left`.
+  // The terms of an element are added in the same order for any number of threads.
   void add(Rows<T> left, Rows<T> right, std::int64_t rows, Zeros zeros, int threads);
 
   Matrix<T>& sum() { return sum_; }

@@ -8,7 +8,7 @@ namespace scvae::cpu {
 
 bool release_threads() {
 #if defined(_OPENMP) && defined(__unix__)
-  // Looked up: a libgomp older than OpenMP 5.0 has no such function.
+  // Looked up at run time: a libgomp older than OpenMP 5.0 has no such function.
   using Pause = int (*)(int);
   constexpr int soft = 1;
   const auto pause = reinterpret_cast<Pause>(dlsym(RTLD_DEFAULT, "omp_pause_resource_all"));

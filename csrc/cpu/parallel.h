@@ -1,4 +1,4 @@
-// Independent tasks on a team of threads: OpenMP's where the compiler has it, the standard library's elsewhere.
+// Independent tasks on a team of threads: OpenMP's if the compiler has it, otherwise the standard library's.
 #pragma once
 
 #include <algorithm>
@@ -28,7 +28,7 @@ inline int team_size(int threads, std::int64_t tasks) {
   return static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(threads, tasks)));
 }
 
-// The first exception of a team. None may leave a thread or an OpenMP region: that would end the process.
+// The first exception in a team. Exceptions must not leave a thread or an OpenMP region: that would end the process.
 class FirstException {
  public:
   template <typename Call>
@@ -42,7 +42,7 @@ class FirstException {
 
   bool caught() const { return caught_.load(std::memory_order_relaxed); }
 
-  // Once the whole team is done.
+  // To be called after the whole team is done.
   void rethrow() const {
     if (first_) std::rethrow_exception(first_);
   }
@@ -52,8 +52,8 @@ class FirstException {
   std::exception_ptr first_;
 };
 
-// A thread's part in a team. Long tasks call `look` now and then. It throws if the call has to end because it was
-// interrupted or because another thread failed.
+// A thread's part in a team. Long tasks should call `look` occasionally. It throws if the call has to end because it
+// was interrupted or because another thread failed.
 class Turn {
  public:
   Turn(const FirstException& failure, int thread) : failure_(failure), thread_(thread) {}
@@ -69,8 +69,8 @@ class Turn {
 };
 
 // Calls body(task, thread), or body(task, thread, turn), for every task, 0 <= thread < team; thread 0 is the caller.
-// Tasks must be independent: which thread runs one is left open. Where a body throws, tasks that nobody has begun are
-// left out and the first exception reaches the caller.
+// Tasks must be independent: any thread may run any task. If a body throws, tasks that have not started are skipped,
+// and the first exception reaches the caller.
 template <typename Body>
 void parallel_for(std::int64_t tasks, int team, const Body& body) {
   FirstException failure;
@@ -99,7 +99,7 @@ void parallel_for(std::int64_t tasks, int team, const Body& body) {
   };
   std::vector<std::thread> others;
   others.reserve(static_cast<std::size_t>(team - 1));
-  failure.guard([&] {  // starting a thread can fail, and those that run must be joined all the same
+  failure.guard([&] {  // starting a thread can fail, but running ones must still be joined
     for (int thread = 1; thread < team; ++thread) others.emplace_back(work, thread);
     work(0);
   });

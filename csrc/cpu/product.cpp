@@ -5,11 +5,11 @@
 namespace scvae::cpu {
 namespace {
 
-constexpr std::int64_t kSlack = 16;  // what the kernel that finds supports may write beyond its result
+constexpr std::int64_t kSlack = 16;  // entries that the support kernel may write beyond its result
 
-// Density of the union of two rows, on average over a unit, from which on three rows are multiplied by pattern.
+// Mean density of the union of two rows in a unit from which on three rows are multiplied by pattern.
 constexpr double kSparse = 0.28;
-// The same from which on six rows are multiplied with all terms.
+// Likewise, from which on six rows are multiplied with all terms.
 constexpr double kDense = 0.9;
 
 template <typename T>
@@ -31,7 +31,7 @@ T* Packed<T>::tile(std::int64_t first_term, std::int64_t panel) {
 
 template <typename T>
 void Packed<T>::pack(Rows<T> source, std::int64_t rows, int threads) {
-  constexpr std::int64_t rows_per_task = 64;  // of one tile
+  constexpr std::int64_t rows_per_task = 64;  // within one tile
   terms_ = rows;
   const std::int64_t tasks = (rows + rows_per_task - 1) / rows_per_task;
   parallel_for(tasks, team_size(threads, tasks), [&](std::int64_t task, int) {
@@ -116,7 +116,7 @@ const std::int32_t* Supports::index(std::int64_t row) const {
 
 const std::int32_t* Supports::bounds(std::int64_t row) const { return bounds_.data() + row / 2 * (kPatterns + 1); }
 
-// The union of the supports of each group of rows; returns the number of terms of all of them.
+// The union of the supports in each group of rows; returns their total number of terms.
 template <typename T>
 std::int64_t Supports::plain(const Kernels<T>& k, Rows<T> coefficients, std::int64_t begin, std::int64_t end,
                              std::int64_t terms, int rows_per_group) {
@@ -130,7 +130,7 @@ std::int64_t Supports::plain(const Kernels<T>& k, Rows<T> coefficients, std::int
   return total;
 }
 
-// Groups of three rows; fewer than three at the end are as in `plain`.
+// Groups of three rows; a remainder of fewer rows is grouped as in `plain`.
 template <typename T>
 void Supports::by_pattern(const Kernels<T>& k, Rows<T> coefficients, std::int64_t begin, std::int64_t end,
                           std::int64_t terms) {
@@ -141,7 +141,7 @@ void Supports::by_pattern(const Kernels<T>& k, Rows<T> coefficients, std::int64_
   if (row < end) plain(k, coefficients, row, end, terms, 2);
 }
 
-// All terms are in the lists of pairs that `plain` made: three rows take them for all of their own.
+// All terms are in the lists of pairs from `plain`: groups of three rows reuse them.
 void Supports::all_rows(std::int64_t begin, std::int64_t end, std::int64_t terms) {
   for (std::int64_t row = begin; row < end; row += kMaxRows) {
     std::int32_t* bounds = bounds_.data() + row / 2 * (kPatterns + 1);

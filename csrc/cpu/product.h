@@ -1,4 +1,4 @@
-// The product of a block of sparse rows with a matrix, which is what every pass of every operation is made of.
+// The product of a block of sparse rows with a matrix, on which every pass of every operation is based.
 #pragma once
 
 #include <cstdint>
@@ -12,18 +12,18 @@ namespace scvae::cpu {
 
 inline constexpr std::int64_t kThetaSums = 2;
 
-// Skipping a zero coefficient is exact only while what it multiplies is finite: 0 * inf and 0 * NaN are NaN.
+// Skipping a zero coefficient is exact only if its other factor is finite: 0 * inf and 0 * NaN are NaN.
 enum class Zeros { skip, keep };
 
-// Columns in whole vectors of the kernels that run: what a product writes of a row of scratch. Its padding may be
-// wider.
+// Number of columns in whole vectors of the current kernels: the part of a scratch row that a product writes. Its
+// padding may be wider.
 template <typename T>
 std::int64_t in_vectors(std::int64_t columns) {
   const std::int64_t lanes = kernels<T>().lanes;
   return (columns + lanes - 1) / lanes * lanes;
 }
 
-// Columns in panels of at most `wide` vectors, as equal as can be.
+// Divides columns into panels of at most `wide` vectors with nearly equal widths.
 struct Panelling {
   Panelling(std::int64_t columns, std::int64_t lanes, std::int64_t wide)
       : lanes(lanes), vectors((columns + lanes - 1) / lanes), panels((vectors + wide - 1) / wide) {}
@@ -45,31 +45,31 @@ struct Factor {
   std::int64_t terms = 0;  // rows
   std::int64_t columns = 0;
 
-  // Rows of a panel from `first` on, as many as a tile has; the distance between them is the panel's width.
+  // Rows of a panel from `first` on, within a tile; their distance is the panel's width.
   const T* tile(std::int64_t first, const Panelling& by, std::int64_t panel) const {
     return data + first * by.vectors * by.lanes + by.begin(panel) * std::min(kDepth, terms - first);
   }
 };
 
-// A matrix packed by panels: tile after tile of kDepth rows, in a tile panel after panel, so that the inner loop
-// walks through few pages and the rows of a panel don't compete for a few sets of the cache.
+// A matrix packed by panels: tile after tile of kDepth rows, and panel after panel within a tile, so that the inner
+// loop touches few pages and the rows of a panel don't compete for a few sets of the cache.
 template <typename T>
 class Packed {
  public:
-  // The matrix itself, or its transpose.
+  // Packs the matrix itself, or its transpose.
   static Packed straight(Rows<T> source, std::int64_t rows, std::int64_t columns, int threads);
   static Packed transposed(Rows<T> source, std::int64_t rows, std::int64_t columns, int threads);
   void negate();
 
-  // Room for so many rows and columns, to be packed again and again.
+  // Room for this many rows and columns, to be packed repeatedly.
   Packed(std::int64_t terms, std::int64_t columns);
   void pack(Rows<T> source, std::int64_t rows, int threads);
   void pack(Rows<T> source, std::int64_t rows, std::int64_t columns);
-  // These rows and columns of a square matrix.
+  // Packs these rows and columns of a square matrix.
   void pack_part(Rows<T> source, const std::int32_t* index, std::int64_t size);
 
   Factor<T> factor() const { return {buffer_.data(), terms_, columns_}; }
-  bool finite() const { return finite_; }  // of straight and transposed only
+  bool finite() const { return finite_; }  // only after straight and transposed
 
  private:
   T* tile(std::int64_t first_term, std::int64_t panel);
@@ -83,9 +83,9 @@ class Packed {
   bool finite_ = false;
 };
 
-// Where the coefficients of a block are not zero, and in which groups of rows they are multiplied: scratch of
-// `multiply`. Rows are grouped within units of six, by the density of the unit alone, so that a row's result does not
-// depend on how rows are dealt out to threads as long as threads get whole units.
+// The nonzero coefficients of a block, and the groups of rows in which they are multiplied: scratch of `multiply`. Rows
+// are grouped within units of six, by the unit's density alone, so that a row's result does not depend on the
+// distribution of rows over threads, as long as threads get whole units.
 class Supports {
  public:
   static constexpr std::int64_t kUnit = kDenseRows;
@@ -96,7 +96,7 @@ class Supports {
   void find(const Kernels<T>& k, Rows<T> coefficients, std::int64_t rows, std::int64_t terms, Zeros zeros);
 
   int rows_per_group(std::int64_t unit) const { return groups_[static_cast<std::size_t>(unit)]; }
-  // Of the group that begins with this row of the block.
+  // The group that starts with this row of the block.
   const std::int32_t* index(std::int64_t row) const;
   const std::int32_t* bounds(std::int64_t row) const;
   std::int64_t terms(std::int64_t row) const { return terms_[static_cast<std::size_t>(row / 2)]; }
@@ -124,29 +124,29 @@ struct Product {
   std::int64_t rows = 0;
   Zeros zeros = Zeros::skip;
   Finish finish = Finish::store;
-  Rows<T> init;      // null stands for zeros; this and what follows has rows padded to whole vectors
-  T* out = nullptr;  // may be init
+  Rows<T> init;      // null means zeros; from here on, rows are padded to whole vectors
+  T* out = nullptr;  // may equal init
   std::int64_t out_stride = 0;
   const T* theta = nullptr;  // threshold, general: (columns,)
-  Rows<T> prior;             // general; null stands for zeros
-  const T* scale = nullptr;  // general: one value; null stands for 1
+  Rows<T> prior;             // general; null means zeros
+  const T* scale = nullptr;  // general: one value; null means 1
   bool positive = false;     // general
   Rows<T> codes;             // adjoint
-  T* sum = nullptr;          // adjoint: += out; null where it is not wanted
+  T* sum = nullptr;          // adjoint: += out; null if it is not wanted
   std::int64_t sum_stride = 0;
-  // adjoint: (kThetaSums, d_theta_stride) -= sums over rows of sign(codes) out; null where they are not wanted. There
-  // are several, of every so manieth group of rows, so that the rounding errors of each stay small.
+  // adjoint: (kThetaSums, d_theta_stride) -= sums over rows of sign(codes) out; null if they are not wanted. Groups of
+  // rows take turns in the kThetaSums sums, so that the rounding errors of each stay small.
   T* d_theta = nullptr;
   std::int64_t d_theta_stride = 0;
 
-  // Rows of scratch from `first` on receive it.
+  // The destination: rows of scratch from `first` on.
   void into(Matrix<T>& target, std::int64_t first) {
     out = target.row(first);
     out_stride = target.stride();
   }
 };
 
-// The product of so many rows with a packed matrix; where it goes, and what becomes of it, is left open.
+// The product of a number of rows with a packed matrix; destination and finish are still open.
 template <typename T>
 Product<T> product_of(Rows<T> coefficients, const Packed<T>& matrix, std::int64_t rows) {
   Product<T> product;
@@ -160,15 +160,15 @@ Product<T> product_of(Rows<T> coefficients, const Packed<T>& matrix, std::int64_
 template <typename T>
 void multiply(const Product<T>& product, Supports& supports);
 
-// Whether no element of so many rows is infinite or NaN.
+// Whether no element of these rows is infinite or NaN.
 template <typename T>
 bool all_finite(Rows<T> matrix, std::int64_t rows, std::int64_t columns);
 
-// The share of elements that are not zero, judged by every sixteenth of so many rows.
+// The share of nonzero elements, estimated from every sixteenth row.
 template <typename T>
 double density(Rows<T> matrix, std::int64_t rows, std::int64_t columns);
 
-// A matrix as the caller has it.
+// A matrix in the caller's layout.
 template <typename T>
 struct Plain {
   Rows<T> data;
@@ -176,8 +176,8 @@ struct Plain {
   std::int64_t columns;
 };
 
-// out[r] = init[r] + matrix * vectors[r] for so few vectors that packing the matrix does not pay; what is beyond the
-// result in its padded row becomes zero. An init of null stands for zeros.
+// out[r] = init[r] + matrix * vectors[r] for so few vectors that packing the matrix does not pay; the padding of the
+// result's row becomes zero. A null init means zeros.
 template <typename T>
 void multiply_by_dots(const Plain<T>& matrix, Rows<T> vectors, Rows<T> init, std::int64_t count, T* out,
                       std::int64_t out_stride, int threads);

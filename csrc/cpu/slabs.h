@@ -1,4 +1,4 @@
-// What the factored form over many atoms is made of: slabs of the matrices, and lists of what is not zero.
+// Building blocks of the factored form over many atoms: slabs of the matrices, and lists of nonzero entries.
 #pragma once
 
 #include <algorithm>
@@ -14,10 +14,10 @@
 
 namespace scvae::cpu {
 
-// Atoms that are packed at a time: as many rows as a tile of a packed matrix has.
+// Number of atoms that are packed at a time: the rows of a packed matrix's tile.
 inline constexpr std::int64_t kSlab = kDepth;
 
-// Elements of W_e and of D from which on packed copies of them would be too large.
+// Number of elements of W_e and of D from which on packed copies would be too large.
 inline constexpr std::int64_t kTooLarge = 4 << 20;
 
 template <typename T>
@@ -25,7 +25,7 @@ bool is_large(const SparseCodeProblem<T>& p) {
   return p.lista.atoms * p.features >= kTooLarge;
 }
 
-// What is not zero of some rows' codes between the atoms of a slab, row after row.
+// The nonzero entries of some rows' codes within the atoms of a slab, row after row.
 template <typename T>
 struct Entries {
   void append(const T* row, std::int64_t width, std::int32_t* index) {
@@ -42,20 +42,20 @@ struct Entries {
   }
   std::size_t bytes() const { return atoms.size() * (sizeof(std::int16_t) + 2 * sizeof(T)); }
 
-  // target = factor times the values of a row, in a row of a slab's width
+  // target = factor times the values of a row, as a dense row of a slab's width
   void scatter(std::int64_t r, const std::vector<T>& values, T factor, std::int64_t width, T* target) const {
     std::fill(target, target + padded<T>(width), T(0));
     for (std::size_t i = begin(r); i < begin(r + 1); ++i) target[atoms[i]] = factor * values[i];
   }
   std::size_t begin(std::int64_t r) const { return begins[static_cast<std::size_t>(r)]; }
 
-  std::vector<std::size_t> begins{0};  // of each row, and the end of the last
-  std::vector<std::int16_t> atoms;     // counted from the slab's first, ascending in a row
+  std::vector<std::size_t> begins{0};  // start of each row, and the end of the last
+  std::vector<std::int16_t> atoms;     // relative to the slab's first atom, ascending within a row
   std::vector<T> codes;
-  std::vector<T> adjoints;  // of what the threshold was applied to
+  std::vector<T> adjoints;  // of the threshold's argument
 };
 
-// What one thread needs for itself.
+// Scratch of one thread.
 template <typename T>
 struct SlabWorker {
   SlabWorker(std::int64_t chunk, std::int64_t features)
@@ -68,7 +68,7 @@ struct SlabWorker {
   Matrix<T> coefficients;  // a block of rows, the atoms of a slab
   Matrix<T> codes;         // likewise
   Matrix<T> left;          // backward: all rows of a chunk
-  Matrix<T> atoms;         // backward: of D, an atom a row
+  Matrix<T> atoms;         // backward: of D, one atom per row
   Supports supports;
   std::vector<std::int32_t> index;
 };
@@ -93,11 +93,11 @@ class Slabs {
   std::int64_t first(std::int64_t slab) const { return slab * kSlab; }
   std::int64_t width(std::int64_t slab) const { return std::min(kSlab, p_.lista.atoms - first(slab)); }
 
-  // W_e of iteration t: the atoms of a slab, a row each.
+  // W_e of iteration t: the atoms of a slab, one per row.
   Rows<T> filter(std::int64_t t, std::int64_t slab) const {
     return {p_.W_e.data + p_.lista.row(t) * p_.W_e_each + first(slab) * p_.W_e.stride, p_.W_e.stride};
   }
-  // D: the atoms of a slab, a column each.
+  // D: the atoms of a slab, one per column.
   Rows<T> dictionary(std::int64_t slab) const { return {p_.D.data + first(slab), p_.D.stride}; }
 
   // body(slab, worker) for each slab
@@ -107,7 +107,7 @@ class Slabs {
                  [&](std::int64_t slab, int thread) { body(slab, workers_[static_cast<std::size_t>(thread)]); });
   }
 
-  // sum = the codes of so many rows times D^T; coefficients(slab, first row, rows, worker) are codes of a block.
+  // sum = codes of a number of rows times D^T; coefficients(slab, first row, rows, worker) returns codes of a block.
   template <typename Coefficients>
   void decode(std::int64_t rows, const Coefficients& coefficients, Matrix<T>& sum) {
     sum.zero();
@@ -118,7 +118,7 @@ class Slabs {
     }
   }
 
-  // sum = adjoints of so many rows times W_e of iteration t
+  // sum = adjoints of a number of rows times W_e of iteration t
   template <typename Coefficients>
   void filter_back(std::int64_t t, std::int64_t rows, const Coefficients& coefficients, Matrix<T>& sum) {
     sum.zero();
@@ -129,7 +129,7 @@ class Slabs {
     }
   }
 
-  // z_{t+1} between the atoms of a slab: load(first row, rows) puts z_t of a block into own.coefficients, and
+  // z_{t+1} within the atoms of a slab: load(first row, rows) writes z_t of a block to own.coefficients, and
   // store(first row, rows) takes z_{t+1} from own.codes.
   template <typename Load, typename Store>
   void step(std::int64_t t, std::int64_t slab, Rows<T> residuals, std::int64_t rows, SlabWorker<T>& own,
@@ -160,7 +160,7 @@ class Slabs {
   }
 
  private:
-  // A packed slab, once there is one. Only the thread that has the slab asks for it.
+  // A packed slab, if it is kept. Only the thread that works on the slab requests it.
   using Slot = std::optional<Packed<T>>;
   static Slot& of(std::vector<Slot>& slots, std::int64_t slab) { return slots[static_cast<std::size_t>(slab)]; }
   template <typename Pack>
@@ -189,7 +189,7 @@ class Slabs {
   int threads_;
   std::int64_t count_;
   Thresholds<T> thresholds_;
-  bool keeps_;  // what is packed, for the next iterations
+  bool keeps_;  // whether packed slabs are kept for the next iterations
   std::vector<Slot> filters_;
   std::vector<Slot> filters_back_;
   std::vector<Slot> dictionary_;

@@ -8,12 +8,12 @@
 namespace scvae::cpu {
 namespace {
 
-// Smaller problems are run back slab by slab where that is faster: for so many rows, atoms, and so few of the codes.
+// Smaller problems also run backward slab by slab if that is faster: for these rows, atoms and densities.
 constexpr std::int64_t kLeastRows = 128;
 constexpr std::int64_t kLeastAtoms = 1024;
 constexpr double kSparse = 0.05;
 
-constexpr std::int64_t kMostRows = 2048;  // of a chunk
+constexpr std::int64_t kMostRows = 2048;  // per chunk
 
 template <typename T>
 bool takes(const SparseCodeProblem<T>& p) {

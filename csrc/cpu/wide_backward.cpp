@@ -1,4 +1,4 @@
-// The backward pass of the factored form over many atoms, a chunk of rows at a time: lists of the codes, the adjoints
+// The backward pass of the factored form over many atoms, one chunk of rows at a time: lists of the codes, the adjoints
 // on their supports, then the chunk's share of the gradients of W_e and D.
 #include <algorithm>
 #include <cstddef>
@@ -14,7 +14,7 @@
 namespace scvae::cpu {
 namespace {
 
-// Of a chunk: rows, and bytes of its residuals, of the gradients of these, and of its lists.
+// Limits of a chunk: rows, and bytes of its residuals, of their gradients, and of its lists.
 constexpr std::int64_t kMostRows = 1024;
 constexpr std::int64_t kMostResiduals = 48 << 20;
 constexpr std::size_t kMostEntries = 96 << 20;
@@ -57,12 +57,12 @@ class Backward {
   }
 
  private:
-  // z_t between the atoms of a slab, 1 <= t <= T
+  // z_t within the atoms of a slab, 1 <= t <= T
   Entries<T>& entries(std::int64_t t, std::int64_t slab) {
     return entries_[static_cast<std::size_t>((t - 1) * slabs_.count() + slab)];
   }
 
-  // Lists and residuals of a chunk; false where the lists take too much room, unless there are hardly any rows.
+  // Lists and residuals of a chunk; false if the lists take too much memory, unless there are hardly any rows.
   bool restore(std::int64_t begin, std::int64_t rows) {
     for (Entries<T>& each : entries_) each = {};
     list(T_, rows, [&](std::int64_t r) { return codes_.z + (begin + r) * p_.lista.atoms; });
@@ -85,7 +85,7 @@ class Backward {
     return true;
   }
 
-  // The lists of z_t from rows of all atoms.
+  // The lists of z_t from dense rows of all atoms.
   template <typename Row>
   void list(std::int64_t t, std::int64_t rows, const Row& row) {
     slabs_.for_each([&](std::int64_t slab, SlabWorker<T>& own) {
@@ -126,7 +126,7 @@ class Backward {
     };
   }
 
-  // Whether zeros may be skipped that the residuals, codes and incoming gradients are multiplied with.
+  // Whether zeros that are multiplied by residuals, codes and incoming gradients may be skipped.
   bool are_finite(std::int64_t begin, std::int64_t rows) {
     bool finite = are_finite(residuals_, rows);
     if (finite && grad_x_hat_.data != nullptr)
@@ -159,7 +159,7 @@ class Backward {
     }
   }
 
-  // D, the atoms of a slab, an atom a row.
+  // D: the atoms of a slab, one per row.
   void load_atoms(std::int64_t slab, SlabWorker<T>& own) const {
     const Rows<T> D = slabs_.dictionary(slab);
     kernels<T>().transpose(D.data, D.stride, p_.features, slabs_.width(slab), own.atoms.row(0), own.atoms.stride());
@@ -186,7 +186,7 @@ class Backward {
     }
   }
 
-  // From adjoint t + 1 to adjoint t, which is also what is left of the former.
+  // From adjoint t + 1 to adjoint t, to which the former contributes where the supports overlap.
   void leave(std::int64_t t, std::int64_t rows, std::int64_t slab, SlabWorker<T>& own) {
     load_atoms(slab, own);
     const Entries<T>& from = entries(t + 1, slab);
@@ -211,7 +211,7 @@ class Backward {
       sums[from.atoms[i]] -= from.codes[i] > T(0) ? from.adjoints[i] : -from.adjoints[i];
   }
 
-  // The sum of v_t g, of which g is zero off the support.
+  // The sum of v_t g, where g is zero off the support.
   void add_step(std::int64_t t, std::int64_t rows) {
     std::vector<double> sums(static_cast<std::size_t>(slabs_.count()));
     slabs_.for_each([&](std::int64_t slab, SlabWorker<T>&) {
@@ -289,7 +289,7 @@ class Backward {
   Slabs<T> slabs_;
   std::vector<Entries<T>> entries_;
   Matrix<T> residuals_;  // x - D z_t, t = 0 ... T - 1 one after the other
-  Matrix<T> errors_;     // the gradients of these
+  Matrix<T> errors_;     // their gradients
   Matrix<T> sum_;
   Share<T> totals_;
 };

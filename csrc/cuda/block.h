@@ -1,4 +1,4 @@
-// The rows of a block on any card: mma.sync, and the right factor's stages by cp.async.
+// The rows of a block on any card: mma.sync, with cp.async for the right factor's stages.
 #pragma once
 
 #include "cuda/multiply.h"
@@ -15,7 +15,7 @@ class MmaBlock {
 
   static constexpr bool kOnHopper = ROWS <= kMostMmaRowsOnHopper;
 
-  // Room for rows of `widest` elements, twice where `passes` is more than 1.
+  // Room for rows of `widest` elements, doubled if `passes` is more than 1.
   SCVAE_DEVICE MmaBlock(const void* const& packed, int widest, int passes)
       : now_(0),
         next_(passes > 1 ? ROWS * (widest * kSize + kRowPadding) : 0),
@@ -33,7 +33,7 @@ class MmaBlock {
 
   SCVAE_DEVICE void begin(Stages first) { multiplier_.begin(first); }
 
-  // Reads `live` rows of `columns` elements; zeros fill the others up to ROWS rows of `width`.
+  // Reads `live` rows of `columns` elements, and pads with zeros to ROWS rows of `width`.
   SCVAE_DEVICE void read(const E* from, std::int64_t from_stride, int live, int columns, int width) {
     before_put();
     stride_ = width * kSize + kRowPadding;
@@ -42,22 +42,22 @@ class MmaBlock {
     });
   }
 
-  // A pair of the drive, between the iterations that need it.
+  // A pair of the drive, stored between the iterations that need it.
   static constexpr bool kDrivesInScratch = true;
-  static constexpr bool kSumsBeginWithDrive = true;  // what is loaded then takes no other registers
+  static constexpr bool kSumsBeginWithDrive = true;  // loaded values then need no other registers
   SCVAE_DEVICE void keep_drive(E* scratch, int, float b0, float b1) { store_pair(scratch, b0, b1); }
   SCVAE_DEVICE void drive(const E* scratch, int, float& b0, float& b1) { load_pair(scratch, b0, b1); }
 
   SCVAE_DEVICE void take_thresholds(const float*) {}
   SCVAE_DEVICE Pair<float> threshold(const float* row, int column) { return machine::load_constant(row + column); }
 
-  // sums += the rows · nowᵀ. All warps have read the rows when it returns.
+  // sums += the rows · nowᵀ. When it returns, all warps have read the rows.
   SCVAE_DEVICE void multiply(Sums& sums, Stages now, Stages next) {
     multiplier_.multiply(sums, now_, stride_, now, next);
     machine::sync_block();
   }
 
-  // Writes the next rows, of `width` elements: after before_put() or multiply(). After turn() they are what is read.
+  // Writes the next rows, of `width` elements: after before_put() or multiply(). turn() makes them current.
   SCVAE_DEVICE void before_put() { machine::sync_block(); }
   SCVAE_DEVICE void put(const Place& at, int width, float first, float second) {
     store_pair(
@@ -78,11 +78,11 @@ class MmaBlock {
       reinterpret_cast<Pair<E>*>(to + i * width)[j] = *reinterpret_cast<const Pair<E>*>(row(i) + 2 * j);
     });
   }
-  // Writes so many rows of so many elements, one after another.
+  // Writes a number of rows with a number of elements, one after another.
   SCVAE_DEVICE void write(E* to, int rows, int columns) {
     each_element<MmaBlock>(rows, columns, [&](int i, int j) { to[i * columns + j] = row(i)[j]; });
   }
-  // Of what is read now, before the thread puts a pair there.
+  // Reads a pair of the current rows, before the thread overwrites it.
   SCVAE_DEVICE Pair<E> get(const Place& at) { return *reinterpret_cast<const Pair<E>*>(row(at.row) + at.column); }
 
  private:
@@ -91,7 +91,7 @@ class MmaBlock {
   SCVAE_DEVICE E* row(int i) { return reinterpret_cast<E*>(machine::shared_memory() + now_ + i * stride_); }
 
   int stride_ = 0;
-  int now_, next_;  // bytes from the beginning of shared memory
+  int now_, next_;  // byte offsets in shared memory
   Multiplier<E, ROWS, THREE> multiplier_;
 };
 

@@ -1,4 +1,4 @@
-// The kernel of everything that goes by blocks of rows.
+// The kernel of everything that works on blocks of rows.
 #pragma once
 
 #include "cuda/machine.h"
@@ -6,11 +6,11 @@
 
 namespace scvae::cuda {
 
-// Does what `Work` does with arguments of a type and a block of type B.
+// Runs `Work` with its arguments and a block of type B.
 template <template <typename> class Work, typename B, int THREADS, typename Arguments>
 SCVAE_KERNEL void SCVAE_BOUNDS(THREADS) by_rows(SCVAE_GRID_CONSTANT Arguments a) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
-  if constexpr (!B::kOnHopper) return;  // planned() never asks for it there
+  if constexpr (!B::kOnHopper) return;  // planned() never requests it there
 #endif
   Work<B>(a).run();
 }

@@ -1,13 +1,13 @@
 // The kernels of lista and sparse_code: all iterations of a block of rows, or of their adjoints, in one launch.
 //
-// M rows, n features, K atoms, T iterations; KP atoms in whole passes, NP features in whole steps. The codes of a block
-// of rows stay in shared memory. Where one pass of the warps covers all atoms, the next codes replace the last ones:
-// the sums are complete in registers by then. Otherwise there are two buffers.
+// M rows, n features, K atoms, T iterations; KP: atoms, rounded up to whole passes; NP: features, to whole steps. The
+// codes of a block of rows stay in shared memory. If one pass of the warps covers all atoms, the next codes replace the
+// previous ones: the sums are complete in registers by then. Otherwise there are two buffers.
 //
-// A block is of type B: MmaBlock (block.h) or WgmmaBlock (hopper/block.h). Where it has threads that only produce, they
-// walk through the same products and bring the right factors.
+// A block has type B: MmaBlock (block.h) or WgmmaBlock (hopper/block.h). If it has producer threads, they go through
+// the same products and load the right factors.
 //
-// Each kernel is there twice: FAMILY has what plain LISTA does without, and its registers and instructions. With κ and
+// Each kernel exists twice: FAMILY adds what plain LISTA does not need, with its registers and instructions. With κ and
 // the step γ an iteration is z_{t+1} = h(κ z_t + γ_t v_t), v_t = b + S_t z_t; see reference.py.
 #pragma once
 
@@ -17,37 +17,37 @@
 
 namespace scvae::cuda {
 
-// What an iteration of the LISTA family has beyond LISTA's with shared weights, forward and backward.
+// Arguments of a LISTA family iteration beyond LISTA with shared weights, forward and backward.
 struct Family {
   int kappa = 0;
   Numbers step;              // γ, one value or (T,); data is null for 1
   int step_stride = 0;       // 1 for (T,)
-  bool each_matrix = false;  // every iteration has its own S: the packed ones follow one another
+  bool each_matrix = false;  // every iteration has its own S; the packed ones are consecutive
 
   bool is_plain() const { return kappa == 0 && !step.data && !each_matrix; }
   SCVAE_DEVICE float step_of(int t) const { return step.data ? step[std::int64_t{t} * step_stride] : 1.0f; }
 };
 
 struct ForwardArguments {
-  const void* x = nullptr;       // (M, n); or b (M, K), where it does not encode
-  const void* packed = nullptr;  // W_e where it encodes, S, and D where it decodes
-  bool encodes = false;          // else x is b
+  const void* x = nullptr;       // (M, n); or b (M, K), if it does not encode
+  const void* packed = nullptr;  // W_e if it encodes, S, and D if it decodes
+  bool encodes = false;          // otherwise x is b
   bool decodes = false;
   const float* theta = nullptr;  // (KP,), or rows of it
   Numbers gain;                  // one value; data is null for 1
   const void* z0 = nullptr;      // (M, K), or null: the start is h(gain b)
-  void* drives = nullptr;        // receives b in rows of KP, where `codes` is there; else scratch for every block
+  void* drives = nullptr;        // receives b in rows of KP, if `codes` is given; else scratch for every block
   void* codes = nullptr;         // receives z_0 ... z_T in slabs of rows of KP; or null
   void* z = nullptr;             // (M, K), or null
-  void* x_hat = nullptr;         // (M, n), where it decodes
+  void* x_hat = nullptr;         // (M, n), if it decodes
   std::int64_t rows = 0;         // M
-  std::int64_t slab = 0;         // elements of a slab
+  std::int64_t slab = 0;         // elements per slab
   int atoms = 0, features = 0, n_iter = 0;
   int KP = 0, NP = 0, passes = 0, feature_passes = 0;
   Family family;
   bool positive = false;
-  int theta_stride = 0;        // from row to row, where iterations have their own
-  void* directions = nullptr;  // receives v_0 ... v_{T-1} in slabs as `codes`, or null
+  int theta_stride = 0;        // from row to row, if iterations have their own
+  void* directions = nullptr;  // receives v_0 ... v_{T-1} in slabs like `codes`, or null
 
   bool is_plain() const { return family.is_plain() && !positive && theta_stride == 0 && !directions; }
 };
@@ -59,11 +59,11 @@ struct AdjointArguments {
   std::int64_t rows = 0;             // M; slabs have whole blocks of rows
   std::int64_t slab = 0;
   int n_iter = 0, KP = 0, passes = 0;
-  bool given = false;  // z_0 was: then ĝ_0 is its gradient, on no support
+  bool given = false;  // z_0 was given: then ĝ_0 is its gradient, not masked by a support
   Family family;
 };
 
-// The blocks of rows that a block works on, those of a cluster side by side: all of a cluster take equally many turns.
+// The blocks of rows that a block works on, next to those of its cluster; all blocks of a cluster take as many turns.
 template <typename B>
 class Turns {
  public:
@@ -81,7 +81,7 @@ class Turns {
  private:
   SCVAE_DEVICE int blocks() const { return static_cast<int>(divided_up(rows_, B::kRows)); }
 
-  const std::int64_t& rows_;  // an argument of the kernel: read where it is needed
+  const std::int64_t& rows_;  // a kernel argument, read when needed
   int base_;
 };
 
@@ -93,9 +93,9 @@ class ForwardPass {
   SCVAE_DEVICE explicit ForwardPass(const ForwardArguments& a)
       : a_(a), block_(a.packed, a.NP > a.KP ? a.NP : a.KP, a.passes), turn_(a.rows) {}
 
-  // Products 0, 1 ... T, T + 1 of a block are those with the encoder, T times the inhibition, and the decoder.
+  // Products 0, 1 ... T, T + 1 of a block use the encoder, T times the inhibition, and the decoder.
   SCVAE_DEVICE void run() {
-    const int first = a_.encodes ? 0 : 1;  // that there is
+    const int first = a_.encodes ? 0 : 1;  // the first existing product
     const int last = a_.decodes ? a_.n_iter + 1 : a_.n_iter;
     if (B::produces()) {
       B::as_producer();
@@ -142,7 +142,7 @@ class ForwardPass {
 
   SCVAE_DEVICE std::int64_t first_row() const { return turn_.first_row(); }
 
-  // Where the drive of a row of the block goes.
+  // The destination of the drive for a row of the block.
   SCVAE_DEVICE E* drive(const Place& at) const {
     const std::int64_t first = a_.codes ? first_row() : std::int64_t{machine::block(0)} * B::kRows;
     return static_cast<E*>(a_.drives) + (first + at.row) * a_.KP + at.column;
@@ -183,7 +183,7 @@ class ForwardPass {
       });
   }
 
-  // Keeps the drive where it was given, and puts z_0.
+  // Stores a given drive if needed, and writes z_0.
   SCVAE_DEVICE void start() {
     const float gain = a_.gain.data ? a_.gain[0] : 1.0f;
     const int live = turn_.live();
@@ -233,12 +233,12 @@ class ForwardPass {
     return at.row < turn_.live() && at.column + second < a_.atoms;
   }
 
-  // Of z_t.
+  // The thresholds of z_t.
   SCVAE_DEVICE const float* thresholds(int t) const {
     return FAMILY ? a_.theta + (t - a_.family.kappa) * a_.theta_stride : a_.theta;
   }
 
-  // The codes z_t of what is about to pass the threshold.
+  // The codes z_t, from the arguments of the threshold.
   SCVAE_DEVICE void put(int t, const Place& at, float u0, float u1) {
     const Pair<float> theta = block_.threshold(thresholds(t), at.column);
     float z0, z1;
@@ -249,17 +249,17 @@ class ForwardPass {
       z0 = soft_threshold(u0, theta.first);
       z1 = soft_threshold(u1, theta.second);
     }
-    if (FAMILY) {  // not what a negative θ or a special step makes of 0 in rows that there are not
+    if (FAMILY) {  // a negative θ or a special step must not make padding rows nonzero
       if (!exists(at, 0)) z0 = 0.0f;
       if (!exists(at, 1)) z1 = 0.0f;
-    } else if (at.column + 1 >= a_.atoms) {  // not h(0 · ∞) where there are no atoms
+    } else if (at.column + 1 >= a_.atoms) {  // no h(0 · ∞) in padding columns
       if (at.column >= a_.atoms) z0 = 0.0f;
       z1 = 0.0f;
     }
     block_.put(at, a_.KP, z0, z1);
   }
 
-  // All of z_t is there: it is what is read from now on. Writes it where every iterate is kept, and to the result.
+  // z_t is complete and becomes current. Writes it if every iterate is kept, and to the result.
   SCVAE_DEVICE void turn(int t) {
     block_.turn(a_.KP);
     if (a_.codes && turn_.live() > 0)
@@ -312,7 +312,7 @@ class AdjointPass {
     return {FAMILY && a_.family.each_matrix ? t * a_.passes * count : 0, a_.passes, count};
   }
 
-  // The stages that come after iteration t: those of the one before it, or of the next rows' first.
+  // The stages after iteration t: those of the iteration before it, or of the next rows' first.
   SCVAE_DEVICE Stages after(int t, bool last) const {
     return last ? Stages{} : inhibition(t > 0 ? t - 1 : a_.n_iter - 1)[0];
   }

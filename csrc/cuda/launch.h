@@ -1,5 +1,5 @@
-// What can be launched. A plan comes from planned(); see the kernels for the arguments. Every function throws
-// std::runtime_error, naming kernel, shape and cause, where a launch fails.
+// The launches. A plan comes from planned(); for the arguments see the kernels. Every function throws
+// std::runtime_error with the kernel, shape and cause if a launch fails.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace scvae::cuda {
 
-// For elements of type E; THREE: float32 as three TF32 products, else as one.
+// For elements of type E; THREE: multiply float32 as three TF32 products, otherwise as one.
 template <typename E, bool THREE>
 struct Launcher {
   static void pack(const Where& where, const PackArguments& a);
@@ -34,14 +34,14 @@ inline constexpr bool kWithHopper = true;
 inline constexpr bool kWithHopper = false;
 #endif
 
-// The same on the kernels for Hopper cards, for 2-byte elements: defined where kWithHopper.
+// The same with the kernels for Hopper cards, for 2-byte elements; defined if kWithHopper.
 template <typename E>
 struct HopperLauncher {
   static void forward(const Where& where, const Plan& plan, const ForwardArguments& a);
   static void adjoint(const Where& where, const Plan& plan, const AdjointArguments& a);
 };
 
-// What the kernels are dealt out by. Throws std::runtime_error where there is no such device.
+// The card's properties for plans. Throws std::runtime_error if there is no such device.
 Card card_of(int device);
 
 // Calls body(Launcher{}) for a kind of element.

@@ -1,4 +1,4 @@
-// Definitions of launch.h, for a source file that instantiates them for one type of element.
+// Definitions of launch.h, for a source file that instantiates them for one element type.
 #pragma once
 
 #include <stdexcept>

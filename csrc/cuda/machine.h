@@ -1,5 +1,5 @@
-// What the kernels need of the machine, each under one name: PTX instructions where nvcc compiles; elsewhere
-// declarations, which an emulator defines (tests/ops/cuda_emulator), so that the same kernels run on a processor.
+// The machine operations of the kernels: PTX instructions when compiled by nvcc; otherwise declarations, which an
+// emulator defines (tests/cuda_emulator), so that the same kernels run on a processor.
 //
 // Layouts of fragments are those of the PTX manual, "Matrix fragments for mma.m16n8k16" and "…k8".
 #pragma once
@@ -64,14 +64,14 @@ SCVAE_DEVICE std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// Of memory that no thread writes to while the kernel runs.
+// From memory that no thread writes while the kernel runs.
 SCVAE_DEVICE Pair<float> load_constant(const float* pair) {
   Pair<float> result;
   asm volatile("ld.global.nc.v2.f32 {%0, %1}, [%2];" : "=f"(result.first), "=f"(result.second) : "l"(pair));
   return result;
 }
 
-// 16 bytes, both addresses multiples of 16; zeros where they are not there.
+// Copies 16 bytes between addresses that are multiples of 16; writes zeros if the source does not exist.
 SCVAE_DEVICE void copy_async(void* to_shared, const void* from, bool there) {
   const int bytes = there ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to_shared)), "l"(from), "r"(bytes)
@@ -80,7 +80,7 @@ SCVAE_DEVICE void copy_async(void* to_shared, const void* from, bool there) {
 
 SCVAE_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Until all but the latest `allowed` groups of this thread's copies have arrived.
+// Waits until all but the latest `allowed` groups of this thread's copies have arrived.
 SCVAE_DEVICE void wait_for_copies(int allowed) {
   if (allowed == 0)
     asm volatile("cp.async.wait_group 0;" ::: "memory");
@@ -99,7 +99,7 @@ SCVAE_DEVICE void load_matrices(std::uint32_t (&into)[4], const void* row_in_sha
                : "memory");
 }
 
-// The same of 2-byte elements, each matrix transposed.
+// The same for 2-byte elements, with each matrix transposed.
 SCVAE_DEVICE void load_matrices_transposed(std::uint32_t (&into)[4], const void* row_in_shared) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(into[0]), "=r"(into[1]), "=r"(into[2]), "=r"(into[3])
@@ -120,7 +120,7 @@ SCVAE_MULTIPLY_ADD(Float16, "m16n8k16.row.col.f32.f16.f16.f32")
 SCVAE_MULTIPLY_ADD(float, "m16n8k8.row.col.f32.tf32.tf32.f32")
 #undef SCVAE_MULTIPLY_ADD
 
-// To 11 significant bits, ties away from zero.
+// Rounds to 11 significant bits, ties away from zero.
 SCVAE_DEVICE float round_to_tf32(float value) {
   std::uint32_t bits;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));

@@ -1,7 +1,7 @@
-// The product that everything is made of: rows in shared memory times a matrix that streams through it, stage by stage.
+// The product on which everything is based: rows in shared memory times a matrix that streams through it in stages.
 //
-// A block of `warps` warps has ROWS rows of the left factor in shared memory and sums up 64 columns a warp. The right
-// factor is packed (pack.h) so that a stage, 64 bytes of the sums' depth for all columns, lies in one piece.
+// A block of `warps` warps has ROWS rows of the left factor in shared memory and computes 64 columns per warp. The
+// right factor is packed (pack.h) so that a stage, 64 bytes of the sums' depth for all columns, is contiguous.
 #pragma once
 
 #include "cuda/machine.h"
@@ -11,7 +11,7 @@
 
 namespace scvae::cuda {
 
-// A thread's share of ROWS rows and 64 columns: 16 x 8 elements at a time, as the matrix units leave them.
+// A thread's share of ROWS rows and 64 columns: 16 x 8 elements at a time, in the layout of the matrix units.
 template <int ROWS>
 struct Sums {
   static constexpr int kDown = ROWS / 16;
@@ -27,7 +27,7 @@ struct Sums {
         for (int e = 0; e < 4; ++e) at[i][j][e] = 0.0f;
   }
 
-  // Calls body(place, i, j, half) for every pair of columns, row by row; columns count from the block's first.
+  // Calls body(place, i, j, half) for every pair of columns, row by row; columns count from the block's first one.
   template <typename Body>
   SCVAE_DEVICE static void each(const Body& body) {
 #pragma unroll
@@ -47,22 +47,22 @@ struct Sums {
     each([&](const Place& at, int, int, int) { body(at); });
   }
 
-  // Calls body(place, sum, sum of the next column), which are what the sum begins with.
+  // Calls body(place, sum, sum of the next column) to set the initial sums.
   template <typename Body>
   SCVAE_DEVICE void begin_with(const Body& body) {
     each([&](const Place& place, int i, int j, int half) { body(place, at[i][j][2 * half], at[i][j][2 * half + 1]); });
   }
 
-  // The same of finished sums.
+  // The same for finished sums.
   template <typename Body>
   SCVAE_DEVICE void each_pair(const Body& body) const {
     each([&](const Place& place, int i, int j, int half) { body(place, at[i][j][2 * half], at[i][j][2 * half + 1]); });
   }
 };
 
-// What one instruction multiplies: 32 bytes of depth. float32 is split into two TF32 numbers, and three of their four
-// products are summed, the small ones first; the fourth is below what float32 holds. An infinity or a NaN takes part in
-// the product of the large ones alone: beside it, ∞ times a small number would cancel it.
+// The product of one instruction: 32 bytes of depth. float32 is split into two TF32 numbers, and three of their four
+// products are summed, the small ones first; the fourth is below float32's precision. Infinity and NaN enter only the
+// product of the large parts: otherwise ∞ times a small part would cancel it.
 template <typename E, bool THREE>
 struct Fragment {
   template <int N>
@@ -79,7 +79,7 @@ struct Fragment {
       result.large[i] = raw[i];
       if constexpr (sizeof(E) == 4) {
         const float value = bits_as<float>(raw[i]), rounded = machine::round_to_tf32(value);
-        // The largest numbers would be rounded to infinity: they are cut.
+        // The largest numbers would be rounded to infinity, so they are truncated.
         const bool overflows = (raw[i] & 0x7ffff000u) == 0x7f7ff000u;
         const float large = overflows ? bits_as<float>(raw[i] & 0xffffe000u) : rounded, rest = value - large;
         result.large[i] = bits_as<std::uint32_t>(large);
@@ -102,7 +102,7 @@ struct Fragment {
     machine::multiply_add(sums, a.large, b.large[2 * half], b.large[2 * half + 1], E{});
   }
 
-  // The same for long sums of float32: what is added to them is rounded once, not three times.
+  // The same for long float32 sums: what is added to them is rounded once, not three times.
   SCVAE_DEVICE static void multiply_add_once(float (&sums)[4], const Split<4>& a, const Split<4>& b, int half) {
     if constexpr (THREE) {
       float part[4] = {};
@@ -120,20 +120,20 @@ struct Fragment {
   }
 };
 
-// Shared memory is addressed by bytes from its beginning: that takes one register, a pointer two.
+// Shared memory is addressed by byte offsets, which take one register instead of a pointer's two.
 template <typename E, int ROWS, bool THREE>
 class Multiplier {
  public:
-  // `packed`, an argument of the kernel, is read where it is needed. Room for stages is from byte `stages` on.
+  // `packed`, a kernel argument, is read when needed. Room for stages starts at byte `stages`.
   SCVAE_DEVICE Multiplier(const void* const& packed, int stages) : packed_(packed), stages_(stages) {}
 
-  // Before the first product.
+  // To be called before the first product.
   SCVAE_DEVICE void begin(Stages first) {
     for (int step = 0; step < kStages - 1; ++step) load(first.first + step, step * stage_bytes());
   }
 
-  // sums += left · nowᵀ, for rows left_stride bytes apart. Meanwhile the first stages of `next` start on their way:
-  // what was passed there, or to begin(), is the next call's `now`. It may have no stages. When it returns, other
+  // sums += left · nowᵀ, for rows left_stride bytes apart. Meanwhile the first stages of `next` start loading: the
+  // `next` of one call, or of begin(), must be the following call's `now`. It may have no stages. On return, other
   // warps may still read `left`.
   SCVAE_DEVICE void multiply(Sums<ROWS>& sums, int left, int left_stride, Stages now, Stages next) {
     const int last = (kStages - 1) * stage_bytes();
@@ -156,7 +156,7 @@ class Multiplier {
  private:
   SCVAE_DEVICE static int stage_bytes() { return machine::threads() / 32 * kWarpColumns * kStepBytes; }
 
-  // One group of copies; every thread has 8 chunks of a stage.
+  // One group of copies; every thread copies 8 chunks of a stage.
   SCVAE_DEVICE void load(int stage, int slot) {
     constexpr int chunks = kWarpColumns * kStepBytes / 16 / 32;
     const char* const from = static_cast<const char*>(packed_) + std::int64_t{stage} * stage_bytes();

@@ -1,4 +1,4 @@
-// Packs a matrix as the right factor of products: stage after stage, as they lie in shared memory.
+// Packs a matrix as the right factor of products: stage after stage, in the layout of shared memory.
 #pragma once
 
 #include "cuda/machine.h"
@@ -8,11 +8,11 @@
 namespace scvae::cuda {
 
 struct PackArguments {
-  Numbers matrix;  // (columns, depth): row j is what column j of a product is summed with
+  Numbers matrix;  // (columns, depth): row j holds the factors for column j of a product
   std::int64_t column_stride = 0, depth_stride = 0;
   std::int64_t columns = 0, depth = 0;
-  int warps = 0;              // of the block that multiplies
-  int passes = 0, steps = 0;  // of the packed matrix; zeros where the matrix has no element
+  int warps = 0;              // of the multiplying block
+  int passes = 0, steps = 0;  // of the packed matrix; padded with zeros
   void* packed = nullptr;     // passes * steps stages
 };
 

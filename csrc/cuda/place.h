@@ -1,4 +1,4 @@
-// Elements in pairs, and where a thread has them.
+// Pairs of elements, and their positions in a thread.
 #pragma once
 
 #include "cuda/machine.h"
@@ -9,11 +9,10 @@ namespace scvae::cuda {
 // Two columns of a row of a product.
 struct Place {
   int row, column;
-  int index;  // of the thread's pairs: known when compiling
+  int index;  // among the thread's pairs: known at compile time
 };
 
-// What a thread computes in goes in pairs of columns, so that rows of an even number of elements are read and written
-// two at a time.
+// Threads compute pairs of columns, so that rows with an even number of elements are read and written two at a time.
 template <typename E>
 SCVAE_DEVICE void store_pair(E* to, float first, float second) {
   *reinterpret_cast<Pair<E>*>(to) = rounded_pair<E>(first, second);
@@ -26,7 +25,7 @@ SCVAE_DEVICE void load_pair(const E* from, float& first, float& second) {
   second = to_float(pair.second);
 }
 
-// The same of rows that may end between the two, or before.
+// The same for rows that may end between the two, or before.
 template <typename E>
 SCVAE_DEVICE void store_within(E* row, int column, int columns, float first, float second) {
   if (column < columns) row[column] = rounded<E>(first);
@@ -39,7 +38,7 @@ SCVAE_DEVICE void load_within(const E* row, int column, int columns, float& firs
   second = column + 1 < columns ? to_float(row[column + 1]) : 0.0f;
 }
 
-// Calls body(row, column) for all elements, by the threads of a block of type B that compute.
+// Calls body(row, column) for all elements, in the computing threads of a block of type B.
 template <typename B, typename Body>
 SCVAE_DEVICE void each_element(int rows, int columns, const Body& body) {
   for (int row = machine::thread() / 32; row < rows; row += B::threads() / 32)

@@ -1,4 +1,4 @@
-// A product of two matrices alone.
+// A single product of two matrices.
 #pragma once
 
 #include "cuda/block.h"
@@ -12,7 +12,7 @@ struct ProductArguments {
   void* out = nullptr;          // (rows, columns)
   std::int64_t rows = 0, left_stride = 0;
   int depth = 0, columns = 0;
-  int padded_depth = 0;  // in whole steps
+  int padded_depth = 0;  // rounded up to whole steps
   int passes = 0;
 };
 

@@ -1,4 +1,4 @@
-// Launches kernels; where no nvcc compiles, hands them to an emulator.
+// Launches kernels; without nvcc, hands them to an emulator.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace scvae::cuda {
 
-// The device and, on it, the stream.
+// The device and a stream on it.
 struct Where {
   int device = 0;
   void* stream = nullptr;
@@ -28,10 +28,10 @@ struct Grid {
                            " bytes of shared memory: " + cause);
 }
 
-// Of a launch.
+// The shape of a launch.
 struct Extent {
   Grid grid;
-  int threads = 0;  // of a block
+  int threads = 0;  // per block
   std::int64_t shared_bytes = 0;
   int cluster = 1;  // blocks side by side along x
 };

@@ -91,13 +91,13 @@ inline constexpr bool kBFloat16 = false;
 template <>
 inline constexpr bool kBFloat16<BFloat16> = true;
 
-// Two elements next to each other, where the address allows it in one access.
+// Two adjacent elements, in one access if the address allows it.
 template <typename E>
 struct alignas(2 * sizeof(E)) Pair {
   E first, second;
 };
 
-// Both rounded.
+// Both, rounded.
 template <typename E>
 SCVAE_HOST_DEVICE Pair<E> rounded_pair(float first, float second) {
 #if defined(__CUDA_ARCH__)
@@ -120,7 +120,7 @@ constexpr Kind kKind = sizeof(E) == 4 ? Kind::float32 : Kind::bfloat16;
 template <>
 constexpr Kind kKind<Float16> = Kind::float16;
 
-// Numbers of a kind known when the kernel runs.
+// Numbers of a type known only at run time.
 struct Numbers {
   const void* data = nullptr;
   Kind kind = Kind::float32;

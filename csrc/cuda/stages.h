@@ -1,5 +1,5 @@
-// Packed matrices, one after another, as the products take them: pass after pass over its columns, each of them stage
-// after stage.
+// Packed matrices, one after another, in the order of the products: pass after pass over the columns, and within a pass
+// stage after stage.
 #pragma once
 
 #include "cuda/machine.h"
@@ -7,7 +7,7 @@
 
 namespace scvae::cuda {
 
-// Consecutive stages of what was packed, by number: that takes one register, an address two.
+// Consecutive stages of a packed matrix, by number, which takes one register instead of an address's two.
 struct Stages {
   int first = -1;  // none
   int count = 0;
@@ -24,14 +24,14 @@ struct Passes {
   SCVAE_DEVICE int end() const { return first + count * steps; }
 };
 
-// Steps of so many elements of depth.
+// Number of steps for a depth in elements.
 template <typename E>
 SCVAE_DEVICE int steps(int depth) {
   return depth * static_cast<int>(sizeof(E)) / kStepBytes;
 }
 
-// Where a 16-byte chunk of a column lies in a stage: eight columns of one chunk are in different banks. It is what the
-// PTX manual calls the 64-byte swizzle of a matrix whose rows are K-major.
+// Position of a 16-byte chunk of a column in a stage: eight columns of one chunk are in different banks. The PTX manual
+// calls this the 64-byte swizzle of a matrix with K-major rows.
 SCVAE_HOST_DEVICE int swizzled(int column, int chunk) {
   return column * kStepBytes + ((chunk ^ ((column >> 1) & 3)) << 4);
 }

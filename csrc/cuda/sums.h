@@ -1,4 +1,4 @@
-// What the adjoints of all rows add up to, in float32 and in an order that the shape alone decides.
+// Sums of the adjoints over all rows, in float32 and in an order that depends only on the shape.
 #pragma once
 
 #include "cuda/multiply.h"
@@ -10,25 +10,25 @@ struct CollectArguments {
   const void* adjoints = nullptr;  // likewise: ĝ_0 ... ĝ_T
   const void* drive = nullptr;     // (rows, KP): b; not read where `given`
   Numbers gain;                    // one value; data is null for 1
-  void* d_drive = nullptr;         // (rows, KP): receives the gradient of b; or null
+  void* d_drive = nullptr;         // (rows, KP): receives the gradient of b, or null
   float* d_theta = nullptr;        // (blocks of rows, KP): receives sums over the rows of a block
   float* d_gain = nullptr;         // likewise
-  std::int64_t rows = 0;           // in whole blocks
+  std::int64_t rows = 0;           // rounded up to whole blocks
   std::int64_t slab = 0;
   int KP = 0, n_iter = 0;
-  bool given = false;                // z_0 was, or it is 0: then ĝ_0 does not go through the threshold
+  bool given = false;                // z_0 was given, or is 0: then ĝ_0 does not go through the threshold
   Numbers step;                      // γ, one value or (T,); data is null for 1
   int step_stride = 0;               // 1 for (T,)
-  const void* directions = nullptr;  // slabs as the codes: v_0 ... v_{T-1}; or null
-  float* d_step = nullptr;           // (T, blocks of rows, KP), where there are directions: likewise
-  // Where iterations have their own θ, d_theta has as many rows for each block: from 0 on, or, with κ = 1, from 1 on.
+  const void* directions = nullptr;  // slabs like the codes: v_0 ... v_{T-1}; or null
+  float* d_step = nullptr;           // (T, blocks of rows, KP), if there are directions: likewise
+  // If iterations have their own θ, d_theta has that many rows per block: from 0 on, or, with κ = 1, from 1 on.
   bool each_theta = false;
   int kappa = 0;
 };
 
 SCVAE_DEVICE float sign(float value) { return value > 0.0f ? 1.0f : value < 0.0f ? -1.0f : 0.0f; }
 
-// The sums over the rows of a block and one iteration: of θ where each has its own, of the step. Two columns.
+// Sums over the rows of a block for one iteration: of θ, if each has its own, and of the step. Two columns.
 template <typename E>
 SCVAE_DEVICE void collect_each(const CollectArguments& a, std::int64_t first, int column) {
   const std::int64_t block = machine::block(0), blocks = a.rows / kCollectRows;
@@ -53,7 +53,7 @@ SCVAE_DEVICE void collect_each(const CollectArguments& a, std::int64_t first, in
   }
 }
 
-// Of one column and the rows of a block, two columns a thread.
+// Sums over the rows of a block, two columns per thread.
 template <typename E>
 SCVAE_KERNEL void SCVAE_BOUNDS(kCollectThreads) collect(SCVAE_GRID_CONSTANT CollectArguments a) {
   const int column = 2 * (machine::block(1) * machine::threads() + machine::thread());
@@ -89,17 +89,17 @@ struct OuterArguments {
   const void* right = nullptr;  // (rows, right_columns), likewise
   float* sums = nullptr;  // (splits, left_columns, right_columns): receives leftᵀ right of every split of the rows
   std::int64_t rows = 0, left_stride = 0, right_stride = 0;
-  std::int64_t per_split = 0;  // rows, whole steps
+  std::int64_t per_split = 0;  // rows, in whole steps
   int left_columns = 0, right_columns = 0;
 };
 
-// A tile of leftᵀ right: each of 8 warps sums up 64 columns of left times 32 of right.
+// A tile of leftᵀ right: each of 8 warps computes 64 columns of left times 32 of right.
 template <typename E, bool THREE>
 class Outer {
  public:
-  static constexpr int kRows = kSumStepBytes / static_cast<int>(sizeof(E));  // of a stage
+  static constexpr int kRows = kSumStepBytes / static_cast<int>(sizeof(E));  // per stage
   static constexpr int kInstruction = 32 / static_cast<int>(sizeof(E));      // rows that one instruction sums over
-  // Of a row in a stage. Eight rows (four of 4-byte elements, read by single words) begin in different banks.
+  // Bytes of a row in a stage. Eight rows (four with 4-byte elements, read as single words) start in different banks.
   static constexpr int kStride = kSumSide * static_cast<int>(sizeof(E)) + (sizeof(E) == 2 ? 16 : 32);
   static constexpr int kStageBytes = 2 * kRows * kStride;
   static constexpr int kDown = 4, kAcross = 4;
@@ -142,7 +142,7 @@ class Outer {
     machine::commit_copies();
   }
 
-  // What lies after a row's last column, up to a multiple of 16 bytes, goes to results that are not stored.
+  // Padding after a row's last column, up to a multiple of 16 bytes, goes into results that are not stored.
   SCVAE_DEVICE static void copy(char* to, const void* matrix, std::int64_t stride, int columns, std::int64_t row,
                                 std::int64_t end, int column) {
     const bool there = row < end && column < columns;
@@ -153,7 +153,7 @@ class Outer {
   SCVAE_DEVICE static void read(std::uint32_t (&into)[4], const char* rows, int column, bool of_left) {
     const int lane = machine::thread() % 32;
     if constexpr (sizeof(E) == 2) {
-      // Of left the second matrix has the next columns, of right the next rows.
+      // For left, the second matrix has the next columns; for right, the next rows.
       const int matrix = lane / 8, down = of_left ? matrix / 2 : matrix % 2, across = of_left ? matrix % 2 : matrix / 2;
       machine::load_matrices_transposed(into, rows + (8 * down + lane % 8) * kStride + (column + 8 * across) * 2);
     } else {
@@ -168,7 +168,7 @@ class Outer {
   SCVAE_DEVICE static void add_step(float (&part)[kDown][kAcross][4], const char* stage) {
     using F = Fragment<E, THREE>;
     const int warp = machine::thread() / 32;
-// One after the other: together they take more registers than there are.
+// One after the other: together they would need too many registers.
 #pragma unroll 1
     for (int row = 0; row < kRows; row += kInstruction) {
       const char* const left = stage + row * kStride;

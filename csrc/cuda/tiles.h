@@ -1,5 +1,5 @@
-// The only tuning numbers of the CUDA kernels, and how a problem is dealt out by them: a pure function of the card and
-// the shape. Not measured on a card yet; what of the numbers follows from shared memory and registers says README.md.
+// The only tuning numbers of the CUDA kernels, and the division of a problem by them: a pure function of the card and
+// the shape. Not yet measured on a card; README.md explains which numbers follow from shared memory and registers.
 #pragma once
 
 #include <algorithm>
@@ -12,27 +12,27 @@
 
 namespace scvae::cuda {
 
-inline constexpr int kStepBytes = 64;        // depth of a stage: two instructions deep
-inline constexpr int kStages = 3;            // parts of a factor on their way to shared memory, or in use
-inline constexpr int kWarpColumns = 64;      // of a product, that a warp sums up
-inline constexpr int kMostWarps = 8;         // of a block
+inline constexpr int kStepBytes = 64;        // depth of a stage: two instructions
+inline constexpr int kStages = 3;            // parts of a factor in flight to shared memory, or in use
+inline constexpr int kWarpColumns = 64;      // of a product, per warp
+inline constexpr int kMostWarps = 8;         // per block
 inline constexpr int kRowPadding = 16;       // bytes after a row in shared memory: eight rows in different banks
-inline constexpr int kDepthUnit = 64;        // elements; two stages at least
+inline constexpr int kDepthUnit = 64;        // elements; at least two stages
 inline constexpr int kSumSide = 128;         // rows and columns of a tile of a sum of outer products
-inline constexpr int kSumThreads = 256;      // of the block that sums it up
-inline constexpr int kSumStepBytes = 64;     // of as many rows as this holds elements
-inline constexpr int kChain = 512;           // rows that the matrix units sum up: they round less well than an addition
-inline constexpr int kSumBlocks = 512;       // at most, of a sum of outer products
+inline constexpr int kSumThreads = 256;      // of the block that computes it
+inline constexpr int kSumStepBytes = 64;     // a stage has as many rows as this holds elements
+inline constexpr int kChain = 512;           // rows summed in the matrix units, which round worse than an addition
+inline constexpr int kSumBlocks = 512;       // at most, for a sum of outer products
 inline constexpr int kRowsPerSplit = 512;    // at least
-inline constexpr int kCollectRows = 16;      // of a block of the kernel that adds adjoints up
-inline constexpr int kCollectThreads = 128;  // two columns each
+inline constexpr int kCollectRows = 16;      // per block of the kernel that sums adjoints
+inline constexpr int kCollectThreads = 128;  // with two columns each
 
-// Of the kernels for Hopper cards (hopper/block.h): all columns of 64 rows, in one pass.
+// For Hopper cards (hopper/block.h): all columns of 64 rows, in one pass.
 inline constexpr int kHopperMajor = 9;
 inline constexpr int kHopperRows = 64;
 inline constexpr int kHopperColumns = 512;
 inline constexpr int kHopperThreads = 3 * 128;
-inline constexpr int kHopperCluster = 2;  // blocks that share what is read of the right factor
+inline constexpr int kHopperCluster = 2;  // blocks that share loads of the right factor
 inline constexpr int kHopperRowBytes = kHopperRows * kHopperColumns * 2;
 inline constexpr int kHopperDriveBytes = kHopperRowBytes;
 inline constexpr int kHopperStageBytes = kHopperColumns * kStepBytes;
@@ -40,18 +40,18 @@ inline constexpr int kHopperThetaBytes = kHopperColumns * 4;
 inline constexpr int kHopperSharedBytes =
     kHopperRowBytes + kHopperDriveBytes + kHopperThetaBytes + kStages * (kHopperStageBytes + 2 * 8);
 
-// Rows of a block, the most first, for elements of 2 bytes and of 4. With more, what is needed besides the sums does
-// not fit the registers; compiled for Hopper, neither does that of 64.
+// Rows per block, in descending order, for elements of 2 and of 4 bytes. With more, the values needed besides the sums
+// don't fit into registers; when compiled for Hopper, nor do those for 64.
 inline constexpr int kRowsOfTwoBytes[] = {64, 32, 16};
 inline constexpr int kRowsOfFourBytes[] = {16};
 inline constexpr int kMostMmaRowsOnHopper = 32;
 
-inline constexpr int kOldestMajor = 8;  // the first compute capability whose matrix units take bfloat16 and TF32
+inline constexpr int kOldestMajor = 8;  // the first compute capability whose matrix units support bfloat16 and TF32
 
 struct Card {
   int major = 0;
   int minor = 0;
-  std::int64_t shared_bytes = 0;  // that a block may have
+  std::int64_t shared_bytes = 0;  // maximum per block
   int multiprocessors = 0;
   bool hopper = false;  // whether the kernels for Hopper cards run on it
 };
@@ -59,21 +59,21 @@ struct Card {
 struct Shape {
   std::int64_t rows = 0;      // M
   std::int64_t atoms = 0;     // K
-  std::int64_t features = 0;  // n; 0 where nothing is encoded or decoded
-  // A product alone, (rows, features) times (features, atoms): nothing of `atoms` columns stays in shared memory.
+  std::int64_t features = 0;  // n; 0 without encoding and decoding
+  // A single product, (rows, features) times (features, atoms): nothing with `atoms` columns stays in shared memory.
   bool product = false;
 };
 
 struct Plan {
-  int rows = 0;            // of a block
-  int warps = 0;           // of a block
-  int passes = 0;          // over the atoms, 64 for each warp
-  int KP = 0;              // atoms in whole passes
-  int NP = 0;              // features in whole steps, where a product is summed over them
-  int feature_passes = 0;  // over the features, where they are what a product has as columns
-  int blocks = 0;          // of the launch: each takes block after block of rows
-  int threads = 0;         // of a block
-  int cluster = 1;         // blocks
+  int rows = 0;            // per block
+  int warps = 0;           // per block
+  int passes = 0;          // over the atoms, 64 per warp
+  int KP = 0;              // atoms, rounded up to whole passes
+  int NP = 0;              // features, rounded up to whole steps, if a product sums over them
+  int feature_passes = 0;  // over the features, if they are columns of a product
+  int blocks = 0;          // in the launch: each works on one block of rows after another
+  int threads = 0;         // per block
+  int cluster = 1;         // blocks in a cluster
   std::int64_t shared_bytes = 0;
 };
 
@@ -104,7 +104,7 @@ inline Plan dealt_out(const Card& card, const Shape& shape, int itemsize, int ro
   return plan;
 }
 
-// Whether hopper/block.h takes it: two warp groups have columns, and there are rows for all multiprocessors.
+// Whether hopper/block.h supports it: two warp groups have columns, and there are rows for all multiprocessors.
 inline bool for_hopper(const Card& card, const Shape& shape, int itemsize) {
   return card.hopper && card.shared_bytes >= kHopperSharedBytes && itemsize == 2 && !shape.product &&
          shape.atoms > kHopperColumns / 2 && shape.atoms <= kHopperColumns && shape.features <= kHopperColumns &&
@@ -127,8 +127,8 @@ inline Plan dealt_out_for_hopper(const Card& card, const Shape& shape) {
   return plan;
 }
 
-// The most rows a block that fit and give each multiprocessor some; where there are few, the fewest. Half the warps
-// where nothing fits otherwise. Throws std::invalid_argument where nothing fits at all.
+// The largest number of rows per block that fits and gives each multiprocessor some; with few rows, the smallest. Uses
+// half the warps if nothing fits otherwise. Throws std::invalid_argument if nothing fits at all.
 inline Plan planned(const Card& card, const Shape& shape, int itemsize) {
   if (for_hopper(card, shape, itemsize)) return dealt_out_for_hopper(card, shape);
   const int* const choices = itemsize == 2 ? kRowsOfTwoBytes : kRowsOfFourBytes;
@@ -148,13 +148,13 @@ inline Plan planned(const Card& card, const Shape& shape, int itemsize) {
       " bytes of shared memory for a block, this card gives " + std::to_string(card.shared_bytes));
 }
 
-// Into how many parts the rows of a sum of outer products go, a part's sum each: the order does not depend on the card.
+// Number of parts into which the rows of a sum of outer products are divided; the order does not depend on the card.
 constexpr std::int64_t splits(std::int64_t rows, std::int64_t left_columns, std::int64_t right_columns) {
   const std::int64_t tiles = divided_up(left_columns, kSumSide) * divided_up(right_columns, kSumSide);
   return std::max<std::int64_t>(1, std::min(kSumBlocks / tiles, rows / kRowsPerSplit));
 }
 
-// Whole stages, whatever the size of an element.
+// Whole stages, for any element size.
 constexpr std::int64_t rows_per_split(std::int64_t rows, std::int64_t left_columns, std::int64_t right_columns) {
   return up(divided_up(rows, splits(rows, left_columns, right_columns)), kSumStepBytes / 2);
 }

@@ -1,4 +1,4 @@
-"""Who may ask for the page: a guard against other sites that lead a browser here under a name of theirs."""
+"""The hosts that the page answers to: a guard against sites that reach it through their own name (DNS rebinding)."""
 
 import ipaddress
 import socket
@@ -10,14 +10,14 @@ _App = Callable[[dict[str, Any], Any, _Send], Awaitable[None]]
 
 
 class KnownHosts:
-    """ASGI middleware that answers requests for known hosts alone, and others with status 400.
+    """ASGI middleware that answers requests for known hosts only; others get status 400.
 
-    Known are addresses in digits, localhost, this machine's own name, and `names`. A site that gives its own name the
-    address of this machine (DNS rebinding) has none of these in its requests.
+    Known hosts are numeric addresses, localhost, this machine's own name, and `names`. A site that points its own name
+    at this machine's address (DNS rebinding) sends its own name in its requests, which is not among these.
 
     Args:
-        app: what answers.
-        names: more names.
+        app: the wrapped application.
+        names: additional names.
     """
 
     def __init__(self, app: _App, names: Sequence[str] = ()) -> None:
@@ -26,7 +26,7 @@ class KnownHosts:
         self._names = {name.lower().rstrip(".") for name in ("localhost", *own, *names)}
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: _Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Forward a request, or refuse it."""
         if scope["type"] not in ("http", "websocket") or self.knows(_host_of(scope)):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -38,7 +38,7 @@ class KnownHosts:
             await send({"type": "http.response.body", "body": text})
 
     def knows(self, host: str) -> bool:
-        """Whether requests for a host, with a port or without, are answered."""
+        """Whether requests for a host, with or without a port, are answered."""
         name = host.lower()
         if name.startswith("["):
             name = name[1:].partition("]")[0]

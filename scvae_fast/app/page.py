@@ -1,4 +1,4 @@
-"""The page: what is where, and which figure follows from what."""
+"""The page: its layout, and which output follows from which input."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from scvae_fast.data.pictures import PictureError, to_bytes
 from scvae_fast.models import SCVAE
 
 _ATOMS_SHOWN = 24
-_KEPT_SECONDS = 3600  # uploads and views of pages that nobody uses any more
+_KEPT_SECONDS = 3600  # for which uploads and views of idle pages are kept
 
 _HINT = (
-    '<p class="hint">You will see the picture beside what is painted from its codes, how close the two are and how '
-    "many bits the codes take, where in the picture they are long, which cells have similar codes, and the atoms that "
+    '<p class="hint">You will see the picture next to its reconstruction, how close the two are, how many bits the '
+    "codes take, where in the picture codes are long, which cells have similar codes, and the atoms that "
     "the picture is made of.</p>"
 )
 STYLE = """
@@ -42,7 +42,7 @@ STYLE = """
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; }
 .legend i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 6px; }
 """
-# Fonts of the visitor's own machine: a theme of gradio's would fetch some from elsewhere.
+# Fonts of the visitor's own machine: gradio's themes would download some.
 THEME = gr.themes.Base(
     primary_hue="blue",
     neutral_hue="slate",
@@ -52,18 +52,18 @@ THEME = gr.themes.Base(
 
 
 class Visit:
-    """What the page does with one model: each method turns inputs of the page into updates of it.
+    """The actions of the page for one model: each method turns inputs of the page into updates of it.
 
     Args:
         model: in evaluation mode.
-        limits: of the pictures that are taken.
+        limits: on the pictures that are accepted.
     """
 
     def __init__(self, model: SCVAE, limits: views.Limits) -> None:
         self.model, self.limits, self.stride = model, limits, model.config.stride
 
     def upload(self, path: str | None, n_clusters: int) -> list[Any]:
-        """Of a file that was dropped in; None when it was taken away."""
+        """Show an uploaded file; None after its removal."""
         if path is None:
             return self._nothing(_HINT)
         try:
@@ -73,11 +73,11 @@ class Visit:
         return self._results(views.look(self.model, picture), n_clusters)
 
     def example(self, n_clusters: int) -> list[Any]:
-        """Of the first of the photographs that no model of this package was trained on."""
+        """Show the first held-out photograph."""
         return self._results(views.look(self.model, held_out_photographs()[0].picture), n_clusters)
 
     def clusters(self, view: views.Codes | None, n_clusters: int) -> list[Any]:
-        """The map of another number of clusters, and its legend."""
+        """The map and its legend for another number of clusters."""
         if view is None:
             return [None, ""]
         labels = views.cluster(view.codes, int(n_clusters))
@@ -105,7 +105,7 @@ class Visit:
 
 
 def build(model: SCVAE, limits: views.Limits, name: str) -> gr.Blocks:
-    """The page for a model that is called `name`."""
+    """The page for a model; `name` is its title."""
     visit = Visit(model, limits)
     cell = f"{visit.stride} × {visit.stride}"
     with gr.Blocks(
@@ -113,9 +113,9 @@ def build(model: SCVAE, limits: views.Limits, name: str) -> gr.Blocks:
     ) as page:
         gr.Markdown(
             "# A picture as sparse codes\n"
-            f"The model looks at each cell of {cell} pixels and describes it as a sum of a few *atoms*, out of "
-            f"{model.config.n_atoms} that it has learned; from that description alone it paints the picture again. "
-            "Drop in a picture of yours: it goes nowhere but to the machine that serves this page. "
+            f"The model describes each cell of {cell} pixels as a sum of a few *atoms*, out of {model.config.n_atoms} "
+            "that it has learned, and paints the picture again from this description alone. "
+            "Drop in your own picture: it is sent only to the machine that serves this page. "
             f"*Model: {html.escape(name)}*"
         )
         view = gr.State(time_to_live=_KEPT_SECONDS)
@@ -134,7 +134,7 @@ def build(model: SCVAE, limits: views.Limits, name: str) -> gr.Blocks:
         upload.change(visit.upload, [upload, slider], outputs, **options)
         example.click(visit.example, [slider], outputs, **options)
         slider.change(visit.clusters, [view, slider], shown[4:6], trigger_mode="always_last", api_visibility="private")
-    # One picture at a time: a second one would only make both slower. More than a few wait elsewhere.
+    # One picture at a time: two at once would only slow each other down. A short queue waits; further ones are refused.
     return page.queue(default_concurrency_limit=1, max_size=16)
 
 
@@ -176,7 +176,7 @@ def _results(visit: Visit, cell: str) -> tuple[gr.Column, list[Any], gr.Slider]:
 
 
 def _image(elem_id: str, title: str, text: str, *, alone: bool = True) -> gr.Image:
-    """A picture under its caption, in a column of its own if it stands alone."""
+    """A picture under its caption; `alone` puts it in a column of its own."""
     with gr.Column() if alone else nullcontext():
         _caption(title, text)
         return gr.Image(
@@ -215,7 +215,7 @@ def _figures(view: views.View, stride: int) -> str:
 
 
 def _legend(labels: np.ndarray) -> str:
-    """The colour and the share of each cluster."""
+    """The colour and share of each cluster."""
     counts = np.bincount(labels.ravel())
     items = (
         f'<span><i style="background:{colour}"></i>{100 * count / labels.size:.0f} %</span>'

@@ -1,4 +1,4 @@
-"""Sparse codes of pictures: in memory, and in files. `storage` and `coding` are imported for what they need."""
+"""Sparse codes of pictures, in memory and in files. `storage` and `coding` have more dependencies: import them."""
 
 from scvae_fast.codes.sparse import CodedPicture, SparseCodes
 

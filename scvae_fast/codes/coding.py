@@ -1,4 +1,4 @@
-"""Pictures to codes and back, as they come: in memory is a batch, or one picture that goes tile by tile."""
+"""Streams of pictures to codes and back; memory holds one batch, or one picture that is processed in tiles."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -14,7 +14,7 @@ from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
 from scvae_fast.models.speed import SpeedSettings
 
-if TYPE_CHECKING:  # who codes pictures needs no Parquet
+if TYPE_CHECKING:  # coding does not need Parquet
     from scvae_fast.codes.storage import CodeFile
 
 BATCH_SIZE = 16
@@ -23,19 +23,19 @@ BATCH_SIZE = 16
 def encode_pictures(
     model: SCVAE, pictures: Iterable[NamedPicture], *, batch_size: int = BATCH_SIZE, speed: SpeedSettings | None = None
 ) -> Iterator[CodedPicture]:
-    """Code pictures of any sizes, in their order.
+    """Code pictures of any size, in order.
 
-    A picture that `tiling.goes_whole` goes through the model as it is, together with neighbours of its size; any other
-    one tile by tile, see `encode_tiled`.
+    A picture that `tiling.goes_whole` is coded in one piece, in a batch with neighbours of its size; any other one in
+    tiles, see `encode_tiled`.
 
     Args:
         model: in evaluation mode, on any device.
         pictures: (3, H, W) each.
-        batch_size: most pictures that go together.
+        batch_size: largest number of pictures in a batch.
         speed: how the model runs; float32 by default.
 
     Raises:
-        UsageError: codes have NaN or infinity in them; the message names the picture.
+        UsageError: codes contain NaN or infinity; the message names the picture.
     """
     speed, like = speed or SpeedSettings(), model.bottleneck.dictionary
     for batch, whole in batches_of_one_size(model.config, pictures, batch_size):
@@ -53,10 +53,10 @@ def encode_pictures(
 def encode_stream(
     model: SCVAE, stream: PictureStream, *, batch_size: int = BATCH_SIZE, speed: SpeedSettings | None = None
 ) -> Iterator[CodedPicture]:
-    """Code the pictures of a stream, as `encode_pictures` with the same arguments.
+    """Code the pictures of a stream, like `encode_pictures` with the same arguments.
 
-    Pictures go together only within blocks of batch_size numbers: a `part` of such blocks gives the very codes that
-    these pictures get in the whole.
+    Batches never cross blocks of batch_size numbers: a `part` made of such blocks gives exactly the codes that these
+    pictures get in the whole stream.
 
     Raises:
         UsageError: see `encode_pictures`.
@@ -68,14 +68,14 @@ def encode_stream(
 def decode_pictures(
     model: SCVAE, coded: Iterable[CodedPicture], *, batch_size: int = BATCH_SIZE, speed: SpeedSettings | None = None
 ) -> Iterator[NamedPicture]:
-    """Bring pictures back from their codes, in their order; as `encode_pictures`, with the same arguments.
+    """Decode pictures from their codes, in order; like `encode_pictures`, with the same arguments.
 
     Returns:
         Pictures (3, H, W), float32, clipped to −1 … 1, on the model's device.
 
     Raises:
-        ValueError: codes are not over the model's atoms, or not one for each cell of their picture; the message names
-            it.
+        ValueError: the codes don't fit the model's atoms or the cells of their picture; the message names the
+            picture.
     """
     speed, device = speed or SpeedSettings(), model.bottleneck.dictionary.device.type
     checked = (picture.check(model.config) for picture in coded)
@@ -92,10 +92,10 @@ def decode_pictures(
 def decode_file(
     model: SCVAE, file: "CodeFile", *, batch_size: int = BATCH_SIZE, speed: SpeedSettings | None = None
 ) -> Iterator[NamedPicture]:
-    """Bring the pictures of a file back, as `decode_pictures` with the same arguments.
+    """Decode the pictures of a file, like `decode_pictures` with the same arguments.
 
-    Pictures go together only within blocks of batch_size of the file: a `part` of such blocks gives the very pictures
-    that the whole file gives.
+    Batches never cross blocks of batch_size pictures of the file: a `part` made of such blocks gives exactly the
+    pictures that the whole file gives.
     """
     coded = iter(file)
     while block := list(islice(coded, batch_size)):
@@ -103,10 +103,10 @@ def decode_file(
 
 
 def check_finite(name: str, codes: SparseCodes) -> None:
-    """Make sure that the codes of a picture are numbers.
+    """Check that the codes of a picture are finite.
 
     Raises:
-        UsageError: they have NaN or infinity in them; the message names the picture.
+        UsageError: they contain NaN or infinity; the message names the picture.
     """
     if not np.isfinite(codes.values).all():
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Files for pictures by their names, the same whichever process writes which of them."""
+"""File names for pictures, independent of which process writes which picture."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -8,14 +8,14 @@ import numpy as np
 
 
 class Targets:
-    """A path for each of many pictures, none of them twice.
+    """A path for each of many pictures, all different.
 
-    The first picture whose name leads to a path gets it, a later one `name-2.png`, `name-3.png` …, the first that no
-    picture's name leads to. In memory are eight bytes a picture, and the paths that several names lead to.
+    The first picture whose name leads to a path gets it. Later ones get the first of `name-2.png`, `name-3.png` … to
+    which no picture's name leads. Memory holds eight bytes per picture and the paths that several names share.
 
     Args:
-        names: starts over: the names of all pictures in their order.
-        target: from a name to its path.
+        names: returns a new iterator over the names of all pictures, in order.
+        target: turns a name into its path.
     """
 
     def __init__(self, names: Callable[[], Iterable[str]], target: Callable[[str], Path]) -> None:
@@ -26,7 +26,7 @@ class Targets:
         self._given: dict[str, int] = {}
 
     def __call__(self, name: str) -> Path:
-        """The path of the next picture; to be called for all of them in their order."""
+        """The path of the next picture; must be called for all pictures in order."""
         path = self._target(name)
         if not _among(self._several, _digest(path)):
             return path
@@ -42,7 +42,7 @@ class Targets:
 
 
 def _folded(path: Path) -> str:
-    return str(path).casefold()  # some file systems take upper and lower case for the same
+    return str(path).casefold()  # some file systems ignore case
 
 
 def _digest(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""One Parquet file of codes: what it says of itself, its columns, and how it is read; see `storage`."""
+"""One Parquet file of codes: its metadata, its columns, and how it is read; see `storage`."""
 
 import json
 from collections.abc import Iterator
@@ -28,13 +28,13 @@ _MAGIC = b"PAR1"
 
 @dataclass(frozen=True, kw_only=True)
 class CodeFileInfo:
-    """What a file of codes says of itself.
+    """The metadata of a file of codes.
 
     Args:
         schema: version of the format.
         scvae_fast: version of the package that wrote it.
         fingerprint: of the model that made the codes, see `SCVAE.fingerprint`.
-        config: of that model.
+        config: configuration of that model.
         n_atoms: K.
         stride: pixels per cell, in each direction.
         values: dtype of the values.
@@ -62,11 +62,11 @@ class OneFile:
             self.pictures = int(file.metadata.num_rows)
 
     def part(self) -> PartInfo:
-        """Which part of a folder it is."""
+        """Which part of a folder this file is."""
         return PartInfo.read(self.path, self._metadata)
 
     def read(self, rows: range) -> Iterator[CodedPicture]:
-        """Its pictures with these numbers."""
+        """The pictures with these numbers."""
         for number, group in self._groups(rows, None):
             try:
                 yield from _pictures_of(group, self.info)
@@ -74,12 +74,12 @@ class OneFile:
                 raise self._damaged(number, error) from error
 
     def read_columns(self, rows: range, columns: list[str]) -> Iterator[tuple[Any, ...]]:
-        """What stands in these columns, for each of these pictures."""
+        """The values of these columns, for each of these pictures."""
         for _, group in self._groups(rows, columns):
             yield from zip(*(group[name].to_pylist() for name in columns), strict=True)
 
     def _groups(self, rows: range, columns: list[str] | None) -> Iterator[tuple[int, Any]]:
-        """Row groups with these rows, cut down to them, and the numbers of the groups."""
+        """Row groups that contain these rows, cut to them, with their group numbers."""
         with self._open() as file:
             end = 0
             for number in range(file.num_row_groups):
@@ -98,9 +98,9 @@ class OneFile:
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
-        # Of a path, pyarrow would ask first whether it is an address, and it takes no names but UTF-8.
+        # Given a path, pyarrow first checks whether it is a URL, and it accepts only UTF-8 names.
         try:
-            source = open(self.path, "rb")  # noqa: SIM115  # whose errors are not those of the block
+            source = open(self.path, "rb")  # noqa: SIM115  # its errors must not be handled like those of the block
         except OSError as error:
             raise CodeFileError(f"{self.path} can't be read: {error.strerror or error}") from error
         with source:
@@ -124,12 +124,12 @@ def columns_of(info: CodeFileInfo) -> Any:
 
 def _read_info(path: Path, metadata: dict[bytes, bytes]) -> CodeFileInfo:
     if KEY not in metadata:
-        raise CodeFileError(f"{path} is a Parquet file, but not of codes that scvae_fast wrote")
+        raise CodeFileError(f"{path} is a Parquet file, but not one of codes written by scvae_fast")
     try:
         found = json.loads(metadata[KEY])
         if found["schema"] != SCHEMA:
             raise CodeFileError(
-                f"{path} is of format {found['schema']}, written by scvae_fast {found.get('scvae_fast')}; "
+                f"{path} has format {found['schema']}, written by scvae_fast {found.get('scvae_fast')}; "
                 f"this version reads format {SCHEMA}"
             )
         info = CodeFileInfo(**{field.name: found[field.name] for field in fields(CodeFileInfo)})
@@ -141,7 +141,7 @@ def _read_info(path: Path, metadata: dict[bytes, bytes]) -> CodeFileInfo:
 
 
 def _plausible(info: CodeFileInfo) -> dict[str, bool]:
-    """Whether each field is what it can be."""
+    """Whether each field has a plausible value."""
     counts = {name: getattr(info, name) for name in ("n_atoms", "stride")}
     return {
         "scvae_fast": isinstance(info.scvae_fast, str),
@@ -153,7 +153,7 @@ def _plausible(info: CodeFileInfo) -> dict[str, bool]:
 
 
 def _pictures_of(group: Any, info: CodeFileInfo) -> Iterator[CodedPicture]:
-    """The pictures of a row group; their arrays are parts of its own."""
+    """The pictures of a row group; their arrays are views of it."""
     rows = {name: group[name].to_pylist() for name in ("name", "height", "width", "h", "w")}
     starts, arrays = {}, {}
     for name in ARRAYS:

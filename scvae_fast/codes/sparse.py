@@ -14,17 +14,17 @@ from scvae_fast.models.config import SCVAEConfig
 
 @dataclass(frozen=True, eq=False)
 class SparseCodes:
-    """Codes of a grid of h x w cells over K atoms, as the entries that are not zero.
+    """Codes of a grid of h x w cells over K atoms, stored as their nonzero entries.
 
-    Cells follow each other row by row, the entries of a cell in the order of their atoms. Numbers of entries and atoms
-    are uint16, or uint32 where K is above 65535.
+    Cells are stored row by row, the entries of a cell in the order of their atoms. Counts and atom numbers are
+    uint16, or uint32 if K is above 65535.
 
     Args:
         h: rows of cells.
         w: columns of cells.
         n_atoms: K.
         counts: (h·w,), number of entries of each cell.
-        atoms: (N,), whose entry each is, 0 … K − 1.
+        atoms: (N,), the atom of each entry, 0 … K − 1.
         values: (N,), floating point.
 
     Raises:
@@ -64,7 +64,7 @@ class SparseCodes:
 
     @classmethod
     def of(cls, dense: Tensor) -> "SparseCodes":  # (h, w, K)
-        """The entries of codes that are not zero (NaN is not), as float32, or float64 where they are float64.
+        """The nonzero entries of dense codes (NaN counts as nonzero), as float32, or as float64 if they are float64.
 
         Raises:
             ValueError: dense is not (h, w, K).
@@ -86,10 +86,10 @@ class SparseCodes:
 
     @classmethod
     def stack(cls, parts: Sequence["SparseCodes"]) -> "SparseCodes":
-        """Grids of the same width, one below the other.
+        """Stack grids of the same width vertically.
 
         Raises:
-            ValueError: there is none, or their widths or numbers of atoms differ.
+            ValueError: there are none, or their widths or numbers of atoms differ.
         """
         if len({(part.w, part.n_atoms) for part in parts}) != 1:
             raise ValueError("SparseCodes.stack: parts must be one or more, of the same width and number of atoms")
@@ -98,14 +98,14 @@ class SparseCodes:
 
     @classmethod
     def from_csr(cls, matrix: Any, grid: tuple[int, int]) -> "SparseCodes":
-        """The codes of SciPy's (h·w, K) matrix, as `csr` gives it; entries that are zero are left out.
+        """The codes in SciPy's (h·w, K) matrix, as returned by `csr`; explicit zeros are dropped.
 
         Args:
-            matrix: a scipy.sparse array or matrix, a row for each cell.
+            matrix: a scipy.sparse array or matrix with a row for each cell.
             grid: (h, w).
 
         Raises:
-            ValueError: the matrix has another number of rows than h·w, or is not of floating-point numbers.
+            ValueError: the matrix doesn't have h·w rows, or its values are not floating-point numbers.
         """
         if len(grid) != 2 or matrix.shape[0] != grid[0] * grid[1]:
             raise ValueError(f"SparseCodes.from_csr: matrix must have h·w rows, got {matrix.shape} for {grid}")
@@ -118,23 +118,23 @@ class SparseCodes:
 
     @property
     def n_entries(self) -> int:
-        """N, number of entries that are not zero."""
+        """N, the number of nonzero entries."""
         return len(self.values)
 
     @property
     def density(self) -> float:
-        """Share of all entries that are not zero, 0 … 1."""
+        """Share of nonzero entries, 0 … 1."""
         return self.n_entries / (self.h * self.w * self.n_atoms)
 
     def dense(
         self, rows: slice = slice(None), *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:  # -> (h, w, K)
-        """The codes with their zeros.
+        """The codes as a dense tensor.
 
         Args:
-            rows: of cells, those that are wanted; a slice without a step.
+            rows: rows of cells to return; a slice without a step.
             dtype: that of `values` by default.
-            device: where the result is to be; the zeros are made there.
+            device: where the result is created.
         """
         first, end, _ = rows.indices(self.h)
         height = max(end - first, 0)
@@ -148,10 +148,10 @@ class SparseCodes:
         return codes.index_put_(tuple(index), values).view(height, self.w, self.n_atoms)
 
     def csr(self) -> Any:  # scipy.sparse.csr_array
-        """The codes as SciPy's (h·w, K) matrix, a row for each cell: for scikit-learn and others.
+        """The codes as SciPy's (h·w, K) matrix with a row for each cell, for scikit-learn and others.
 
-        Its indices are int32 wherever they fit, which is what scikit-learn takes; values of float16, with which SciPy
-        can't compute, become float32.
+        Indices are int32 if they fit, which scikit-learn requires. float16 values, with which SciPy can't compute,
+        become float32.
 
         Raises:
             ImportError: SciPy is not installed.
@@ -169,7 +169,7 @@ class SparseCodes:
 
 
 def index_type(n_atoms: int) -> np.dtype:
-    """The smallest of uint16 and uint32 that can count n_atoms atoms."""
+    """The smaller of uint16 and uint32 that can count n_atoms atoms."""
     return np.dtype(np.uint16 if n_atoms <= np.iinfo(np.uint16).max else np.uint32)
 
 
@@ -193,7 +193,7 @@ class CodedPicture(NamedTuple):
     codes: SparseCodes
 
     def check(self, config: SCVAEConfig) -> "CodedPicture":
-        """The picture itself, if its codes are such as a model of that configuration makes of it.
+        """Return the picture itself if its codes have the shape that a model of this configuration gives them.
 
         Raises:
             ValueError: they are not.

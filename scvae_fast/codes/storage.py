@@ -1,9 +1,9 @@
-"""Files of codes: Apache Parquet, a row for each picture, written and read in row groups.
+"""Files of codes: Apache Parquet with a row per picture, written and read in row groups.
 
 Format 1. A row has `name`, `height` and `width` (pixels), `h` and `w` (cells), and the arrays of a `SparseCodes`:
-`counts`, `atoms` (uint16, or uint32 where K is above 65535) and `values` (float16 or float32). The file's metadata
-has, as JSON under "scvae_fast.codes", what `CodeFileInfo` has. Pages are split into byte streams, compressed by
-Zstandard, and carry check sums. Any reader of Parquet can read such a file. A folder of parts is a file in pieces,
+`counts`, `atoms` (uint16, or uint32 if K is above 65535) and `values` (float16 or float32). The file's metadata has the
+fields of `CodeFileInfo`, as JSON under "scvae_fast.codes". Pages are split into byte streams, compressed with
+Zstandard, and carry checksums. Any Parquet reader can read such a file. A folder of parts is a file in several pieces,
 see `parts`.
 """
 
@@ -32,24 +32,24 @@ with extra("scvae_fast.codes.storage", "pyarrow"):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-# A row group is written when it has so many entries or pictures: some 12 MiB in memory.
+# A row group is written once it has so many entries or pictures: about 12 MiB in memory.
 _ENTRIES_AT_ONCE = 2**21
 _PICTURES_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
 class CodeFileSize:
-    """How much is in a file of codes, or in a folder of them."""
+    """Size of a file or folder of codes."""
 
     pictures: int
     pixels: int
     cells: int
-    entries: int  # that are not zero
+    entries: int  # nonzero
     n_bytes: int  # of the file
 
     @property
     def bits_per_pixel(self) -> float:
-        """Of the whole file; NaN without pixels."""
+        """Bits of the whole file per pixel; NaN without pixels."""
         return 8 * self.n_bytes / self.pixels if self.pixels else float("nan")
 
 
@@ -61,20 +61,20 @@ def write_codes(
     values: ValueType = "float16",
     part: Callable[[], PartInfo] | None = None,
 ) -> CodeFileSize:
-    """Write the codes of pictures as they come; the file appears whole, when all are written, or not at all.
+    """Write the codes of pictures from an iterable. The file appears only when it is complete.
 
-    In memory are the pictures of one row group, however many there are in all.
+    Memory holds one row group at a time.
 
     Args:
-        path: the file; missing folders are made, and what is there is replaced.
-        model: that made the codes.
-        pictures: names, sizes and codes; of names, bytes that are no UTF-8 are escaped.
-        values: "float32" keeps values as they are. "float16" takes two thirds of the space; with the demo's model its
+        path: the file; missing folders are created, and an existing file is replaced.
+        model: the model that made the codes.
+        pictures: names, sizes and codes; bytes of names that are not UTF-8 are escaped.
+        values: "float32" keeps values unchanged. "float16" takes two thirds of the space; with the demo's model its
             reconstructions are within 90 dB (PSNR) of those from float32.
-        part: says, after the last picture, which part of a folder it is; its sums are filled in here.
+        part: called after the last picture, returns which part of a folder this is; its sums are filled in here.
 
     Raises:
-        ValueError: codes are not the model's, or values is neither of the two.
+        ValueError: the codes don't fit the model, or values is neither of the two.
         CodeFileError: the file can't be written, or a value is too large for float16.
     """
     if values not in get_args(ValueType):
@@ -100,10 +100,10 @@ def write_codes(
 
 
 class CodeFile:
-    """A file that `write_codes` wrote, or a folder of parts; iterate over it as often as you like for each picture.
+    """A file written by `write_codes`, or a folder of parts. Iterating yields its pictures, any number of times.
 
-    The pictures of a folder are those of its parts in their order. In memory is one row group at a time, beside the
-    codes that the caller keeps.
+    The pictures of a folder are those of its parts, in order. Memory holds one row group at a time, plus any codes
+    that the caller keeps.
 
     Args:
         path: the file, or the folder.
@@ -113,8 +113,8 @@ class CodeFile:
         first: the number of the first picture, see `part`.
 
     Raises:
-        CodeFileError: there is no such file, it is no file of codes, of another version of the format, or damaged;
-            damage of the codes themselves shows in the iteration. A folder lacks parts, or they don't belong together.
+        CodeFileError: the file is missing, is not a file of codes, has another format version, or is damaged; damage
+            of the codes themselves shows during iteration. Or parts of a folder are missing or don't belong together.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -133,18 +133,18 @@ class CodeFile:
 
     @property
     def first(self) -> int:
-        """The number of the first picture among all of the file or the folder; 0 but for a `part`."""
+        """The number of the first picture within the whole file or folder; 0 except for a `part`."""
         return self._rows.start
 
     @property
     def size(self) -> CodeFileSize:
-        """How much is in a folder of parts.
+        """Size of a folder of parts.
 
         Raises:
-            ValueError: it is no folder.
+            ValueError: it is not a folder.
         """
         if not self.path.is_dir():
-            raise ValueError(f"CodeFile.size: only the parts of a folder say it, {self.path} is a file")
+            raise ValueError(f"CodeFile.size: needs a folder of parts, {self.path} is a file")
         about = [file.part() for file in self._files]
         return CodeFileSize(
             int(self._starts[-1]),
@@ -156,27 +156,27 @@ class CodeFile:
 
     @property
     def skipped(self) -> int:
-        """So many pictures could not be read when the parts of a folder were made; of a file nobody knows it: 0."""
+        """Number of pictures that could not be read when the parts of a folder were made; a file has no count: 0."""
         return sum(file.part().skipped for file in self._files) if self.path.is_dir() else 0
 
     @property
     def n_bytes(self) -> int:
-        """Of the file, or of all parts."""
+        """Size of the file or of all parts in bytes."""
         return sum(file.path.stat().st_size for file in self._files)
 
     def part(self, share: Share, block: int = 1) -> "CodeFile":
-        """The pictures of one part of several; row groups without them are not read.
+        """The pictures of one part of several; row groups without any of them are not read.
 
         Args:
             share: which part.
-            block: so many, counted from the first picture, stay together.
+            block: consecutive pictures, counted from the first, that stay in one part.
         """
         other = copy.copy(self)
         other._rows = share.of(int(self._starts[-1]), block)
         return other
 
     def names(self) -> Iterator[str]:
-        """The names of all pictures, of other parts as well; codes are not read."""
+        """The names of all pictures, including those of other parts; codes are not read."""
         return (name for file in self._files for (name,) in file.read_columns(range(file.pictures), ["name"]))
 
     def grids(self) -> Iterator[tuple[int, int]]:
@@ -184,10 +184,10 @@ class CodeFile:
         return (grid for file, rows in self._own() for grid in file.read_columns(rows, ["h", "w"]))
 
     def check_model(self, model: SCVAE) -> None:
-        """Make sure that it was this model that made the codes.
+        """Check that the codes were made by this model.
 
         Raises:
-            CodeFileError: it was another one.
+            CodeFileError: they were made by another one.
         """
         found = model.fingerprint()
         if found != self.info.fingerprint:
@@ -197,7 +197,7 @@ class CodeFile:
             )
 
     def _own(self) -> Iterator[tuple["OneFile", range]]:
-        """Files with pictures of this part, and which of theirs they are."""
+        """Files with pictures of this part, and the numbers of these pictures within each file."""
         for file, start in zip(self._files, self._starts.tolist(), strict=False):
             rows = range(max(self._rows.start - start, 0), min(self._rows.stop - start, file.pictures))
             if len(rows):
@@ -205,15 +205,15 @@ class CodeFile:
 
 
 def part_to_write(folder: Path, model: SCVAE, wanted: PartInfo) -> Path | None:
-    """Where a part is to be written; None if it is there already, whole and of the same model, listing and settings.
+    """The path of a part to write; None if the part already exists with the same model, listing and settings.
 
     Raises:
-        CodeFileError: the folder holds something else than such parts, or this one is damaged.
+        CodeFileError: the folder holds anything other than such parts, or this part is damaged.
     """
     found, path = parts.parts_in(folder), parts.part_path(folder, Share(wanted.part, wanted.parts))
     if not found:
         return path
-    # Of the others one is enough: each was compared with one before it was written. Readers look at all.
+    # Comparing with one other part is enough here, because each is compared before it is written. Readers compare all.
     file = OneFile(found.get(wanted.part, next(iter(found.values()))))
     problem = file.part().difference(wanted)
     if problem is None and file.info.fingerprint != model.fingerprint():
@@ -226,7 +226,7 @@ def part_to_write(folder: Path, model: SCVAE, wanted: PartInfo) -> Path | None:
 def _parts_of(folder: Path) -> list["OneFile"]:
     if missing := parts.missing_parts(folder):
         raise CodeFileError(
-            f"{folder} lacks parts: {parts.listed(missing)}; the scvae-fast encode that began it writes them"
+            f"{folder} lacks parts: {parts.listed(missing)}; repeat the scvae-fast encode command that made the others"
         )
     files = [OneFile(path) for _, path in sorted(parts.parts_in(folder).items())]
     first, about = files[0], files[0].part()
@@ -240,7 +240,7 @@ def _parts_of(folder: Path) -> list["OneFile"]:
 
 
 class _Totals:
-    """What went by on its way to the file, checked."""
+    """Checks and counts pictures on their way to the file."""
 
     def __init__(self, model: SCVAE) -> None:
         self._config = model.config
@@ -264,7 +264,7 @@ def _write(path: Path, info: CodeFileInfo, pictures: Iterable[CodedPicture], abo
         "compression": "zstd",
         "compression_level": 9,
         "use_dictionary": False,
-        # On the codes of the demo's model it takes a third off the atoms, and a twelfth off the values.
+        # On the codes of the demo's model it reduces atoms by a third and values by a twelfth.
         "column_encoding": {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in ARRAYS},
         "write_statistics": ["name", "height", "width"],
         "write_page_checksum": True,
@@ -272,7 +272,7 @@ def _write(path: Path, info: CodeFileInfo, pictures: Iterable[CodedPicture], abo
     with path.open("wb") as file, pq.ParquetWriter(file, schema, **options) as writer:
         for group in _groups(pictures):
             writer.write_table(_table(group, schema, info), row_group_size=len(group))
-            del group  # before the next one fills
+            del group  # free it before the next one fills
         if about is not None:
             writer.add_key_value_metadata({parts.KEY: about()})
 

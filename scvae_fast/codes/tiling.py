@@ -1,4 +1,4 @@
-"""Pictures of any size through a model that was trained on small ones."""
+"""Runs a model on pictures of any size, in tiles of the size that it was trained on."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, islice
@@ -13,7 +13,7 @@ from scvae_fast.codes import SparseCodes
 from scvae_fast.models import SCVAE, SCVAEConfig
 
 _TILES_AT_ONCE = 16
-# So many codes are made dense at a time; with K = 512 that is 8 MiB.
+# Number of codes that are dense at a time; with K = 512 they take 8 MiB.
 _CELLS_AT_ONCE = 4096
 
 _Index = tuple[EllipsisType, slice, slice]
@@ -28,22 +28,22 @@ _T = TypeVar("_T", bound=_Sized)
 
 
 class TiledReconstruction(NamedTuple):
-    """A picture rebuilt from one code per cell of stride x stride pixels; K atoms, h x w cells."""
+    """A picture reconstructed from one code per cell of stride x stride pixels; K atoms, h x w cells."""
 
     x_hat: Tensor  # (3, H, W), in −1 … 1
-    active: Tensor  # (h, w) int64, how many entries of a cell's code are not zero
-    usage: Tensor  # (K,) int64, how many of the codes use an atom
+    active: Tensor  # (h, w) int64, number of nonzero entries in a cell's code
+    usage: Tensor  # (K,) int64, number of codes that use an atom
 
 
 def goes_whole(config: SCVAEConfig, height: int, width: int) -> bool:
-    """Whether a picture goes through the model as it is: no tile is smaller, and the stride divides its sides."""
+    """Whether a picture is coded in one piece: it is no larger than a tile, and the stride divides its sides."""
     return all(side % config.stride == 0 and side <= config.resolution for side in (height, width))
 
 
 def batches_of_one_size(config: SCVAEConfig, items: Iterable[_T], batch_size: int) -> Iterator[tuple[list[_T], bool]]:
-    """Neighbours of one size that go through the model together, at most batch_size; and whether they do.
+    """Batches of at most batch_size consecutive items of one size, each with whether its pictures `goes_whole`.
 
-    Items whose size (H, W) does not `goes_whole` come one by one.
+    Items that don't are yielded one by one. Sizes are (H, W).
     """
     for (height, width), same in groupby(items, key=lambda item: item.size):
         whole = goes_whole(config, height, width)
@@ -59,12 +59,12 @@ def reconstruct_tiled(
     margin: int | None = None,
     on_codes: Callable[[Tensor], object] | None = None,
 ) -> TiledReconstruction:
-    """Code a picture of any size and rebuild it: `decode_tiled` of `encode_tiled`, with the same arguments.
+    """Code a picture of any size and reconstruct it: `decode_tiled` of `encode_tiled`, with the same arguments.
 
     Results are on the model's device.
 
     Raises:
-        ValueError: as `encode_tiled` raises it.
+        ValueError: as `encode_tiled`.
     """
     codes = encode_tiled(model, picture, tile=tile, margin=margin, on_codes=on_codes)
     x_hat = decode_tiled(model, codes, (picture.shape[1], picture.shape[2]), tile=tile, margin=margin)
@@ -81,24 +81,24 @@ def encode_tiled(
     margin: int | None = None,
     on_codes: Callable[[Tensor], object] | None = None,
 ) -> SparseCodes:
-    """Code a picture of any size, tile by tile.
+    """Code a picture of any size in tiles.
 
     The encoder sees overlapping tiles of the size that the model was trained on, so that group statistics are as in
-    training, and the inner part of each tile is kept. The overlap gives context, not more codes: there is one code for
-    each cell. Beyond its edges a picture goes on with its edge pixels. Without a tile or a margin given, a picture that
-    `goes_whole` is coded as `SCVAE.encode` does it.
+    training, and the inner part of each tile is kept. The overlap adds context, not codes: there is one code per cell.
+    The picture is extended with its edge pixels. If neither tile nor margin is given, a picture that `goes_whole` is
+    coded like `SCVAE.encode` does.
 
     Args:
         model: in evaluation mode.
-        picture: (3, H, W) in −1 … 1, on any device: tiles go to the model's.
+        picture: (3, H, W) in −1 … 1, on any device: tiles are moved to the model's.
         tile: a tile's side in pixels, `model.config.resolution` by default.
-        margin: pixels of context on each side of a tile; two cells by default, or as many as leave an inner part. With
-            one cell, the padding of the convolutions shows as a faint grid.
-        on_codes: called with codes (rows, columns, K) while they are dense, with those of each cell once.
+        margin: pixels of context on each side of a tile; two cells by default, fewer if no inner part would be left.
+            With one cell, the padding of the convolutions shows as a faint grid.
+        on_codes: called with dense codes (rows, columns, K), with each cell once.
 
     Raises:
-        ValueError: picture is not (3, H, W), or tile and margin are no multiples of the model's stride that leave
-            an inner part.
+        ValueError: picture is not (3, H, W), or tile and margin are not multiples of the model's stride that leave an
+            inner part.
     """
     _check_picture("encode_tiled", picture)
     parts = []
@@ -113,9 +113,9 @@ def encode_tiled(
 def encode_latents_tiled(
     model: SCVAE, picture: Tensor, *, tile: int | None = None, margin: int | None = None
 ) -> Tensor:  # (3, H, W) -> (n, h, w)
-    """The latents E(x) of a picture of any size, as the encoder gives them before they are coded.
+    """The latents E(x) of a picture of any size, before coding.
 
-    Tile by tile, with the arguments of `encode_tiled`; the result is on the model's device.
+    Works in tiles, with the arguments of `encode_tiled`; the result is on the model's device.
 
     Raises:
         ValueError: as `encode_tiled`.
@@ -137,7 +137,7 @@ def encode_latents_tiled(
 def decode_tiled(
     model: SCVAE, codes: SparseCodes, size: tuple[int, int], *, tile: int | None = None, margin: int | None = None
 ) -> Tensor:  # -> (3, H, W)
-    """The picture that codes stand for, tile by tile, as `encode_tiled` looks at pictures.
+    """Decode a picture from its codes, in tiles as in `encode_tiled`.
 
     Args:
         model: in evaluation mode.
@@ -150,8 +150,8 @@ def decode_tiled(
         On the model's device, clipped to −1 … 1.
 
     Raises:
-        ValueError: a picture of that size has another number of cells, or the model another number of atoms; or
-            tile and margin don't fit, see `encode_tiled`.
+        ValueError: a picture of that size has a different number of cells, the model has a different number of atoms,
+            or tile and margin don't fit, see `encode_tiled`.
     """
     config = model.config
     if len(size) != 2 or min(size) < 1:
@@ -165,7 +165,7 @@ def decode_tiled(
     grid = _Grid.of("decode_tiled", model, tile, margin, size)
     latents = latents_of(model, codes)
     if grid is None:
-        return model.decode(latents[None])[0].to(latents.dtype).clamp(-1, 1)  # under autocast it is of 16 bits
+        return model.decode(latents[None])[0].to(latents.dtype).clamp(-1, 1)  # under autocast it has 16 bits
     x_hat = latents.new_empty(3, *(config.stride * side for side in latents.shape[1:]))
     for places, tiles in grid.tiles(latents, 1, latents.shape[1:]):
         for place, decoded in zip(places, model.decode(tiles), strict=True):
@@ -175,7 +175,7 @@ def decode_tiled(
 
 @torch.no_grad()
 def latents_of(model: SCVAE, codes: SparseCodes) -> Tensor:  # -> (n, h, w)
-    """D z of every cell, on the model's device; codes are made dense a few rows at a time.
+    """D z of every cell, on the model's device; only a few rows of codes are dense at a time.
 
     Raises:
         ValueError: codes are not over the model's atoms.
@@ -196,7 +196,7 @@ def _check_picture(function: str, picture: Tensor) -> None:
 
 
 def _coded_bands(model: SCVAE, picture: Tensor, grid: "_Grid | None") -> Iterator[Tensor]:  # of (rows, w, K)
-    """The codes of each row of tiles, so that only those of one are dense."""
+    """The codes of each row of tiles, so that only one row is dense at a time."""
     if grid is None:
         yield model.encode(picture[None].to(model.bottleneck.dictionary)).codes[0]
         return
@@ -225,11 +225,11 @@ class _Place(NamedTuple):
     margin: int
 
     def outer(self, scale: int) -> _Index:
-        """Where it lies in the picture, at `scale` entries per cell."""
+        """Its position in the picture, at `scale` entries per cell."""
         return ..., _span(self.top, self.rows, scale), _span(self.left, self.columns, scale)
 
     def inner(self, scale: int) -> _Index:
-        """Where it lies in the tile."""
+        """Its position in the tile."""
         return ..., _span(self.margin, self.rows, scale), _span(self.margin, self.columns, scale)
 
 
@@ -238,7 +238,7 @@ def _span(first: int, count: int, scale: int) -> slice:
 
 
 class _Grid(NamedTuple):
-    """A way to cover a picture with tiles: their side and their margin, in cells."""
+    """A tiling of a picture: side and margin of its tiles, in cells."""
 
     side: int
     margin: int
@@ -247,7 +247,7 @@ class _Grid(NamedTuple):
     def of(
         cls, function: str, model: SCVAE, tile: int | None, margin: int | None, size: tuple[int, ...]
     ) -> "_Grid | None":
-        """That of a side and a margin in pixels, or of their defaults; None for a picture that goes whole."""
+        """From side and margin in pixels, or their defaults; None for a picture that `goes_whole`."""
         stride = model.config.stride
         if tile is None and margin is None and goes_whole(model.config, *size):
             return None

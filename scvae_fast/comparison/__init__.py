@@ -1,1 +1,1 @@
-"""SC-VAE beside the autoencoders it is compared with, trained and rated alike: `scvae-fast compare`."""
+"""SC-VAE and seven other autoencoders, trained and evaluated in the same way: `scvae-fast compare`."""

@@ -28,17 +28,17 @@ class BaselineOutput(NamedTuple):
 class BaselineAutoencoder(nn.Module):
     """x̂ = G(bottleneck(E(x))), with the encoder E and decoder G that an `SCVAE` of this configuration has.
 
-    After the same seed their weights are those of that `SCVAE` as well. The bottleneck computes in float32 whatever
-    autocast says.
+    With the same seed, they have the same weights as in that `SCVAE`. The bottleneck always computes in float32, even
+    under autocast.
 
     Args:
-        method: a name of `settings.METHODS`, but for "sc-vae".
-        network: of which the fields of encoder and decoder are used, and n_atoms by `start_linearly`.
+        method: a name in `settings.METHODS` other than "sc-vae".
+        network: configuration; uses its encoder and decoder fields, and `start_linearly` also uses n_atoms.
         bottlenecks: see `BottleneckSettings`.
-        k_means: whether codebooks begin as k-means of the first latents.
+        k_means: whether codebooks start from k-means of the first latents.
 
     Raises:
-        ValueError: there is no such baseline.
+        ValueError: method is not the name of a baseline.
     """
 
     def __init__(
@@ -61,16 +61,16 @@ class BaselineAutoencoder(nn.Module):
         """Reconstruct pictures (B, in_channels, H, W) in −1 … 1; `config.stride` divides H and W.
 
         Raises:
-            ValueError: x is of another shape or dtype.
+            ValueError: x has another shape or dtype.
         """
         latents_hat, penalty, code = self._code(self.encoder(x))
         return BaselineOutput(self.decoder(latents_hat), penalty, code)
 
     def start_linearly(self, pictures: Tensor) -> None:  # (B, in_channels, H, W)
-        """Fit the first weights to pictures, as those of an `SCVAE` over the DCT dictionary are; see `start_linearly`.
+        """Fit the initial weights to pictures, like those of an `SCVAE` with the DCT dictionary; see `start_linearly`.
 
-        The encoder becomes that of the `SCVAE`, the bottleneck begins with what suits the latents, and the decoder is
-        fitted to what it passes on.
+        The encoder equals that of the `SCVAE`, the bottleneck starts with values that suit the latents, and the
+        decoder is fitted to the bottleneck's output.
         """
         condition = self.decoder.condition if isinstance(self.decoder, ModulatedDecoder) else None
 

@@ -1,6 +1,6 @@
-"""What stands between encoder and decoder of the methods that SC-VAE is compared with.
+"""The bottlenecks between encoder and decoder of the methods that SC-VAE is compared with.
 
-Each takes latents (B, n, h, w), of which every position is coded by itself. n features, K vectors in a codebook.
+Each codes every position of latents (B, n, h, w) independently. n features, K vectors in a codebook.
 """
 
 import math
@@ -17,8 +17,8 @@ from scvae_fast.comparison.settings import GaussianSettings, QuantiserSettings
 with extra("scvae_fast.comparison", "vector-quantize-pytorch", "compare"):
     from vector_quantize_pytorch import ResidualVQ, VectorQuantize
 
-# Standard deviation that a mean begins with where there is nothing for it to say: its square is the variance from
-# which Burda et al. call a unit active.
+# Initial standard deviation of a mean that carries no information: its square is the threshold above which Burda et
+# al. call a unit active.
 _FAINT = 0.1
 _LOG_VARIANCES = (-20.0, 10.0)
 
@@ -31,7 +31,7 @@ class Posterior(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """What a bottleneck makes of latents."""
+    """The output of a bottleneck."""
 
     latents_hat: Tensor  # (B, n, h, w), for the decoder
     penalty: Tensor  # (), see `Bottleneck.in_nats`
@@ -41,7 +41,7 @@ class Passed(NamedTuple):
 class Bottleneck(nn.Module, ABC):
     """Interface of the bottlenecks.
 
-    `in_nats` says what the penalty is: nats per picture, of a likelihood that has a σ, or a term of the loss as it is.
+    `in_nats` says whether the penalty is in nats per picture, for a likelihood with a σ, or a plain loss term.
     """
 
     in_nats: bool
@@ -52,7 +52,7 @@ class Bottleneck(nn.Module, ABC):
 
     @abstractmethod
     def start(self, latents: Tensor) -> None:
-        """Begin with what suits latents (B, n, h, w), those of the first pictures."""
+        """Initialise with values that suit latents (B, n, h, w), those of the first pictures."""
 
 
 class GaussianBottleneck(Bottleneck):
@@ -90,11 +90,11 @@ class GaussianBottleneck(Bottleneck):
 
     @torch.no_grad()
     def start(self, latents: Tensor) -> None:
-        """Begin as the best linear Gaussian code for noise of variance s² = kl σ² (1 where kl is 0) in the latents.
+        """Start from the best linear Gaussian code for noise of variance s² = kl σ² (1 if kl is 0) in the latents.
 
-        Latent i is the principal component i of variance v_i, scaled; its posterior variance is min(1, s² / v_i) and
-        the mean has the rest of 1. That is where a linear VAE ends (Lucas et al., "Don't Blame the ELBO!", NeurIPS
-        2019). Where the mean would be silent it begins faint, so that it can learn.
+        Latent i is the principal component i, of variance v_i, scaled. Its posterior variance is min(1, s² / v_i),
+        and its mean has the rest of the unit variance. A linear VAE converges to this (Lucas et al., "Don't Blame the
+        ELBO!", NeurIPS 2019). A mean that would be zero starts small instead, so that it can learn.
         """
         rows = latents.permute(0, 2, 3, 1).flatten(0, 2).double()
         centre = rows.mean(0)
@@ -115,7 +115,7 @@ class GaussianBottleneck(Bottleneck):
 
 
 class QuantiserBottleneck(Bottleneck):
-    """Every position becomes one of K codebook vectors, or as many as `codes` of them.
+    """Replaces every position by one of K codebook vectors, or by `codes` of them.
 
     Codebook vectors are running means of the latents that choose them (van den Oord et al., "Neural Discrete
     Representation Learning", 2017, appendix A), gradients go straight through to the encoder, and the penalty is the
@@ -124,13 +124,13 @@ class QuantiserBottleneck(Bottleneck):
     Args:
         n_features: n.
         settings: see `QuantiserSettings`.
-        residual: whether the codes of a position are of what those before leave of it, and add up (RQ-VAE: Lee et al.,
-            "Autoregressive Image Generation using Residual Quantization", CVPR 2022), or are of equal parts of its
-            features (Mo-VQGAN: Zheng et al., "MoVQ", NeurIPS 2022). They share one codebook either way.
-        k_means: whether the codebook begins as k-means of the first latents it gets in training mode.
+        residual: whether each code of a position quantises the residual of the codes before it (RQ-VAE: Lee et al.,
+            "Autoregressive Image Generation using Residual Quantization", CVPR 2022), or an equal part of the features
+            (Mo-VQGAN: Zheng et al., "MoVQ", NeurIPS 2022). They share one codebook either way.
+        k_means: whether the codebook starts from k-means of the first latents in training mode.
 
     Raises:
-        ValueError: the features can't be cut into `codes` equal parts.
+        ValueError: `codes` does not divide the number of features.
     """
 
     in_nats = False
@@ -169,14 +169,14 @@ class QuantiserBottleneck(Bottleneck):
 
     @property
     def codebook(self) -> Tensor:
-        """(K, width), the vectors that a code may be."""
+        """(K, width), the vectors of the codebook."""
         quantiser: Any = self.quantiser
         found: Tensor = (quantiser.layers[0] if isinstance(quantiser, ResidualVQ) else quantiser).codebook
         return found
 
     @torch.no_grad()
     def start(self, latents: Tensor) -> None:
-        """Begin with k-means of these latents; a projection begins as their principal components."""
+        """Start from k-means of these latents; a projection starts from their principal components."""
         if isinstance(project := getattr(self.quantiser, "project_in", None), nn.Linear):
             rows = latents.permute(0, 2, 3, 1).flatten(0, 2).double()
             centre = rows.mean(0)
@@ -190,7 +190,7 @@ class QuantiserBottleneck(Bottleneck):
 
 
 def sample(posterior: Posterior) -> Tensor:  # -> (B, n, h, w)
-    """Z = μ + σ ε with ε from a standard normal distribution."""
+    """A sample z = μ + σ ε with ε from a standard normal distribution."""
     return posterior.mean + (0.5 * posterior.log_variance).exp() * torch.randn_like(posterior.mean)
 
 
@@ -201,9 +201,9 @@ def kl_to_standard_normal(posterior: Posterior) -> Tensor:  # -> (B, n, h, w)
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> Tensor:  # (M, d), (N, d) -> ()
-    """Squared maximum mean discrepancy of two samples, by the kernel exp(−‖a − b‖² / (2d)); biased, never negative.
+    """Squared maximum mean discrepancy of two samples, with the kernel exp(−‖a − b‖² / (2d)); biased, never negative.
 
-    Source: Gretton et al., "A Kernel Two-Sample Test", Journal of Machine Learning Research 13 (2012), equation 5. Of
+    Source: Gretton et al., "A Kernel Two-Sample Test", Journal of Machine Learning Research 13 (2012), equation 5. For
     two standard normal vectors the exponent is −1 on average.
     """
     return _kernel(x, x).mean() + _kernel(y, y).mean() - 2 * _kernel(x, y).mean()
@@ -215,5 +215,5 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:  # (M, d), (N, d) -> (M, N)
 
 
 def nats_to_bits(nats: float) -> float:
-    """The same information in bits."""
+    """Convert nats to bits."""
     return nats / math.log(2)

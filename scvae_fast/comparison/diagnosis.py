@@ -1,6 +1,6 @@
-"""What the codes of a method carry: posterior collapse, codebook collapse, atoms out of use, and bits.
+"""What the codes of a method carry: posterior collapse, codebook collapse, unused atoms, and bits.
 
-Each diagnosis is fed with the codes of batches in evaluation mode and gives `figures()`, as JSON can hold them.
+Each diagnosis takes batches of codes in evaluation mode; `figures()` returns the results, JSON-serialisable.
 """
 
 import math
@@ -18,13 +18,13 @@ ACTIVE_VARIANCE = 0.01
 
 
 class Diagnosis(ABC):
-    """Interface of the diagnoses; `pictures` are counted in, `bits_per_picture` says how much their codes take."""
+    """Interface of the diagnoses; `pictures` is the number of pictures so far."""
 
     def __init__(self) -> None:
         self.pictures = 0
 
     def update(self, code: Any) -> None:
-        """Count the codes of a batch in; their first dimension is that of the pictures."""
+        """Add the codes of a batch; their first dimension is that of the pictures."""
         self.pictures += len(code.mean if isinstance(code, Posterior) else code)
         self._count(code)
 
@@ -34,19 +34,19 @@ class Diagnosis(ABC):
     @property
     @abstractmethod
     def bits_per_picture(self) -> float:
-        """What the codes of a picture take, in the method's own terms, on average."""
+        """Average size of a picture's codes, measured in the way that suits the method."""
 
     @abstractmethod
     def figures(self) -> dict[str, Any]:
-        """Everything that was found."""
+        """All results."""
 
 
 class PosteriorDiagnosis(Diagnosis):
     """Active units and KL divergence of each of n Gaussian latents; every position of a picture is a sample.
 
     A unit u is active if Var_x(E[z_u | x]) > 0.01. Source: Burda, Grosse and Salakhutdinov, "Importance Weighted
-    Autoencoders" (ICLR 2016), section 5. Bits are the KL divergence of all units to the prior: what bits-back coding
-    takes to send a sample of z. Decoders are rated on the mean of z, which would take more.
+    Autoencoders" (ICLR 2016), section 5. Bits are the KL divergence of all units to the prior: the cost of sending a
+    sample of z with bits-back coding. Decoders are rated on the mean of z, which would cost more.
 
     Args:
         n_units: n.
@@ -66,7 +66,7 @@ class PosteriorDiagnosis(Diagnosis):
 
     @property
     def variances(self) -> Tensor:
-        """(n,), of the means of each unit."""
+        """(n,), variance of each unit's mean."""
         centre = self._sum / self._samples
         return (self._squares / self._samples - centre.square()).clamp_min(0)
 
@@ -76,7 +76,7 @@ class PosteriorDiagnosis(Diagnosis):
         return nats_to_bits(float(self._kl.sum()) / self.pictures)
 
     def figures(self) -> dict[str, Any]:
-        """`units`, how many are active, and of each the KL divergence in nats and the variance of its mean."""
+        """`units`, the number of active ones, and each unit's KL divergence in nats and variance of the mean."""
         kl, variances = self._kl / self._samples, self.variances
         return {
             "kind": "posterior",
@@ -89,13 +89,13 @@ class PosteriorDiagnosis(Diagnosis):
 
 
 class IndexDiagnosis(Diagnosis):
-    """How many vectors of a codebook are chosen, and how evenly: perplexity 2^H of their shares.
+    """How many codebook vectors are used, and how evenly: perplexity 2^H of their shares.
 
     Bits are codes times log₂ K, without entropy coding.
 
     Args:
         codebook_size: K.
-        codes: of each position; each has counts of its own.
+        codes: number of codes per position; each is counted separately.
     """
 
     def __init__(self, codebook_size: int, codes: int) -> None:
@@ -112,7 +112,7 @@ class IndexDiagnosis(Diagnosis):
         return int(self._counts.sum()) / self.pictures * math.log2(self._counts.shape[1])
 
     def figures(self) -> dict[str, Any]:
-        """`codebook_size`, and of all codes together and each level how many vectors are in use, and perplexity."""
+        """`codebook_size`, and for all codes together and for each level the vectors in use and their perplexity."""
         together = self._counts.sum(0)
         return {
             "kind": "codebook",
@@ -127,11 +127,11 @@ class IndexDiagnosis(Diagnosis):
 
 
 class AtomDiagnosis(Diagnosis):
-    """Atoms in use, perplexity of their use, density, and bits of a plain coder, see `CodeSparsity`.
+    """Atoms in use, perplexity of their use, density, and bits of a plain coder; see `CodeSparsity`.
 
     Args:
         n_atoms: K.
-        value_bits: of an entry that is not zero.
+        value_bits: bits for each nonzero entry.
     """
 
     def __init__(self, n_atoms: int, value_bits: int) -> None:
@@ -148,7 +148,7 @@ class AtomDiagnosis(Diagnosis):
         return self._sparsity.bits / self.pictures
 
     def figures(self) -> dict[str, Any]:
-        """`atoms`, how many are in use, perplexity of their shares in all uses, density, the mean of Hoyer's."""
+        """`atoms`, the number in use, perplexity of their shares of all uses, density, and mean Hoyer sparsity."""
         usage = self._usage.usage
         return {
             "kind": "atoms",
@@ -163,7 +163,7 @@ class AtomDiagnosis(Diagnosis):
 
 
 def perplexity(counts: Tensor) -> float:
-    """2^H of the shares of counts (K,): so many choices, taken alike, have the same entropy; 0 if there is none."""
+    """2^H of the shares of counts (K,): the number of equally likely choices of the same entropy; 0 without counts."""
     total = counts.sum()
     if not total:
         return 0.0

@@ -1,4 +1,4 @@
-"""What a comparison keeps in its folder."""
+"""The folder of a comparison."""
 
 import json
 import os
@@ -14,18 +14,18 @@ from scvae_fast.models.loading import STATE_FILE
 
 
 class MethodFolder:
-    """What is kept of one method."""
+    """The files of one method."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.state = path / STATE_FILE  # all that a resumption needs, and the weights
-        self.trained = path / "training.json"  # there is one when the training is finished
+        self.state = path / STATE_FILE  # the weights and everything else needed to resume
+        self.trained = path / "training.json"  # exists once the training is finished
         self.rating = path / "rating.json"
         self.pictures = path / "pictures.npz"  # originals and reconstructions to draw
 
 
 class ComparisonFolder:
-    """The folder of a comparison: one for each method, and the results of all."""
+    """The folder of a comparison: a folder for each method, and the results of all."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,7 +34,7 @@ class ComparisonFolder:
         self.results = path / "comparison.json"
 
     def method(self, name: str) -> MethodFolder:
-        """That of a method."""
+        """The folder of a method."""
         return MethodFolder(self.path / name)
 
     def trained(self) -> list[str]:
@@ -42,14 +42,14 @@ class ComparisonFolder:
         return [name for name in METHODS if self.method(name).trained.exists()]
 
     def claim(self, settings: Mapping[str, Any], *, resume: bool) -> None:
-        """Make sure that the folder can be written to and holds nothing that is not to be gone on with.
+        """Check that the folder can be written to and holds nothing but a comparison to resume.
 
         Args:
-            settings: all that decides the comparison, as JSON can hold it.
-            resume: whether results of the same settings may be there.
+            settings: everything that determines the comparison, JSON-serialisable.
+            resume: whether results with the same settings may exist.
 
         Raises:
-            UsageError: it can't be written to, or holds another comparison, or this one and resume is not set.
+            UsageError: it can't be written to, holds another comparison, or holds this one and resume is not set.
         """
         if self.settings.exists():
             found = read_json(self.settings)
@@ -66,7 +66,7 @@ class ComparisonFolder:
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `write_json` wrote.
+    """Read a file written by `write_json`.
 
     Raises:
         UsageError: the file can't be read.

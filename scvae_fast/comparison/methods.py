@@ -1,4 +1,4 @@
-"""The methods that are compared: what each one is here, and what of its source is left out."""
+"""The methods that are compared: how each is implemented here, and how it differs from its source."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,16 +6,16 @@ from typing import NamedTuple
 from scvae_fast.comparison.bottlenecks import Bottleneck, GaussianBottleneck, QuantiserBottleneck
 from scvae_fast.comparison.settings import METHODS, BottleneckSettings
 
-# What holds for all: stated once, above the notes of each.
+# What applies to all methods: stated once, before the notes on each.
 COMMON = (
-    "All have the encoder, decoder, optimiser, clipping, data and number of steps of SC-VAE, and the mean squared "
-    "error as the image term. Perceptual and adversarial terms, which VQGAN, ViT-VQGAN, RQ-VAE and Mo-VQGAN are "
-    "trained with, are left out of all unless the configuration has a `second_stage`."
+    "All methods use the encoder, decoder, optimiser, clipping, data and number of steps of SC-VAE, and the mean "
+    "squared error as the image term. VQGAN, ViT-VQGAN, RQ-VAE and Mo-VQGAN are normally trained with perceptual and "
+    "adversarial terms too; these are left out of all methods unless the configuration has a `second_stage`."
 )
 
 
 class Method(NamedTuple):
-    """A method: its name in figures, where it is from, and how it differs from its source."""
+    """A method: its name in figures, its source, and how it differs from it."""
 
     title: str
     source: str
@@ -45,50 +45,51 @@ _ALL = {
     "beta-vae": Method(
         "β-VAE",
         "Higgins et al., ICLR 2017",
-        "as the VAE, with β times the KL term; for a fixed σ, β would be the same as a larger σ² and nothing else",
+        "as the VAE, with β times the KL term; for a fixed σ, β would have the same effect as a larger σ²",
         _gaussian("beta_vae"),
     ),
     "info-vae": Method(
         "Info-VAE",
         "Zhao et al., arXiv 1706.02262",
-        "its MMD-VAE (α = 1): no KL term, but λ times the MMD (Gaussian kernel, biased estimate) between the latents "
-        "of all positions of a batch and the prior",
+        "the MMD-VAE (α = 1): no KL term, but λ times the MMD (Gaussian kernel, biased estimate) between the prior and "
+        "the latents of all positions of a batch",
         _gaussian("info_vae"),
     ),
     "vqgan": Method(
         "VQGAN",
         "Esser et al., CVPR 2021",
-        "its quantiser, with codebook vectors as running means where VQGAN has a codebook loss; squared error for its "
+        "its quantiser; codebook vectors are running means instead of following a codebook loss; squared instead of "
         "absolute error; no attention unless the network has it",
         _quantiser("vqgan"),
     ),
     "vit-vqgan": Method(
         "ViT-VQGAN",
         "Yu et al., ICLR 2022",
-        "its quantiser: latents projected to few dimensions and looked up by cosine; convolutions as in all others and "
-        "no transformer, running means for its codebook loss, no logit-Laplace loss; its codebook has 8192 vectors",
+        "its quantiser: latents are projected to a few dimensions and looked up by cosine; convolutions as in all "
+        "methods, no transformer; running means instead of a codebook loss; no logit-Laplace loss; the original has "
+        "8192 codebook vectors",
         _quantiser("vit_vqgan"),
     ),
     "rq-vae": Method(
         "RQ-VAE",
         "Lee et al., CVPR 2022",
-        "its residual quantiser, one codebook for all depths, with restarts of vectors out of use; its codebook has up "
-        "to 16384 vectors",
+        "its residual quantiser, with one codebook for all depths and restarts of unused vectors; the original has up "
+        "to 16384 codebook vectors",
         _quantiser("rq_vae", residual=True),
     ),
     "mo-vqgan": Method(
         "Mo-VQGAN",
         "Zheng et al., NeurIPS 2022",
-        "its multichannel quantiser (parts of the features share one codebook) and its decoder modulated by the "
-        "quantised latents, which begins as the plain one; running means for its codebook loss",
+        "its multichannel quantiser (parts of the features share one codebook) and its decoder, modulated by the "
+        "quantised latents and initially equal to the plain one; running means instead of a codebook loss",
         _quantiser("mo_vqgan"),
         modulated=True,
     ),
     "sc-vae": Method(
         "SC-VAE",
         "Xiao et al., arXiv 2303.16666",
-        "the model of this package; its PSNR depends on how sparse its codes are, which λ and the weight of the code "
-        "terms decide",
+        "the model of this package; its PSNR depends on the sparsity of its codes, which λ and the weight of the code "
+        "terms determine",
         None,
     ),
 }

@@ -1,4 +1,4 @@
-"""Mo-VQGAN's decoder: what the quantised latents say reaches every normalisation.
+"""Mo-VQGAN's decoder, in which the quantised latents modulate every normalisation.
 
 Source: Zheng et al., "MoVQ: Modulating Quantized Vectors for High-Fidelity Image Generation" (NeurIPS 2022).
 """
@@ -12,16 +12,16 @@ from scvae_fast.models.decoder import Decoder
 
 
 class Condition:
-    """The latents that the normalisations of a decoder look at; there are some while it decodes."""
+    """Holds the latents that modulate the normalisations of a decoder; set only while it decodes."""
 
     def __init__(self) -> None:
         self.latents: Tensor | None = None  # (B, n, h, w)
 
 
 class ModulatedNorm(nn.Module):
-    """norm(f) · scale(z) + shift(z): two 1 x 1 convolutions of the quantised latents z, enlarged to the size of f.
+    """norm(f) · scale(z) + shift(z): two 1 x 1 convolutions of the quantised latents z, upsampled to the size of f.
 
-    It begins as the plain normalisation: scale(z) = 1, shift(z) = 0.
+    Initially it equals the plain normalisation: scale(z) = 1, shift(z) = 0.
 
     Args:
         norm: of the feature map f.
@@ -49,20 +49,20 @@ class ModulatedNorm(nn.Module):
         z = self._condition.latents
         if z is None:
             raise RuntimeError("ModulatedNorm: called outside its decoder, without latents to modulate by")
-        # Convolutions of 1 x 1 before the enlargement give the same at a fraction of the cost.
+        # 1 x 1 convolutions before the upsampling give the same result at a fraction of the cost.
         scale, shift = (F.interpolate(conv(z), size=f.shape[2:], mode="nearest") for conv in (self.scale, self.shift))
         return self.norm(f) * scale + shift
 
 
 class ModulatedDecoder(Decoder):
-    """The decoder with a `ModulatedNorm` in the place of each normalisation; arguments as `Decoder`'s."""
+    """The decoder with each normalisation replaced by a `ModulatedNorm`; arguments as `Decoder`'s."""
 
     def __init__(self, n_features: int, out_channels: int, **levels: Any) -> None:
         super().__init__(n_features, out_channels, **levels)
         self.condition = Condition()
 
     def modulate(self) -> None:
-        """Put the modulated normalisations in; the weights of the others are kept."""
+        """Insert the modulated normalisations; the other weights are kept."""
         for parent in list(self.modules()):
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.GroupNorm) and not isinstance(parent, ModulatedNorm):

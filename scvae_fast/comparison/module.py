@@ -11,19 +11,19 @@ from scvae_fast.comparison.settings import ComparisonSettings
 from scvae_fast.training.base import AutoencoderModule, Objective
 from scvae_fast.training.module import SCVAEModule
 
-# Decay of the running mean that σ² is.
+# Decay of the running mean σ².
 _DECAY = 0.99
 
 
 class SharedVariance(nn.Module):
-    """σ² of a Gaussian likelihood that all values of all pictures share.
+    """σ² of a Gaussian likelihood, shared by all values of all pictures.
 
-    Its maximum-likelihood value is their mean squared error, here as a running mean (Rybkin, Daniilidis and Levine,
-    "Simple and Effective VAE Training with Calibrated Decoders", ICML 2021, who take that of each batch).
+    Its maximum-likelihood value is the mean squared error, here as a running mean (Rybkin, Daniilidis and Levine,
+    "Simple and Effective VAE Training with Calibrated Decoders", ICML 2021, use that of each batch).
 
     Args:
-        sigma: a fixed σ; None follows the errors.
-        first_sigma: what σ begins with, then.
+        sigma: a fixed σ; None follows the error.
+        first_sigma: initial σ if it is not fixed.
     """
 
     variance: Tensor
@@ -34,25 +34,25 @@ class SharedVariance(nn.Module):
         self.register_buffer("variance", torch.tensor((first_sigma if sigma is None else sigma) ** 2))
 
     def forward(self, mse: Tensor) -> Tensor:  # () -> ()
-        """σ², after an error was counted in if this is in training mode."""
+        """σ²; in training mode, the error is included first."""
         if self.training and not self.fixed:
             self.variance.lerp_(mse.detach().to(self.variance), 1 - _DECAY)
         return self.variance.clone()
 
 
 class BaselineModule(AutoencoderModule):
-    """Trains a `BaselineAutoencoder`: the mean squared error and the penalty of its bottleneck.
+    """Trains a `BaselineAutoencoder` on the mean squared error and the penalty of its bottleneck.
 
-    A penalty in nats per picture of D values is weighed by 2σ²/D: the whole is then the negative evidence lower bound,
-    or what stands in for it, times 2σ²/D, but for terms without a gradient. See `GaussianSettings`.
+    A penalty in nats per picture of D values is weighted by 2σ²/D. The loss is then 2σ²/D times the negative evidence
+    lower bound (or its replacement), up to terms without a gradient. See `GaussianSettings`.
 
     Args:
-        method: a name of `settings.METHODS`, but for "sc-vae".
+        method: a name in `settings.METHODS` other than "sc-vae".
         settings: see `ComparisonSettings`.
 
     Raises:
-        ValueError: there is no such baseline, or the start does not suit the network.
-        UsageError: the weights of the perceptual term are not to be found.
+        ValueError: method is not the name of a baseline, or the start does not suit the network.
+        UsageError: the weights of the perceptual term can't be found.
     """
 
     model: BaselineAutoencoder
@@ -79,11 +79,11 @@ class BaselineModule(AutoencoderModule):
         self.model.start_linearly(pictures)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note what the network is, as `SCVAEModule` does."""
+        """Record the network's configuration, like `SCVAEModule`."""
         checkpoint["network"] = self.model.config.to_dict()
 
     def objective(self, batch: Tensor) -> Objective:
-        """The loss of a batch; `sigma` is logged where there is one."""
+        """The loss of a batch; `sigma` is logged if there is one."""
         output = self.model(batch)
         image = (batch - output.x_hat).square().mean()
         figures = {"loss/image": image}
@@ -97,7 +97,7 @@ class BaselineModule(AutoencoderModule):
 
 
 def make_module(method: str, settings: ComparisonSettings) -> AutoencoderModule:
-    """What trains a method of `METHODS`, its weights drawn by `settings.seed`.
+    """The module that trains a method of `METHODS`, with weights drawn from `settings.seed`.
 
     Raises:
         ValueError, UsageError: as `BaselineModule` and `SCVAEModule`.

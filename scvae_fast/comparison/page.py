@@ -1,4 +1,4 @@
-"""A page of the documentation with the table of a comparison in it, and the figures behind it beside the page."""
+"""Writes the table and figures of a comparison into a page of the documentation."""
 
 import json
 from collections.abc import Mapping
@@ -10,21 +10,21 @@ from scvae_fast.comparison.table import abridged, markdown
 from scvae_fast.errors import UsageError
 from scvae_fast.plotting.figures import Figure, save
 
-# Pages are read on screens, and their pictures stay in the repository.
+# Pages are read on screens, and their figures are committed to the repository.
 _DPI = 80
 BEGIN, END = "<!-- comparison -->", "<!-- /comparison -->"
 
 
 def write_page(page: Path, content: Mapping[str, Any], drawn: Mapping[str, Figure]) -> None:
-    """Put the table between the markers of a page; its JSON goes beside it, the figures under images/ and its name.
+    """Put the table between the markers of a page, its JSON beside the page, and the figures under images/PAGE/.
 
     Args:
-        page: such as docs/comparison.md, which exists.
-        content: what `table.collect` gives.
+        page: an existing page, such as docs/comparison.md.
+        content: the result of `table.collect`.
         drawn: figures by name.
 
     Raises:
-        UsageError: the page can't be read, or lacks the markers; nothing is written then.
+        UsageError: the page can't be read or lacks the markers; nothing is written.
     """
     short = abridged(content)
     text = with_table(page, short)
@@ -36,10 +36,10 @@ def write_page(page: Path, content: Mapping[str, Any], drawn: Mapping[str, Figur
 
 
 def with_table(page: Path, content: Mapping[str, Any]) -> str:
-    """The text of a page with the table of these results between its markers.
+    """The text of a page, with the table of these results between its markers.
 
     Raises:
-        UsageError: the page can't be read, or lacks the markers.
+        UsageError: the page can't be read or lacks the markers.
     """
     try:
         text = page.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""How well a trained method rebuilds pictures that it never saw, and what its codes carry."""
+"""How well a trained method reconstructs unseen pictures, and what its codes carry."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,14 +19,14 @@ from scvae_fast.metrics import PictureQuality
 from scvae_fast.models import SCVAE
 
 METRICS = ("psnr", "ssim", "lpips-alex", "lpips-vgg", "fid")
-# Reconstructions that are kept to be drawn, evenly out of all.
+# Number of reconstructions that are kept for figures, evenly spaced.
 DRAWN = 4
 
 Model = BaselineAutoencoder | SCVAE
 
 
 class Rating(NamedTuple):
-    """What was found about a method, as JSON can hold it, and pictures to look at."""
+    """The results for a method, JSON-serialisable, and pictures to draw."""
 
     record: dict[str, Any]
     originals: Tensor  # (DRAWN, 3, H, W) uint8
@@ -42,13 +42,13 @@ def rate(
     weights: Path | None = None,
     download: bool = False,
 ) -> Rating:
-    """Rate a model on pictures, in float32.
+    """Evaluate a model on pictures, in float32.
 
     Args:
-        model: on the device where it is to be rated.
+        model: on the device that computes.
         batches: (B, 3, H, W) each, in −1 … 1.
         settings: of the comparison.
-        weights: folder with weights of the metrics' networks.
+        weights: folder with the weights of the metrics' networks.
         download: whether to fetch those that are missing.
 
     Raises:
@@ -98,7 +98,7 @@ def _record(meters: Meters, diagnosis: Diagnosis, sampled: PictureQuality, size:
 
 
 def through(model: Model, x: Tensor) -> tuple[Tensor, Posterior | Tensor]:
-    """Reconstructions (B, 3, H, W) of pictures, and their codes: (B, h, w, K) of an `SCVAE`, else see `Passed`."""
+    """Reconstructions (B, 3, H, W) of pictures, and their codes: (B, h, w, K) of an `SCVAE`, otherwise see `Passed`."""
     if isinstance(model, SCVAE):
         encoding = model.encode(x)
         return model.decode(encoding.latents_hat), encoding.codes
@@ -107,7 +107,7 @@ def through(model: Model, x: Tensor) -> tuple[Tensor, Posterior | Tensor]:
 
 
 def diagnosis_of(model: Model, settings: ComparisonSettings) -> Diagnosis:
-    """What fits the codes of a model."""
+    """The diagnosis for a model's kind of codes."""
     if isinstance(model, SCVAE):
         return AtomDiagnosis(model.config.n_atoms, settings.value_bits)
     bottleneck = model.bottleneck
@@ -118,7 +118,7 @@ def diagnosis_of(model: Model, settings: ComparisonSettings) -> Diagnosis:
 
 
 def _raw_bits(model: Model, pixels: int, value_bits: int) -> int | None:
-    """Of the latent grid stored as it is; indices have no other size than their own."""
+    """Bits of the latents stored without coding; None for indices, whose size is already exact."""
     if not isinstance(model, SCVAE) and isinstance(model.bottleneck, QuantiserBottleneck):
         return None
     return pixels // model.config.stride**2 * model.config.n_features * value_bits

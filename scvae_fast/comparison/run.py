@@ -1,4 +1,4 @@
-"""The phases of a comparison: train, rate, time, write down; each takes up what its folder holds already."""
+"""The phases of a comparison: train, rate, time, write; each reuses what its folder already holds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -39,11 +39,11 @@ class Comparison:
     """A comparison and its folder.
 
     Args:
-        settings: see there.
-        data: makes the pictures, fresh for every use.
-        folder: where everything is kept; claimed already.
-        methods: names of `METHODS` that take part. Each has a folder, which one process at a time works in.
-        weights: folder with weights of the metrics' networks.
+        settings: of the comparison.
+        data: makes new data for every use.
+        folder: where everything is kept; must be claimed already.
+        methods: names in `METHODS`. Each has its own folder, in which one process at a time works.
+        weights: folder with the weights of the metrics' networks.
         download: whether to fetch those that are missing.
     """
 
@@ -55,7 +55,7 @@ class Comparison:
     download: bool = False
 
     def train(self, *others: Callback) -> int | None:
-        """Train what is not trained yet; returns the number of the signal that ended that, or None."""
+        """Train all methods that are not trained yet; returns the number of the signal that stopped this, or None."""
         for name in self.methods:
             kept = self.folder.method(name)
             make_folder(kept.path)
@@ -69,7 +69,7 @@ class Comparison:
         return None
 
     def part(self, share: Share) -> "Comparison":
-        """The same with the methods of one part of several."""
+        """The same comparison, with the methods of one part of several."""
         return replace(self, methods=[self.methods[number] for number in share.of(len(self.methods))])
 
     def missing(self) -> list[str]:
@@ -78,7 +78,7 @@ class Comparison:
         return [name for name, each in kept.items() if not (each.trained.exists() and each.rating.exists())]
 
     def rate(self, *, anew: bool) -> None:
-        """Rate what is trained, and not rated yet unless anew.
+        """Rate the trained methods that are not rated yet, or all of them if `anew`.
 
         Raises:
             UsageError: see `rating.rate`.
@@ -104,7 +104,7 @@ class Comparison:
         write_json(kept.rating, record)
 
     def time(self, *, anew: bool) -> None:
-        """Time a step of all that is trained, unless that was done for the same methods before."""
+        """Time a step of all trained methods, unless the same methods were timed before."""
         names = self._trained()
         done = collect(self.folder)["rows"]
         if not names or (not anew and all(row["seconds_a_step"] is not None for row in done)):
@@ -119,7 +119,7 @@ class Comparison:
         write_json(self.folder.timing, time_steps(modules, batch, self.settings, rounds=_ROUNDS))
 
     def write(self, page: Path | None = None) -> dict[str, Any]:
-        """Write the table as JSON, CSV and Markdown, and the figures; returns what the JSON holds.
+        """Write the table as JSON, CSV and Markdown, and the figures; returns the JSON's content.
 
         Raises:
             UsageError: nothing is trained and rated yet, or the page has no place for the table.
@@ -141,7 +141,7 @@ class Comparison:
         return content
 
     def again(self, phase: Phase) -> None:
-        """Do a phase anew for what is trained, but for the table, which is written anyway."""
+        """Repeat a phase for the trained methods; the table needs no repeating, as it is always written."""
         if phase == "evaluation":
             self.rate(anew=True)
         elif phase == "timing":

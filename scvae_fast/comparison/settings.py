@@ -1,4 +1,4 @@
-"""What decides a comparison, in frozen dataclasses that a YAML file fills."""
+"""The settings of a comparison, as frozen dataclasses that a YAML file fills."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,22 +13,22 @@ METHODS = ("vae", "beta-vae", "info-vae", "vqgan", "vit-vqgan", "rq-vae", "mo-vq
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianSettings:
-    """A Gaussian latent for each of the n features of each position, and the weight of what keeps it near the prior.
+    """A Gaussian latent for each of the n features of each position, with the weights of its regularisers.
 
     The objective of a picture x of D values is, in nats,
 
         ‖x − x̂‖² / (2σ²) + D/2 log(2πσ²) + kl Σ KL(q(z | x) ‖ N(0, 1)) + mmd · h·w · MMD²(q(z), N(0, I))
 
-    in which q(z) is the latents of all positions of the batch. It is minimised as 2σ²/D times that, so that its image
-    term is the mean squared error, as every other method's.
+    where q(z) is the distribution of the latents of all positions of the batch. The loss is 2σ²/D times that, so that
+    its image term is the mean squared error, as for every other method.
 
     Args:
         kl: 1 is the evidence lower bound (Kingma & Welling 2014), more is β-VAE's β (Higgins et al. 2017). Info-VAE's
             1 − α (Zhao et al. 2017), 0 in its MMD-VAE.
-        mmd: Info-VAE's α + λ − 1, 0 without.
+        mmd: Info-VAE's α + λ − 1; 0 turns it off.
         sigma: σ of the likelihood, in units of pictures in −1 … 1; None lets σ² be the running mean of the squared
             error, which is its maximum-likelihood value (Rybkin et al. 2021).
-        first_sigma: what σ begins with, then.
+        first_sigma: initial σ if `sigma` is None.
 
     Raises:
         ValueError: a field is out of its range.
@@ -52,13 +52,13 @@ class QuantiserSettings:
 
     Args:
         codebook_size: vectors in the codebook.
-        codes: of each position: levels of a residual quantiser, or parts that a latent is cut into.
-        width: of the vectors that are looked up, to which latents are projected; None is the latents' own.
-        cosine: whether both are normalised first, so that the nearest is that of the largest cosine.
+        codes: per position: levels of a residual quantiser, or parts that a latent is cut into.
+        width: of the codebook vectors; latents are projected to it. None is the latents' own width.
+        cosine: whether both are normalised first, so that the nearest vector is that with the largest cosine.
         commitment: weight of the commitment loss.
-        decay: of the running means that codebook vectors are.
-        restart_below: vectors that so few latents of a batch chose, as a running mean, begin again as one of these
-            latents; 0 never.
+        decay: of the running means that form the codebook.
+        restart_below: codebook vectors that fewer latents per batch choose, as a running mean, are replaced by a latent
+            of the batch; 0 never replaces any.
 
     Raises:
         ValueError: a field is out of its range.
@@ -83,7 +83,7 @@ class QuantiserSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class BottleneckSettings:
-    """What stands between encoder and decoder, for each method but SC-VAE.
+    """The bottleneck of each method other than SC-VAE.
 
     Args:
         vae: of the variational autoencoder.
@@ -108,23 +108,23 @@ class BottleneckSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonSettings:
-    """All that decides a comparison but for the pictures and which methods take part.
+    """Everything that determines a comparison except the pictures and the choice of methods.
 
     Args:
-        network: encoder and decoder of all methods, and the rest of SC-VAE.
+        network: encoder and decoder of all methods, and the remaining fields for SC-VAE.
         loss: of SC-VAE.
-        optimiser: of all methods, as what follows.
-        bottlenecks: of the others.
+        optimiser: of all methods, like the following settings.
+        bottlenecks: of the other methods.
         second_stage: perceptual and adversarial terms; None leaves them out of all methods.
-        start: the first weights of encoders and decoders, see `scvae_fast.training.start`. With "linear" all encoders
-            begin alike, codebooks as k-means of the first latents, Gaussian latents as principal components, and each
-            decoder is fitted to what its bottleneck passes on.
+        start: initial weights of encoders and decoders, see `scvae_fast.training.start`. With "linear" all encoders
+            start alike, codebooks from k-means of the first latents, Gaussian latents from principal components, and
+            each decoder is fitted to the output of its bottleneck.
         steps: of the optimiser, for each method.
         clip: norm that gradients are clipped to.
-        precision: Lightning's; None is what is fastest on the device.
+        precision: Lightning's; None chooses the fastest on the device.
         checkpoint_minutes: between two checkpoints.
-        value_bits: charged for a value of a sparse code, and for one of a latent vector as it is.
-        seed: of the weights and of what is random in a step.
+        value_bits: bits charged for a value of a sparse code, and for a value of an uncoded latent vector.
+        seed: of the weights and of all randomness in training steps.
 
     Raises:
         ValueError: a field is out of its range.

@@ -1,4 +1,4 @@
-"""The results of a comparison as one table: a dictionary for JSON, CSV, Markdown."""
+"""The results of a comparison as one table, for JSON, CSV and Markdown."""
 
 import csv
 import io
@@ -22,17 +22,17 @@ _COLUMNS = (
     "bits per pixel",
     "bits per picture",
     "parameters",
-    "seconds a step",
-    "what of the code is in use",
+    "seconds per step",
+    "use of the code",
 )
 _RATED = (("psnr", ".2f"), ("ssim", ".3f"), ("lpips-alex", ".4f"), ("lpips-vgg", ".4f"), ("fid", ".2f"))
 
 
 def collect(folder: ComparisonFolder) -> dict[str, Any]:
-    """All results that a folder holds, of the methods that are trained and rated.
+    """All results in a folder, for the methods that are trained and rated.
 
     Raises:
-        UsageError: a file of the folder can't be read.
+        UsageError: a file in the folder can't be read.
     """
     timing = read_json(folder.timing) if folder.timing.exists() else {"seconds": {}}
     rows = []
@@ -61,7 +61,7 @@ def collect(folder: ComparisonFolder) -> dict[str, Any]:
 
 
 def abridged(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same results without long lists and without the paths of a machine, for a page."""
+    """The same results without long lists and without local paths, for a page."""
     rows = []
     for row in content["rows"]:
         rating = dict(row["rating"])
@@ -73,7 +73,7 @@ def abridged(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """The table, what each column is, and how each method differs from its source."""
+    """The table, the meaning of its columns, and how each method differs from its source."""
     rows = [_cells(row, content["rows"]) for row in content["rows"]]
     left = (0, len(_COLUMNS) - 1)
     return "\n".join(
@@ -82,7 +82,7 @@ def markdown(content: Mapping[str, Any]) -> str:
 
 
 def as_csv(content: Mapping[str, Any]) -> str:
-    """One line for each method, numbers as they are."""
+    """One line for each method, with unrounded numbers."""
     flat = [dict(_flat(row)) for row in content["rows"]]
     names = list(dict.fromkeys(name for row in flat for name in row))
     text = io.StringIO()
@@ -120,7 +120,7 @@ def _rated(rating: Mapping[str, Any], name: str, form: str) -> str:
 def _in_use(found: Mapping[str, Any]) -> str:
     if found["kind"] == "posterior":
         kl = found["kl_nats_per_position"]
-        return f"{found['active_units']} of {found['units']} units active, KL {kl:.1f} nats a position"
+        return f"{found['active_units']} of {found['units']} units active, KL {kl:.1f} nats per position"
     if found["kind"] == "codebook":
         return f"{found['in_use']} of {found['codebook_size']} codes, perplexity {found['perplexity']:.0f}"
     return (
@@ -137,20 +137,20 @@ def _legend(content: Mapping[str, Any]) -> Iterator[str]:
     height, width = rating["size"]
     yield (
         f"{first['steps']} steps of each method, {first['precision']} on {first['device']}, rated on "
-        f"{rating['pictures']} squares of {height} x {width} pixels that none was trained on. PSNR is of the pooled "
-        "squared error. Bits are what a decoder has to be told: the indices of a quantiser without entropy coding; for "
-        f"SC-VAE which entries are not zero and {content['settings']['value_bits']} bits for each of their values, by "
-        "the plain coder of `scvae-fast evaluate`; for Gaussian latents the KL "
-        "divergence to the prior, what bits-back coding takes for a sample of z, while PSNR is of the mean of z; that "
-        "of samples stands below. Parameters are with codebooks. An active unit is one whose mean has a variance "
-        f"above {ACTIVE_VARIANCE} over all positions; perplexity is 2 to the entropy of how often codes or atoms are "
-        "used."
+        f"{rating['pictures']} held-out squares of {height} x {width} pixels. PSNR is computed from the mean squared "
+        "error over all squares. Bits are the information that a decoder needs: for quantisers the indices, without "
+        f"entropy coding; for SC-VAE the positions of the nonzero entries and {content['settings']['value_bits']} bits "
+        "for each of their values, as the plain coder of `scvae-fast evaluate` counts them; for Gaussian latents the "
+        "KL divergence to the prior, which is the cost of bits-back coding for a sample of z. The table's PSNR is that "
+        "of the mean of z; the notes give that of samples. Parameters include codebooks. A unit is active if its mean "
+        f"has a variance above {ACTIVE_VARIANCE} over all positions. Perplexity is 2 to the entropy of the frequencies "
+        "of codes or atoms."
     )
     if timing:
         yield ""
         yield (
-            f"Seconds are medians of {timing['rounds']} steps of {timing['batch_size']} pictures in one process, "
-            f"threads: {timing['threads']}, all methods in turn; in brackets, relative to SC-VAE."
+            f"Seconds are medians of {timing['rounds']} steps of {timing['batch_size']} pictures, measured in one "
+            f"process (threads: {timing['threads']}), all methods in turn; ratios to SC-VAE are in brackets."
         )
 
 
@@ -180,10 +180,10 @@ def _extra(row: Mapping[str, Any]) -> str:
     if rating["psnr_of_samples"] is not None:
         parts.append(f"samples of z give {rating['psnr_of_samples']:.2f} dB")
     if raw is not None:
-        parts.append(f"the latent vectors as they are would take {raw:,} bits a picture")
+        parts.append(f"the latent vectors without coding would take {raw:,} bits per picture")
     if found["kind"] == "codebook" and found["codes_per_position"] > 1:
         parts.append(
-            "in use, by code of a position: "
+            "vectors in use, by code of a position: "
             + ", ".join(
                 f"{used} (perplexity {even:.0f})"
                 for used, even in zip(found["in_use_by_level"], found["perplexity_by_level"], strict=True)

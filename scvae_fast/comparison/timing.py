@@ -1,4 +1,4 @@
-"""Seconds that a training step takes, of all methods in one process and in turn."""
+"""Seconds per training step of all methods, measured in one process and in turn."""
 
 import statistics
 import time
@@ -13,23 +13,23 @@ from scvae_fast.models.speed import SpeedSettings
 from scvae_fast.training.base import AutoencoderModule
 
 WARM_UPS = 2
-# So small that the weights, and with them how sparse codes are, stay what the training made of them.
+# Small enough to keep the weights, and with them the sparsity of codes, as training left them.
 _RATE = 1e-12
 
 
 def time_steps(
     modules: Mapping[str, AutoencoderModule], batch: Tensor, settings: ComparisonSettings, *, rounds: int
 ) -> dict[str, Any]:
-    """Time steps of trained modules: loss, gradients, clipping, Adam; data, checkpoints and logs are left out.
+    """Time steps of trained modules: loss, gradients, clipping and Adam, without data, checkpoints and logs.
 
-    In every round each method takes one step, and each round begins with another one, so that what else runs on the
-    machine meets them all alike.
+    In every round each method takes one step. Rounds start with different methods, so that other load on the machine
+    affects all alike.
 
     Args:
-        modules: by method, all on one device.
+        modules: by method, all on the same device.
         batch: (B, C, H, W), on that device.
         settings: of the comparison.
-        rounds: that are timed, after `WARM_UPS` that are not.
+        rounds: number of timed rounds, after `WARM_UPS` untimed ones.
 
     Returns:
         `seconds`, the median by method; `least` and `rounds`, `threads` and `batch_size`.

@@ -1,4 +1,4 @@
-"""The trainings of a comparison, one after the other, each resumable."""
+"""The training runs of a comparison, one after the other, each resumable."""
 
 from typing import Any
 
@@ -31,17 +31,17 @@ with extra("scvae_fast.comparison", "lightning"):
 def train_method(
     method: str, settings: ComparisonSettings, data: PictureData, folder: MethodFolder, *others: Callback
 ) -> int | None:
-    """Train a method, going on from the state in its folder if there is one, and write the record when it is trained.
+    """Train a method, resuming from the state in its folder if there is one, and write the record once it is trained.
 
     Args:
-        method: a name of `METHODS`.
-        settings: see there.
-        data: fresh, for it keeps count of its samples.
+        method: a name in `METHODS`.
+        settings: of the comparison.
+        data: new for each call, because it counts its samples.
         folder: of the method.
-        others: more callbacks.
+        others: additional callbacks.
 
     Returns:
-        None, or the number of the signal that stopped it; the folder has its state then.
+        None, or the number of the signal that stopped the training; the folder then holds its state.
 
     Raises:
         UsageError: the loss is not finite, or the state can't be written.
@@ -81,7 +81,7 @@ def _record(method: str, module: AutoencoderModule, trainer: Trainer, history: H
 
 
 def trained_module(method: str, settings: ComparisonSettings, folder: MethodFolder) -> AutoencoderModule:
-    """The module of a training that is finished, on the CPU.
+    """The module of a finished training run, on the CPU.
 
     Raises:
         UsageError: its state can't be read.
@@ -95,13 +95,13 @@ def trained_module(method: str, settings: ComparisonSettings, folder: MethodFold
 
 
 def model_of(module: AutoencoderModule) -> Model:
-    """What a module trains."""
+    """The model that a module trains."""
     model: Model = module.model  # type: ignore[assignment]
     return model
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Numbers that training sets: parameters, and codebooks, which are running means and no parameters."""
+    """Number of values that training sets: parameters and codebooks, which are running means, not parameters."""
     count = sum(parameter.numel() for parameter in module.parameters())
     for part in module.modules():
         if isinstance(part, QuantiserBottleneck):

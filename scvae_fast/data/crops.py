@@ -14,18 +14,18 @@ from scvae_fast.data.photographs import Photograph
 
 @dataclass(frozen=True, kw_only=True)
 class CropSettings:
-    """How crops are drawn and changed.
+    """How crops are drawn and augmented.
 
     Args:
         size: height and width of a crop, in pixels.
-        zoom_out: a pixel of a crop covers at most so many pixels of its photograph, in each direction; where the
-            photograph is too small for that, as many as fit.
-        zoom_in: and at least so many; a number under 1 enlarges.
-        places: so many places are drawn, and the one with the most contrast is taken: large parts of photographs are
-            sky or wall, from which there is little to learn.
-        grey_weight: chance of a grey photograph to be drawn, relative to one in colour of the same size.
-        recolour: probability that colours are rotated and saturation is changed.
-        permute: probability that the channels are exchanged.
+        zoom_out: largest number of photograph pixels per crop pixel, in each direction; limited by the size of the
+            photograph.
+        zoom_in: smallest number; below 1 enlarges.
+        places: number of random places from which the one with the most contrast is taken. Large parts of photographs
+            are sky or wall, from which there is little to learn.
+        grey_weight: probability of drawing a grey photograph, relative to one in colour of the same size.
+        recolour: probability of rotating colours and changing saturation.
+        permute: probability of permuting the channels.
         negative: probability of a negative.
         gamma: the levels are raised to a power between exp(−gamma) and exp(gamma).
         contrast: (least, most) factor on the distance from the mean level.
@@ -53,17 +53,16 @@ class CropSettings:
 class RandomCrops(Dataset[Tensor]):
     """A data set of any number of augmented crops (3, size, size) in −1 … 1.
 
-    Crop `index` depends on the seed and on `index` alone, not on earlier draws, so a training can
-    continue from any number of crops.
+    Crop `index` depends only on the seed and on `index`, not on earlier draws, so training can resume at any crop.
 
     Args:
         photographs: what to crop from; larger ones are drawn more often, by the square root of their area.
-        settings: see `CropSettings`.
-        seed: of everything random.
-        length: number of crops that the data set claims to have.
+        photographs: source of the crops; larger ones are drawn more often, by the square root of their area.
+        seed: for everything random.
+        length: reported number of crops.
 
     Raises:
-        ValueError: there is no photograph, or one is smaller than eight pixels.
+        ValueError: there is no photograph, or one is smaller than 8 x 8 pixels.
 
     Example:
         >>> from scvae_fast.data import CropSettings, RandomCrops, held_out_photographs
@@ -102,7 +101,7 @@ class RandomCrops(Dataset[Tensor]):
         return (_jitter(_recolour(levels, self.settings, dice), self.settings, dice) * 2 - 1).contiguous()
 
     def _cut(self, pyramid: list[Tensor], dice: "_Dice") -> Tensor:
-        """A square at a random place of random size, resampled to the crop's size."""
+        """A square of random size at a random place, resampled to the crop's size."""
         size = self.settings.size
         limit = min(pyramid[0].shape[1:]) / size  # the photograph's own limit on zooming out
         most = max(min(limit, self.settings.zoom_out), self.settings.zoom_in)
@@ -119,7 +118,7 @@ class RandomCrops(Dataset[Tensor]):
 
 
 class _Dice:
-    """Random numbers from one generator."""
+    """Draws random numbers from one generator."""
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
@@ -141,7 +140,7 @@ def _square(source: Tensor, side: int, dice: _Dice) -> Tensor:  # (C, H, W) -> (
 
 
 def _pyramid(picture: Tensor, size: int) -> list[Tensor]:
-    """The picture and its halves, so that zooming out doesn't resample a whole photograph for one crop."""
+    """The picture and its successive halvings, so that zoomed-out crops don't resample the whole photograph."""
     levels = [picture]
     while min(levels[-1].shape[1:]) >= 2 * size:
         levels.append(F.avg_pool2d(levels[-1], 2))
@@ -149,7 +148,7 @@ def _pyramid(picture: Tensor, size: int) -> list[Tensor]:
 
 
 def _flip(crop: Tensor, dice: _Dice) -> Tensor:
-    """One of the eight symmetries of the square."""
+    """A random one of the eight symmetries of the square."""
     for axis in (1, 2):
         if dice.chance(0.5):
             crop = crop.flip(axis)
@@ -181,7 +180,7 @@ def _hue_rotation(angle: float) -> Tensor:  # -> (3, 3)
 
 
 def _jitter(levels: Tensor, settings: CropSettings, dice: _Dice) -> Tensor:
-    """Gamma, contrast, brightness, and now and then a negative."""
+    """Change gamma, contrast and brightness, and sometimes invert."""
     levels = levels ** math.exp(dice.uniform(-settings.gamma, settings.gamma))
     mean = levels.mean()
     levels = (levels - mean) * dice.uniform(*settings.contrast) + mean

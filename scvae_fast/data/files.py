@@ -1,4 +1,4 @@
-"""Picture files of the layouts that data sets come in: a folder of anything, folders of classes, FFHQ, ImageNet."""
+"""Listings of picture files in common layouts: any folder, folders of classes, FFHQ, ImageNet."""
 
 import hashlib
 import heapq
@@ -19,21 +19,21 @@ from scvae_fast.errors import UsageError
 
 Split = Literal["train", "val"]
 
-# Of tar files that hold pictures.
+# Suffixes of tar files with pictures.
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
-# FFHQ: numbers below are for training, the others, up to 69999, for validation.
+# FFHQ: smaller numbers are for training, the others, up to 69999, for validation.
 _FFHQ_TRAINING = 60_000
 _FFHQ_NAME = re.compile(r"\d{5}")
-# The folders of FFHQ's own releases that may lie beside each other, the one of the largest pictures first.
+# Folders of FFHQ's own releases, which may lie side by side; that with the largest pictures first.
 _FFHQ_FOLDERS = ("images1024x1024", "thumbnails128x128", "thumbnails")
 
 
 class Names:
-    """Paths as bytes, one behind the other in one array: each takes its own bytes and eight more.
+    """Paths as bytes, concatenated in one array: each takes its own length plus eight bytes.
 
     Args:
-        names: in their order; read once.
+        names: in order; read once.
 
     Example:
         >>> from scvae_fast.data import Names
@@ -60,11 +60,11 @@ class Names:
 
     @property
     def n_bytes(self) -> int:
-        """What they take in memory."""
+        """Their size in memory, in bytes."""
         return self._content.nbytes + self._ends.nbytes
 
     def digest(self, count: int) -> str:
-        """SHA-256, in hexadecimal, of the first ones."""
+        """SHA-256, in hexadecimal, of the first `count` names."""
         digest = hashlib.sha256(self._ends[: count + 1].data)
         digest.update(self._content[: self._ends[count]].data)
         return digest.hexdigest()
@@ -72,13 +72,13 @@ class Names:
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """Picture files below a folder; a million of them are three arrays, which worker processes share.
+    """Picture files below a folder. A million of them are three arrays, which worker processes share.
 
     Args:
         root: the folder.
         names: paths below it, N.
-        labels: index of the class of each, (N), where there are classes.
-        classes: their names.
+        labels: class index of each, (N), if there are classes.
+        classes: names of the classes.
 
     Example:
         >>> from pathlib import Path
@@ -97,7 +97,7 @@ class Files:
         return len(self.names)
 
     def name(self, index: int) -> str:
-        """The path below the root, with slashes; bytes that are no UTF-8 are escaped."""
+        """The path below the root, with slashes; bytes that are not UTF-8 are escaped."""
         return printable(Path(os.fsdecode(self.names[index])).as_posix())
 
     def source(self, index: int) -> Path:
@@ -105,19 +105,19 @@ class Files:
         return self.root / os.fsdecode(self.names[index])
 
     def subset(self, chosen: np.ndarray) -> "Files":
-        """The files of a mask (N) or of indices, in the order of those."""
+        """The files selected by a mask (N) or by indices, in the order of these."""
         labels = None if self.labels is None else self.labels[chosen]
         names = Names(self.names[index] for index in np.arange(len(self))[chosen])
         return replace(self, names=names, labels=labels)
 
 
 def list_folder(root: str | os.PathLike[str], *, recursive: bool = True) -> Files:
-    """All pictures in a folder, by their suffixes, sorted by path. Hidden files and folders are left out.
+    """All pictures in a folder, by suffix, sorted by path. Hidden files and folders are skipped.
 
-    Folders in it that can't be listed are named on stderr and left out as well.
+    Subfolders that can't be listed are reported on stderr and skipped.
 
     Raises:
-        UsageError: there is no such folder, or no picture in it.
+        UsageError: there is no such folder, or it has no pictures.
 
     Example:
         >>> import torch
@@ -126,7 +126,7 @@ def list_folder(root: str | os.PathLike[str], *, recursive: bool = True) -> File
         >>> len(list_folder("pictures"))
         1
     """
-    # A folder at a time is a list of Python's objects; what is put in order is compact.
+    # Only one folder at a time is a list of Python objects; what gets sorted is compact.
     folders = [Names(sorted(folder)) for folder in _folders_of(Path(root), recursive)]
     if not folders:
         raise UsageError(
@@ -141,12 +141,12 @@ def list_file(path: str | os.PathLike[str]) -> Files:
 
 
 def list_classes(root: str | os.PathLike[str]) -> Files:
-    """CLASS/…: a folder for each class; classes are counted in the order of their folders' names.
+    """CLASS/…: a folder for each class; classes are numbered in the order of their folders' names.
 
-    This follows the data set's description. It has not been tried on the real files.
+    Written from the data set's description, and not tested on the real files.
 
     Raises:
-        UsageError: there is no such folder, no picture in it, or a picture outside of the classes.
+        UsageError: there is no such folder, it has no pictures, or a picture lies outside the class folders.
 
     Example:
         >>> import torch
@@ -160,16 +160,16 @@ def list_classes(root: str | os.PathLike[str]) -> Files:
 
 
 def list_ffhq(root: str | os.PathLike[str], split: Split) -> Files:
-    """FFHQ: files 00000 … 69999, in folders of a thousand or not; those from 60000 on are for validation.
+    """FFHQ: files 00000 … 69999, directly or in folders of a thousand; those from 60000 on are for validation.
 
-    This follows the data set's description. It has not been tried on the real files.
+    Written from the data set's description, and not tested on the real files.
 
     Args:
-        root: the folder of the pictures, or the one with images1024x1024 or thumbnails128x128 in it.
+        root: the folder with the pictures, or one that contains images1024x1024 or thumbnails128x128.
         split: "train" or "val".
 
     Raises:
-        UsageError: there is no such folder, no numbered picture of that split in it, or a number is there twice.
+        UsageError: there is no such folder, it has no numbered picture of that split, or a number occurs twice.
 
     Example:
         >>> import torch
@@ -199,10 +199,10 @@ def list_ffhq(root: str | os.PathLike[str], split: Split) -> Files:
 
 
 def list_imagenet(root: str | os.PathLike[str], split: Split) -> Files:
-    """ImageNet: train/CLASS/… and val/CLASS/…; classes are counted in the order of their folders' names.
+    """ImageNet: train/CLASS/… and val/CLASS/…; classes are numbered in the order of their folders' names.
 
     Raises:
-        UsageError: there is no such folder, no train/ or val/, no picture in it, or a picture outside of the classes.
+        UsageError: there is no such folder, no train/ or val/, no pictures, or a picture outside the class folders.
 
     Example:
         >>> import torch
@@ -220,7 +220,7 @@ def list_imagenet(root: str | os.PathLike[str], split: Split) -> Files:
 
 
 def looks_like_ffhq(root: Path) -> bool:
-    """Whether a folder has the folders of FFHQ, or holds nothing but its numbers, some of them for validation."""
+    """Whether a folder has the folders of FFHQ, or only files named like FFHQ's, some of them for validation."""
     if any((root / folder).is_dir() for folder in _FFHQ_FOLDERS):
         return True
     of_validation = False
@@ -237,7 +237,7 @@ def looks_like_imagenet(root: Path) -> bool:
 
 
 def _labelled(folder: Path, files: Files, classes: set[str]) -> Files:
-    """The same files with the classes that their folders are."""
+    """The same files, labelled with the classes given by their folders."""
     order = {name: index for index, name in enumerate(sorted(classes))}
     labels = np.empty(len(files), np.int64)
     for index, name in enumerate(files.names):
@@ -266,12 +266,12 @@ def _check_folder(root: Path) -> None:
 
 
 def has_pictures(root: Path) -> bool:
-    """Whether there is a picture anywhere in a folder."""
+    """Whether a folder contains a picture at any depth."""
     return any(True for _ in _folders_of(root, tell=False))
 
 
 def _folders_of(root: Path, recursive: bool = True, *, tell: bool = True) -> Iterator[list[bytes]]:
-    """The paths below root of the pictures in each folder that has some; links are followed, each folder once."""
+    """The paths below root of each folder's pictures, if any; links are followed, but each folder is visited once."""
     _check_folder(root)
     pending, seen = [b""], {_identity(os.stat(root))}
     while pending:
@@ -299,7 +299,7 @@ def _folders_of(root: Path, recursive: bool = True, *, tell: bool = True) -> Ite
 
 
 def _folder_identity(entry: os.DirEntry[Any]) -> tuple[int, int] | None:
-    """None for what is no folder; a link that leads nowhere is none."""
+    """Identity of a folder; None for anything else, such as a broken link."""
     try:
         return _identity(entry.stat()) if entry.is_dir() else None
     except OSError:

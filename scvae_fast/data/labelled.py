@@ -1,4 +1,4 @@
-"""Pictures with classes: folders of classes, patches of the embedded photographs, scikit-learn's digits."""
+"""Pictures with classes: class folders, patches of the embedded photographs, scikit-learn's digits."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -16,21 +16,21 @@ from scvae_fast.data.stream import NamedPicture, PictureStream
 from scvae_fast.errors import UsageError
 
 PATCHES, DIGITS = "patches", "digits"
-# The photograph `motorcycle_right` shows what `motorcycle_left` shows, from a hand's breadth beside it.
+# `motorcycle_right` is the other half of a stereo pair with `motorcycle_left`: nearly the same picture.
 _TWIN = "motorcycle_right"
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledPictures:
-    """Pictures, their classes, and which of them may be learned from when others are to be told apart.
+    """Pictures, their classes, and their division into parts for training and testing.
 
     Args:
-        data: what they are, for a record.
-        pictures: to iterate over as often as one likes, in a fixed order; one that can't be read is left out.
-        labels: the index of the class of each name.
-        classes: their names.
-        parts: 0 or 1 for each name, where the data comes in two parts that must not be mixed; else None.
-        exchangeable: whether part 0 may be tested on as well, and part 1 learned from.
+        data: description, for records.
+        pictures: can be iterated over repeatedly, in a fixed order; unreadable ones are skipped.
+        labels: class index by picture name.
+        classes: names of the classes.
+        parts: 0 or 1 by picture name if the data has two parts that must not be mixed; otherwise None.
+        exchangeable: whether the two parts may be exchanged: testing on part 0, training on part 1.
     """
 
     data: str
@@ -44,16 +44,16 @@ class LabelledPictures:
 def open_labelled(
     data: str | os.PathLike[str], side: int | None, *, per_class: int | None = None, seed: int = 0
 ) -> LabelledPictures:
-    """The labelled pictures that `data` names.
+    """Open the labelled pictures that `data` names.
 
     Args:
-        data: a folder with CLASS/… or with train/CLASS/… and val/CLASS/… in it; "patches" or "digits".
-        side: of the squares that pictures are made into; None leaves those of folders whole.
-        per_class: so many pictures of a class (and of each part of it) at most, drawn by the seed.
+        data: a folder with CLASS/…, or with train/CLASS/… and val/CLASS/…; "patches" or "digits".
+        side: of the squares into which pictures are cropped; None keeps pictures from folders whole.
+        per_class: largest number of pictures per class (and per part of it), drawn with the seed.
         seed: of that draw.
 
     Raises:
-        UsageError: there is no such folder, no pictures, or a picture that lies in no class.
+        UsageError: there is no such folder, it has no pictures, or a picture lies outside the class folders.
     """
     if data == PATCHES:
         return photograph_patches(side or 64, per_class=per_class or 24, seed=seed)
@@ -69,19 +69,19 @@ def open_labelled(
 def photograph_patches(
     side: int, *, per_class: int = 24, seed: int = 0, photographs: Iterable[Photograph] | None = None
 ) -> LabelledPictures:
-    """Squares of photographs; a class is a photograph, and its two parts are its two ends.
+    """Square patches of photographs; each photograph is a class, and its two ends are the two parts.
 
-    Along its longer side a photograph is divided into an end for part 0, a strip as wide as a patch that nobody uses,
-    and an end for part 1: patches of different parts don't overlap and don't touch. Nor do those of one part overlap.
+    A photograph is divided along its longer side into an end for part 0, an unused strip as wide as a patch, and an end
+    for part 1: patches of different parts neither overlap nor touch. Patches of one part don't overlap either.
 
     Args:
         side: of a patch, in pixels.
-        per_class: patches of each end of a photograph at most, drawn by the seed.
+        per_class: largest number of patches per end of a photograph, drawn with the seed.
         seed: of that draw.
-        photographs: the embedded ones by default, without the right one of the two pictures of a stereo pair.
+        photographs: the embedded ones by default, with only one picture of the stereo pair.
 
     Raises:
-        UsageError: a photograph has no room for that.
+        UsageError: a photograph is too small.
     """
     if photographs is None:
         embedded = [*training_photographs(), *held_out_photographs()]
@@ -109,7 +109,7 @@ def digits(side: int, *, per_class: int | None = None, seed: int = 0) -> Labelle
 
     Args:
         side: of a picture, in pixels.
-        per_class: so many of each digit at most, drawn by the seed.
+        per_class: largest number of pictures per digit, drawn with the seed.
         seed: of that draw.
 
     Raises:
@@ -126,7 +126,7 @@ def digits(side: int, *, per_class: int | None = None, seed: int = 0) -> Labelle
 
 
 class _Enlarged:
-    """Grey pictures with levels 0 … 16, enlarged one by one."""
+    """Grey pictures with levels 0 … 16, enlarged on iteration."""
 
     def __init__(self, names: list[str], levels: np.ndarray, side: int) -> None:  # levels: (N, h, w)
         self._names, self._levels, self._side = names, levels, side
@@ -162,7 +162,7 @@ def _imagenet(root: Path, side: int | None, per_class: int | None, seed: int) ->
 
 
 def _labels(files: Files) -> dict[str, int]:
-    assert files.labels is not None  # of a listing with classes
+    assert files.labels is not None  # listings with classes have labels
     return {files.name(index): int(label) for index, label in enumerate(files.labels)}
 
 
@@ -172,7 +172,7 @@ def _drawn(files: Files, per_class: int | None, seed: int) -> Files:
 
 
 def _draw(labels: np.ndarray, per_class: int | None, seed: int) -> np.ndarray:
-    """Indices, in their order, of at most so many of each class."""
+    """Indices, in order, of at most `per_class` pictures of each class."""
     if per_class is None:
         return np.arange(len(labels))
     dice = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Batches of numbered samples, and loaders whose worker processes decode them."""
+"""Batches of sample numbers, and loaders with worker processes that decode the samples."""
 
 import itertools
 import signal
@@ -13,18 +13,18 @@ from scvae_fast.errors import UsageError
 
 
 class StreamBatches(Sampler[list[int]]):
-    """Numbers of the samples in consecutive batches, without end, for one of several processes.
+    """Sample numbers in consecutive batches, without end, for one of several processes.
 
-    Batch b of all W processes together holds the samples first + b·B·W … first + (b + 1)·B·W − 1, and process r takes
-    every W-th of them from the r-th on: W processes see what one with batches of B·W sees.
+    Batch b of all W processes together holds samples first + b·B·W … first + (b + 1)·B·W − 1, of which process r takes
+    every W-th, starting with the r-th. So W processes see the same samples as one process with batches of B·W.
 
     Args:
-        epoch: samples in an epoch; the length is the number of batches in that, at least 1. Epochs need not begin with
-            a batch.
+        epoch: samples in an epoch; the length is the number of batches in it, at least 1. Epochs need not start at a
+            batch boundary.
         batch_size: B.
         rank: r.
         world_size: W.
-        first: says, whenever batches are asked for anew, which sample is the first.
+        first: returns the first sample number, each time iteration starts.
 
     Example:
         >>> from itertools import islice
@@ -51,13 +51,13 @@ class StreamBatches(Sampler[list[int]]):
 class FixedBatches(Sampler[list[int]]):
     """Indices in batches, once and in order, for one of several processes.
 
-    One process gets all of `count`. Of several, each gets equally many, every W-th: the last count mod W are left out.
+    A single process gets all of `count`. Several processes get every W-th each; the last count mod W are left out.
 
     Args:
         count: number of indices.
-        batch_size: of a process; its last batch may be smaller.
-        rank: which process.
-        world_size: of how many.
+        batch_size: per process; the last batch may be smaller.
+        rank: number of the process.
+        world_size: number of processes.
 
     Example:
         >>> from scvae_fast.data import FixedBatches
@@ -78,9 +78,9 @@ class FixedBatches(Sampler[list[int]]):
 
 
 class PictureLoader(DataLoader[Tensor]):
-    """A data loader whose workers' `UsageError` arrives as it was raised, not inside the traceback of a worker.
+    """A data loader that raises a worker's `UsageError` as it is, without the worker's traceback.
 
-    Made by `picture_loader`.
+    Created by `picture_loader`.
     """
 
     def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
@@ -88,9 +88,9 @@ class PictureLoader(DataLoader[Tensor]):
 
 
 class TrainingLoader(PictureLoader):
-    """Batches without end; asked for batches anew where it stands already, it goes on, with what is decoded ahead.
+    """Endless batches; a new iteration at the current position continues the old one and keeps its prefetched batches.
 
-    Lightning asks anew at the beginning of every epoch. `len` is the number of batches in an epoch.
+    Lightning starts a new iteration at every epoch. `len` is the number of batches in an epoch.
     """
 
     _ahead: Iterator[Any] | None = None
@@ -100,7 +100,7 @@ class TrainingLoader(PictureLoader):
         batches = self.batch_sampler
         assert isinstance(batches, StreamBatches)
         first = batches.first()
-        # Whoever shuts down the workers takes the iterator from the loader.
+        # Shutting down the workers takes the iterator from the loader.
         stopped = self.num_workers > 0 and self._iterator is None
         if self._ahead is None or stopped or first != self._next:
             self._ahead, self._next = DataLoader.__iter__(self), first
@@ -112,7 +112,7 @@ class TrainingLoader(PictureLoader):
             yield _unwrap(batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: whoever says which sample is the first keeps the position. Tells Lightning that resuming works."""
+        """Empty: the owner of the sample number keeps the position. The method tells Lightning that resuming works."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -126,13 +126,13 @@ def picture_loader(
     num_workers: int = 0,
     start_method: str | None = None,
 ) -> PictureLoader:
-    """A loader of numbered pictures: a `TrainingLoader` for batches without end.
+    """A loader of numbered pictures; a `TrainingLoader` for endless batches.
 
     Args:
-        pictures: a data set that gives pictures (3, H, W) for numbers.
+        pictures: a data set that returns pictures (3, H, W) by number.
         batches: the numbers of each batch.
-        num_workers: processes that decode; they stay for the next epoch. With 0 this process does it.
-        start_method: how they are started; None for the default of the system.
+        num_workers: processes that decode; they are kept between epochs. With 0 this process decodes.
+        start_method: how they are started; None is the system's default.
 
     Example:
         >>> from scvae_fast.data import CropSettings, FixedBatches, RandomCrops, held_out_photographs, picture_loader
@@ -150,18 +150,18 @@ def picture_loader(
         worker_init_fn=_leave_ctrl_c_to_the_main_process if num_workers else None,
         multiprocessing_context=start_method if num_workers else None,
         persistent_workers=num_workers > 0,
-        generator=torch.Generator(),  # otherwise each epoch would draw from the generator of the training
+        generator=torch.Generator(),  # otherwise each epoch would draw from the training's generator
     )
 
 
 class _Failure(NamedTuple):
-    """Takes the place of a batch."""
+    """Replaces a batch."""
 
     message: str
 
 
 class _Guarded(Dataset[Any]):
-    """A data set that gives a failure where the other raises a `UsageError`."""
+    """Wraps a data set: returns a failure if it raises a `UsageError`."""
 
     def __init__(self, pictures: Dataset[Tensor]) -> None:
         self.pictures = pictures

@@ -1,4 +1,4 @@
-"""Pictures with masks, one class for each pixel: the layouts that data sets come in, and plain folders."""
+"""Pictures with masks, one class per pixel: the layouts of known data sets, and plain folders."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from scvae_fast.errors import UsageError
 
 MaskLayout = Literal["auto", "folder", "flowers17", "flowers102", "cub", "isic"]
 
-IGNORED = 255  # in a mask: of no class, and not counted
+IGNORED = 255  # in a mask: no class; not counted
 
 
 class MaskedPicture(NamedTuple):
@@ -29,17 +29,17 @@ class MaskedPicture(NamedTuple):
 
 
 class MaskedPictures(Protocol):
-    """Pictures with masks, read when they are needed."""
+    """Pictures with masks, read on demand."""
 
     @property
     def classes(self) -> Sequence[str]:
         """Names of the C classes."""
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Number of pictures."""
 
     def __getitem__(self, index: int) -> MaskedPicture:
-        """One of them, 0 … len − 1."""
+        """Picture `index`, 0 … len − 1."""
 
 
 class _Pair(NamedTuple):
@@ -59,16 +59,16 @@ class MaskedFiles:
     | cub | images/CLASS/NAME.jpg | segmentations/CLASS/NAME.png: the bird where most annotators say so, above 127 |
     | isic | ISIC_0000000.jpg in any folder | ISIC_0000000_segmentation.png or _Segmentation.png: 0 and 255 |
 
-    All but "folder" follow the descriptions of their data sets. They have not been tried on the real files.
+    All but "folder" are written from the descriptions of their data sets, and not tested on the real files.
 
     Args:
-        root: the folder with these in it.
-        layout: "auto" looks at it.
-        classes: C, of the layout "folder"; others have two.
+        root: the folder that contains these.
+        layout: "auto" detects it.
+        classes: C, for the layout "folder"; others have two.
 
     Raises:
-        UsageError: it is no such folder, a picture has no mask, or a mask is of another size; reading a mask with a
-            value that is no class raises it too. The message names the file.
+        UsageError: root is not such a folder, a picture has no mask, or a mask differs in size; also, on reading a
+            mask, if it has a value that is not a class. The message names the file.
     """
 
     def __init__(self, root: str | os.PathLike[str], *, layout: MaskLayout = "auto", classes: int = 2) -> None:
@@ -88,7 +88,7 @@ class MaskedFiles:
         _check(self._pairs)
 
     def __len__(self) -> int:
-        """How many pictures have masks."""
+        """Number of pictures with masks."""
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> MaskedPicture:
@@ -128,7 +128,7 @@ def _layout_of(root: Path) -> str:
 
 
 def _same_names(pictures: str, masks: str, root: Path) -> Iterator[_Pair]:
-    """Files of the same path below two folders, but for their suffixes."""
+    """Files with the same path below two folders, apart from their suffixes."""
     by_stem = {os.path.splitext(name)[0]: path for name, path in _listed(root / masks)}
     for name, path in _listed(root / pictures):
         stem = os.path.splitext(name)[0]
@@ -172,7 +172,7 @@ _PAIRS: dict[str, Callable[[Path], Iterator[_Pair]]] = {
 
 
 def _check(pairs: list[_Pair]) -> None:
-    """That all files are there, and masks as large as their pictures; of files only headers are read."""
+    """Check that all files exist and masks have the sizes of their pictures; only headers are read."""
     missing = [path for pair in pairs for path in (pair.picture, pair.mask) if not path.is_file()]
     if missing:
         raise UsageError(f"{missing[0]} is missing{_and_more(len(missing))}: each picture needs a mask")
@@ -190,7 +190,7 @@ def _check(pairs: list[_Pair]) -> None:
     if wrong:
         path, found, expected = wrong[0]
         raise UsageError(
-            f"the mask {path} is of {found[0]} x {found[1]} pixels, its picture of {expected[0]} x {expected[1]}"
+            f"the mask {path} has {found[0]} x {found[1]} pixels, its picture {expected[0]} x {expected[1]}"
             f"{_and_more(len(wrong))}"
         )
 
@@ -199,7 +199,7 @@ def _and_more(count: int) -> str:
     return f", and {count - 1} more" if count > 1 else ""
 
 
-# Readers of masks: an image -> (H, W) uint8; a ValueError says what it has in it that is no class.
+# Readers of masks: an image -> (H, W) uint8; their ValueError names the value that is not a class.
 
 
 def _indices(image: Image.Image, classes: int) -> np.ndarray:
@@ -213,7 +213,7 @@ def _indices(image: Image.Image, classes: int) -> np.ndarray:
         return (values > 0).astype(np.uint8)
     unknown = [int(value) for value in found if not 0 <= value < classes and value != IGNORED]
     if unknown:
-        raise ValueError(f"the value {unknown[0]}, which is none of the {classes} classes 0 … {classes - 1}")
+        raise ValueError(f"the value {unknown[0]}, which is not among the {classes} classes 0 … {classes - 1}")
     return values.astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Mosaics of photographic textures, with the exact class of every pixel: ground truth with nothing to download."""
+"""Mosaics of photographic textures with the exact class of every pixel: ground truth without downloads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,27 +16,26 @@ with extra("scvae_fast.data.mosaics", "SciPy"):
     from scipy.ndimage import gaussian_filter
 
 TEXTURES = ("brick", "grass", "gravel", "moon", "hubble_deep_field")
-_AREA, _HALF = 512, 256  # of a texture: the square that is used, and the width of either half
+_AREA, _HALF = 512, 256  # side of the square used from each texture, and width of each half of it
 _CONTRAST = 0.25
-_LEAST = 0.03  # of a mosaic's pixels, for each texture
-_BEND, _BEND_LENGTH = 8.0, 20.0  # pixels by which borders deviate, and over which
+_LEAST = 0.03  # smallest share of a mosaic's pixels per texture
+_BEND, _BEND_LENGTH = 8.0, 20.0  # amplitude and length in pixels of the bends of borders
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mosaics:
-    """Pictures of Voronoi regions with bent borders and an ellipse, each with one of five textures; all occur in each.
+    """Pictures of Voronoi regions with bent borders and an ellipse, each filled with one of five textures, all present.
 
-    Textures are the upper left 512 x 512 pixels of grey photographs inside scikit-image. Pictures to train on take
-    theirs from the left half of that, those to validate on from the right half. Each half of each texture is shifted
-    and scaled to mean 0 and standard deviation 0.25, then clipped to −1 … 1: brightness and contrast don't tell them
-    apart.
+    Textures are the upper left 512 x 512 pixels of grey photographs in scikit-image. Training pictures use the left
+    half of that, validation pictures the right half. Each half of each texture is shifted and scaled to mean 0 and
+    standard deviation 0.25, then clipped to −1 … 1, so that brightness and contrast alone don't distinguish textures.
 
     Args:
         split: "train" or "val".
-        count: how many pictures.
+        count: number of pictures.
         seed: mosaic i is a function of split, seed and i.
         side: of the square pictures, at most 256.
-        regions: of each picture, at least five; the ellipse comes on top.
+        regions: per picture, at least five, in addition to the ellipse.
     """
 
     split: Split = "val"
@@ -57,13 +56,13 @@ class Mosaics:
         return TEXTURES
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Number of pictures."""
         return self.count
 
     def __getitem__(self, index: int) -> MaskedPicture:
         """Mosaic `index`, 0 … count − 1."""
         if not 0 <= index < self.count:
-            raise IndexError(f"Mosaics: there are {self.count}, got {index}")
+            raise IndexError(f"Mosaics: index must be below {self.count}, got {index}")
         dice = np.random.default_rng((self.seed, self.split == "train", index))
         mask = self._shapes(dice)
         while np.bincount(mask.flatten(), minlength=len(TEXTURES)).min() < _LEAST * mask.size:

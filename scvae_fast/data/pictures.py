@@ -19,11 +19,11 @@ from scvae_fast._limits import PIXELS_VARIABLE, most_pixels, too_large
 with extra("scvae_fast.data", "Pillow"):
     from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-# What is read, by Pillow's names. Of its others some run programs (EPS, WMF), some decode before they say how large
-# they are (ICO, ICNS), and none holds photographs.
+# Formats that are read, by Pillow's names. Of the others, some run programs (EPS, WMF), some decode before they state
+# their size (ICO, ICNS), and none holds photographs.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 
-# How pictures with an EXIF orientation are turned upright. From 5 on their width and height are exchanged.
+# How pictures with an EXIF orientation are turned upright. From 5 on, width and height are swapped.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -35,21 +35,21 @@ _UPRIGHT = {
 }
 _SIDEWAYS = 5
 
-# Levels of white in greys of more than 8 bits, and by how much of that a level may lie beyond: rounding, and no more.
+# Level of white in greys of more than 8 bits, and the share by which rounding may put a level outside the range.
 _WHITE = {"f": 1.0, "i": 65535.0, "u": 65535.0}
 _BEYOND = 1e-3
 
 if PIXELS_VARIABLE in os.environ and Image.MAX_IMAGE_PIXELS is not None:
-    # Pillow refuses twice as many by itself.
+    # Pillow itself refuses twice as many.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, most_pixels() // 2)
 
 
 class PictureError(ValueError):
-    """A file can't be read as a picture; the message names the file and says why.
+    """A file can't be read as a picture; the message names the file and the reason.
 
     Args:
         name: the file.
-        reason: why.
+        reason: the reason.
 
     Example:
         >>> from scvae_fast.data import PictureError
@@ -67,21 +67,21 @@ class PictureError(ValueError):
 
 @functools.cache
 def _readable() -> tuple[str, ...]:
-    """Those of `FORMATS` that this Pillow was built with."""
+    """The `FORMATS` that this Pillow was built with."""
     Image.init()
     return tuple(kind for kind in FORMATS if kind in Image.OPEN)
 
 
 @functools.cache
 def picture_suffixes() -> frozenset[str]:
-    """The suffixes of files that are read, in lower case, each with its dot."""
+    """The lower-case suffixes of the files that are read, each with its dot."""
     # Pillow opens MPO, the JPEG of some cameras, as JPEG.
     registered = Image.registered_extensions().items()
     return frozenset(suffix for suffix, kind in registered if kind in (*_readable(), "MPO"))
 
 
 def is_picture_name(name: str) -> bool:
-    """Whether a file of this name should be a picture; hidden files are none."""
+    """Whether a file name looks like a picture's; hidden files don't count."""
     base = os.path.basename(name)
     return not base.startswith(".") and os.path.splitext(base)[1].lower() in picture_suffixes()
 
@@ -89,9 +89,9 @@ def is_picture_name(name: str) -> bool:
 def load_picture(path: str | os.PathLike[str]) -> Tensor:
     """Read a picture as it should be displayed.
 
-    The orientation that a camera noted is applied. Grey becomes three equal channels, transparent pixels are laid
-    over white, and other colour spaces (CMYK, palettes …) become RGB. Greys of more than 8 bits keep their precision:
-    black is 0, white is 65535 in integers and 1 in floating point, and files with levels beyond that are refused.
+    The camera's orientation is applied. Grey becomes three equal channels, transparent pixels are blended with white,
+    and other colour spaces (CMYK, palettes …) become RGB. Greys of more than 8 bits keep their precision: black is 0,
+    white is 65535 in integers and 1 in floating point, and files with levels outside this range are refused.
 
     Args:
         path: a picture file.
@@ -100,7 +100,7 @@ def load_picture(path: str | os.PathLike[str]) -> Tensor:
         (3, H, W), float32 in −1 … 1.
 
     Raises:
-        PictureError: there is no such file, or it is no picture of `FORMATS`, damaged, cut short, or too large.
+        PictureError: there is no such file, or it is not a picture in `FORMATS`, damaged, cut short, or too large.
 
     Example:
         >>> import torch
@@ -113,7 +113,7 @@ def load_picture(path: str | os.PathLike[str]) -> Tensor:
 
 
 def decode_picture(source: Path | bytes, name: str) -> Tensor:
-    """As `load_picture`, of a file or of the bytes of one; `name` is what an error calls it."""
+    """Like `load_picture`, for a file or its bytes; `name` is used in errors."""
     with OpenPicture(source, name) as picture:
         return to_tensor(picture.decode())
 
@@ -121,12 +121,12 @@ def decode_picture(source: Path | bytes, name: str) -> Tensor:
 class OpenPicture:
     """A picture of which only the header has been read; a large JPEG can be decoded at a fraction of its size.
 
-    `size` is its width and height, as it is meant to be seen.
+    `size` is its width and height in upright orientation.
 
     Args:
-        source: a file, or the bytes of one.
-        name: what an error calls it.
-        most: pictures of more pixels are refused before anything is decoded; `_limits.most_pixels` by default.
+        source: a file, or its bytes.
+        name: for errors.
+        most: largest number of pixels, checked before anything is decoded; `_limits.most_pixels` by default.
 
     Raises:
         PictureError: as `load_picture`, or there are more pixels.
@@ -137,12 +137,12 @@ class OpenPicture:
             raise PictureError(name, "no such file" if not source.exists() else "not a file")
         self.name = name
         with self._errors():
-            # Of a path, Pillow would map uncompressed TIFFs into memory, and scramble those that are to be turned.
+            # Given a path, Pillow would map uncompressed TIFFs into memory, and scramble those to be turned.
             self._file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
         try:
             with self._errors():
                 self._image = Image.open(self._file, formats=_readable())
-            # First: for PNG, Pillow decodes the whole picture to find the orientation.
+            # Before the orientation: for PNG, Pillow decodes the whole picture to find it.
             if problem := too_large(self._image.height, self._image.width, most):
                 raise PictureError(self.name, problem)
             width, height = self._image.size
@@ -150,7 +150,7 @@ class OpenPicture:
                 if self._image.format == "PNG" and "exif" not in self._image.info:
                     self._image.load()
                 if isinstance(self._image, TiffImagePlugin.TiffImageFile):
-                    # Pillow turns TIFFs by itself, and some versions say so in their size already.
+                    # Pillow itself turns TIFFs, and some versions already swap their size.
                     tags = self._image.tag_v2
                     width, height = (
                         int(tags[each]) for each in (TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH)
@@ -168,7 +168,7 @@ class OpenPicture:
         """The picture as `load_picture` describes it, in mode RGB, or in mode F with levels 0 … 1.
 
         Args:
-            shrink: above 1, a decoder that can do so quickly (JPEG) may shrink the picture by at most that.
+            shrink: above 1, a decoder that can shrink quickly (JPEG) may shrink the picture by at most this factor.
         """
         with self._errors():
             if shrink > 1:
@@ -177,7 +177,7 @@ class OpenPicture:
             return self._upright(_plain(self._image, self.name))
 
     def decode_levels(self) -> Image.Image:
-        """The picture in the mode in which the file has it, for instance a palette, turned upright."""
+        """The picture in its file's own mode, for instance a palette, turned upright."""
         with self._errors():
             self._image.load()
             return self._upright(self._image)
@@ -187,7 +187,7 @@ class OpenPicture:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Nothing but Pillow runs inside, and its decoders report damage as errors of any type."""
+        """Convert all errors to `PictureError`: only Pillow runs inside, and its decoders raise errors of any type."""
         try:
             yield
         except (MemoryError, PictureError):
@@ -210,11 +210,11 @@ class OpenPicture:
 
 
 def save_picture(path: str | os.PathLike[str], picture: Tensor) -> None:
-    """Write a picture, in the format that the suffix of `path` names, whole or not at all.
+    """Write a picture atomically, in the format given by the suffix of `path`.
 
     Args:
-        path: the file; missing folders are made.
-        picture: (3, H, W) in −1 … 1; values beyond are clipped.
+        path: the file; missing folders are created.
+        picture: (3, H, W) in −1 … 1; values outside are clipped.
 
     Raises:
         ValueError: picture is not (3, H, W), or the suffix is not a format that can be written.
@@ -238,7 +238,7 @@ def to_bytes(picture: Tensor) -> np.ndarray:
 
 
 def to_tensor(image: Image.Image) -> Tensor:  # -> (3, H, W)
-    """The picture (3, H, W) in −1 … 1 of an image that `OpenPicture.decode` gave."""
+    """The picture (3, H, W) in −1 … 1 of an image from `OpenPicture.decode`."""
     values = torch.from_numpy(np.array(image))
     if image.mode == "F":
         return (values * 2 - 1).expand(3, *values.shape).contiguous()
@@ -246,7 +246,7 @@ def to_tensor(image: Image.Image) -> Tensor:  # -> (3, H, W)
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """What the EXIF data say; None where there are none, or damaged ones, which are no reason to lose a picture."""
+    """The EXIF orientation; None without EXIF data, or if they are damaged, which is no reason to reject a picture."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # its parser reports damage as errors of any type
@@ -258,7 +258,7 @@ def _plain(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
         levels = values.astype(np.float32) / _WHITE[values.dtype.kind]
-        if not (levels.min() >= -_BEYOND and levels.max() <= 1 + _BEYOND):  # NaN is neither
+        if not (levels.min() >= -_BEYOND and levels.max() <= 1 + _BEYOND):  # also catches NaN
             raise PictureError(
                 name,
                 f"grey levels must be 0 … {_WHITE[values.dtype.kind]:g} in {values.dtype}, "

@@ -1,4 +1,4 @@
-"""Pictures by number: the endless stream that training takes its samples from, and the fixed order of a validation."""
+"""Pictures by number: the endless stream of training samples, and the fixed order of validation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from scvae_fast.data.square_crops import Crop, load_centre, load_square
 from scvae_fast.data.unreadable import UnreadableFiles
 from scvae_fast.errors import UsageError
 
-# What else than the seed and a number the randomness depends on: the order of an epoch, or the crop of a sample.
+# What randomness depends on besides the seed and a number: the order of an epoch, or the crop of a sample.
 _ORDER, _SAMPLE = 0, 1
 
 
@@ -26,21 +26,21 @@ class Source(Protocol):
 
 
 def sample_dice(seed: int, number: int) -> np.random.Generator:
-    """The random numbers of one sample of a stream."""
+    """The random generator of one sample of a stream."""
     return np.random.default_rng((seed, _SAMPLE, number))
 
 
 class TrainingPictures(Dataset[Tensor]):
     """An endless stream of numbered samples (3, resolution, resolution) in −1 … 1, from N pictures.
 
-    Sample s depends on the seed and on s alone: it belongs to epoch s // N, whose order is a permutation of its own,
-    and what is random about its crop is drawn from (seed, s). So a training can continue from any
-    number of samples. A picture that can't be read is replaced by the next one of the order that can.
+    Sample s depends only on the seed and on s: it belongs to epoch s // N, which has its own permutation, and its crop
+    is drawn from (seed, s). So training can resume at any sample. A picture that can't be read is replaced by the next
+    readable one in the order.
 
     Args:
-        pictures: what to choose from, N of them.
-        crop: what part of a picture becomes the sample.
-        seed: of everything random; not negative.
+        pictures: N pictures.
+        crop: the part of a picture that becomes the sample.
+        seed: for everything random; not negative.
         broken: counts the pictures that can't be read.
 
     Example:
@@ -57,7 +57,7 @@ class TrainingPictures(Dataset[Tensor]):
         self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
-        """N, the samples of an epoch."""
+        """N, the number of samples in an epoch."""
         return len(self.pictures)
 
     def __getitem__(self, number: int) -> Tensor:  # -> (3, resolution, resolution)
@@ -73,7 +73,7 @@ class TrainingPictures(Dataset[Tensor]):
         return _first_readable(read, position, len(self), self.broken)
 
     def order(self, epoch: int) -> np.ndarray:  # -> (N,)
-        """The order in which an epoch goes through the pictures."""
+        """The order of the pictures in an epoch."""
         if epoch not in self._orders:
             # A batch may need the end of one epoch and the beginning of the next.
             self._orders = {other: order for other, order in self._orders.items() if other == epoch - 1}
@@ -82,13 +82,13 @@ class TrainingPictures(Dataset[Tensor]):
 
 
 class FixedPictures(Dataset[Tensor]):
-    """The middle squares (3, resolution, resolution) in −1 … 1 of pictures, in their order.
+    """The middle squares (3, resolution, resolution) in −1 … 1 of pictures, in order.
 
-    A picture that can't be read is replaced by the next one that can, so that batches keep their size.
+    A picture that can't be read is replaced by the next readable one, so that batches keep their size.
 
     Args:
         pictures: the pictures.
-        resolution: what the shorter side is resized to.
+        resolution: to which the shorter side is resized.
         broken: counts the pictures that can't be read.
 
     Example:
@@ -117,7 +117,7 @@ class FixedPictures(Dataset[Tensor]):
 
 
 def _first_readable(read: Callable[[int], Tensor], first: int, count: int, broken: UnreadableFiles) -> Tensor:
-    """Reads `first`, or the next one, around a circle of `count`, that can be read."""
+    """Read `first`, or the next readable one of `count` in cyclic order."""
     for step in range(count):
         try:
             return read((first + step) % count)

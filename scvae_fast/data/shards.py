@@ -1,4 +1,4 @@
-"""Pictures in tar shards (WebDataset), from local files or from pipes, read from front to back."""
+"""Pictures in tar shards (WebDataset), from local files or pipes, read sequentially."""
 
 import functools
 import itertools
@@ -36,7 +36,7 @@ with extra("tar shards", "webdataset"):
 
 
 class RawPicture(NamedTuple):
-    """A picture of a shard, not decoded; `member` is its name in the tar file, `name` what an error calls it."""
+    """An undecoded picture of a shard; `member` is its name in the tar file, `name` is used in errors."""
 
     name: str
     member: str
@@ -44,9 +44,9 @@ class RawPicture(NamedTuple):
 
 
 def expand_shards(shards: str | Sequence[str]) -> list[str]:
-    """The shards that a pattern "data/train-{000..127}.tar", a command "pipe:…", a folder, or a list of them names.
+    """The shards named by a pattern "data/train-{000..127}.tar", a command "pipe:…", a folder, or a list of these.
 
-    What exists here is a file or a folder, whatever it is called: a name that is found in a folder is never a command.
+    An existing file or folder is taken as such, whatever its name: a name found in a folder is never a command.
 
     Raises:
         UsageError: there are none, or a local one doesn't exist.
@@ -63,7 +63,7 @@ def expand_shards(shards: str | Sequence[str]) -> list[str]:
         return [_as_path(path)]
     try:
         urls = list(expand_urls(shards))
-    except ValueError as error:  # of braces
+    except ValueError as error:  # malformed braces
         raise UsageError(f"{shards}: not a pattern of shards: {error}") from error
     for url in urls:
         if _is_local(url) and not Path(url).is_file():
@@ -72,22 +72,22 @@ def expand_shards(shards: str | Sequence[str]) -> list[str]:
 
 
 def _as_path(path: Path) -> str:
-    """A text that is taken for a path by everyone."""
+    """The path as text that can't be mistaken for a command."""
     return str(path) if _is_local(str(path)) else os.path.join(os.curdir, path)
 
 
 def count_pictures(urls: Sequence[str]) -> int | None:
-    """Pictures in local shards, by the headers of the tar files; None if one is not local.
+    """Number of pictures in local shards, from the headers of the tar files; None if one is not local.
 
-    Shards that are damaged count as far as they can be read. Pictures that `raw_pictures` leaves out are counted on
-    stderr.
+    Damaged shards are counted as far as they can be read. The number of pictures that `raw_pictures` leaves out is
+    printed on stderr.
     """
     counts = counts_of(urls)
     return None if counts is None else sum(counts)
 
 
 def counts_of(urls: Sequence[str]) -> list[int] | None:
-    """Pictures in each of local shards; as `count_pictures`."""
+    """Number of pictures in each of the local shards; as `count_pictures`."""
     if not all(map(_is_local, urls)):
         return None
     samples = [_count(url) for url in urls]
@@ -97,14 +97,14 @@ def counts_of(urls: Sequence[str]) -> list[int] | None:
     return [each.taken for each in samples]
 
 
-_LEFT_OUT = "of several pictures of a sample that differ in their suffix, such as {}, the first is taken"
+_LEFT_OUT = "only the first picture of each sample is used, which excludes {}"
 
 
 class _Samples:
     """Which pictures of a shard are taken, by their names in order: the first of each sample.
 
-    WebDataset takes what stands before the first dot for the sample. Names such as 2023.05.01.jpg and 2023.05.02.jpg
-    are no two parts of a sample 2023: pictures of one suffix are samples of their own.
+    WebDataset takes a name up to its first dot as the sample. Names such as 2023.05.01.jpg and 2023.05.02.jpg are not
+    two parts of a sample 2023: pictures with the same suffix are separate samples.
     """
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class _Samples:
         self._key, self._suffix = "", ""
 
     def takes(self, name: str) -> bool:
-        """Whether a picture is taken, the next one of the shard."""
+        """Whether the next picture of the shard is taken."""
         key, suffix = base_plus_ext(name)[0], os.path.splitext(name)[1].lower()
         takes = key != self._key or suffix == self._suffix
         if takes:
@@ -127,7 +127,7 @@ class _Samples:
 
 @functools.cache
 def _tell(example: str) -> None:
-    """Once, of archives that can't be looked through beforehand."""
+    """Print it once, for archives that can't be scanned beforehand."""
     print(f"pictures in shards are left out: {_LEFT_OUT.format(example)}", file=sys.stderr)
 
 
@@ -136,14 +136,14 @@ def raw_pictures(url: str, damaged: Callable[[PictureError], None]) -> Generator
 
     Args:
         url: a path, or what webdataset opens: "pipe:…" and others.
-        damaged: is told if the shard can't be read, or only the part before.
+        damaged: called if the shard, or its end, can't be read.
     """
     try:
         source = _opened(url)
     except (OSError, ValueError) as error:
         damaged(PictureError(url, f"can't be opened: {error}"))
         return
-    # Of a command, what it writes: webdataset's own object may lose the end of that, if the command fails.
+    # For a command, its standard output: webdataset's own object may lose the end of that if the command fails.
     stream, samples = getattr(source, "stream", source), _Samples()
     problem: Exception | None = None
     try:
@@ -153,13 +153,13 @@ def raw_pictures(url: str, damaged: Callable[[PictureError], None]) -> Generator
                     continue
                 name = printable(member.name)
                 file = archive.extractfile(member)
-                assert file is not None  # of a plain file
+                assert file is not None  # only plain files get here
                 yield RawPicture(f"{name} in {url}", name, file.read())
         _finish(source, stream)
     except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
         problem = error
     finally:
-        with suppress(OSError):  # a command that is cut off complains about that
+        with suppress(OSError):  # a command that is cut off complains
             source.close()
     if samples.left_out and not _is_local(url):
         _tell(samples.example)
@@ -174,10 +174,10 @@ def _pictures_of(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         tarfile.TarError: the archive is damaged, or a member claims to be larger than any picture.
     """
     for member in archive:
-        archive.members = []  # type: ignore[attr-defined]  # which tarfile would keep of a whole archive
+        archive.members = []  # type: ignore[attr-defined]  # tarfile would keep all of them
         if member.size > most_bytes():
             raise tarfile.ReadError(
-                f"{printable(member.name)} has {member.size:,} bytes, at most {most_bytes():,} are taken "
+                f"{printable(member.name)} has {member.size:,} bytes, at most {most_bytes():,} are allowed "
                 f"({PIXELS_VARIABLE} raises that)"
             )
         if member.isreg() and _is_sample(member.name):
@@ -189,7 +189,7 @@ def _opened(url: str) -> Any:
 
 
 def _finish(source: Any, stream: Any) -> None:
-    """Lets a command that still writes what follows the end of the archive come to its own end."""
+    """Let a command that writes more after the end of the archive run to its own end."""
     while stream.read(1 << 20):
         pass
     try:
@@ -201,27 +201,27 @@ def _finish(source: Any, stream: Any) -> None:
 class ShardPictures(Dataset[Tensor]):
     """Batches of samples (3, resolution, resolution) in −1 … 1 from tar shards, without end.
 
-    Each of W processes has `streams` streams, n = W · streams in all, and takes its batches from its own in turn. An
-    epoch has as many whole batches as `samples` give. For each, the shards get a new order, of which a stream reads
-    every n-th; where there are fewer shards than streams, it reads all and takes every n-th sample. It mixes its
-    samples in a buffer, and begins again with its shards should they end before the epoch does, for shards need not
-    have equally many. What is random about a crop is drawn from (seed, number).
+    Each of W processes has `streams` streams, n = W · streams in all, and takes its batches from its own streams in
+    turn. An epoch has as many whole batches as fit into `samples`. In each epoch the shards are shuffled, and a stream
+    reads every n-th of them; if there are fewer shards than streams, it reads all and takes every n-th sample. It
+    shuffles its samples in a buffer. If its shards end before the epoch, it starts them again, since shards may differ
+    in length. Random crops are drawn from (seed, number).
 
-    So batch b depends on b, the seed, the size of a batch, W and `streams` alone. Asked for one in the midst of an
-    epoch, it reads what comes before in that epoch without decoding it. A picture that can't be read is replaced by
-    the next one of its stream that can.
+    So batch b depends only on b, the seed, the batch size, W and `streams`. To start within an epoch, a stream reads
+    the earlier samples of the epoch without decoding them. A picture that can't be read is replaced by the next
+    readable one of its stream.
 
     Args:
         urls: the shards, see `expand_shards`.
-        crop: what part of a picture becomes the sample.
-        samples: in an epoch.
-        seed: of everything random; not negative.
-        broken: counts the pictures, and the shards, that can't be read.
-        batch_size: of a process.
-        rank: which process.
+        crop: the part of a picture that becomes the sample.
+        samples: per epoch.
+        seed: for everything random; not negative.
+        broken: counts the pictures and shards that can't be read.
+        batch_size: per process.
+        rank: number of the process.
         world_size: W.
-        streams: as many as there are worker processes, so that each reads one stream.
-        buffer: so many samples of a stream are mixed; 1 keeps their order.
+        streams: number of worker processes, so that each reads one stream.
+        buffer: number of samples of a stream that are shuffled together; 1 keeps their order.
     """
 
     def __init__(
@@ -244,11 +244,11 @@ class ShardPictures(Dataset[Tensor]):
         self._readers: dict[tuple[int, int], _Reader] = {}
 
     def __len__(self) -> int:
-        """Samples in an epoch."""
+        """Number of samples in an epoch."""
         return self.samples
 
     def __getitems__(self, numbers: list[int]) -> list[Tensor]:  # -> (3, resolution, resolution) each
-        """The batch with these numbers, which `StreamBatches` gave."""
+        """The batch with these numbers, which come from `StreamBatches`."""
         together = self.batch_size * self.world_size
         epoch, batch = divmod(numbers[0] // together, max(1, self.samples // together))
         nth, stream = divmod(batch, self.streams)
@@ -286,23 +286,23 @@ class ShardPictures(Dataset[Tensor]):
             if empty:
                 if step == 1 and len(order) == len(self.urls):
                     raise UsageError(f"there are no pictures in {', '.join(self.urls[:3])} …")
-                order, mine, step = self.urls, 0, 1  # all of its own are damaged
+                order, mine, step = self.urls, 0, 1  # all shards of this stream are damaged
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_readers": {}}  # a worker opens its own
+        return {**self.__dict__, "_readers": {}}  # a worker opens its own readers
 
 
 class ShardsInOrder(Dataset[Tensor]):
-    """The middle squares (3, resolution, resolution) in −1 … 1 of the pictures in tar shards, in their order.
+    """The middle squares (3, resolution, resolution) in −1 … 1 of the pictures in tar shards, in order.
 
-    Whoever asks for some of them reads all before, but decodes only those. A picture that can't be read is replaced by
-    the next one that can.
+    Reading a picture reads all before it, but decodes only the requested ones. A picture that can't be read is replaced
+    by the next readable one.
 
     Args:
         urls: the shards, see `expand_shards`.
-        resolution: what the shorter side is resized to.
-        samples: how many pictures there are; where there are fewer, the first follow on the last.
-        broken: counts the pictures, and the shards, that can't be read.
+        resolution: to which the shorter side is resized.
+        samples: number of pictures; if there are fewer, the sequence starts again after the last.
+        broken: counts the pictures and shards that can't be read.
     """
 
     def __init__(self, urls: Sequence[str], resolution: int, *, samples: int, broken: UnreadableFiles) -> None:
@@ -313,7 +313,7 @@ class ShardsInOrder(Dataset[Tensor]):
         return self.samples
 
     def __getitems__(self, numbers: list[int]) -> list[Tensor]:  # -> (3, resolution, resolution) each
-        """The pictures with these numbers, which rise."""
+        """The pictures with these numbers, which must increase."""
         reader = self._reader
         if reader is None or reader.position > numbers[0]:
             self._reader = reader = _Reader(self._raw(), self.samples, self.broken)
@@ -340,7 +340,7 @@ _Load = Callable[[RawPicture], Tensor]
 
 
 class _Reader:
-    """Decodes a stream of raw pictures; `position` is how many it has given or skipped."""
+    """Decodes a stream of raw pictures; `position` is the number of pictures returned or skipped."""
 
     def __init__(self, raw: Iterator[RawPicture], count: int, broken: UnreadableFiles) -> None:
         self.position = 0
@@ -353,7 +353,7 @@ class _Reader:
             self._advance()
 
     def take(self, load: _Load) -> Tensor:
-        # One that replaces a broken one stays in the queue: a position means the same whether anything is decoded.
+        # A replacement stays in the queue, so that a position means the same whether or not pictures are decoded.
         for step in range(self._count):
             try:
                 picture = load(self._look_ahead(step))
@@ -391,5 +391,5 @@ def _count(url: str) -> _Samples:
 
 
 def _is_sample(name: str) -> bool:
-    # webdataset keeps folders called __…__ for itself, and finds no key in some names.
+    # webdataset reserves folders called __…__, and finds no key in some names.
     return is_picture_name(name) and not re.match("__[^/]*__/", name) and base_plus_ext(name)[0] is not None

@@ -1,4 +1,4 @@
-"""Squares cut from pictures and resized, as the released code of SC-VAE does for training and for evaluation."""
+"""Square crops of pictures, resized, as in SC-VAE's released code for training and evaluation."""
 
 import math
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from scvae_fast.data.pictures import OpenPicture, to_tensor
 
-# A JPEG may be decoded at a fraction of its size, if so many times the pixels that are wanted remain each way: the
-# antialiased resizing that follows then hides how the decoder shrinks.
+# A JPEG may be decoded at a fraction of its size if this factor of the wanted pixels remains in each direction: the
+# antialiased resizing that follows then hides the decoder's shrinking.
 _SPARE = 2.0
 
 
 class Square(NamedTuple):
-    """A part of a picture, in its pixels; nearly a square: resizing rounds the longer side of a picture."""
+    """A part of a picture, in pixels; only nearly square, because resizing rounds the longer side of a picture."""
 
     left: float
     top: float
@@ -28,21 +28,21 @@ class Square(NamedTuple):
 
 
 class Crop(Protocol):
-    """Draws the part of a picture that becomes a sample, `resolution` pixels wide and high."""
+    """Draws the part of a picture that becomes a sample of `resolution` x `resolution` pixels."""
 
     @property
     def resolution(self) -> int: ...
 
     def square(self, size: tuple[int, int], dice: np.random.Generator) -> Square:
-        """The part of a picture of `size` (width, height)."""
+        """A part of a picture of `size` (width, height)."""
 
 
 @dataclass(frozen=True)
 class ZoomedCrop:
-    """A random square of `least` … 1 of the area of the largest, mirrored or not.
+    """A random square of `least` … 1 times the area of the largest one, mirrored at random.
 
-    On square pictures that is torchvision's RandomResizedCrop(resolution, scale=(least, 1), ratio=(1, 1)), with which
-    the released code trains on FFHQ.
+    On square pictures this equals torchvision's RandomResizedCrop(resolution, scale=(least, 1), ratio=(1, 1)), which
+    the released code uses to train on FFHQ.
 
     Example:
         >>> from scvae_fast.data import ZoomedCrop
@@ -62,9 +62,9 @@ class ZoomedCrop:
 
 @dataclass(frozen=True)
 class PlacedCrop:
-    """The shorter side is resized to the resolution, and a square at a random place is taken, mirrored or not.
+    """A square at a random place after resizing the shorter side to the resolution, mirrored at random.
 
-    Torchvision's Resize(resolution) and RandomCrop(resolution), with which the released code trains on ImageNet.
+    Torchvision's Resize(resolution) and RandomCrop(resolution), which the released code uses to train on ImageNet.
 
     Example:
         >>> from scvae_fast.data import PlacedCrop
@@ -82,19 +82,19 @@ class PlacedCrop:
 
 
 def load_square(source: Path | bytes, name: str, crop: Crop, dice: np.random.Generator) -> Tensor:
-    """Read a picture and cut a square from it, resized with antialiasing.
+    """Read a picture and crop a square from it, resized with antialiasing.
 
     Args:
-        source: a file, or the bytes of one.
-        name: what an error calls it.
-        crop: which part of it.
-        dice: of what is random about that.
+        source: a file, or its bytes.
+        name: for errors.
+        crop: which part to take.
+        dice: random generator of the crop.
 
     Returns:
         (3, resolution, resolution), float32 in −1 … 1.
 
     Raises:
-        PictureError: it is no picture, damaged, or cut short.
+        PictureError: it is not a picture, damaged, or cut short.
     """
     with OpenPicture(source, name) as picture:
         square = crop.square(picture.size, dice)
@@ -103,9 +103,9 @@ def load_square(source: Path | bytes, name: str, crop: Crop, dice: np.random.Gen
 
 
 def load_centre(source: Path | bytes, name: str, resolution: int) -> Tensor:
-    """As `load_square` of the middle, after the shorter side was resized to the resolution; nothing is random.
+    """Like `load_square`, for the middle square after resizing the shorter side to the resolution; not random.
 
-    Torchvision's Resize(resolution) and CenterCrop(resolution), with which the released code evaluates.
+    Torchvision's Resize(resolution) and CenterCrop(resolution), which the released code uses for evaluation.
     """
     with OpenPicture(source, name) as picture:
         resized, left, top = _centre(picture.size, resolution)
@@ -114,7 +114,7 @@ def load_centre(source: Path | bytes, name: str, resolution: int) -> Tensor:
 
 
 def centre_square(picture: Tensor, resolution: int) -> Tensor:  # (3, H, W) -> (3, resolution, resolution)
-    """What `load_centre` does, of a picture that is in memory already."""
+    """Like `load_centre`, for a picture in memory."""
     (width, height), left, top = _centre((picture.shape[2], picture.shape[1]), resolution)
     if (height, width) != picture.shape[1:]:
         picture = F.interpolate(picture[None], (height, width), mode="bilinear", antialias=True)[0]
@@ -122,7 +122,7 @@ def centre_square(picture: Tensor, resolution: int) -> Tensor:  # (3, H, W) -> (
 
 
 def _cut(image: Image.Image, size: tuple[int, int], square: Square, resolution: int) -> Image.Image:
-    across, down = image.width / size[0], image.height / size[1]  # below 1 where the decoder shrank it
+    across, down = image.width / size[0], image.height / size[1]  # below 1 if the decoder shrank it
     box = (
         square.left * across,
         square.top * down,
@@ -134,7 +134,7 @@ def _cut(image: Image.Image, size: tuple[int, int], square: Square, resolution: 
 
 
 def _resized(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    """Width and height after the shorter one was resized, rounded as torchvision does."""
+    """Width and height after resizing the shorter one, rounded as torchvision does."""
     width, height = size
     least = min(size)
     return int(shorter * width / least), int(shorter * height / least)
@@ -148,6 +148,6 @@ def _before_resizing(
 
 
 def _centre(size: tuple[int, int], resolution: int) -> tuple[tuple[int, int], int, int]:
-    """Width and height after resizing, and left and top of the middle square then."""
+    """Width and height after resizing, and left and top of the middle square in that."""
     width, height = _resized(size, resolution)
     return (width, height), round((width - resolution) / 2), round((height - resolution) / 2)

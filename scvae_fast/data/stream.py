@@ -1,4 +1,4 @@
-"""Pictures one after the other, from wherever they are: what evaluation and coding read."""
+"""Pictures one after the other, from any source, for evaluation and coding."""
 
 import copy
 import hashlib
@@ -42,10 +42,10 @@ Resize = int | None
 
 
 def check_arrangement(layout: str, split: str) -> None:
-    """Make sure that what was asked for by `--layout` and `--split` is what `PictureStream` knows.
+    """Check that `PictureStream` knows the values of `--layout` and `--split`.
 
     Raises:
-        ArgumentError: one of them is not.
+        ArgumentError: it doesn't know one of them.
     """
     for name, value, known in (("layout", layout, get_args(Layout)), ("split", split, get_args(Split))):
         if value not in known:
@@ -72,7 +72,7 @@ class NamedPicture(NamedTuple):
 
 
 class _Task(NamedTuple):
-    """A picture that is still to be decoded."""
+    """A picture that is not decoded yet."""
 
     name: str
     decode: Callable[[], Tensor]
@@ -83,21 +83,21 @@ class _Task(NamedTuple):
 
 
 class PictureStream:
-    """Pictures in a fixed order, decoded as they are needed; iterate over it as often as you like.
+    """Pictures in a fixed order, decoded on demand; can be iterated over repeatedly.
 
-    They are numbered from 0 in that order, those that can't be read included. A few are decoded ahead by threads:
-    memory does not depend on how many there are. Files that can't be read are skipped and named on stderr.
+    They are numbered from 0 in that order, unreadable ones included. Threads decode a few pictures ahead: memory does
+    not depend on the number of pictures. Files that can't be read are skipped and named on stderr.
 
     Args:
         data: a folder, a picture, tar shards (a pattern "train-{000..127}.tar", a folder of them, or "pipe:…"),
-            "photographs" for those embedded in scikit-image and scikit-learn, or files that are listed already.
-        layout: how `data` is arranged; "auto" looks at it, and `describe` says what it took. Of a folder with pictures
-            and tar files, it takes the pictures and says so on stderr.
-        split: of a layout that has splits; folders and shards have none.
-        resize: shorter side in pixels, after which the centre is cropped to a square; None leaves pictures whole.
-        limit: the first so many pictures alone; those that can't be read count.
-        most_broken: so many files may be skipped; one more stops the iteration with an error.
-        threads: so many decode; by default as many as there are processors, at most 4.
+                "photographs" for those embedded in scikit-image and scikit-learn, or an existing listing of files.
+        layout: how `data` is arranged; "auto" detects it, and `describe` reports it. If a folder has both pictures and
+            tar files, "auto" takes the pictures and says so on stderr.
+        split: for layouts with splits; folders and shards have none.
+        resize: shorter side in pixels, after which the central square is cropped; None leaves pictures whole.
+        limit: takes only the first pictures; unreadable ones count.
+        most_broken: number of files that may be skipped; one more raises an error.
+        threads: number of decoding threads; by default the number of processors, at most 4.
 
     Raises:
         UsageError: there are no pictures.
@@ -141,50 +141,50 @@ class PictureStream:
 
     @property
     def length(self) -> int | None:
-        """How many pictures there are, those that can't be read included; None where nobody knows, as of a pipe."""
+        """Number of pictures, unreadable ones included; None if unknown, as for a pipe."""
         if self._only is not None:
             return len(self._only)
         return None if self._source.length is None else len(self._numbers)
 
     def some(self, names: Iterable[str], resize: int | None) -> "PictureStream":
-        """The first of each of these names, with a `resize` of their own; no others are decoded."""
+        """The first picture of each of these names, with their own `resize`; no others are decoded."""
         stream = copy.copy(self)
         stream._only, stream.resize = frozenset(names), resize
         return stream
 
     def part(self, share: Share, block: int = 1) -> "PictureStream":
-        """The pictures of one part of several, under the numbers that they have here.
+        """The pictures of one part of several, with their original numbers.
 
         Args:
             share: which part.
-            block: so many, counted from number 0, stay together; see `blocks`.
+            block: consecutive pictures, counted from number 0, that stay in one part; see `blocks`.
 
         Raises:
-            UsageError: nobody knows how many pictures there are.
+            UsageError: the number of pictures is unknown.
         """
         if self.length is None:
             raise UsageError(
-                f"{self.data}: nobody knows how many pictures there are, so they can't be shared out; "
-                "local shards can, or give each process shards of its own"
+                f"{self.data}: the number of pictures is unknown, so they can't be divided; "
+                "use local shards, or give each process its own shards"
             )
         other = copy.copy(self)
         other._numbers, other.skipped = share.of(len(self._all), block), []
         return other
 
     def gather_skipped(self, processes: Processes) -> None:
-        """Put into `skipped` what all processes have skipped of their parts.
+        """Set `skipped` to what all processes have skipped in their parts.
 
         Raises:
-            UsageError: they are more than may be.
+            UsageError: they are more than `most_broken`.
         """
         self.skipped = [message for part in processes.gather(self.skipped) for message in part]
         if len(self.skipped) > self.most_broken:
             raise too_many(self.most_broken, self.skipped[-1])
 
     def listing(self) -> str:
-        """SHA-256, in hexadecimal, of the names of all pictures, not of a part alone.
+        """SHA-256, in hexadecimal, of the names of all pictures, not only of a part.
 
-        For shards it is of their names, and of how many pictures are in each.
+        For shards, it covers their names and their numbers of pictures.
         """
         return self._source.digest(self._all.stop)
 
@@ -193,15 +193,15 @@ class PictureStream:
             yield picture
 
     def blocks(self, size: int) -> Iterator[Iterator[NamedPicture]]:
-        """The pictures in blocks of so many numbers, 0 … size − 1 and so on; to be read one block after the other.
+        """The pictures in blocks of `size` numbers, 0 … size − 1 and so on; blocks must be read one after the other.
 
-        What is coded together within blocks does not depend on which process codes it, nor on broken files.
+        With batches that stay within blocks, results depend neither on which process codes them nor on broken files.
         """
         for _, block in groupby(self.numbered(), key=lambda numbered: numbered[0] // size):
             yield (picture for _, picture in block)
 
     def numbered(self) -> Iterator[tuple[int, NamedPicture]]:
-        """The pictures and their numbers."""
+        """The pictures with their numbers."""
         self.skipped = []
         with ThreadPoolExecutor(self.threads, "pictures") as pool:
             ahead: deque[tuple[int, Future[NamedPicture]]] = deque()
@@ -216,7 +216,7 @@ class PictureStream:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def describe(self) -> dict[str, Any]:
-        """What the pictures are, for a record: data, layout (what "auto" took), split, resize."""
+        """The source of the pictures, for records: data, layout (as detected by "auto"), split, resize."""
         return {"data": str(self.data), "layout": self._taken, "split": self.split, "resize": self.resize}
 
     def _tasks(self) -> Iterator[tuple[int, _Task]]:
@@ -250,10 +250,10 @@ class _Source(Protocol):
     length: int | None
 
     def tasks(self, resize: Resize, damaged: _Told, numbers: range) -> Iterator[tuple[int, _Task]]:
-        """The pictures of those numbers in order; `damaged` is told of what isn't a picture of its own."""
+        """The pictures with those numbers, in order; `damaged` is called for problems other than a single picture's."""
 
     def digest(self, count: int) -> str:
-        """See `PictureStream.listing`, of the first ones."""
+        """See `PictureStream.listing`, for the first `count` pictures."""
 
 
 class _FromFiles:
@@ -272,7 +272,7 @@ class _FromFiles:
 
 class _FromShards:
     def __init__(self, shards: str) -> None:
-        # webdataset is only needed here.
+        # webdataset is needed only here.
         from scvae_fast.data.shards import counts_of, expand_shards
 
         self._urls = expand_shards(shards)
@@ -290,7 +290,7 @@ class _FromShards:
         number = 0
         for folder, url, own in zip(self._folders, self._urls, self._numbers(), strict=True):
             number = own.start if own is not None else number
-            # Of the parts that share a shard, the one with its last picture says how it ends.
+            # If several parts share a shard, the part with its last picture reports how the shard ends.
             to_end = numbers.stop == sys.maxsize if own is None else self._last(own) in numbers
             if not to_end and (number >= numbers.stop or (own is not None and own.stop <= numbers.start)):
                 continue
@@ -299,14 +299,14 @@ class _FromShards:
                     if number >= numbers.stop and not to_end:
                         break
                     if number >= numbers.start:
-                        # Whoever makes a file of this name should find it where it belongs.
+                        # Files written under this name should land in the right folder.
                         parts = [part for part in PurePosixPath(picture.member).parts if part not in ("/", "..")]
                         name = "/".join([folder, *parts])
                         yield number, _Task(name, partial(_decode, picture.data, picture.name, resize))
                     number += 1
 
     def _numbers(self) -> Iterator[range | None]:
-        """Those of the pictures of each shard; None where nobody knows them."""
+        """The picture numbers of each shard; None if they are unknown."""
         if self._counts is None:
             yield from repeat(None, len(self._urls))
             return
@@ -316,7 +316,7 @@ class _FromShards:
             end += count
 
     def _last(self, own: range) -> int:
-        """The number of the last picture of a shard, or of the one beside it, if it has none."""
+        """The number of the last picture of a shard; for an empty shard, of the picture beside it."""
         assert self.length is not None
         return min(max(own.stop - 1, own.start), self.length - 1)
 
@@ -365,7 +365,7 @@ def _layout_of(data: str) -> str:
             return "shards"
         print(
             f"{data} holds pictures and {len(archives)} tar files, such as {printable(archives[0])}: "
-            "the pictures are taken (the layout shards takes the tar files)",
+            "the pictures are used (layout shards uses the tar files)",
             file=sys.stderr,
         )
     return "ffhq" if looks_like_ffhq(path) else "folder"

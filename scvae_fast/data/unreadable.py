@@ -1,4 +1,4 @@
-"""Files that can't be read: each named once, and counted by all worker processes together."""
+"""Files that can't be read: each is named once, and all worker processes share the count."""
 
 import hashlib
 import multiprocessing
@@ -14,13 +14,13 @@ from scvae_fast.errors import UsageError
 
 
 class UnreadableFiles:
-    """Names files that can't be read on stderr, and stops when there are too many.
+    """Names unreadable files on stderr, and raises an error if there are too many.
 
     Worker processes of a data loader that got the same object share the count; each process of a distributed training
-    has its own.
+    run has its own.
 
     Args:
-        most: so many files may be broken.
+        most: number of files that may be broken.
 
     Example:
         >>> from scvae_fast.data import PictureError, UnreadableFiles
@@ -31,24 +31,24 @@ class UnreadableFiles:
         self.most = most
         self._shared: Any = None
         self._alone = np.zeros(most + 1, dtype=np.uint64)
-        # Without semaphores, which some containers lack, there are no worker processes to share anything with.
+        # Some containers lack semaphores; there, worker processes can't run, so no sharing is needed.
         with suppress(OSError, ImportError):
-            # Spawned or forked, any worker can be handed what the spawn context made.
+            # What the spawn context makes can be passed to spawned and forked workers.
             self._shared = multiprocessing.get_context("spawn").Array("Q", most + 1)
 
     @property
     def is_shared(self) -> bool:
-        """Whether worker processes count together, which they can wherever there can be any."""
+        """Whether worker processes share the count; always so where they can run at all."""
         return self._shared is not None
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self._view()))
 
     def add(self, error: PictureError) -> None:
-        """Note that a file can't be read; the error says which one, and why.
+        """Record that a file can't be read; the error has its name and the reason.
 
         Raises:
-            UsageError: it is one too many.
+            UsageError: it is one file too many.
         """
         digest = np.frombuffer(hashlib.blake2b(os.fsencode(error.name), digest_size=8).digest(), dtype=np.uint64)[0]
         with nullcontext() if self._shared is None else self._shared.get_lock():
@@ -67,5 +67,5 @@ class UnreadableFiles:
 
 
 def too_many(most: int, last: PictureError | str) -> UsageError:
-    """What is raised for one broken file more than there may be."""
+    """The error for one broken file more than allowed."""
     return UsageError(f"more files can't be read than most_broken = {most} allows, the last: {last}")

@@ -1,4 +1,4 @@
-"""A trained model rated on any number of pictures, in one pass over them: `scvae-fast evaluate`."""
+"""Evaluation of a trained model on any number of pictures, in one pass: `scvae-fast evaluate`."""
 
 from scvae_fast.evaluation.run import Evaluation, evaluate
 from scvae_fast.evaluation.settings import METRICS, EvaluationSettings

@@ -1,4 +1,4 @@
-"""The best and the worst reconstructions of all, to be looked at."""
+"""The best and the worst reconstructions, for figures."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from scvae_fast.evaluation.rebuilding import Rebuilt
 
 
 class Shown(NamedTuple):
-    """A picture, its reconstruction, and the PSNR in dB."""
+    """A picture, its reconstruction, and its PSNR in dB."""
 
     name: str
     psnr: float
@@ -18,26 +18,26 @@ class Shown(NamedTuple):
 
 
 class Extremes:
-    """Keeps so many reconstructions of the highest and of the lowest PSNR, and no others.
+    """Keeps the reconstructions with the highest and the lowest PSNR, and no others.
 
     Args:
-        count: how many of each.
+        count: number of each.
     """
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self.best: list[Shown] = []  # the highest PSNR first
-        self.worst: list[Shown] = []  # the lowest first
+        self.best: list[Shown] = []  # highest PSNR first
+        self.worst: list[Shown] = []  # lowest PSNR first
 
     def update(self, rebuilt: Rebuilt, psnr: list[float]) -> None:
-        """Look at a batch, and at the PSNR of each of its pictures."""
+        """Consider a batch, given the PSNR of each of its pictures."""
         for i, name in enumerate(rebuilt.names):
             shown = Shown(name, psnr[i], rebuilt.x[i], rebuilt.x_hat[i])
             self.best = self._insert(self.best, shown, -1)
             self.worst = self._insert(self.worst, shown, 1)
 
     def gather(self, processes: Processes) -> None:
-        """Have the first process look at those of all."""
+        """Combine those of all processes on the first one."""
         for other in processes.gather_on_first((self.best, self.worst))[1:]:
             for shown in other[0]:
                 self.best = self._insert(self.best, shown, -1)
@@ -46,7 +46,7 @@ class Extremes:
 
     def _insert(self, kept: list[Shown], shown: Shown, sign: int) -> list[Shown]:
         ordered = sorted([*kept, shown], key=lambda each: sign * each.psnr)[: self._count]
-        # Copies, for a view would keep its whole batch.
+        # Copies, because a view would keep its whole batch in memory.
         return [_copied(each) if each is shown else each for each in ordered]
 
 

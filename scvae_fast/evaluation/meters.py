@@ -1,4 +1,4 @@
-"""The metrics of an evaluation, each fed with the same batches."""
+"""The metrics of an evaluation, which all get the same batches."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
@@ -17,16 +17,16 @@ from scvae_fast.models import SCVAE
 
 
 class Meter(Protocol):
-    """Something that gathers the figures of one metric or of several."""
+    """Computes one or several metrics."""
 
     def update(self, rebuilt: Rebuilt) -> None:
-        """Count a batch in."""
+        """Add a batch."""
 
     def sum_over(self, processes: Processes) -> None:
-        """Count in what the others have counted; all do so once, at the end."""
+        """Combine with the results of the other processes; all call it once, at the end."""
 
     def figures(self, metric: str) -> dict[str, Any]:
-        """The figures of a metric; `n`, the number of pictures in them; `warnings`, if there are any.
+        """The figures of a metric; `n`, the number of pictures behind them; `warnings`, if there are any.
 
         Raises:
             UnavailableError: they can't be computed; the message says why.
@@ -34,14 +34,14 @@ class Meter(Protocol):
 
 
 class Meters:
-    """All the metrics that were asked for. Those that lack something are known at once, with the reason.
+    """All requested metrics. Those that can't be computed are known at once, with the reason.
 
-    `unavailable` has the reason by the name of the metric, `weights` the files of those that need some.
+    `unavailable` gives the reason by metric, `weights` the files of the metrics that need some.
 
     Args:
         settings: which metrics, and how.
-        others: makes meters of metrics that are not of pictures and their reconstructions alone, by their names.
-        processes: that evaluate together; what one of them lacks is unavailable to all.
+        others: makes the meters of metrics that need more than pictures and reconstructions, by name.
+        processes: that evaluate together; a metric that one of them can't compute is unavailable to all.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Meters:
         self.weights: dict[str, list[WeightsFile]] = {}
         self.quality = QualityMeter("ssim" in settings.metrics)
         self._settings, self._others = settings, others or {}
-        # PSNR also decides which pictures are shown.
+        # PSNR also selects the pictures to show.
         self._by_metric: dict[str, Meter] = {"psnr": self.quality, "ssim": self.quality}
         for metric in settings.metrics:
             if metric not in self._by_metric:
@@ -85,17 +85,17 @@ class Meters:
             self._by_metric[metric] = self._others[metric]()
 
     def update(self, rebuilt: Rebuilt) -> None:
-        """Count a batch in; a `CodesMeter` has taken its codes before."""
+        """Add a batch; a `CodesMeter` must have got its codes already."""
         for meter in self._meters:
             meter.update(rebuilt)
 
     def sum_over(self, processes: Processes) -> None:
-        """Count in what the others have counted; the first of them can say the figures then."""
+        """Combine with the results of the other processes; then the first one has the figures."""
         for meter in self._meters:
             meter.sum_over(processes)
 
     def figures(self) -> dict[str, dict[str, Any]]:
-        """The figures of each metric that has some; `unavailable` has the others now."""
+        """The figures of each available metric; afterwards `unavailable` has the others."""
         figures = {}
         for metric in self._settings.metrics:
             if metric in self.unavailable:
@@ -115,22 +115,22 @@ class Meters:
 
 
 class QualityMeter:
-    """PSNR and SSIM; `psnr` is that of each picture of the last batch."""
+    """PSNR and SSIM; `psnr` holds the values of the last batch's pictures."""
 
     def __init__(self, structure: bool) -> None:
         self.psnr: list[float] = []
         self._quality = PictureQuality(rate_structure=structure)
 
     def update(self, rebuilt: Rebuilt) -> None:
-        """Count a batch in."""
+        """Add a batch."""
         self.psnr = self._quality.update_batch(rebuilt.x_hat, rebuilt.x)["psnr"].tolist()
 
     def sum_over(self, processes: Processes) -> None:
-        """As a `Meter`."""
+        """See `Meter`."""
         self._quality.sum_over(processes)
 
     def figures(self, metric: str) -> dict[str, Any]:
-        """As a `Meter`."""
+        """See `Meter`."""
         quality = self._quality
         if metric == "psnr":
             return {"pooled": quality.psnr(), "mean": quality.mean_psnr(), "n": quality.n_pictures}
@@ -138,44 +138,44 @@ class QualityMeter:
 
 
 class PerceptualMeter:
-    """LPIPS by one network."""
+    """LPIPS with one network."""
 
     def __init__(self, distance: PerceptualDistance) -> None:
         self._distance = distance
         self._seen = 0
 
     def update(self, rebuilt: Rebuilt) -> None:
-        """Count a batch in."""
+        """Add a batch."""
         self._seen += len(rebuilt.x)
         self._distance.update(rebuilt.x_hat, rebuilt.x)
 
     def sum_over(self, processes: Processes) -> None:
-        """As a `Meter`."""
+        """See `Meter`."""
         self._distance.sum_over(processes)
         self._seen = sum(processes.gather(self._seen))
 
     def figures(self, metric: str) -> dict[str, Any]:
-        """As a `Meter`."""
+        """See `Meter`."""
         return _mean(self._distance.mean, self._distance.rated, self._seen, self._distance.least_side)
 
 
 class SetsMeter:
-    """FID and KID; both see features that are computed once."""
+    """FID and KID, from features that are computed once."""
 
     def __init__(self, network: InceptionFeatures, which: Collection[str]) -> None:
         self._network = network
         self._distances = FeatureDistances(network.num_features, which)
 
     def update(self, rebuilt: Rebuilt) -> None:
-        """Count a batch in."""
+        """Add a batch."""
         self._distances.update(self._network(rebuilt.x), self._network(rebuilt.x_hat), rebuilt.names)
 
     def sum_over(self, processes: Processes) -> None:
-        """As a `Meter`."""
+        """See `Meter`."""
         self._distances.sum_over(processes)
 
     def figures(self, metric: str) -> dict[str, Any]:
-        """As a `Meter`."""
+        """See `Meter`."""
         n = self._distances.n_pictures
         if metric == "kid":
             kid = {**self._distances.kid()._asdict(), "n": n}
@@ -192,7 +192,7 @@ class SetsMeter:
 
 
 class BlockMeansMeter:
-    """PSNR and SSIM of block means: as many blocks as there are codes, and four times as many."""
+    """PSNR and SSIM of block means, with as many blocks as codes, and with four times as many."""
 
     def __init__(self, stride: int) -> None:
         sizes = [size for size in (stride, stride // 2) if size > 1]
@@ -201,23 +201,23 @@ class BlockMeansMeter:
         self._quality = {size: PictureQuality() for size in sizes}
 
     def update(self, rebuilt: Rebuilt) -> None:
-        """Count a batch in."""
+        """Add a batch."""
         for size, quality in self._quality.items():
             quality.update_batch(block_means(rebuilt.x, size), rebuilt.x)
 
     def sum_over(self, processes: Processes) -> None:
-        """As a `Meter`."""
+        """See `Meter`."""
         for quality in self._quality.values():
             quality.sum_over(processes)
 
     def figures(self, metric: str) -> dict[str, Any]:
-        """As a `Meter`."""
+        """See `Meter`."""
         rated = {f"{size}x{size}": {"psnr": q.psnr(), "ssim": q.ssim()} for size, q in self._quality.items()}
         return {**rated, "n": next(iter(self._quality.values())).n_pictures}
 
 
 class CodesMeter:
-    """Everything about codes, and the coherence of the dictionary."""
+    """All statistics of codes, and the coherence of the dictionary."""
 
     def __init__(self, model: SCVAE, value_bits: float) -> None:
         self._dictionary = model.bottleneck.dictionary
@@ -226,27 +226,27 @@ class CodesMeter:
         self._pictures = self._pixels = 0
 
     def take(self, codes: Tensor) -> None:  # (..., K)
-        """Count codes in."""
+        """Add codes."""
         self._usage.update(codes)
         self._sparsity.update(codes)
 
     def update(self, rebuilt: Rebuilt) -> None:
-        """Count the pictures in that the codes belong to."""
+        """Count the pictures that the codes belong to."""
         self.count(len(rebuilt.x), len(rebuilt.x) * rebuilt.x[0, 0].numel())
 
     def count(self, pictures: int, pixels: int) -> None:
-        """Count pictures in, and the pixels of all of them."""
+        """Count pictures and their pixels."""
         self._pictures += pictures
         self._pixels += pixels
 
     def sum_over(self, processes: Processes) -> None:
-        """As a `Meter`."""
+        """See `Meter`."""
         self._usage.sum_over(processes)
         self._sparsity.sum_over(processes)
         self._pictures, self._pixels = map(sum, zip(*processes.gather((self._pictures, self._pixels)), strict=True))
 
     def figures(self, metric: str) -> dict[str, Any]:
-        """As a `Meter`."""
+        """See `Meter`."""
         usage, sparsity = self._usage, self._sparsity
         return {
             "density": usage.density,

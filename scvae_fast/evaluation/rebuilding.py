@@ -1,4 +1,4 @@
-"""Pictures through a model, in batches where they allow it."""
+"""Runs pictures through a model, in batches where possible."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from scvae_fast.models.speed import SpeedSettings
 
 
 class Rebuilt(NamedTuple):
-    """Pictures of one size and what a model made of them."""
+    """Pictures of one size and their reconstructions."""
 
     names: list[str]
     x: Tensor  # (B, 3, H, W), in −1 … 1
@@ -30,21 +30,21 @@ def rebuild(
     batch_size: int = 16,
     speed: SpeedSettings | None = None,
 ) -> Iterator[Rebuilt]:
-    """Reconstruct pictures, in their order.
+    """Reconstruct pictures, in order.
 
-    A picture goes through the model as a whole if its sides are multiples of the model's stride and neither is longer
-    than `model.config.resolution`; neighbours of one size then go together. Any other is rebuilt tile by tile, see
-    `reconstruct_tiled`. So what becomes of a picture depends on its own size alone, and memory on no picture.
+    A picture is processed in one piece if its sides are multiples of the model's stride and neither is longer than
+    `model.config.resolution`; neighbours of one size then form a batch. Any other picture is processed in tiles, see
+    `reconstruct_tiled`. So the result depends only on the picture's own size, and memory does not depend on any size.
 
     Args:
         model: in evaluation mode, in float32.
         pictures: (3, H, W) each.
         on_codes: called with all codes (..., K), each once.
-        batch_size: most pictures that go together.
+        batch_size: largest number of pictures in a batch.
         speed: how the model runs.
 
     Raises:
-        UsageError: a reconstruction has NaN or infinity in it; the message names the picture.
+        UsageError: a reconstruction contains NaN or infinity; the message names the picture.
     """
     device, speed = next(model.parameters()).device, speed or SpeedSettings()
     for batch, whole in batches_of_one_size(model.config, pictures, batch_size):
@@ -57,7 +57,7 @@ def rebuild(
 
 
 def _at_once(model: SCVAE, x: Tensor, on_codes: Callable[[Tensor], object]) -> Tensor:
-    # Not model(x), which would also compute the weights of the loss.
+    # Not model(x), which would also compute the loss weights.
     encoding = model.encode(x)
     on_codes(encoding.codes)
     return model.decode(encoding.latents_hat)

@@ -1,4 +1,4 @@
-"""An evaluation as it is written down: a dictionary for JSON, and a table for people."""
+"""The record of an evaluation: a dictionary for JSON, and a table for people."""
 
 import math
 import os
@@ -52,7 +52,7 @@ def record(
     evaluation: Evaluation,
     processes: int = 1,
 ) -> dict[str, Any]:
-    """All there is to know about an evaluation, as JSON can hold it: NaN is null, infinity the text "inf"."""
+    """Everything about an evaluation, JSON-serialisable: NaN is null, infinity the text "inf"."""
     weights = {
         metric: [file.to_dict() for file in files]
         for metric, files in evaluation.weights.items()
@@ -93,7 +93,7 @@ def _about(source: PictureStream | CodeFile) -> dict[str, Any]:
 
 
 def table(content: dict[str, Any], *, notes: bool = True) -> str:
-    """The figures of a record as a Markdown table, and below what they are of and, as notes, what is missing."""
+    """The figures of a record as a Markdown table, followed by their source and notes on missing figures."""
     data = content["data"]
     lines = [
         markdown_table(("metric", "value"), list(_rows(content["figures"]))),
@@ -161,9 +161,9 @@ def _number(value: float | str | None, form: str, unit: str = "") -> str:
 
 
 def head(checkpoint: str | os.PathLike[str] | None, *packages: str) -> dict[str, Any]:
-    """What every metrics.json begins with: schema, date, versions of packages and, where there is one, the checkpoint.
+    """The head of every metrics.json: schema, date, package versions and, if there is one, the checkpoint.
 
-    scvae-fast and torch are always among the packages.
+    The packages always include scvae-fast and torch.
     """
     about: dict[str, Any] = {
         "schema": SCHEMA,
@@ -174,7 +174,7 @@ def head(checkpoint: str | os.PathLike[str] | None, *packages: str) -> dict[str,
 
 
 def identity(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
-    """The path or name, and for files their SHA-256."""
+    """The path or name, and for files the SHA-256."""
     path = checkpoint_path(checkpoint)
     file = path / WEIGHTS_FILE if path.is_dir() else path
     return {"path": os.fspath(checkpoint), "sha256": inspect(file, "").sha256 if file.is_file() else None}
@@ -185,7 +185,7 @@ def _device(device: str) -> str:
 
 
 def versions(*names: str) -> dict[str, str]:
-    """The versions of those of these distributions that are installed."""
+    """The versions of those distributions that are installed."""
     found = {}
     for name in names:
         try:
@@ -196,7 +196,7 @@ def versions(*names: str) -> dict[str, str]:
 
 
 def plain(value: Any) -> Any:
-    """The same for JSON, which knows no tuples, no NaN (null) and no infinity (the text "inf")."""
+    """The value for JSON, which has no tuples, no NaN (here null) and no infinity (here the text "inf")."""
     if isinstance(value, dict):
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""One pass over pictures: the model, every metric, the pictures worth a look."""
+"""One pass over pictures: the model, every metric, and the pictures to show."""
 
 import itertools
 import sys
@@ -20,7 +20,7 @@ from scvae_fast.evaluation.settings import EvaluationSettings
 from scvae_fast.metrics.weights import WeightsFile
 from scvae_fast.models import SCVAE
 
-# So many codes are made dense at a time.
+# Number of codes that are dense at a time.
 _CELLS_AT_ONCE = 4096
 
 
@@ -35,10 +35,10 @@ class Evaluation:
     """
 
     n_pictures: int
-    n_tiled: int  # those of them that did not go through the model as a whole
-    figures: dict[str, dict[str, Any]]  # by the name of the metric, see `meters`
-    unavailable: dict[str, str]  # why a metric has none
-    weights: dict[str, list[WeightsFile]]  # that the metrics used
+    n_tiled: int  # number of pictures that were processed in tiles
+    figures: dict[str, dict[str, Any]]  # by metric, see `meters`
+    unavailable: dict[str, str]  # reasons, by metric
+    weights: dict[str, list[WeightsFile]]  # files that the metrics used
     extremes: Extremes
 
 
@@ -50,18 +50,18 @@ def evaluate(
     warn: Callable[[str], object] | None = None,
     processes: Processes | None = None,
 ) -> Evaluation:
-    """Rate a model on pictures. What is kept does not grow with their number.
+    """Evaluate a model on pictures. Memory does not grow with their number.
 
     Args:
         model: put into evaluation mode, float32 and on the settings' device.
         pictures: (3, H, W) in −1 … 1, each with its name; for instance a `PictureStream`.
-        settings: see there.
-        warn: gets each metric that is unavailable for lack of weights, before any work is done.
-        processes: that evaluate together, each on its share of the pictures. All get the figures, and the first of them
-            the pictures worth a look.
+        settings: see `EvaluationSettings`.
+        warn: called for each metric that is unavailable because its weights are missing, before any work is done.
+        processes: that evaluate together, each on its share of the pictures. All get the figures, and the first one
+            also gets the pictures to show.
 
     Raises:
-        UsageError: there are no pictures, the model is not one for colour pictures, or a reconstruction is not finite.
+        UsageError: there are no pictures, the model is not for colour pictures, or a reconstruction is not finite.
 
     Example:
         >>> from scvae_fast import SCVAE, SCVAEConfig
@@ -109,16 +109,16 @@ def evaluate(
 def evaluate_codes(
     model: SCVAE, codes: CodeFile, settings: EvaluationSettings, *, processes: Processes | None = None
 ) -> Evaluation:
-    """The figures of codes that are there already, without the pictures; nothing is encoded or decoded.
+    """The figures of existing codes, without the pictures; nothing is encoded or decoded.
 
     Args:
-        model: that made them.
+        model: the model that made them.
         codes: the file, or the folder of parts.
-        settings: its metrics must be "codes" alone.
-        processes: that evaluate together, each a share of the codes.
+        settings: its only metric must be "codes".
+        processes: that evaluate together, each on its share of the codes.
 
     Raises:
-        ValueError: other metrics are asked for.
+        ValueError: other metrics are requested.
         UsageError: another model made the codes, or there are none.
     """
     processes = processes or Processes()
@@ -140,8 +140,8 @@ def evaluate_codes(
 
 
 def _progress(pictures: Iterable[NamedPicture], limit: int | None, *, hidden: bool) -> Any:
-    known = [count for count in (limit, getattr(pictures, "length", None)) if count is not None]  # shards may not know
-    # A log file gets a line every half minute, a terminal a bar that moves.
+    known = [count for count in (limit, getattr(pictures, "length", None)) if count is not None]  # not all shards know
+    # A log file gets a line every half minute, a terminal a progress bar.
     interval = 0.5 if sys.stderr.isatty() else 30.0
     total = min(known, default=None)
     return tqdm(total=total, desc="evaluating", unit=" pictures", mininterval=interval, disable=hidden)

@@ -1,4 +1,4 @@
-"""What to compute, and how."""
+"""The settings of an evaluation."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +15,15 @@ class EvaluationSettings:
     """What an evaluation computes, apart from the model and the pictures.
 
     Args:
-        metrics: names of `METRICS`.
-        limit: so many pictures at most; None takes all.
-        batch_size: pictures of one size that go through the model together.
+        metrics: names in `METRICS`.
+        limit: largest number of pictures; None takes all.
+        batch_size: pictures of one size in a batch.
         device: where the model and the networks of the metrics run.
-        speed: how the model runs; the default is float32 and changes nothing.
+        speed: how the model runs; the default is float32 without any changes.
         weights: a folder with weights of the metrics' networks, searched before torch hub's.
         download: whether to fetch weights that are missing.
-        value_bits: bits that a value of a code is charged with, see `CodeSparsity`.
-        extremes: so many of the best and of the worst reconstructions are kept.
+        value_bits: bits charged for a value of a code, see `CodeSparsity`.
+        extremes: number of the best and of the worst reconstructions to keep.
 
     Raises:
         ValueError: an argument is out of its range; the message names it.

@@ -1,4 +1,4 @@
-"""Figures for reconstructions and for codes."""
+"""Metrics of reconstructions and of codes."""
 
 from scvae_fast.metrics.baseline import block_means
 from scvae_fast.metrics.codes import CodeSparsity, CodeStatistics

@@ -1,4 +1,4 @@
-"""What several processes have counted, put together."""
+"""Results of several processes, combined."""
 
 import warnings
 from typing import Any
@@ -9,14 +9,14 @@ from scvae_fast._shares import Processes, while_all_live
 
 
 def sync(metric: Any, processes: Processes) -> None:
-    """Have a metric of torchmetrics add up what all processes have counted, by its own means; once, at the end."""
+    """Have a torchmetrics metric sum over all processes, by its own means; once, at the end."""
     if not processes.alone:
         with while_all_live():
             metric.cpu().sync(distributed_available=lambda: True)
 
 
 def computed(metric: Any) -> float:
-    """What a metric makes of its sums, also where all of them come from other processes."""
+    """The value of a metric, without the warning if all its sums come from other processes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The ``compute`` method of metric", category=UserWarning)
         return float(metric.compute())

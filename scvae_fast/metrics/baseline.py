@@ -1,11 +1,11 @@
-"""The baseline that any code has to beat: a picture of block means."""
+"""The baseline that any code should beat: a picture of block means."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
 
 def block_means(pictures: Tensor, size: int) -> Tensor:
-    """Pictures in which every block of size x size pixels is its mean; blocks at the edges may be smaller.
+    """Pictures in which every block of size x size pixels is replaced by its mean; edge blocks may be smaller.
 
     Args:
         pictures: (..., C, H, W).

@@ -1,4 +1,4 @@
-"""How sparse codes are, which atoms they use, and how many bits they would take."""
+"""Sparsity of codes, use of atoms, and bits."""
 
 import math
 
@@ -10,7 +10,7 @@ from scvae_fast.metrics._sums import added
 
 
 class CodeStatistics:
-    """Counts of the entries of codes that are not zero, gathered piece by piece.
+    """Counts of the nonzero entries of codes, accumulated over updates.
 
     Args:
         n_atoms: K.
@@ -25,11 +25,11 @@ class CodeStatistics:
     """
 
     def __init__(self, n_atoms: int) -> None:
-        self.usage = torch.zeros(n_atoms, dtype=torch.int64)  # (K,), how many codes use each atom
+        self.usage = torch.zeros(n_atoms, dtype=torch.int64)  # (K,), number of codes that use each atom
         self.n_codes = 0
 
     def update(self, codes: Tensor) -> None:  # (..., K)
-        """Count codes in.
+        """Add codes.
 
         Raises:
             ValueError: the last dimension of codes is not K.
@@ -38,7 +38,7 @@ class CodeStatistics:
         self.add((rows != 0).sum(0), len(rows))
 
     def add(self, usage: Tensor, n_codes: int) -> None:
-        """Count in `n_codes` codes, of which usage[k] use atom k.
+        """Add `n_codes` codes, of which usage[k] use atom k.
 
         Raises:
             ValueError: usage is not (K,).
@@ -49,13 +49,13 @@ class CodeStatistics:
         self.n_codes += n_codes
 
     def sum_over(self, processes: Processes) -> None:
-        """Count in what the others have counted; all do so once, at the end."""
+        """Combine with the counts of the other processes; all call it once, at the end."""
         self.usage = processes.sum(self.usage)
         self.n_codes = int(processes.sum(torch.tensor(self.n_codes)))
 
     @property
     def density(self) -> float:
-        """Share of all entries that are not zero, 0 … 1; NaN before anything was counted."""
+        """Share of nonzero entries, 0 … 1; NaN before the first code."""
         return float(self.usage.sum()) / (self.n_codes * len(self.usage)) if self.n_codes else math.nan
 
     @property
@@ -70,9 +70,9 @@ class CodeStatistics:
 
     @property
     def usage_entropy(self) -> float:
-        """Entropy −Σ p_k log₂ p_k in bits, p_k the share of atom k in all uses; NaN before any atom was used.
+        """Entropy −Σ p_k log₂ p_k in bits, with p_k the share of atom k in all uses; NaN if no atom was used.
 
-        log₂ K where all atoms are used alike, 0 where one alone is used.
+        log₂ K if all atoms are used equally often, 0 if only one is used.
         """
         used = self.usage[self.usage > 0].double()
         if not len(used):
@@ -82,27 +82,27 @@ class CodeStatistics:
 
     @property
     def usage_perplexity(self) -> float:
-        """2 to the power of `usage_entropy`: so many atoms, used alike, have the same entropy."""
+        """2 to the power of `usage_entropy`: the number of equally used atoms with the same entropy."""
         return 2.0**self.usage_entropy
 
 
 class CodeSparsity:
-    """How sparse single codes are, and what a simple coder would take; gathered piece by piece.
+    """Sparsity of single codes, and the bits of a simple coder; accumulated over updates.
 
-    Hoyer's sparsity of a vector of K entries is (√K − ‖z‖₁ / ‖z‖₂) / (√K − 1): 1 where one entry is not zero, 0 where
-    all have the same absolute value. Source: P. O. Hoyer, "Non-negative Matrix Factorization with Sparseness
+    Hoyer's sparsity of a vector of K entries is (√K − ‖z‖₁ / ‖z‖₂) / (√K − 1): 1 if only one entry is nonzero, 0 if all
+    entries have the same absolute value. Source: P. O. Hoyer, "Non-negative Matrix Factorization with Sparseness
     Constraints", Journal of Machine Learning Research 5 (2004), section 3.1.
 
-    A code with s entries that are not zero is charged with
+    A code with s nonzero entries costs
 
         log₂(K + 1) + log₂ binomial(K, s) + s · value_bits
 
-    bits: for s, for which of the K entries those are if all choices are equally likely, and for their values. No
-    entropy coding is assumed, so this is what a simple coder reaches, not the least that is possible.
+    bits: for s, for the positions among the K entries if all choices are equally likely, and for the values. There is
+        no entropy coding, so this is the size with a simple coder, not the smallest possible one.
 
     Args:
         n_atoms: K.
-        value_bits: bits for a value that is not zero.
+        value_bits: bits for a nonzero value.
 
     Raises:
         ValueError: value_bits is negative.
@@ -120,12 +120,12 @@ class CodeSparsity:
         if not value_bits >= 0:
             raise ValueError(f"CodeSparsity: value_bits must not be negative, got {value_bits}")
         self.value_bits = value_bits
-        self.sizes = torch.zeros(n_atoms + 1, dtype=torch.int64)  # how many codes have 0, 1, … K entries not zero
+        self.sizes = torch.zeros(n_atoms + 1, dtype=torch.int64)  # number of codes with 0, 1, … K nonzero entries
         self._n_atoms = n_atoms
         self._sum_of_hoyer = self._absolute = self._squares = 0.0
 
     def update(self, codes: Tensor) -> None:  # (..., K)
-        """Count codes in.
+        """Add codes.
 
         Raises:
             ValueError: the last dimension of codes is not K.
@@ -140,7 +140,7 @@ class CodeSparsity:
         self._sum_of_hoyer += float(_hoyer(l1[active], l2[active], self._n_atoms).sum())
 
     def sum_over(self, processes: Processes) -> None:
-        """Count in what the others have counted; all do so once, at the end."""
+        """Combine with the counts of the other processes; all call it once, at the end."""
         self.sizes = processes.sum(self.sizes)
         sums = added(processes, self._sum_of_hoyer, self._absolute, self._squares)
         self._sum_of_hoyer, self._absolute, self._squares = sums
@@ -152,12 +152,12 @@ class CodeSparsity:
 
     @property
     def zero_codes(self) -> int:
-        """Number of codes without an entry; Hoyer's sparsity is not defined for them."""
+        """Number of codes without nonzero entries, for which Hoyer's sparsity is not defined."""
         return int(self.sizes[0])
 
     @property
     def hoyer(self) -> float:
-        """Mean of Hoyer's sparsity over the codes that have an entry; NaN if there is none, or K is 1."""
+        """Mean of Hoyer's sparsity over the codes with nonzero entries; NaN if there are none, or K is 1."""
         count = self.n_codes - self.zero_codes
         return self._sum_of_hoyer / count if count else math.nan
 
@@ -171,7 +171,7 @@ class CodeSparsity:
 
     @property
     def bits(self) -> float:
-        """Of all codes together, see above."""
+        """Bits of all codes together, as defined above."""
         K, s = self._n_atoms, torch.arange(len(self.sizes), dtype=torch.float64)
         choices = math.lgamma(K + 1) - torch.lgamma(s + 1) - torch.lgamma(K - s + 1)  # log binomial(K, s)
         cost = math.log2(K + 1) + choices / math.log(2) + s * self.value_bits

@@ -1,4 +1,4 @@
-"""FID and KID: how far apart originals and reconstructions are as sets, seen through Inception v3."""
+"""FID and KID: distances between the sets of originals and reconstructions, in the features of Inception v3."""
 
 import hashlib
 import warnings
@@ -21,19 +21,19 @@ with extra("scvae_fast.metrics", "torchmetrics"):
     from torchmetrics.image import FrechetInceptionDistance, KernelInceptionDistance
 
 N_FEATURES = 2048
-# Of fewer pictures than features no covariance has full rank, and the bias of FID is large.
+# With fewer pictures than features, no covariance has full rank, and the bias of FID is large.
 FEWEST_FOR_FID = N_FEATURES
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
-# The subsets are drawn from so many pictures at most: 0.8 GB of features, or twice that for a moment.
+# Largest number of pictures from which subsets are drawn: 0.8 GB of features, twice that for a moment.
 KID_PICTURES = 50_000
 
 
 class InceptionFeatures(nn.Module):
     """The 2048 features of the last pooling of Inception v3, as torch-fidelity computes them.
 
-    Pictures are rounded to 8 bits and stretched to 299 x 299 bilinearly as TensorFlow 1 did, without antialiasing:
-    that is what published FIDs are computed with. The network runs in float32.
+    Pictures are rounded to 8 bits and stretched to 299 x 299 bilinearly as in TensorFlow 1, without antialiasing, as
+    for published FIDs. The network runs in float32.
 
     Args:
         path: the weights, see `weights.INCEPTION`.
@@ -69,7 +69,7 @@ class InceptionFeatures(nn.Module):
 
 
 class KernelDistance(NamedTuple):
-    """KID, and what it was averaged over."""
+    """KID, and the spread over its subsets."""
 
     mean: float
     std: float  # standard deviation between the subsets
@@ -78,10 +78,10 @@ class KernelDistance(NamedTuple):
 
 
 class FeatureDistances:
-    """FID and KID of features, gathered piece by piece; both see the same features.
+    """FID and KID of features, accumulated over updates; both use the same features.
 
-    FID keeps sums in float64. KID needs features themselves, 16 KiB per picture and its reconstruction; of more than
-    `KID_PICTURES` it keeps so many, drawn by digests of their names.
+    FID keeps sums in float64. KID needs the features themselves, 16 KiB per picture and its reconstruction; it keeps
+    those of at most `KID_PICTURES` pictures, selected by digests of their names.
 
     Sources: M. Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium",
     NeurIPS 2017; M. Bińkowski et al., "Demystifying MMD GANs", ICLR 2018.
@@ -92,7 +92,7 @@ class FeatureDistances:
     """
 
     def __init__(self, n_features: int = N_FEATURES, which: Collection[str] = ("fid", "kid")) -> None:
-        self.n_pictures = self.n_kept = 0  # counted in, and those of them that KID sees
+        self.n_pictures = self.n_kept = 0  # pictures, and those of them that KID uses
         self._keys: list[np.ndarray] = []
         given = _Given(n_features)
         self._metrics: dict[str, Any] = {}
@@ -108,7 +108,7 @@ class FeatureDistances:
                 )
 
     def update(self, originals: Tensor, rebuilt: Tensor, names: Sequence[str] | None = None) -> None:
-        """Count the features (B, n_features) of pictures and of their reconstructions in; names are for KID's draw."""
+        """Add the features (B, n_features) of pictures and their reconstructions; names are for KID's selection."""
         self.n_pictures += len(originals)
         self.n_kept += len(originals)
         for name, metric in self._metrics.items():
@@ -121,9 +121,9 @@ class FeatureDistances:
                 self._keep(self._last_key(self._keys))
 
     def sum_over(self, processes: Processes) -> None:
-        """Count in what the others have counted; all do so once, at the end.
+        """Combine with the results of the other processes; all call it once, at the end.
 
-        The first one gets all of KID's features, in the order of the processes, and can compute the distances.
+        The first process gets all of KID's features, in the order of the processes, and can compute the distances.
         """
         if "fid" in self._metrics:
             sync(self._metrics["fid"], processes)
@@ -146,12 +146,12 @@ class FeatureDistances:
         return computed(self._metrics["fid"])
 
     def kid(self, seed: int = 0) -> KernelDistance:
-        """Squared maximum mean discrepancy of the kernel (⟨a, b⟩ / d + 1)³, unbiased, in float64.
+        """Squared maximum mean discrepancy with the kernel (⟨a, b⟩ / d + 1)³, unbiased, in float64.
 
-        Its mean over 100 random subsets of 1000 pictures, or of all, in which case nothing is random about it.
+        Averaged over 100 random subsets of 1000 pictures; with fewer pictures, all are used, and nothing is random.
 
         Args:
-            seed: of the subsets; the state of the global generator is left as it was.
+            seed: of the subsets; the state of the global generator is restored.
 
         Raises:
             UnavailableError: there are fewer than two pictures.
@@ -162,17 +162,17 @@ class FeatureDistances:
         metric.subset_size = min(KID_SUBSET_SIZE, self.n_kept)
         metric.subsets = 1 if metric.subset_size == self.n_kept else KID_SUBSETS
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # that of the CPU alone, from which torchmetrics draws
+            torch.default_generator.manual_seed(seed)  # only that of the CPU, which torchmetrics uses
             mean, std = metric.compute()
         return KernelDistance(float(mean), float(std), metric.subsets, metric.subset_size)
 
     def _last_key(self, keys: list[np.ndarray]) -> int | None:
-        """The largest key of those that are kept; None where all are."""
+        """The largest key that is kept; None if all are."""
         together = np.concatenate(keys)
         return int(np.partition(together, KID_PICTURES - 1)[KID_PICTURES - 1]) if len(together) > KID_PICTURES else None
 
     def _keep(self, last: int | None) -> None:
-        """Forget the features of pictures with larger keys."""
+        """Discard the features of pictures with larger keys."""
         if last is None:
             return
         keys, kid = np.concatenate([np.empty(0, np.uint64), *self._keys]), self._metrics["kid"]
@@ -192,7 +192,7 @@ def _keys(names: Sequence[str]) -> np.ndarray:  # -> (B,) uint64
 
 
 class _Given(nn.Module):
-    """Stands where torchmetrics wants a network: features are computed once, for both metrics."""
+    """Replaces the network of torchmetrics: features are computed once, for both metrics."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

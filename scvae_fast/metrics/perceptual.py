@@ -1,4 +1,4 @@
-"""LPIPS: distances between the features that a network trained on ImageNet sees in two pictures."""
+"""LPIPS: distances between two pictures in the features of a network trained on ImageNet."""
 
 import math
 import warnings
@@ -17,20 +17,20 @@ from scvae_fast.metrics._sums import added
 Net = Literal["alex", "vgg"]
 
 BACKBONES = {"alex": weights.ALEXNET, "vgg": weights.VGG16}
-# The strides and poolings of the networks leave nothing of smaller pictures.
+# Smaller pictures vanish in the networks' strides and poolings.
 LEAST_SIDE = {"alex": 31, "vgg": 16}
 
 
 class PerceptualDistance:
-    """Mean LPIPS of pictures of one size or several, with the linear heads of version 0.1 that lpips ships.
+    """Mean LPIPS of pictures of one or several sizes, with the linear heads of version 0.1 that lpips ships.
 
     Source: R. Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018.
-    Pictures smaller than the network can take, see `LEAST_SIDE`, are left out.
+    Pictures too small for the network, see `LEAST_SIDE`, are left out.
 
     Args:
         net: "alex" or "vgg".
         backbone: file with torchvision's weights of AlexNet or VGG-16.
-        device: where the network is to be.
+        device: where the network runs.
 
     Raises:
         UnavailableError: lpips or torchvision is not installed, or the file does not hold such weights.
@@ -38,20 +38,20 @@ class PerceptualDistance:
 
     def __init__(self, net: Net, backbone: Path, device: str | torch.device = "cpu") -> None:
         self.least_side = LEAST_SIDE[net]
-        self.rated = 0  # pictures counted in
+        self.rated = 0  # pictures so far
         self._sum = 0.0
         self._network = _network(net, backbone).to(device)
 
     @torch.no_grad()
     def update(self, x_hat: Tensor, x: Tensor) -> Tensor | None:
-        """Count pictures in.
+        """Add pictures.
 
         Args:
             x_hat: (B, 3, H, W), reconstructions; clipped to −1 … 1.
             x: (B, 3, H, W), originals in −1 … 1.
 
         Returns:
-            (B,) float64, the distances; None where H or W is too small.
+            (B,) float64, the distances; None if H or W is too small.
         """
         if min(x.shape[2:]) < self.least_side:
             return None
@@ -62,49 +62,49 @@ class PerceptualDistance:
         return total
 
     def sum_over(self, processes: Processes) -> None:
-        """Count in what the others have counted; all do so once, at the end."""
+        """Combine with the results of the other processes; all call it once, at the end."""
         (self._sum,) = added(processes, self._sum)
         self.rated = int(processes.sum(torch.tensor(self.rated)))
 
     @property
     def mean(self) -> float:
-        """Mean over the pictures counted in; NaN if there is none."""
+        """Mean over the pictures so far; NaN if there are none."""
         return self._sum / self.rated if self.rated else math.nan
 
 
 def load_lpips(net: Net, folder: Path | None = None) -> torch.nn.Module:
-    """The network of LPIPS, as a module that takes two batches (B, 3, H, W) in −1 … 1 and returns (B, 1, 1, 1).
+    """The LPIPS network, a module that takes two batches (B, 3, H, W) in −1 … 1 and returns (B, 1, 1, 1).
 
     Args:
         net: "alex" or "vgg".
-        folder: where the weights of the backbone are; None looks where torch.hub keeps its downloads.
+        folder: with the weights of the backbone; None searches torch.hub's folder of downloads.
 
     Raises:
-        UnavailableError: lpips is not installed, or the weights are not there; the message says where they were looked
-            for.
+        UnavailableError: lpips is not installed, or the weights are missing; the message lists the folders that were
+            searched.
     """
     network: torch.nn.Module = _network(net, weights.locate(BACKBONES[net], folder).path)
     return network
 
 
 def heads(net: Net) -> weights.WeightsFile:
-    """The linear heads inside the installed lpips.
+    """The linear heads in the installed lpips.
 
     Raises:
         UnavailableError: lpips is not installed.
     """
     package = Path(_lpips().__file__).parent
-    return weights.inspect(package / "weights" / "v0.1" / f"{net}.pth", "")  # whatever its digest: it came with lpips
+    return weights.inspect(package / "weights" / "v0.1" / f"{net}.pth", "")  # any digest: the file is part of lpips
 
 
 def _network(net: Net, backbone: Path) -> Any:
-    """What `lpips.LPIPS(net=net)` makes where it may use the network, with weights from a file instead."""
+    """The same as `lpips.LPIPS(net=net)`, with weights from a file instead of a download."""
     lpips = _lpips()
     with warnings.catch_warnings():
-        # lpips asks torchvision for its models in a way that torchvision calls deprecated.
+        # lpips requests torchvision's models in a way that is deprecated there.
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
         network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False).requires_grad_(False)
-    # The slices of lpips number the layers as torchvision's `features` does: "slice2.3.bias" is "features.3.bias".
+    # lpips numbers the layers like torchvision's `features`: "slice2.3.bias" is "features.3.bias".
     wanted = {name: f"features.{name.split('.', 1)[1]}" for name in network.net.state_dict()}
     state = weights.load(backbone)
     if missing := sorted(set(wanted.values()) - state.keys()):

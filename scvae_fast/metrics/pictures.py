@@ -16,20 +16,20 @@ with extra("scvae_fast.metrics", "torchmetrics"):
     from torchmetrics.functional.image import structural_similarity_index_measure
     from torchmetrics.image import PeakSignalNoiseRatio
 
-# The window of SSIM is 11 x 11; torchmetrics takes no smaller pictures.
+# The window of SSIM is 11 x 11; torchmetrics rejects smaller pictures.
 _LEAST_SIDE_FOR_SSIM = 11
 
 
 class PictureQuality:
-    """PSNR of the squared error pooled over all pictures, and the means of their own PSNRs and SSIMs.
+    """PSNR of the mean squared error over all pictures, and the means of the pictures' own PSNRs and SSIMs.
 
-    Pooled: squared errors are added up over all pixels of all pictures before the logarithm, so a large picture counts
-    for more than a small one. Values are clipped to −1 … 1 first, as a screen or a file would, and not rounded. SSIM
-    has a Gaussian window of 11 x 11 with σ = 1.5 and takes the mean over all pixels; beyond its edges a picture is
-    reflected, as torchmetrics does it (others leave out the five pixels along the edges).
+    For the first, squared errors are summed over all pixels of all pictures before the logarithm, so large pictures
+    count more than small ones. Values are first clipped to −1 … 1, as on a screen or in a file, but not rounded. SSIM
+    has a Gaussian window of 11 x 11 with σ = 1.5 and is averaged over all pixels; pictures are reflected at their
+    edges, as in torchmetrics (others leave out five pixels along the edges).
 
     Args:
-        rate_structure: whether to compute SSIM as well; it takes some fifty times the memory of a picture.
+        rate_structure: whether to compute SSIM too; it needs about fifty times the memory of a picture.
 
     Example:
         >>> import torch
@@ -42,23 +42,23 @@ class PictureQuality:
 
     def __init__(self, *, rate_structure: bool = True) -> None:
         self._rate_structure = rate_structure
-        # torchmetrics adds errors up in float32, and over all processes at every result, unless it is told otherwise.
+        # By default, torchmetrics sums errors in float32, and over all processes at every result.
         self._psnr = PeakSignalNoiseRatio(data_range=2.0, sync_on_compute=False).set_dtype(torch.float64)
         self._own = PeakSignalNoiseRatio(
             data_range=2.0, reduction="none", dim=(1, 2, 3), sync_on_compute=False
         ).set_dtype(torch.float64)
         self._sum_of_psnr = self._sum_of_ssim = 0.0
-        self.n_pictures = self.n_structures = 0  # pictures counted in, and those of them with an SSIM
+        self.n_pictures = self.n_structures = 0  # pictures, and those of them with an SSIM
 
     def update(self, x_hat: Tensor, x: Tensor) -> dict[str, float]:
-        """Count a picture in.
+        """Add a picture.
 
         Args:
             x_hat: (3, H, W), the reconstruction.
             x: (3, H, W), the original, in −1 … 1.
 
         Returns:
-            `psnr` (dB) and `ssim` of this picture alone, the latter NaN where it is not computed.
+            `psnr` (dB) and `ssim` of this picture; the latter is NaN if it is not computed.
 
         Raises:
             ValueError: they are not (3, H, W), or differ in shape.
@@ -70,14 +70,14 @@ class PictureQuality:
         return {name: float(values) for name, values in self.update_batch(x_hat[None], x[None]).items()}
 
     def update_batch(self, x_hat: Tensor, x: Tensor) -> dict[str, Tensor]:
-        """Count several pictures of one size in.
+        """Add several pictures of one size.
 
         Args:
             x_hat: (B, 3, H, W), reconstructions.
             x: (B, 3, H, W), the originals, in −1 … 1.
 
         Returns:
-            `psnr` (B,) and `ssim` (B,) of each, the latter NaN where it is not computed.
+            `psnr` (B,) and `ssim` (B,) of each; the latter is NaN if it is not computed.
 
         Raises:
             ValueError: they are not (B, 3, H, W), or differ in shape.
@@ -89,7 +89,7 @@ class PictureQuality:
         x_hat = x_hat.clamp(-1, 1)
         for metric in (self._psnr, self._own):
             metric.to(x.device).update(x_hat.double(), x.double())
-        psnr = torch.as_tensor(self._own.compute()).reshape(-1)  # (B,), also where torchmetrics makes one a scalar
+        psnr = torch.as_tensor(self._own.compute()).reshape(-1)  # (B,), torchmetrics returns a scalar for one picture
         self._own.reset()
         self._sum_of_psnr += float(psnr.sum())
         self.n_pictures += len(x)
@@ -101,22 +101,22 @@ class PictureQuality:
         return {"psnr": psnr, "ssim": ssim}
 
     def sum_over(self, processes: Processes) -> None:
-        """Count in what the others have counted; all do so once, at the end."""
+        """Combine with the results of the other processes; all call it once, at the end."""
         sync(self._psnr, processes)
         self._sum_of_psnr, self._sum_of_ssim = added(processes, self._sum_of_psnr, self._sum_of_ssim)
         counts = processes.sum(torch.tensor([self.n_pictures, self.n_structures]))
         self.n_pictures, self.n_structures = counts.tolist()
 
     def psnr(self) -> float:
-        """Peak signal-to-noise ratio of the pooled squared error in dB; infinite where nothing differs."""
+        """PSNR of the mean squared error over all pictures, in dB; infinite if nothing differs."""
         return computed(self._psnr)
 
     def mean_psnr(self) -> float:
-        """Mean of the pictures' own PSNRs in dB, NaN if there is none; infinite where one is rebuilt exactly."""
+        """Mean of the pictures' own PSNRs in dB; NaN without pictures; infinite if one is reconstructed exactly."""
         return self._sum_of_psnr / self.n_pictures if self.n_pictures else math.nan
 
     def ssim(self) -> float:
-        """Mean structural similarity, −1 … 1, of the pictures of at least 11 x 11 pixels; NaN if there is none."""
+        """Mean structural similarity, −1 … 1, of the pictures of at least 11 x 11 pixels; NaN if there are none."""
         return self._sum_of_ssim / self.n_structures if self.n_structures else math.nan
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def psnr_of(mse: Tensor) -> Tensor:
-    """PSNR in dB of mean squared errors of any shape; infinite where one is 0."""
+    """PSNR in dB of mean squared errors of any shape; infinite where the error is 0."""
     return 10 * torch.log10(4 / mse)
 
 

@@ -1,4 +1,4 @@
-"""Weights of the networks that metrics use: where they are, and whether they are the published ones."""
+"""Weights of the networks that metrics use: finding the files, and checking that they are the published ones."""
 
 import hashlib
 import os
@@ -15,18 +15,18 @@ _BLOCK = 2**20
 
 
 class UnavailableError(RuntimeError):
-    """A metric can't be computed with what is here; the message says why, and what to do about it."""
+    """A metric can't be computed in this installation; the message says why, and what to do about it."""
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """A file of weights that others have published, and that their figures were computed with.
+    """A published file of weights, with which published figures were computed.
 
     Args:
-        network: what it is, in words.
-        url: where it is published.
+        network: name of the network.
+        url: of the file.
         digest: the first digits of its SHA-256.
-        other_names: what else the same file is called.
+        other_names: further names of the same file.
     """
 
     network: str
@@ -36,7 +36,7 @@ class PublishedWeights:
 
     @property
     def name(self) -> str:
-        """What torch.hub calls the file."""
+        """The file's name in torch.hub."""
         return os.path.basename(urlparse(self.url).path)
 
 
@@ -56,14 +56,14 @@ INCEPTION = PublishedWeights(
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file of weights that was found."""
+    """An existing file of weights."""
 
     path: Path
     sha256: str
-    published: bool  # whether it is the published one, by its digest
+    published: bool  # whether its digest is that of the published file
 
     def to_dict(self) -> dict[str, Any]:
-        """As it goes into a record."""
+        """For a record."""
         return {"path": str(self.path), "sha256": self.sha256, "published": self.published}
 
 
@@ -71,13 +71,13 @@ def locate(weights: PublishedWeights, folder: Path | None = None, *, download: b
     """Find the file of weights in `folder`, then in torch hub's folder of checkpoints.
 
     Args:
-        weights: which.
-        folder: a folder to look into first.
-        download: whether to fetch a file that is in neither, into `folder` or else torch hub's. Nothing is fetched
-            without it.
+        weights: the file to find.
+        folder: searched first.
+        download: whether to download a missing file, to `folder` or otherwise torch hub's folder. Without it, nothing
+            is downloaded.
 
     Raises:
-        UnavailableError: it is in neither, or can't be fetched; the message has the paths, and how to provide it.
+        UnavailableError: it is in neither, or can't be downloaded; the message has the paths and the remedy.
     """
     folders = [*([folder] if folder else []), Path(torch.hub.get_dir()) / "checkpoints"]
     paths = [each / name for each in folders for name in (weights.name, *weights.other_names)]
@@ -92,7 +92,7 @@ def locate(weights: PublishedWeights, folder: Path | None = None, *, download: b
     try:
         folders[0].mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(weights.url, str(paths[0]), weights.digest, progress=False)
-    except (OSError, RuntimeError) as error:  # of the network or the disk; or the file has another digest
+    except (OSError, RuntimeError) as error:  # of the network, the disk, or the digest
         raise UnavailableError(
             f"the weights of {weights.network} can't be fetched from {weights.url}: {error}"
         ) from error
@@ -100,7 +100,7 @@ def locate(weights: PublishedWeights, folder: Path | None = None, *, download: b
 
 
 def inspect(path: Path, digest: str) -> WeightsFile:
-    """The file at `path`, with its SHA-256, and whether that begins with `digest`.
+    """The file at `path`, with its SHA-256 and whether that starts with `digest`.
 
     Raises:
         UnavailableError: the file can't be read.
@@ -116,7 +116,7 @@ def inspect(path: Path, digest: str) -> WeightsFile:
 
 
 def brief(error: Exception) -> str:
-    """What an error says, in one line: torch lists all the weights of a network."""
+    """The message of an error in one line: torch lists all the weights of a network."""
     return textwrap.shorten(str(error), 200, placeholder=" …")
 
 

@@ -1,4 +1,4 @@
-"""Layers: LISTA in its two forms, the networks that followed it, and the sparse autoencoder."""
+"""Layers: LISTA in its two forms, the unrolled networks based on it, and the sparse autoencoder."""
 
 from scvae_fast.nn.dictionary_lista import DictionaryLISTA
 from scvae_fast.nn.lista import LISTA

@@ -7,8 +7,8 @@ Source: Xiao et al., "SC-VAE: Sparse Coding-based Variational Autoencoder with L
 2303.16666, and the code released with it.
 
 The graph of `GAT` and `SSGC` joins each position to itself and its (at most) four neighbours. Shifted copies
-of the grid stand in for its (h·w)² adjacency matrix: cost and memory grow with h·w, there is nothing to build
-or to cache, and any grid size works, a symbolic one under torch.compile as well.
+of the grid replace its (h·w)² adjacency matrix: cost and memory grow with h·w, nothing needs to be built or cached,
+and any grid size works, including symbolic sizes under torch.compile.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ AttentionName = Literal["constant", "eq", "GAT", "SSGC"]
 
 
 def alpha_network(name: AttentionName, n_features: int, n_atoms: int, *, hidden: int = 64) -> "AlphaNetwork":
-    """The network called `name`, for latents of `n_features` and codes of `n_atoms`; `hidden` is "eq"'s.
+    """The network called `name`, for latents of `n_features` and codes of `n_atoms`; `hidden` is used by "eq" only.
 
     Raises:
         ValueError: no network has that name.
@@ -42,7 +42,7 @@ class AlphaNetwork(nn.Module, ABC):
     """Interface of the four networks."""
 
     def forward(self, sq_err: Tensor, codes: Tensor) -> Tensor:
-        """Weigh the positions of each picture.
+        """Compute the weights of each picture's positions.
 
         Args:
             sq_err: (B, h, w, n), squared errors (E(x) − D z)² of the latents.
@@ -67,7 +67,7 @@ class AlphaNetwork(nn.Module, ABC):
 
 
 class ConstantAlpha(AlphaNetwork):
-    """α = 1/(h·w·n): with it the α-weighted sum of squared errors is their mean. No parameters."""
+    """α = 1/(h·w·n), so the α-weighted sum of squared errors is their mean. No parameters."""
 
     def _alpha(self, sq_err: Tensor, codes: Tensor) -> Tensor:
         _, h, w, n = sq_err.shape
@@ -77,7 +77,7 @@ class ConstantAlpha(AlphaNetwork):
 class EquivariantAlpha(AlphaNetwork):
     """softmax(σ(W₂ (H − max H) + b₂)) with H = σ(W₁ (A − max A) + b₁) and A = (E − D z)².
 
-    Softmax and maxima are over positions, per feature. Permuting the positions of the grid permutes α alike.
+    Softmax and maxima are over positions, per feature. A permutation of the positions permutes α in the same way.
     """
 
     def __init__(self, n_features: int, hidden: int = 64) -> None:
@@ -91,7 +91,7 @@ class EquivariantAlpha(AlphaNetwork):
 
 
 class GraphAttentionAlpha(AlphaNetwork):
-    """softmax over positions of ELU(GAT₂(ELU(GAT₁(z)))): `heads` heads of `hidden` features, then one of one.
+    """softmax over positions of ELU(GAT₂(ELU(GAT₁(z)))): `heads` heads of `hidden` features, then one head of one.
 
     In training, dropout at rate `dropout` acts on the input of each layer and on the attention weights.
     """
@@ -108,10 +108,10 @@ class GraphAttentionAlpha(AlphaNetwork):
 
 
 class GraphConvolutionAlpha(AlphaNetwork):
-    """softmax over positions of W (½ z + ½ A z) + b, A the 0/1 adjacency of the grid with self loops.
+    """softmax over positions of W (½ z + ½ A z) + b, with A the 0/1 adjacency of the grid with self-loops.
 
-    Simple spectral graph convolution (Zhu and Koniusz, ICLR 2021) of one step. The graph acts on positions
-    and W on atoms, so W may go first, and neighbours are summed over one number instead of K.
+    Simple spectral graph convolution (Zhu and Koniusz, ICLR 2021) with one step. The graph acts on positions and W on
+    atoms, so W may be applied first, and neighbours are summed over one number instead of K.
     """
 
     def __init__(self, n_atoms: int) -> None:
@@ -163,8 +163,8 @@ def _stencil(grid: Tensor, *, fill: float) -> list[Tensor]:
     return [padded[:, top : top + h, left : left + w] for top, left in corners]
 
 
-def _below_maximum(grid: Tensor) -> Tensor:  # (B, h, w, C), less its maximum over (h, w)
-    # `max` and not `amax`: at a tie the released code sends the gradient to one of the positions.
+def _below_maximum(grid: Tensor) -> Tensor:  # (B, h, w, C), minus its maximum over (h, w)
+    # `max`, not `amax`: at a tie the released code sends the gradient to only one of the positions.
     return grid - grid.flatten(1, 2).max(dim=1).values[:, None, None]
 
 

@@ -43,24 +43,24 @@ class DictionaryLISTA(SparseCoder):
     On the meta device and for fake tensors ‖D‖₂² is unknown: load a state dict to give c its value.
 
     Args:
-        dictionary: (n, K) to start from, copied.
+        dictionary: (n, K), initial value, copied.
         n_iter: T ≥ 0.
         lmbda: λ ≥ 0 (the released code's β), in the units of x; fixed.
         compat: "paper" or "official".
-        c: c > 0 to start from; None is ‖D‖₂².
+        c: initial c > 0; None is ‖D‖₂².
         learn_dictionary: whether D is a parameter.
         learn_c: whether c is a parameter.
         backend: a name of `scvae_fast.backends()`; None chooses by device and dtype.
-        inhibition_dtype: torch.bfloat16 uses a float32 S in bfloat16 in eval mode, without gradient. Over
-            SC-VAE's DCT dictionary, x ~ N(0, 1), codes then err by 0.4 % at T = 5 and 1.3 % at T = 30 (‖z − z*‖/‖z*‖,
-            z* in float64), from the official start by 0.8 to 1.4 %; in float32 by less than 0.0001 %. None leaves S as
-            it is.
+        inhibition_dtype: torch.bfloat16 stores a float32 S in bfloat16 in eval mode, without gradient. With SC-VAE's
+            DCT dictionary and x ~ N(0, 1), the codes' error is then 0.4 % at T = 5 and 1.3 % at T = 30 (‖z − z*‖/‖z*‖,
+            z* in float64), or 0.8 to 1.4 % with the official start; in float32 it is below 0.0001 %. None keeps S in
+            its own dtype.
         positive: whether codes are non-negative: h_θ(u) = max(u − θ, 0).
         dim: dimension of x that holds the features, and of z that holds the codes; 1 for feature maps (B, n, H, W).
 
     Raises:
-        TypeError: n_iter, positive or dim is of another type, or the dictionary is no floating-point tensor.
-        ValueError: an argument is out of range, or the dictionary is no (n, K) matrix, is zero or is not finite.
+        TypeError: n_iter, positive or dim is of another type, or the dictionary is not a floating-point tensor.
+        ValueError: an argument is out of range, or the dictionary is not an (n, K) matrix, is zero or is not finite.
 
     Example:
         >>> import torch
@@ -74,9 +74,9 @@ class DictionaryLISTA(SparseCoder):
     dictionary: torch.Tensor  # (n, K)
     c: torch.Tensor  # (1,)
 
-    # Training calls between two looks at ‖D‖₂, which costs a singular value decomposition.
+    # Number of training calls between two checks of ‖D‖₂, which costs a singular value decomposition.
     _CHECK_EVERY = 100
-    # c starts at ‖D‖₂² itself: rounding and the first steps must not warn.
+    # c starts at ‖D‖₂² itself: rounding and the first steps must not cause a warning.
     _SLACK_OF_C = 1e-3
 
     def __init__(
@@ -114,9 +114,9 @@ class DictionaryLISTA(SparseCoder):
         self._warned = False
 
     def forward(self, x: torch.Tensor, z0: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Codes z (..., K) of x (..., n), and the reconstruction x̂ (..., n) from them.
+        """Codes z (..., K) of x (..., n), and their reconstruction x̂ (..., n).
 
-        z0 (..., K) are codes to start from (a warm start), instead of h_θ(γ b). What is raised is as for `encode`.
+        z0 (..., K) are codes to start from (a warm start), instead of h_θ(γ b). Errors are those of `encode`.
         """
         rows, start = self._rows("x", x, self.n_features), self._start(z0)
         W_e, S, theta, gain = self._of_call(start)
@@ -150,7 +150,7 @@ class DictionaryLISTA(SparseCoder):
         return W_e, S, self.lmbda / self.c, gain
 
     def _weights(self) -> tuple[torch.Tensor, ...]:
-        """W_e (K, n) and S (K, K); kept between calls in eval mode on a CPU, as long as D and c keep their values."""
+        """W_e (K, n) and S (K, K); cached in eval mode on a CPU, as long as D and c keep their values."""
         sources = self.dictionary, self.c
         if self.training or is_differentiated(sources):
             return self._form_weights(*sources)
@@ -166,7 +166,7 @@ class DictionaryLISTA(SparseCoder):
 
     @torch.no_grad()
     def raise_c(self, margin: float = 1.0) -> None:
-        """Raises c to margin · ‖D‖₂² if it is smaller: a projection to call now and then in training.
+        """Raise c to margin · ‖D‖₂² if it is smaller: a projection to call occasionally in training.
 
         It costs a singular value decomposition of D.
         """
@@ -187,7 +187,7 @@ class DictionaryLISTA(SparseCoder):
             )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Accept a c without dimensions, as other implementations of SC-VAE have it."""
+        """Accept a c without dimensions, as in other implementations of SC-VAE."""
         if (c := state_dict.get(f"{prefix}c")) is not None and c.dim() == 0:
             state_dict[f"{prefix}c"] = c.reshape(1)
         super()._load_from_state_dict(state_dict, prefix, *rest)

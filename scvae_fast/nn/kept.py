@@ -1,4 +1,4 @@
-"""Weights that a layer forms from other tensors, kept between calls for as long as those tensors stay as they are."""
+"""Weights that a layer forms from other tensors, cached while those tensors keep their values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 def is_differentiated(tensors: Tensors) -> bool:
-    """Whether a derivative with respect to any of them may be asked for, as under every transform of torch.func."""
+    """Whether a derivative with respect to any of them may be requested, as under every transform of torch.func."""
     transformed = not torch.compiler.is_compiling() and (in_transform() or in_forward_mode())
     return transformed or needs_gradient(tensors)
 
@@ -25,27 +25,27 @@ class _Formed(NamedTuple):
 
 
 class KeptWeights:
-    """What was last formed, with copies of what it was formed from.
+    """The weights that were formed last, with copies of their sources.
 
-    Nothing but the contents tells whether a tensor changed: fused optimisers and writes to `.data` leave its version as
-    it was, and a new tensor can have the address of an old one. Copies and pickles of a layer keep nothing.
+    Only the contents tell whether a tensor has changed: fused optimisers and writes to `.data` don't change its
+    version, and a new tensor can reuse an old one's address. Copies and pickles of a layer start with an empty cache.
     """
 
     def __init__(self) -> None:
         self._last: _Formed | None = None
 
     def of(self, sources: Tensors, form: Callable[..., Tensors], key: object = None, on_cuda: bool = False) -> Tensors:
-        """form(*sources), from an earlier call if every source still has the bits that it had then.
+        """form(*sources), from the cache if every source has the same bits as before.
 
-        Only ordinary tensors of the CPU are kept, where no derivative is asked for, and where no compiler, transform
-        or mode is active.
+        Only ordinary CPU tensors are cached, and only if no derivative can be requested and no compiler, transform or
+        mode is active.
 
         Args:
-            sources: what the weights are formed from.
-            form: how; a function of nothing else but `key`.
-            key: how form differs from earlier calls.
-            on_cuda: whether weights on a GPU are kept too. Each call then waits for the GPU, to compare. While a
-                CUDA graph is captured, nothing is kept.
+            sources: tensors from which the weights are formed.
+            form: forms them; depends only on its arguments and `key`.
+            key: distinguishes different functions `form`.
+            on_cuda: whether weights on a GPU are cached too. Each call then waits for the GPU, to compare. While a
+                CUDA graph is captured, nothing is cached.
         """
         if is_differentiated(sources) or not is_plain(sources) or any(t.is_inference() for t in sources):
             return form(*sources)
@@ -54,8 +54,8 @@ class KeptWeights:
             return form(*sources)
         last = self._last
         if last is None or last.key != key or not all(map(_same_bits, last.sources, sources)):
-            # Tensors made in inference_mode could not be used outside of it. The weights are formed from the copies,
-            # so they fit even if another thread changes a source meanwhile.
+            # Tensors made in inference_mode could not be used outside it. The weights are formed from the copies, so
+            # they match them even if another thread changes a source meanwhile.
             with torch.inference_mode(False), torch.no_grad():
                 copies = tuple(t.detach().clone() for t in sources)
                 last = self._last = _Formed(copies, key, tuple(t.contiguous() for t in form(*copies)))
@@ -66,11 +66,11 @@ class KeptWeights:
 
 
 def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether both have the same bits. Unlike ==, this tells 0 from −0 and finds a NaN equal to itself."""
+    """Whether both have the same bits. Unlike ==, this distinguishes 0 from −0, and a NaN equals itself."""
     if a.dtype != b.dtype or a.shape != b.shape or a.device != b.device:
         return False
     packed = [t.detach().contiguous().view(-1) for t in (a, b)]
-    # 64-bit integers are compared fastest, where size and place allow them.
+    # Comparing as 64-bit integers is fastest, if size and alignment allow it.
     aligned = all(t.nbytes % 8 == 0 and t.storage_offset() * t.itemsize % 8 == 0 for t in packed)
     integer = torch.int64 if aligned else {2: torch.int16, 4: torch.int32}[a.itemsize]
     return torch.equal(*(t.view(integer) for t in packed))

@@ -1,4 +1,4 @@
-"""What the layers share: their sizes, where features lie in a tensor, the dictionary that decodes."""
+"""The base of the layers: sizes, the dimension of features, the dictionary that decodes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scvae_fast.ops.library import autocast_is_on
 
 
 class SparseCoder(nn.Module):
-    """A layer that turns vectors of n features into codes over K atoms, and back by D (n, K).
+    """A layer that turns vectors of n features into codes over K atoms, and decodes them with D (n, K).
 
     x has its features, and z its codes, in the dimension `dim`: −1, the last, for rows (..., n), and 1 for feature maps
     (B, n, H, W). The names n_features, n_atoms, n_iter, positive, dim and backend are attributes that may be changed
@@ -43,20 +43,20 @@ class SparseCoder(nn.Module):
         self.positive, self.dim, self.backend = positive, dim, backend
 
     def forward(self, x: torch.Tensor, z0: torch.Tensor | None = None) -> Any:
-        """Codes z of x: `encode`."""
+        """Codes z of x, as `encode`."""
         return self.encode(x, z0)
 
     def encode(self, x: torch.Tensor, z0: torch.Tensor | None = None) -> torch.Tensor:
-        """Codes z of x, with K in the place of n; from a warm start z0 of z's shape if one is given.
+        """Codes z of x, with K in place of n, from a warm start z0 of z's shape if one is given.
 
         Raises:
-            TypeError: an argument is no tensor, or of another dtype than the layer (outside of autocast).
+            TypeError: an argument is not a tensor, or has another dtype than the layer (outside autocast).
             ValueError: an argument has another size.
         """
         return self._placed(self._codes(self._rows("x", x, self.n_features), self._start(z0)))
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Reconstruction x̂ = D z, with n in the place of K.
+        """Reconstruction x̂ = D z, with n in place of K.
 
         Raises:
             TypeError, ValueError: as `encode`.
@@ -74,10 +74,10 @@ class SparseCoder(nn.Module):
         return None if z0 is None else self._rows("z0", z0, self.n_atoms)
 
     def _rows(self, name: str, value: torch.Tensor, size: int) -> torch.Tensor:
-        """The tensor with dimension `dim` last; raises unless that has the size and the dtype is the layer's."""
+        """The tensor with dimension `dim` last; raises unless its size and the layer's dtype match."""
         layer = type(self).__name__
         checks.are_tensors(layer, **{name: value})
-        # torch.jit.trace has tensors in the place of sizes; the operation looks at them all the same.
+        # torch.jit.trace has tensors instead of sizes; there, the operation checks them.
         traced = torch.jit.is_tracing()
         if not -value.dim() <= self.dim < value.dim() or (not traced and value.shape[self.dim] != size):
             raise ValueError(f"{layer}: {name} must have size {size} in dimension {self.dim}, got {list(value.shape)}")
@@ -94,7 +94,7 @@ class SparseCoder(nn.Module):
         return self.dictionary.dtype
 
     def _hold(self, name: str, value: torch.Tensor, learned: bool) -> None:
-        """Registers a parameter, or a buffer where it is not learned."""
+        """Register a parameter if it is learned, otherwise a buffer."""
         if learned:
             self.register_parameter(name, nn.Parameter(value))
         else:
@@ -107,8 +107,8 @@ class SparseCoder(nn.Module):
 
 
 def without_autocast(tensor: torch.Tensor) -> AbstractContextManager[object]:
-    """Weights are formed in their own dtype: the over-complete I − DᵀD/c has eigenvalues 1, which rounding to 16 bits
-    would push beyond.
+    """Disable autocast while weights are formed: the over-complete I − DᵀD/c has eigenvalues 1, which rounding to 16
+    bits would push above 1.
     """
     device = tensor.device.type
     return torch.autocast(device, enabled=False) if autocast_is_on(device) else nullcontext()
@@ -140,7 +140,7 @@ def squared_norm(dictionary: torch.Tensor) -> torch.Tensor:
 def checked_squared_norm(layer: str, dictionary: torch.Tensor) -> torch.Tensor:
     """‖D‖₂²; raises ValueError unless it is finite and positive. A tensor without values passes."""
     known = holds_values(dictionary)
-    if known and not dictionary.isfinite().all():  # which have no singular values
+    if known and not dictionary.isfinite().all():  # singular values would be undefined
         raise ValueError(f"{layer}: dictionary must be finite and not zero, got NaN or infinity")
     norm = squared_norm(dictionary)
     if known and not (norm.isfinite() and norm > 0):

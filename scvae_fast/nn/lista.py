@@ -1,4 +1,4 @@
-"""LISTA with weights of its own (Gregor & LeCun 2010), shared by all iterations or one for each."""
+"""LISTA with free weights (Gregor & LeCun 2010), shared by all iterations or separate for each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Thresholds = torch.Tensor | float | Sequence[torch.Tensor | float]
 
 
 def checked_inhibition(layer: str, dtype: torch.dtype | None) -> torch.dtype | None:
-    """The dtype to store S in, or None; raises ValueError if it is another one."""
+    """The dtype in which S is stored, or None; raises ValueError for any other dtype."""
     if dtype not in (None, torch.bfloat16):
         raise ValueError(f"{layer}: inhibition_dtype must be None or torch.bfloat16, got {dtype}")
     return dtype
@@ -31,8 +31,8 @@ class LISTA(SparseCoder):
 
         z_0 = h_{θ_0}(x W_0ᵀ);   z_{t+1} = h_{θ_{t+1}}(x W_{t+1}ᵀ + z_t S_tᵀ),   t = 0 … T−1
 
-    In the paper all iterations share W_e (K, n), S (K, K) and θ (K,): `per_iteration=None`. With "thresholds" each has
-    its own θ, (T + 1, K); with "all" also its own W_e, (T + 1, K, n), and S, (T, K, K).
+    In the paper all iterations share W_e (K, n), S (K, K) and θ (K,): `per_iteration=None`. With "thresholds" each
+    iteration has its own θ, (T + 1, K); with "all" also its own W_e, (T + 1, K, n), and S, (T, K, K).
 
     The layer starts as ISTA on ½‖x − Dz‖² + λ‖z‖₁: W_e = Dᵀ/c, S = I − DᵀD/c, θ = λ/c with c = ‖D‖₂². The parameters
     `W_e`, `S` and `theta` are then learned freely. The dictionary D (n, K) is a constant buffer, which `decode` uses.
@@ -41,22 +41,22 @@ class LISTA(SparseCoder):
         n_features: n.
         n_atoms: K.
         n_iter: T ≥ 0.
-        dictionary: (n, K) to start from; None draws unit-norm atoms at random.
+        dictionary: (n, K), initial value; None draws unit-norm atoms at random.
         lmbda: λ ≥ 0, in the units of x.
         per_iteration: None, "thresholds" or "all".
         positive: whether codes are non-negative: h_θ(u) = max(u − θ, 0).
         dim: dimension of x that holds the features, and of z that holds the codes; 1 for feature maps (B, n, H, W).
-        generator: of the random atoms; torch's own if None.
+        generator: of the random atoms; None uses torch's own.
         backend: a name of `scvae_fast.backends()`; None chooses by device and dtype.
-        inhibition_dtype: torch.bfloat16 uses a float32 S in bfloat16 in eval mode, in calls that give it no gradient;
+        inhibition_dtype: torch.bfloat16 stores a float32 S in bfloat16 in eval mode, in calls that give it no gradient;
             for the error see `DictionaryLISTA`. None leaves S as it is.
         device: of the parameters.
         dtype: of the parameters.
 
     Raises:
-        TypeError: a size or dim is no int, positive is no bool, or the operations don't take the dtype.
-        ValueError: a size or λ is out of range, per_iteration is none of these, or the dictionary is not (n, K) or is
-            zero.
+        TypeError: a size or dim is not an int, positive is not a bool, or the operations don't support the dtype.
+        ValueError: a size or λ is out of range, per_iteration is not one of these, or the dictionary is not (n, K) or
+            is zero.
 
     Example:
         >>> import torch
@@ -120,12 +120,12 @@ class LISTA(SparseCoder):
         backend: str | None = None,
         inhibition_dtype: torch.dtype | None = None,
     ) -> LISTA:
-        """A layer with the weights of an eager network, which are copied; it computes the same numbers.
+        """A layer with copies of the weights of an eager network; it computes the same numbers.
 
-        All iterations share a tensor or number. A list, or a tensor with one more leading dimension, has an entry for
-        each iteration. Shared weights stay one parameter.
+        A tensor or number is shared by all iterations. A list, or a tensor with one more leading dimension, has an
+        entry for each iteration. Shared weights stay one parameter.
 
-        Two loops are common; the lengths of the lists show which one it was:
+        Two loops are common; the lengths of the lists tell them apart:
 
         - z = h_{θ_0}(x W_0ᵀ), then T times z = h_{θ_{t+1}}(x W_{t+1}ᵀ + z S_tᵀ): T matrices S, T + 1 of W and θ.
         - z = 0, then T times z = h_{θ_t}(x W_tᵀ + z S_tᵀ): T of each. S_0 multiplies zero, so it is dropped, and T − 1
@@ -135,7 +135,7 @@ class LISTA(SparseCoder):
             W: (K, n), the weight of nn.Linear(n, K, bias=False).
             S: (K, K), the weight of nn.Linear(K, K, bias=False).
             theta: one value or (K,).
-            n_iter: T of the first loop; needed if all weights are shared, else it follows from the lists.
+            n_iter: T of the first loop; needed if all weights are shared, otherwise it follows from the lists.
             dictionary: (n, K), for `decode`; without it the layer can't decode.
             positive: whether the network has relu(u − θ) instead of the soft threshold.
             dim: as in the constructor.
@@ -143,7 +143,7 @@ class LISTA(SparseCoder):
             inhibition_dtype: as in the constructor.
 
         Raises:
-            TypeError: an argument is no tensor, or dtypes differ.
+            TypeError: an argument is not a tensor, or dtypes differ.
             ValueError: shapes, lengths or n_iter don't fit; the message names both.
         """
         op = "LISTA.from_weights"
@@ -176,12 +176,12 @@ class LISTA(SparseCoder):
         if self.W_e.dim() == 2:
             b = nn.functional.linear(x, self.W_e)
             return lista(b, S, theta, T, z0=z0, positive=self.positive, backend=self.backend)
-        # The operation also decodes, here over any matrix of the right shape: only the codes are wanted.
+        # The operation also decodes; any matrix of the right shape will do, since only the codes are used.
         D = self.W_e[0].detach().T if self.dictionary is None else self.dictionary
         return sparse_code(x, self.W_e, S, theta, D, T, z0=z0, positive=self.positive, backend=self.backend)[0]
 
     def _inhibition(self) -> torch.Tensor:
-        """S, (K, K) or (T, K, K); in bfloat16 where that was asked for and no gradient can reach it."""
+        """S, (K, K) or (T, K, K); in bfloat16 if that was requested and no gradient can reach it."""
         narrow = self.inhibition_dtype is not None and not self.training and not is_differentiated((self.S,))
         return self.S.bfloat16() if narrow and self.S.dtype == torch.float32 else self.S
 
@@ -189,7 +189,7 @@ class LISTA(SparseCoder):
         return self.W_e.dtype
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Leave the dictionary as it is where a state dict has none."""
+        """Keep the dictionary if a state dict has none."""
         if self.dictionary is not None:
             state_dict.setdefault(f"{prefix}dictionary", self.dictionary)
         super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -204,12 +204,12 @@ def _check_dictionary(dictionary: torch.Tensor, n: int, K: int, layer: str = "LI
 
 
 def _of_iterations(op: str, name: str, value: Any, dims: int, meaning: str) -> tuple[torch.Tensor, int | None]:
-    """A copy of what is shared, or a stack of what each iteration has, and for how many."""
+    """A copy of a shared value, or a stack of the iterations' values and their number."""
     if isinstance(value, (list, tuple, nn.ParameterList)):
         for index, each in enumerate(value):
             checks.are_tensors(op, **{f"{name}[{index}]": each})
             if each.shape != value[0].shape or each.dim() != dims:
-                raise ValueError(f"{op}: {name}[{index}] must be {meaning} as the others, got {list(each.shape)}")
+                raise ValueError(f"{op}: {name}[{index}] must be {meaning} like the others, got {list(each.shape)}")
         if len(value) == 0:
             raise ValueError(f"{op}: {name} must not be empty")
         return torch.stack([each.detach() for each in value]), len(value)
@@ -235,7 +235,7 @@ def _thresholds_of(op: str, theta: Any, like: torch.Tensor) -> tuple[torch.Tenso
 
 
 def _as_tensor(op: str, name: str, value: Any, like: torch.Tensor) -> torch.Tensor:
-    """A copy; of a number, in the dtype of `like`."""
+    """A copy; numbers get the dtype of `like`."""
     tensor = checks.scalar_tensor(op, name, value, like).detach().clone()
     return tensor if isinstance(value, torch.Tensor) else tensor.to(like.dtype)
 
@@ -243,16 +243,16 @@ def _as_tensor(op: str, name: str, value: Any, like: torch.Tensor) -> torch.Tens
 def _iterations(
     op: str, R_of_W: int | None, T_of_S: int | None, R_of_theta: int | None, n_iter: int | None
 ) -> tuple[int, bool]:
-    """T, and whether the first S multiplies zero, by how many of each there are; None is one that is shared."""
+    """T, and whether the first S multiplies zero, from the number of entries of each; None means shared."""
     if None not in (R_of_W, R_of_theta) and R_of_W != R_of_theta:
-        raise ValueError(f"{op}: W and theta must have as many entries, got {R_of_W} and {R_of_theta}")
+        raise ValueError(f"{op}: W and theta must have the same number of entries, got {R_of_W} and {R_of_theta}")
     R = R_of_W if R_of_W is not None else R_of_theta
     if R is None and T_of_S is None:
         if n_iter is None:
             raise ValueError(f"{op}: n_iter must be given where all weights are shared")
         return n_iter, False
     if R is not None and T_of_S is not None and R not in (T_of_S, T_of_S + 1):
-        raise ValueError(f"{op}: W and theta must have as many entries as S, or one more, got {R} beside {T_of_S} of S")
+        raise ValueError(f"{op}: W and theta must have as many entries as S, or one more, got {R}, and {T_of_S} of S")
     T = R - 1 if R is not None else T_of_S
     assert T is not None
     if n_iter is not None and n_iter != T:

@@ -14,15 +14,15 @@ from scvae_fast.nn.sparse_autoencoder import SparseAutoencoder
 
 _CONFIG_FILE, _WEIGHTS_FILE = "cfg.json", "sae_weights.safetensors"
 _ARCHITECTURES = ("standard", "topk", "jumprelu")
-_NEWEST = 6  # the major version whose settings are known here
+_NEWEST = 6  # newest major version whose settings are supported
 _DTYPES = {f"{prefix}{name}": getattr(torch, name) for prefix in ("", "torch.") for name in
            ("float32", "float64", "float16", "bfloat16")}  # fmt: skip
-# Former names of what SAELens called a scale of each code; nothing but ones can be loaded.
+# Former names of SAELens' per-code scale; only ones can be loaded.
 _SCALES = ("scaling_factor", "finetuning_scaling_factor")
 
 
 class _Settings(NamedTuple):
-    """What the numbers of a sparse autoencoder depend on, besides its weights."""
+    """The settings that determine a sparse autoencoder's results, besides its weights."""
 
     architecture: str
     d_in: int
@@ -41,23 +41,23 @@ def load_saelens(
     momentum: bool = True,
     backend: str | None = None,
 ) -> SparseAutoencoder:
-    """A sparse autoencoder that SAELens saved in a folder, as a layer on the CPU; T iterations refine its codes.
+    """Load a sparse autoencoder that SAELens saved in a folder, as a layer on the CPU; T iterations refine its codes.
 
-    With T = 0 the layer has the numbers of SAELens' `encode` and of its reconstruction, but for rounding. It reads the
-    layouts up to SAELens 6, of the architectures "standard", "topk" and "jumprelu". Honoured are `architecture`,
-    `activation_fn` or `activation_fn_str` ("relu", "topk") with `activation_fn_kwargs`, `k`, `apply_b_dec_to_input`,
-    `dtype`, and `rescale_acts_by_decoder_norm` (of "topk": decoder norms are folded into the encoder, as SAELens'
-    `fold_W_dec_norm` does). Refused by name are every other architecture and activation, `normalize_activations` other
-    than "none", a scaling factor other than 1, tensors that don't belong there, and newer layouts. Settings
-    of training, and what SAELens itself ignores in loading, are ignored. `reshape_activations` = "hook_z" is about
-    shapes: the layer takes heads flattened, (..., n).
+    With T = 0 the layer computes SAELens' `encode` and its reconstruction, up to rounding. The layouts up to SAELens 6
+    are supported, with the architectures "standard", "topk" and "jumprelu". These settings are honoured:
+    `architecture`, `activation_fn` or `activation_fn_str` ("relu", "topk") with `activation_fn_kwargs`, `k`,
+    `apply_b_dec_to_input`, `dtype`, and `rescale_acts_by_decoder_norm` (for "topk": decoder norms are folded into the
+    encoder, as in SAELens' `fold_W_dec_norm`). These are refused by name: every other architecture and activation,
+    `normalize_activations` other than "none", a scaling factor other than 1, unknown tensors, and newer layouts.
+    Training settings, and whatever SAELens itself ignores on loading, are ignored. `reshape_activations` = "hook_z"
+    only concerns shapes: the layer takes flattened heads, (..., n).
 
     Args:
         folder: with `cfg.json` and `sae_weights.safetensors`.
         n_iter: T ≥ 0.
         lmbda: λ ≥ 0 of the iterations, one value or (K,); None takes the encoder's, see
-            `SparseAutoencoder.from_encoder`, as for what follows.
-        momentum: whether there is a β.
+            `SparseAutoencoder.from_encoder`, also for the following arguments.
+        momentum: whether the iterations have a β.
         backend: a name of `scvae_fast.backends()`; None chooses by device and dtype.
 
     Raises:
@@ -130,7 +130,7 @@ def _settings_of(path: Path) -> _Settings:
 
 
 def _major_version(path: Path, config: dict[str, Any]) -> int:
-    """Of the SAELens that wrote the file; 0 where it doesn't say so, as before version 6. SAELens decides alike."""
+    """Major version of the SAELens that wrote the file; 0 if the file has none, as before version 6."""
     metadata = config.get("metadata")
     nested = metadata.get("sae_lens_version") if isinstance(metadata, dict) else None
     version = config.get("sae_lens_version") or nested
@@ -145,7 +145,7 @@ def _major_version(path: Path, config: dict[str, Any]) -> int:
 
 
 def _in_names_of_6(path: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """A layout before version 6 in the names and with the defaults with which SAELens 6 reads it."""
+    """A layout before version 6, with the names and defaults that SAELens 6 gives it on loading."""
     renamed = {"architecture": "standard", "activation_fn": "relu", **config}
     if "activation_fn_str" in config:
         renamed["activation_fn"] = config["activation_fn_str"]
@@ -154,7 +154,7 @@ def _in_names_of_6(path: Path, config: dict[str, Any]) -> dict[str, Any]:
             renamed["architecture"] = "topk"
         arguments = renamed.get("activation_fn_kwargs")
         if not isinstance(arguments, dict) or arguments.keys() != {"k"}:
-            raise ValueError(f"load_saelens: {path}: activation_fn_kwargs must hold k alone, got {arguments!r}")
+            raise ValueError(f"load_saelens: {path}: activation_fn_kwargs must hold only k, got {arguments!r}")
         renamed["k"] = arguments["k"]
     return renamed
 
@@ -166,11 +166,11 @@ class _Given(NamedTuple):
     config: dict[str, Any]
 
     def refuse(self, key: str, expected: str) -> None:
-        """Raises ValueError."""
+        """Raise ValueError."""
         raise ValueError(f"load_saelens: {self.path}: {key} must be {expected}, got {self.config.get(key)!r}")
 
     def one_of(self, key: str, values: tuple[Any, ...], **default: Any) -> Any:
-        """The setting; raises unless it is one of these."""
+        """The setting; raises unless it is one of the values."""
         value = self._value(key, **default)
         if not any(value == each and type(value) is type(each) for each in values):
             self.refuse(key, " or ".join(map(repr, values)))
@@ -181,7 +181,7 @@ class _Given(NamedTuple):
         return bool(self.one_of(key, (True, False), default=default))
 
     def count(self, key: str, most: int | None = None) -> int:
-        """The setting; raises unless it is an int from 1 on, and at most `most`."""
+        """The setting; raises unless it is an int of at least 1 and at most `most`."""
         value = self._value(key)
         if type(value) is not int or value < 1 or (most is not None and value > most):
             self.refuse(key, "an int >= 1" + (f" and <= {most}" if most is not None else ""))
@@ -194,7 +194,7 @@ class _Given(NamedTuple):
 
 
 def _checked_weights(path: Path, stored: dict[str, torch.Tensor], settings: _Settings) -> dict[str, torch.Tensor]:
-    """The tensors in the dtype of the settings, as SAELens loads them."""
+    """The tensors in the dtype of the settings, as in SAELens."""
     n, K = settings.d_in, settings.d_sae
     shapes = {"W_enc": (n, K), "b_enc": (K,), "W_dec": (K, n), "b_dec": (n,)}
     shapes |= {"threshold": (K,)} if settings.architecture == "jumprelu" else {}
@@ -213,15 +213,15 @@ def _checked_weights(path: Path, stored: dict[str, torch.Tensor], settings: _Set
             raise ValueError(f"load_saelens: {path}: {name} must be of a floating-point dtype, got {tensor.dtype}")
     if unknown := sorted(stored.keys() - shapes.keys()):
         raise ValueError(
-            f"load_saelens: {path}: {', '.join(unknown)} can't belong to the architecture {settings.architecture!r}"
+            f"load_saelens: {path}: {', '.join(unknown)} don't belong to the architecture {settings.architecture!r}"
         )
     return {name: tensor.to(settings.dtype) for name, tensor in stored.items()}
 
 
 def _folded(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Encoder, its bias and decoder with the decoder's norms moved from the last to the first two."""
+    """Encoder, its bias and decoder, with the decoder's norms moved to the first two."""
     norms = torch.linalg.vector_norm(tensors["W_dec"], dim=1)  # (K,)
     if bool((norms == 0).any()):
-        raise ValueError(f"load_saelens: {path}: W_dec must have no row of zeros beside rescale_acts_by_decoder_norm")
+        raise ValueError(f"load_saelens: {path}: W_dec must have no row of zeros with rescale_acts_by_decoder_norm")
     W_enc, b_enc, W_dec = tensors["W_enc"] * norms, tensors["b_enc"] * norms, tensors["W_dec"] / norms[:, None]
     return {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec}

@@ -1,4 +1,4 @@
-"""The sparse autoencoder: dictionaries far larger than the features, and iterations without a K × K matrix."""
+"""The sparse autoencoder: dictionaries with many more atoms than features, and iterations without a K × K matrix."""
 
 from __future__ import annotations
 
@@ -26,49 +26,49 @@ class TopKCodes(NamedTuple):
 
 
 class SparseAutoencoder(nn.Module):
-    """One-layer sparse autoencoder whose codes T iterations of non-negative FISTA on its own decoder refine.
+    """One-layer sparse autoencoder; T iterations of non-negative FISTA on its own decoder refine its codes.
 
         z_0     = top_k(ReLU((x − b_dec) W_encᵀ + b_enc))
         y_t     = z_t + β_t (z_t − z_{t−1}),  y_0 = z_0
         z_{t+1} = max(y_t + γ_t (x − b_dec − y_t Dᵀ) D − γ_t λ, 0),  t = 0 … T−1
         z       = top_k(z_T),   x̂ = z Dᵀ + b_dec
 
-    top_k keeps the k largest codes of a row; without a k, all. T = 0 is the usual sparse autoencoder, with a k the TopK
-    one (Gao et al. 2024, arXiv 2406.04093). z_0 is itself such a step: from zero, of length 1, with an encoder of its
-    own and the thresholds −b_enc. The iterations go on from there as ISTA and FISTA do (Beck & Teboulle 2009) on
-    ½‖x − b_dec − Dz‖² + Σ_j λ_j z_j, z ≥ 0, with learned steps, whose thresholds follow them (SLISTA, Ablin et al.
-    2019). One layer alone can't find the codes of all sparse signals, even where they can be found (O'Neill, Gumran &
-    Klindt 2025, arXiv 2411.13117). No K × K matrix is formed, forward or backward: `sparse_code` without S.
+    top_k keeps the k largest codes of a row, or all if k is None. T = 0 is the usual sparse autoencoder, with a k the
+    TopK variant (Gao et al. 2024, arXiv 2406.04093). z_0 is itself such a step: from zero, of length 1, with a separate
+    encoder and the thresholds −b_enc. From there, the iterations are those of ISTA and FISTA (Beck & Teboulle 2009) on
+    ½‖x − b_dec − Dz‖² + Σ_j λ_j z_j, z ≥ 0, with learned steps, to which the thresholds are proportional (SLISTA, Ablin
+    et al. 2019). A single layer can't find the codes of all sparse signals, even where they are identifiable (O'Neill,
+    Gumran & Klindt 2025, arXiv 2411.13117). No K × K matrix is formed, forward or backward: `sparse_code` without S.
 
-    Parameters: W_enc (K, n), b_enc (K,), `atoms` (n, K), b_dec (n,); and where T > 0 λ (K,) as `lmbda`, γ (T,) as
-    `step` and β (T,) as `momentum`. D (n, K), `dictionary`, is the atoms divided by their norms, or with
-    unit_norm=False the atoms themselves. Every use divides anew, so D is never stale. The start is W_enc = Dᵀ,
-    b_enc = −λ, b_dec = 0, γ = 1/‖D‖₂² (by power iteration) and β that of FISTA; β_0 has no effect. γ does not follow D:
-    if ‖D‖₂ grows in training, γ has to learn to be smaller.
+    Parameters: W_enc (K, n), b_enc (K,), `atoms` (n, K), b_dec (n,); and if T > 0 λ (K,) as `lmbda`, γ (T,) as `step`
+    and β (T,) as `momentum`. D (n, K), `dictionary`, is the atoms divided by their norms, or with unit_norm=False the
+    atoms themselves. Every use divides anew, so D is never stale. Initially W_enc = Dᵀ, b_enc = −λ, b_dec = 0,
+    γ = 1/‖D‖₂² (by power iteration) and β is that of FISTA; β_0 has no effect. γ does not follow D: if ‖D‖₂ grows in
+    training, γ has to be learned smaller.
 
-    `threshold` (K,) is a buffer, None but for JumpReLU (Rajamanoharan et al. 2024, arXiv 2407.14435). With it z_0 keeps
-    its entries > threshold as they are, and the others are 0. The iterations start from that z_0 and have the soft
-    threshold γλ as ever: the jump decides the start alone. The threshold gets no gradient.
+    `threshold` (K,) is a buffer, None except for JumpReLU (Rajamanoharan et al. 2024, arXiv 2407.14435). With it, z_0
+    keeps its entries > threshold unchanged, and the others are 0. The iterations start from that z_0 and use the soft
+    threshold γλ as before: the jump affects only the start. The threshold gets no gradient.
 
     Args:
         n_features: n.
         n_atoms: K.
         n_iter: T ≥ 0.
-        k: how many codes of a row may be positive, in z_0 and in the result; None keeps all. Among equal codes
-            `torch.topk` chooses.
-        lmbda: λ ≥ 0 to start from, one value or (K,), in the units of x.
-        momentum: whether there is a β; without it the iterations start as ISTA.
+        k: largest number of positive codes in a row, in z_0 and in the result; None keeps all. `torch.topk` chooses
+            among equal codes.
+        lmbda: initial λ ≥ 0, one value or (K,), in the units of x.
+        momentum: whether the iterations have a β; without it they start as ISTA.
         unit_norm: whether every atom of D has unit norm.
-        subtract_b_dec: whether z_0 is of x − b_dec, else of x. The iterations take x − b_dec either way.
-        dictionary: (n, K) to start from, copied; None draws unit-norm atoms at random.
-        generator: of the random atoms; torch's own if None.
+        subtract_b_dec: whether z_0 is computed from x − b_dec, or from x. The iterations use x − b_dec in both cases.
+        dictionary: (n, K), initial value, copied; None draws unit-norm atoms at random.
+        generator: of the random atoms; None uses torch's own.
         backend: a name of `scvae_fast.backends()`; None chooses by device and dtype.
         device: of the parameters.
         dtype: of the parameters.
 
     Raises:
-        TypeError: a size or k is no int, the dictionary is no floating-point tensor, or the operations don't take the
-            dtype.
+        TypeError: a size or k is not an int, the dictionary is not a floating-point tensor, or the operations don't
+            support the dtype.
         ValueError: a size, k or λ is out of range, or the dictionary is not (n, K), is not finite or has a zero atom.
 
     Example:
@@ -130,13 +130,13 @@ class SparseAutoencoder(nn.Module):
 
     @property
     def dictionary(self) -> torch.Tensor:
-        """D (n, K), computed from the atoms as they are now; an atom of zeros becomes NaN if D has unit norm."""
-        # torch.nn.utils.parametrize would make a class for each layer, which pickle and stack_module_state refuse.
+        """D (n, K), computed from the current atoms; an atom of zeros becomes NaN if D has unit norm."""
+        # torch.nn.utils.parametrize would create a class per layer, which pickle and stack_module_state reject.
         return self.atoms / torch.linalg.vector_norm(self.atoms, dim=0) if self.unit_norm else self.atoms
 
     @property
     def n_iter(self) -> int:
-        """T. It can't be changed: there is a step for each iteration."""
+        """T. It can't be changed, because each iteration has its own step."""
         return int(self._n_iter)
 
     @classmethod
@@ -155,29 +155,29 @@ class SparseAutoencoder(nn.Module):
         subtract_b_dec: bool = True,
         backend: str | None = None,
     ) -> SparseAutoencoder:
-        """The layer that computes a given sparse autoencoder, and refines its codes if T > 0.
+        """A layer that computes a given sparse autoencoder, and refines its codes if T > 0.
 
-        With T = 0 it has exactly the given one's codes and reconstructions. So D is W_dec as it is, not of unit norm.
-        Matrices are laid out as in `torch.nn.Linear`; those of `x @ W` need a transpose.
+        With T = 0 it has exactly the same codes and reconstructions. So D is W_dec itself, not scaled to unit norm.
+        Matrices are laid out as in `torch.nn.Linear`; those of `x @ W` must be transposed.
 
         Args:
-            W_enc: (K, n) encoder; copied, as all tensors.
-            b_enc: (K,) its bias.
+            W_enc: (K, n) encoder; copied, like all tensors.
+            b_enc: (K,) bias of the encoder.
             W_dec: (n, K) decoder, an atom a column.
-            b_dec: (n,) its bias.
+            b_dec: (n,) bias of the decoder.
             n_iter: T ≥ 0.
-            threshold: (K,) of JumpReLU; None for ReLU.
-            k: of TopK; None keeps all codes.
-            lmbda: λ ≥ 0, one value or (K,). None takes the encoder's own: that with which the first iteration from zero
-                codes atom j at the same x as the encoder, if d_j and the encoder's row w_j point the same way,
-                λ_j = max(threshold_j − b_j, 0) ‖d_j‖/‖w_j‖, where b_j is the bias beside (x − b_dec) w_jᵀ. It is −b_enc
-                where W_enc = Dᵀ.
-            momentum: whether there is a β.
-            subtract_b_dec: whether the encoder takes x − b_dec, else x.
+            threshold: (K,) threshold of JumpReLU; None for ReLU.
+            k: k of TopK; None keeps all codes.
+            lmbda: λ ≥ 0, one value or (K,). None derives it from the encoder, so that the first iteration from zero
+                makes code j nonzero for the same x as the encoder, if d_j and the encoder's row w_j have the same
+                direction: λ_j = max(threshold_j − b_j, 0) ‖d_j‖/‖w_j‖, where b_j is the bias added to (x − b_dec) w_jᵀ.
+                It is −b_enc if W_enc = Dᵀ.
+            momentum: whether the iterations have a β.
+            subtract_b_dec: whether the encoder gets x − b_dec, or x.
             backend: a name of `scvae_fast.backends()`; None chooses by device and dtype.
 
         Raises:
-            TypeError: an argument is no floating-point tensor, or dtypes differ.
+            TypeError: an argument is not a floating-point tensor, or dtypes differ.
             ValueError: shapes or devices don't fit, a number is out of range, or T > 0 and W_dec is zero or not finite.
         """
         op = f"{_LAYER}.from_encoder"
@@ -202,14 +202,14 @@ class SparseAutoencoder(nn.Module):
         return layer
 
     def _encoders_penalty(self) -> torch.Tensor:
-        """λ (K,) at which the first iteration from zero codes what the encoder codes; see `from_encoder`."""
+        """λ (K,) with which the first iteration from zero has the encoder's support; see `from_encoder`."""
         bias = self.b_enc if self.subtract_b_dec else self.b_enc + self.W_enc @ self.b_dec
         bound = -bias if self.threshold is None else self.threshold.relu() - bias
         encoder, atom = torch.linalg.vector_norm(self.W_enc, dim=1), torch.linalg.vector_norm(self.dictionary, dim=0)
         return torch.where(encoder > 0, bound.relu() * atom / encoder, 0)
 
     def forward(self, x: torch.Tensor, z0: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Codes z (..., K) of x (..., n), and the reconstruction x̂ (..., n) from them.
+        """Codes z (..., K) of x (..., n), and their reconstruction x̂ (..., n).
 
         z0 (..., K) are codes to start from (a warm start), instead of the encoder's.
         """
@@ -224,7 +224,7 @@ class SparseAutoencoder(nn.Module):
         return self._top_k(self._iterated(x, z0, self.dictionary)[0])
 
     def encode_topk(self, x: torch.Tensor, z0: torch.Tensor | None = None) -> TopKCodes:
-        """The k largest codes of x (..., n) and their atoms, both (..., k): what `encode` has, without its zeros.
+        """The k largest codes of x (..., n) and their atoms, both (..., k): the result of `encode` without its zeros.
 
         Raises:
             ValueError: the layer has no k.
@@ -240,7 +240,7 @@ class SparseAutoencoder(nn.Module):
     def _iterated(
         self, x: torch.Tensor, z0: torch.Tensor | None, D: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """z_T (..., K), for T = 0 before top_k, and z_T Dᵀ where the operation gave it."""
+        """z_T (..., K), before top_k if T = 0, and z_T Dᵀ if the operation computed it."""
         self._check(x)
         centred = x - self.b_dec
         if z0 is None:
@@ -258,10 +258,10 @@ class SparseAutoencoder(nn.Module):
         """z_0 (..., K) before top_k."""
         arguments, device_type = (x, self.W_enc, self.b_enc), x.device.type
         linear: Callable[..., torch.Tensor] = nn.functional.linear
-        # Under autocast codes are float32, as those of the operations.
+        # Under autocast codes are float32, like those of the operations.
         u = in_float32(device_type, linear, *arguments) if autocast_is_on(device_type) else linear(*arguments)
         z = u.relu()
-        # Not torch.where: a NaN stays one.
+        # Multiplication instead of torch.where keeps NaN.
         return z if self.threshold is None else z * (u > self.threshold).to(z.dtype)
 
     def _top_k(self, z: torch.Tensor) -> torch.Tensor:
@@ -291,7 +291,7 @@ def _largest(z: torch.Tensor, k: int) -> TopKCodes:
 
 
 def _iteration(D: torch.Tensor, penalty: torch.Tensor, n_iter: int, momentum: bool) -> dict[str, torch.Tensor | None]:
-    """What λ, γ and β start from; None for each where there are no iterations."""
+    """Initial λ, γ and β; None for each if there are no iterations."""
     if n_iter == 0:
         return dict.fromkeys(("lmbda", "step", "momentum"))
     step = 1 / _squared_norm(D)
@@ -303,7 +303,7 @@ def _squared_norm(dictionary: torch.Tensor) -> torch.Tensor:
     """‖D‖₂² (), from below, by power iteration on D Dᵀ; ValueError unless it is finite and positive."""
     D = dictionary.detach()
     D = D.float() if checks.is_half(D.dtype) else D
-    v = torch.arange(1, len(D) + 1, dtype=D.dtype, device=D.device).cos()  # it has something of every direction
+    v = torch.arange(1, len(D) + 1, dtype=D.dtype, device=D.device).cos()  # has components in every direction
     for _ in range(_POWER_STEPS):
         v = D @ (v @ D)
         v = v / torch.linalg.vector_norm(v)
@@ -316,7 +316,7 @@ def _squared_norm(dictionary: torch.Tensor) -> torch.Tensor:
 def _random_atoms(
     n: int, K: int, generator: torch.Generator | None, device: torch.device | str | None, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Atoms (n, K) drawn uniformly from the unit sphere. `dictionaries.random_unit` forms their Gram matrix."""
+    """Atoms (n, K) drawn uniformly from the unit sphere, without the Gram matrix that `random_unit` forms."""
     place = device if generator is None else generator.device
     V = torch.randn(n, K, generator=generator, device=place, dtype=torch.promote_types(dtype, torch.float32))
     return V / torch.linalg.vector_norm(V, dim=0)

@@ -40,10 +40,10 @@ class _OverDictionary(SparseCoder):
 
     @abstractmethod
     def _initialise(self, D: torch.Tensor, c: torch.Tensor) -> None:
-        """Registers the parameters, as they start; c = ‖D‖₂² () is in float64."""
+        """Register the parameters with their initial values; c = ‖D‖₂² () is in float64."""
 
     def _of_each(self, value: torch.Tensor | float, *more: int) -> nn.Parameter:
-        """A parameter (T, …) that has one value in every iteration."""
+        """A parameter (T, …) with the same value in every iteration."""
         like = self.dictionary.detach()
         start = torch.as_tensor(value, dtype=torch.float64, device=like.device)
         return nn.Parameter(start.to(like.dtype).expand(self.n_iter, *more).contiguous())
@@ -70,15 +70,15 @@ class LISTACP(_OverDictionary):
     Args:
         dictionary: D (n, K), an atom a column; copied.
         n_iter: T ≥ 0.
-        lmbda: λ ≥ 0 of the start, in the units of x.
-        learn_dictionary: whether D is a parameter; else a buffer.
+        lmbda: initial λ ≥ 0, in the units of x.
+        learn_dictionary: whether D is a parameter; otherwise it is a buffer.
         positive: whether codes are non-negative: h_θ(u) = max(u − θ, 0).
         dim: dimension of x that holds the features, and of z that holds the codes; 1 for feature maps (B, n, H, W).
         backend: a name of `scvae_fast.backends()`; None chooses by device and dtype.
 
     Raises:
-        TypeError: n_iter, positive or dim is of another type, or the dictionary is no floating-point tensor.
-        ValueError: a number is out of range, or the dictionary is no (n, K) matrix, is zero or is not finite.
+        TypeError: n_iter, positive or dim is of another type, or the dictionary is not a floating-point tensor.
+        ValueError: a number is out of range, or the dictionary is not an (n, K) matrix, is zero or is not finite.
 
     Example:
         >>> import torch
@@ -137,7 +137,7 @@ class ALISTA(_OverDictionary):
     eigendecomposition of DDᵀ. `dictionaries.analytic_weights` returns W itself, for instance for a `TiLISTA` whose W is
     then frozen.
 
-    Arguments and errors are those of `LISTACP`, and ValueError where an atom is zero.
+    Arguments and errors are those of `LISTACP`, plus ValueError if an atom is zero.
 
     Example:
         >>> import torch

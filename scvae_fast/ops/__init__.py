@@ -1,1 +1,1 @@
-"""What is behind `scvae_fast.functional`: operations, their registration, their backends."""
+"""The implementation of `scvae_fast.functional`: operations, their registration, their backends."""

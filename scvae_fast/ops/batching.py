@@ -1,4 +1,4 @@
-"""vmap of a call: a batch of rows becomes more rows; for a batch of what all rows share, the call is repeated."""
+"""vmap of a call: a batch of rows becomes more rows; for a batch of shared tensors, the call is repeated."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 import torch
 
-Dims = Sequence[int | None]  # where the batch is in each tensor; None: this tensor has no batch
+Dims = Sequence[int | None]  # the batch dimension of each tensor; None: no batch
 
 
 def batched(
     call: Callable[..., Any], size: int, dims: Dims, of_rows: Sequence[bool], arguments: Sequence[Any], *, fold: bool
 ) -> Any:
-    """What `call` gives for a batch of arguments: each result has the batch as its first dimension.
+    """The results of `call` for a batch of arguments; the batch is the first dimension of each result.
 
     Args:
-        call: takes the arguments; returns a tensor or a tuple of them.
+        call: returns a tensor or a tuple of tensors.
         size: of the batch.
-        dims: of the first arguments, which are tensors or None.
-        of_rows: for each of them whether it has a row for each row of the results.
-        arguments: the tensors, and what follows them.
-        fold: whether a batch of rows may be one call with more rows. It may not if results are sums over rows.
+        dims: batch dimensions of the first arguments, which are tensors or None.
+        of_rows: for each of them, whether it has a row for each row of the results.
+        arguments: the tensors, and the remaining arguments.
+        fold: whether a batch of rows may become one call with more rows; not possible if results are sums over rows.
     """
     dims = dims[: len(of_rows)]
     if fold and not any(dim is not None and not rows for dim, rows in zip(dims, of_rows, strict=True)):
@@ -39,10 +39,10 @@ def _with_batch(size: int, dims: Dims, of_rows: Sequence[bool], arguments: Seque
 
 
 def _one_by_one(call: Callable[..., Any], size: int, dims: Dims, arguments: Sequence[Any]) -> Any:
-    """What `call` gives for each entry of the batch, stacked."""
+    """The results of `call` for each entry of the batch, stacked."""
     rest = arguments[len(dims) :]
     tensors = [t if dim is None else t.movedim(dim, 0) for t, dim in zip(arguments, dims, strict=False)]
-    if size == 0:  # the shapes of the results are those of any entry; zeros are no dictionary
+    if size == 0:  # any entry gives the shapes; zeros are not a valid dictionary
         tensors = [t if dim is None else t.new_ones(1, *t.shape[1:]) for t, dim in zip(tensors, dims, strict=True)]
     results = [
         call(*(t if dim is None else t[i] for t, dim in zip(tensors, dims, strict=True)), *rest)

@@ -1,6 +1,6 @@
-"""Validation shared by the operations: one clear error, before any work is done.
+"""Validation shared by the operations: one clear error before any work is done.
 
-Every message names the operation, the argument, what was expected and what came.
+Every message names the operation, the argument, what was expected and what was given.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ import torch
 
 _HALF = (torch.float16, torch.bfloat16)
 _DTYPES = (torch.float32, torch.float64, *_HALF)
-_LARGEST = 2**31 - 1  # kernels for GPUs count with 32 bits
+_LARGEST = 2**31 - 1  # GPU kernels use 32-bit indices
 
 
 def is_half(dtype: torch.dtype) -> bool:
-    """Whether a dtype is a 16-bit one, which is computed in float32."""
+    """Whether a dtype has 16 bits and is therefore computed in float32."""
     return dtype in _HALF
 
 
 def is_taken(op: str, name: str, dtype: object) -> None:
-    """Raises TypeError unless the operations take the dtype."""
+    """Raise TypeError unless the operations support the dtype."""
     if dtype not in _DTYPES:
         raise TypeError(f"{op}: {name} must be float32, float64, bfloat16 or float16, got {dtype}")
 
 
 def are_tensors(op: str, **arguments: object) -> None:
-    """Raises TypeError for an argument that is no tensor."""
+    """Raise TypeError for an argument that is not a tensor."""
     for name, value in arguments.items():
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(value).__name__}")
 
 
 def python_number(value: Any) -> Any:
-    """NumPy's scalars, and what else registers as a number, as Python's int or float; anything else as it is."""
+    """NumPy scalars, and other types registered as numbers, as Python's int or float; anything else unchanged."""
     if isinstance(value, (int, float, torch.SymInt)):
         return value
     if isinstance(value, Integral):
@@ -56,7 +56,7 @@ def count(op: str, name: str, value: Any, least: int = 0) -> Any:
 
 
 def scalar_tensor(op: str, name: str, value: object, like: torch.Tensor) -> torch.Tensor:
-    """A tensor as it is; a Python number as a 0-dimensional tensor that goes with `like`."""
+    """A tensor unchanged; a Python number as a 0-dimensional tensor that matches `like`."""
     if isinstance(value, torch.Tensor):
         return value
     number = python_number(value)
@@ -67,20 +67,20 @@ def scalar_tensor(op: str, name: str, value: object, like: torch.Tensor) -> torc
 
 
 def has_shape(op: str, name: str, tensor: torch.Tensor, shape: tuple[int, ...], meaning: str) -> None:
-    """Raises ValueError unless the tensor has that shape; `meaning` spells it in symbols."""
+    """Raise ValueError unless the tensor has that shape; `meaning` gives it in symbols."""
     if tensor.shape != shape:
         raise ValueError(f"{op}: {name} must be {meaning} = {list(shape)}, got {list(tensor.shape)}")
 
 
 def has_rows(op: str, name: str, tensor: torch.Tensor, meaning: str) -> int:
-    """Length of the rows, the last dimension; raises ValueError where there are none."""
+    """Length of the rows, the last dimension; raises ValueError if it is 0 or missing."""
     if tensor.dim() == 0 or tensor.shape[-1] == 0:
         raise ValueError(f"{op}: {name} must be {meaning} with a last dimension >= 1, got {list(tensor.shape)}")
     return tensor.shape[-1]
 
 
 def is_matrix(op: str, name: str, tensor: torch.Tensor, columns: int, meaning: str) -> int:
-    """Number of rows of a matrix with so many columns; raises ValueError unless it is one with at least one row."""
+    """Number of rows of a matrix; raises ValueError unless it has this number of columns and at least one row."""
     if tensor.dim() != 2 or tensor.shape[1] != columns or tensor.shape[0] == 0:
         raise ValueError(f"{op}: {name} must be {meaning} with {columns} columns, got {list(tensor.shape)}")
     return tensor.shape[0]
@@ -95,7 +95,7 @@ def is_shared_or_each(
     each: tuple[str, int],
     more: str = "",
 ) -> None:
-    """Raises ValueError unless a tensor is a matrix of that shape, or has the number of them that `each` tells."""
+    """Raise ValueError unless a tensor is a matrix of that shape, or a stack of the number of matrices in `each`."""
     symbol, count = each
     if tensor.shape not in (shape, (count, *shape)):
         raise ValueError(
@@ -105,13 +105,13 @@ def is_shared_or_each(
 
 
 def is_scalar_or_per_atom(op: str, name: str, tensor: torch.Tensor, atoms: int) -> None:
-    """Raises ValueError unless there is one element, or a vector with one for each atom."""
+    """Raise ValueError unless there is one element, or a vector with one for each atom."""
     if tensor.numel() != 1 and tensor.shape != (atoms,):
         raise ValueError(f"{op}: {name} must be one value or (K,) = [{atoms}], got {list(tensor.shape)}")
 
 
 def is_scalar(op: str, name: str, tensor: torch.Tensor) -> None:
-    """Raises ValueError unless there is exactly one element."""
+    """Raise ValueError unless there is exactly one element."""
     if tensor.numel() != 1:
         raise ValueError(f"{op}: {name} must be one value, got shape {list(tensor.shape)}")
 
@@ -123,10 +123,10 @@ def agree(
     may_be_float32: tuple[str, ...] = (),
     may_be_bfloat16: tuple[str, ...] = (),
 ) -> None:
-    """Raises unless all tensors are dense floating-point tensors of the first one's dtype, on its device.
+    """Raise unless all tensors are dense floating-point tensors with the first one's dtype, on its device.
 
-    Where that dtype is a 16-bit one, the arguments named in `may_be_float32` may be float32; where it is float32, those
-    in `may_be_bfloat16` may be bfloat16.
+    If that dtype has 16 bits, the arguments named in `may_be_float32` may be float32; if it is float32, those in
+    `may_be_bfloat16` may be bfloat16.
     """
     first: torch.Tensor | None = None
     for name, tensor in zip(names, tensors, strict=True):
@@ -147,6 +147,6 @@ def agree(
 
 
 def is_constant_if_narrowed(op: str, name: str, tensor: torch.Tensor, first: str, like: torch.Tensor) -> None:
-    """Raises ValueError where a tensor that is narrower than `like`, the argument `first`, would need a gradient."""
+    """Raise ValueError if a tensor that is narrower than `like`, the argument `first`, would need a gradient."""
     if tensor.dtype == torch.bfloat16 != like.dtype and tensor.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{op}: {name} in bfloat16 beside {first} in {like.dtype} gets no gradient: detach it")

@@ -1,7 +1,7 @@
-"""Functions of torch.library that autograd, forward mode, vmap, autocast and torch.compile all treat correctly.
+"""Functions of torch.library that work correctly with autograd, forward mode, vmap, autocast and torch.compile.
 
-`torch.library.register_autograd` does not suffice: below a transform of torch.func it raises, and forward mode loses
-the tangent without an error.
+`torch.library.register_autograd` is not enough: under a transform of torch.func it raises, and forward mode silently
+loses the tangent.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ class Registered:
     """The function `scvae_fast::name`; calling an instance calls it through torch's dispatcher.
 
     Args:
-        name: the function's.
-        schema: its arguments, all of them positional, and results.
+        name: of the function.
+        schema: its arguments, all of them positional, and its results.
         kernel: computes the results.
         fake: makes results of the right shape without computing them.
-        recorded: computes the same through a `torch.autograd.Function`. It runs where a gradient is needed.
-        plain: computes the same in differentiable PyTorch. It runs where a Function can't be recorded: in forward mode,
-            and where compiled code differentiates by torch.func.
+        recorded: computes the same through a `torch.autograd.Function`; used when a gradient is needed.
+        plain: computes the same in differentiable PyTorch; used when a Function can't be recorded: in forward mode, and
+            when compiled code differentiates with torch.func.
         vmap: the rule of `torch.library.register_vmap`.
         device: the dispatch key that the kernel is registered for.
-        autocast: whether autocast runs the function in float32. Without that, autocast changes nothing.
+        autocast: whether autocast runs the function in float32; otherwise autocast changes nothing.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Registered:
             torch.library.register_vmap(qualified, vmap, lib=_LIBRARY)
         self._packet = getattr(torch.ops.scvae_fast, name)
         self._overload = self._packet.default
-        # Under torch.compile, torch 2.10 confuses the rules of two devices if they come from register_autocast.
+        # Under torch.compile, torch 2.10 confuses the rules of two devices that come from register_autocast.
         for device_type in ("cpu", "cuda") if autocast else ():
             _LIBRARY.impl(name, self._autocast_rule(device_type), f"Autocast{device_type.upper()}")
 
     def __call__(self, *arguments: Any) -> Any:
-        """Through the dispatcher."""
+        """Call it through the dispatcher."""
         return self._packet(*arguments)
 
     def _autograd(self, keyset: Any, *arguments: Any) -> Any:
@@ -78,7 +78,7 @@ class Registered:
 
 
 def in_float32(device_type: str, call: Callable[..., Any], *arguments: Any) -> Any:
-    """Apply autocast's rule: call with float32 in the place of 16-bit tensors, and with autocast switched off."""
+    """Apply autocast's rule: call with 16-bit tensors converted to float32, and with autocast switched off."""
 
     def cast(value: Any) -> Any:
         eligible = isinstance(value, torch.Tensor) and value.device.type == device_type and value.is_floating_point()
@@ -96,6 +96,6 @@ def autocast_is_on(device_type: str) -> bool:
 
 
 def apply_directly(function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    """`function.apply` for a bare call: without the preparations for torch.func, which cost more than a small call."""
+    """`function.apply` for a bare call, without the preparations for torch.func, which cost more than a small call."""
     apply: Callable[..., Any] = getattr(super(torch.autograd.Function, function), "apply")  # noqa: B009
     return apply(*arguments)

@@ -1,6 +1,6 @@
-"""Loads the compiled module, once, and keeps the reason where that fails; and how many threads its kernels may use.
+"""Loads the compiled module once, or keeps the reason for a failure; and the number of threads for its kernels.
 
-torch comes first: both then share the OpenMP runtime that torch brings, and its thread settings.
+torch is imported first, so that both share its OpenMP runtime and thread settings.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def _load() -> tuple[Any, str | None]:
 module, missing = _load()
 
 
-# OpenMP keeps its threads between calls. A forked child has none of them and would wait for them forever, so they are
-# released before a fork. If that failed, the child runs everything on one thread.
+# OpenMP keeps its threads between calls. A forked child lacks them and would wait for them forever, so they are
+# released before a fork. If that fails, the child runs everything on one thread.
 _released = True
 _alone = False
 
 
 def threads() -> int:
-    """How many threads a kernel may use: torch's setting."""
+    """Number of threads that a kernel may use: torch's setting."""
     return 1 if _alone else torch.get_num_threads()
 
 

@@ -1,7 +1,7 @@
-"""silu(group_norm(x)) as one operation: the C++ kernels of csrc/cpu where they take the call, else PyTorch's own two.
+"""silu(group_norm(x)) as one operation: by the C++ kernels of csrc/cpu if they support the call, otherwise by PyTorch.
 
-Fused because of bfloat16 training on CPUs, where PyTorch's backward pass of group normalisation is slow, and because
-then neither the normalised x nor its sigmoid is kept: both are computed again from x, the means and the deviations.
+It is fused because of bfloat16 training on CPUs, where PyTorch's backward pass of group normalisation is slow, and
+because neither the normalised x nor its sigmoid is kept: both are recomputed from x, the means and the deviations.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from scvae_fast.ops.registration import Keeps, Operation, OptionalTensors, Outco
 
 _NAME = "group_norm_silu"
 _DTYPES = (torch.float32, torch.bfloat16)
-_LAST_CHANNELS = 16  # fewer of them the kernels don't take in channels_last
-_WORTHWHILE = 1 << 17  # elements; with fewer, calling them from Python costs more than they save
+_LAST_CHANNELS = 16  # minimum for the kernels in channels_last
+_WORTHWHILE = 1 << 17  # elements; below this, calling the kernels from Python costs more than they save
 
 
 def group_norm_silu(
@@ -30,21 +30,21 @@ def group_norm_silu(
 ) -> torch.Tensor:
     """SiLU of group normalisation, t · sigmoid(t) for t = weight · (x − mean) / √(variance + eps) + bias.
 
-    Mean and variance are those of a sample's group of channels (Wu & He 2018, eq. 2). The C++ kernels take (N, C, H, W)
-    in float32 and bfloat16 on a CPU, of 2¹⁷ elements or more (or of a size that torch.compile does not know), with 16
-    channels or more where it is laid out as channels_last. They compute in float32 and round once; whatever the number
-    of threads results are bitwise the same. Every other call is `F.silu(F.group_norm(...))`, and so are calls in
-    forward mode, under transforms of torch.func and under torch.jit.trace. Derivatives of gradients are PyTorch's too.
+    Mean and variance are those of a sample's group of channels (Wu & He 2018, eq. 2). The C++ kernels run on a CPU for
+    (N, C, H, W) in float32 and bfloat16 with at least 2¹⁷ elements (or a size unknown to torch.compile), and in
+    channels_last with at least 16 channels. They compute in float32 and round once; results are bitwise the same for
+    any number of threads. Every other call is `F.silu(F.group_norm(...))`, and so are calls in forward mode, under
+    transforms of torch.func and under torch.jit.trace. Derivatives of gradients also come from PyTorch.
 
     Args:
         x: (N, C, …), floating point.
-        weight: (C,), in x's dtype, or float32 where x is a 16-bit type.
+        weight: (C,), in x's dtype, or float32 if x is a 16-bit type.
         bias: (C,), likewise.
         groups: number of groups; it divides C.
         eps: added to the variance, ≥ 0.
 
     Returns:
-        x's shape and dtype; float32 where autocast runs group normalisation in float32, on GPUs.
+        x's shape and dtype; float32 if autocast runs group normalisation in float32, as on GPUs.
 
     Raises:
         TypeError: an argument is of the wrong type or dtype.
@@ -67,7 +67,7 @@ def group_norm_silu(
 
 
 def _check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float) -> None:
-    """Raises TypeError or ValueError unless this is a valid call."""
+    """Raise TypeError or ValueError unless this is a valid call."""
     checks.are_tensors(_NAME, x=x, weight=weight, bias=bias)
     checks.agree(_NAME, ("x", "weight", "bias"), (x, weight, bias), may_be_float32=("weight", "bias"))
     if x.dim() < 2 or x.shape[1] == 0:
@@ -82,7 +82,7 @@ def _check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: in
 
 
 def _taken(x: torch.Tensor) -> bool:
-    """Whether the kernels take a call; compiled code asks for its size only where that is known."""
+    """Whether the kernels support a call; compiled code checks its size only if that is known."""
     if native.missing is not None or x.device.type != "cpu" or x.dim() != 4 or x.dtype not in _DTYPES:
         return False
     if statically_known_true(x.numel() < _WORTHWHILE):
@@ -95,12 +95,12 @@ def _is_last(x: torch.Tensor) -> bool:
 
 
 def _format(x: torch.Tensor) -> torch.memory_format:
-    """The layout in which the kernels read x (N, C, H, W), and write what has its shape: x's own where it is packed."""
+    """The layout in which the kernels read x (N, C, H, W) and write tensors of its shape: that of x if it is packed."""
     return torch.channels_last if _is_last(x) and x.shape[1] >= _LAST_CHANNELS else torch.contiguous_format
 
 
 def _composed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float) -> torch.Tensor:
-    """By PyTorch. Only on CPUs, and under autocast, it takes a weight that is wider than x."""
+    """By PyTorch, which accepts a weight wider than x only on CPUs and under autocast."""
     if in_forward_mode():
         t = group_norm_formula(x, weight, bias, groups, eps)
         return (t * t.sigmoid()).to(x.dtype)
@@ -112,7 +112,7 @@ def _composed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups:
 def group_norm_formula(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float
 ) -> torch.Tensor:
-    """`F.group_norm` from elementary operations, for forward mode; 16-bit x are normalised, and returned, in float32.
+    """`F.group_norm` from elementary operations, for forward mode; 16-bit x are normalised and returned in float32.
 
     PyTorch's own raises in forward mode if a tangent is not contiguous, and its backward pass has no forward mode.
     """
@@ -125,7 +125,7 @@ def group_norm_formula(
 
 
 def _arguments(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float) -> tuple[Any, ...]:
-    """The problem as the kernels take it; the tensors are packed."""
+    """The problem as kernel arguments; the tensors are packed."""
     samples, channels, height, width = x.shape
     sizes = (samples, channels, height * width, groups, eps, not x.is_contiguous())
     return (x.dtype is torch.bfloat16, *sizes, x.data_ptr(), weight.data_ptr(), bias.data_ptr())
@@ -134,7 +134,7 @@ def _arguments(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups
 def _formula_gradients(
     grad: torch.Tensor, tensors: Sequence[torch.Tensor], groups: int, eps: float
 ) -> tuple[torch.Tensor, ...]:
-    """Gradients of x, weight and bias, as differentiable functions of them and of grad."""
+    """Gradients of x, weight and bias, as differentiable functions of these and of grad."""
 
     def formula(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         return _composed(x, weight, bias, groups, eps)
@@ -152,7 +152,7 @@ class _Kernels:
             raise TypeError(f"{_NAME}: the kernels take x (N, C, H, W) in float32 or bfloat16, the others in float32")
 
     def forward(self, *arguments: Any) -> Results:
-        """Y (N, C, H, W) and statistics (2, N, groups)."""
+        """Results y (N, C, H, W) and statistics (2, N, groups)."""
         y, statistics = self.fake(*arguments)
         x, weight, bias, groups, eps = arguments
         x, weight, bias = x.contiguous(memory_format=_format(x)), weight.contiguous(), bias.contiguous()
@@ -161,7 +161,7 @@ class _Kernels:
         return y, statistics
 
     def fake(self, *arguments: Any) -> Results:
-        """Results that are not computed yet."""
+        """Empty results of the right shape."""
         self._check(*arguments)
         x, weight, _, groups, _ = arguments
         return torch.empty_like(x, memory_format=_format(x)), weight.new_empty(2, x.shape[0], groups)
@@ -215,7 +215,7 @@ class _Kernels:
         )
 
     def fake_backward(self, arguments: Sequence[Any], needed: Sequence[bool]) -> OptionalTensors:
-        """Gradients that are not computed yet."""
+        """Empty gradients of the right shape."""
         layouts = (_format(arguments[0]), torch.contiguous_format, torch.contiguous_format)
         wanted = zip(arguments[:3], layouts, needed, strict=True)
         return tuple(torch.empty_like(t, memory_format=layout) if n else None for t, layout, n in wanted)

@@ -1,4 +1,4 @@
-"""lista, ista, sparse_code and decode as operations of torch.library, whichever backend runs them."""
+"""lista, ista, sparse_code and decode as operations of torch.library, on any backend."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from scvae_fast.ops.problem import Decoding, Gradients, Incoming, Needed, Proble
 from scvae_fast.ops.registration import Keeps, Operation, OptionalTensors, Outcome, Results
 
 MOST_KEPT = 16 << 20
-"""Bytes that the iterates of a call may take, if they are kept for its backward pass."""
+"""Largest number of bytes of iterates that are kept for the backward pass."""
 
 
 class _ByBackend(ABC):
-    """A `Computation` that a backend does. The argument after those of the record is the backend's name, or None.
+    """A `Computation` by a backend. The argument after those of the record is the backend's name, or None.
 
     Args:
-        name: the operation's.
-        record: makes the record of a call.
+        name: of the operation.
+        record: creates the record of a call.
         fields: the record's field for each tensor among the arguments.
     """
 
     def __init__(self, name: str, record: Callable[..., Problem | Decoding], fields: Sequence[str]) -> None:
         self._name, self._record, self._fields = name, record, tuple(fields)
-        self._size = len(signature(record).parameters)  # arguments of a record
+        self._size = len(signature(record).parameters)  # number of arguments of a record
 
     def _checked(self, arguments: Sequence[Any]) -> Any:
         record = self._record(*arguments[: self._size])
@@ -46,18 +46,18 @@ class _ByBackend(ABC):
 
     @abstractmethod
     def _compute(self, backend: backends.Backend, record: Any, told: Sequence[Any]) -> Results:
-        """The results; `told` are the arguments after the backend's name."""
+        """The results; `told` holds the arguments after the backend's name."""
 
     @abstractmethod
     def _keep_again(self, record: Any) -> Sequence[torch.Tensor]:
-        """What is kept of a record in matrices for its backward pass, by the reference."""
+        """What a record in matrices keeps for its backward pass, recomputed by the reference."""
 
     @abstractmethod
     def _gradients(self, backend: backends.Backend, record: Any, outcome: Outcome, needed: Needed) -> Gradients:
         """The gradients of a record in matrices."""
 
     def forward(self, *arguments: Any) -> Results:
-        """By the backend that was asked for or is chosen."""
+        """By the requested or chosen backend."""
         record = self._checked(arguments)
         return self._compute(self._backend(record, arguments), record, arguments[self._size + 1 :])
 
@@ -68,7 +68,7 @@ class _ByBackend(ABC):
             return self._compute(backends.REFERENCE, record, arguments[self._size + 1 :])
 
     def backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> OptionalTensors:
-        """By the backend that was asked for or is chosen."""
+        """By the requested or chosen backend."""
         record = self._checked(arguments)
         self._check_backward(outcome, record, arguments, needed)
         outcome = Outcome([matrix_of(grad) for grad in outcome.grads], outcome.kept)
@@ -78,7 +78,7 @@ class _ByBackend(ABC):
         return self._of_arguments(found, arguments)
 
     def plain_backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> OptionalTensors:
-        """By the reference. What was kept depends on the arguments, so it is computed again."""
+        """By the reference. What was kept depends on the arguments, so it is recomputed."""
         record = self._record(*arguments[: self._size]).in_matrices()
         with torch.autocast(arguments[0].device.type, enabled=False):
             outcome = Outcome([matrix_of(grad) for grad in outcome.grads], self._keep_again(record))
@@ -91,7 +91,7 @@ class _ByBackend(ABC):
         return tuple(t.new_empty(t.shape) if n and t is not None else None for t, n in wanted)
 
     def _check_backward(self, outcome: Outcome, record: Any, arguments: Sequence[Any], needed: Sequence[bool]) -> None:
-        """Raises TypeError or ValueError for arguments with which a kernel would read or write out of bounds."""
+        """Raise TypeError or ValueError for arguments with which a kernel would read or write out of bounds."""
         op = f"{self._name}_backward"
         for i, (grad, shape) in enumerate(zip(outcome.grads, record.result_shapes(), strict=True)):
             if grad is not None:
@@ -114,7 +114,7 @@ class _ByBackend(ABC):
 
 
 def shaped(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """A result in another shape; to autograd no view, so that callers may change it in place."""
+    """A result in another shape; autograd does not see it as a view, so that callers may change it in place."""
     return tensor if tensor.shape == shape else torch.ops.aten._unsafe_view(tensor, shape)
 
 
@@ -160,13 +160,13 @@ def _sparse_code(
 
 
 class _Coding(_ByBackend):
-    """A `Problem`. The last result are its iterates, which are kept if they fit `MOST_KEPT`; else it is empty.
+    """A `Problem`. The last result is its iterates, which are kept if they fit `MOST_KEPT`; otherwise it is empty.
 
-    The last argument, after the backend's name, tells whether a backward pass may follow.
+    The last argument, after the backend's name, is whether a backward pass may follow.
     """
 
     def _kept(self, p: Problem, backend: backends.Backend, recorded: bool) -> int:
-        """How many iterates are kept, T − 1 or none: shapes decide, so that compilers know."""
+        """Number of kept iterates, T − 1 or 0; it depends only on shapes, so that compilers know it."""
         if not recorded or backend.keeps is None or p.n_iter < 2:
             return 0
         bytes_of_each = math.prod(p.result_shapes()[0]) * (4 if checks.is_half(p.x.dtype) else p.x.element_size())
@@ -183,7 +183,7 @@ class _Coding(_ByBackend):
     def fake(self, *arguments: Any) -> Results:
         """Empty tensors."""
         p = self._checked(arguments)
-        on_cpu = p.x.device.type == "cpu"  # elsewhere nothing is kept, and choosing might begin a trial
+        on_cpu = p.x.device.type == "cpu"  # elsewhere nothing is kept, and choosing might start a trial
         iterates = p.iterates(self._kept(p, self._backend(p, arguments), arguments[-1]) if on_cpu else 0)
         return *(p.x.new_empty(shape) for shape in p.result_shapes()), iterates
 
@@ -208,7 +208,7 @@ class _Coding(_ByBackend):
 
 
 class _Decoding(_ByBackend):
-    """A `Decoding`. Nothing is kept but its arguments."""
+    """A `Decoding`. Only its arguments are kept."""
 
     def _backend(self, record: Decoding, arguments: Sequence[Any], backward: bool = False) -> backends.Backend:
         backend = super()._backend(record, arguments, backward)

@@ -6,8 +6,8 @@ z, v_S = (D_SᵀD_S)⁻¹ g_S and v = 0 elsewhere,
 
     ∂x = D v;    ∂D = (x − Dz) vᵀ − (D v) zᵀ;    ∂α = −s ∘ v
 
-(Mairal, Bach & Ponce, "Task-driven dictionary learning", IEEE PAMI 2012, proposition 1). Where D_SᵀD_S is singular its
-pseudo-inverse takes the place of the inverse: of the codes that are optimal, those move which move least.
+(Mairal, Bach & Ponce, "Task-driven dictionary learning", IEEE PAMI 2012, proposition 1). If D_SᵀD_S is singular, its
+pseudo-inverse replaces the inverse, which gives the smallest of the possible changes of the codes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from scvae_fast.ops.operations import shaped
 from scvae_fast.ops.registration import Keeps, Operation, OptionalTensors, Outcome, Results
 
 _NAME = "lasso"
-_MOST_GATHERED = 64 << 20  # bytes of the atoms of a block's supports
+_MOST_GATHERED = 64 << 20  # bytes of the atoms in a block's supports
 
 
 class _Arguments(NamedTuple):
-    """Those of the operation. Of alpha, for all rows, and alpha_rows, one for each row, one is given."""
+    """Arguments of the operation. Exactly one of alpha, for all rows, and alpha_rows, with one per row, is given."""
 
     x: Tensor  # (..., n)
     D: Tensor  # (n, K)
@@ -42,7 +42,7 @@ class _Arguments(NamedTuple):
     algorithm: str | None
 
     def check(self) -> None:
-        """Raises TypeError or ValueError where shapes, dtypes or devices don't fit."""
+        """Raise TypeError or ValueError if shapes, dtypes or devices don't fit."""
         x, D = self.x, self.D
         names = ("x", "D", "alpha", "alpha", "z0")
         if checks.is_half(x.dtype):
@@ -84,7 +84,7 @@ class _Arguments(NamedTuple):
 
     @property
     def result_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of codes and gaps."""
+        """Shapes of codes and gaps."""
         return (*self.x.shape[:-1], self.D.shape[1]), tuple(self.x.shape[:-1])
 
     def rows(self) -> tuple[Lasso, Tensor, Tensor | None]:
@@ -94,13 +94,13 @@ class _Arguments(NamedTuple):
         return problem, _matrix(self.x), None if self.z0 is None else _matrix(self.z0)
 
     def solution(self, codes: Tensor) -> Tensor:  # (..., K) -> (..., K)
-        """The formula above as a differentiable function of x, D and alpha; the codes tell the support alone."""
+        """The formula above as a differentiable function of x, D and alpha; the codes only determine the support."""
         support = (codes != 0).to(codes.dtype)
         gram = (self.D.T @ self.D) * support[..., None] * support[..., None, :]
         null, kept = _null_space(gram, support)
         target = support * (self.x @ self.D) - self._alpha * codes.sign()
         full = gram + torch.diag_embed(1 - support) + null
-        # Not by linalg.solve, whose backward pass loses tangents (torch 2.13).
+        # linalg.solve is not used, because its backward pass loses tangents (torch 2.13).
         return (kept @ (torch.linalg.inv(full) @ target[..., None])).squeeze(-1)
 
 
@@ -109,7 +109,7 @@ def _matrix(tensor: Tensor) -> Tensor:
 
 
 def _null_space(gram: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:  # (..., K, K), (..., K)
-    """Projections on the null space of a Gram matrix within its support, and on the rest of the support; constants."""
+    """Projections onto the null space of a Gram matrix on its support, and onto the rest of the support; constants."""
     gram = gram.detach()
     sizes, vectors = torch.linalg.eigh(
         gram + torch.diag_embed(1 - support) * gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
@@ -120,7 +120,7 @@ def _null_space(gram: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:  # (...
 
 
 def _cutoff(sizes: Tensor, count: int) -> Tensor:
-    """Eigenvalues (..., k), ascending, count as zero up to that."""
+    """The limit up to which ascending eigenvalues (..., k) count as zero."""
     return sizes[..., -1:].clamp_min(torch.finfo(sizes.dtype).tiny) * count * torch.finfo(sizes.dtype).eps
 
 
@@ -149,12 +149,12 @@ class _Optimum:
         """The optimum, with the derivatives of `solution`."""
         given = _Arguments(*arguments)
         constants = (None if t is None else t.detach() for t in given[:5])
-        codes, gap = torch.ops.scvae_fast.lasso(*constants, *given[5:])  # not OPERATION, which would come back here
+        codes, gap = torch.ops.scvae_fast.lasso(*constants, *given[5:])  # not OPERATION, which would call this again
         solution = given.solution(codes)
         return codes + (solution - solution.detach()), gap
 
     def backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> OptionalTensors:
-        """By a Cholesky factorisation for each row."""
+        """By one Cholesky factorisation per row."""
         given = _Arguments(*arguments)
         grad, codes = self._checked(given, outcome, needed)
         problem, x, _ = given.rows()
@@ -169,12 +169,12 @@ class _Optimum:
             rows = given.alpha_rows
             found[3] = None if rows is None else of_alpha if rows.shape[-1] == of_alpha.shape[-1] else of_alpha.sum(1)
         if needed[4]:
-            found[4] = torch.zeros_like(codes)  # the optimum does not depend on where the search began
+            found[4] = torch.zeros_like(codes)  # the optimum does not depend on the starting point
         wanted = zip(found, arguments, needed, strict=False)
         return tuple(shaped(g, t.shape) if n and g is not None else None for g, t, n in wanted)
 
     def _checked(self, given: _Arguments, outcome: Outcome, needed: Sequence[bool]) -> tuple[Tensor, Tensor]:
-        """∂L/∂ codes and codes; raises TypeError or ValueError where they don't fit."""
+        """∂L/∂codes and codes; raises TypeError or ValueError if they don't fit."""
         op, ((grad,), (codes,)) = f"{_NAME}_backward", outcome
         given.check()
         if grad is None:
@@ -211,13 +211,13 @@ class _Optimum:
 
 
 def _solved(D: Tensor, codes: Tensor, grad: Tensor) -> Tensor:  # (n, K), (M, K), (M, K) -> (M, K)
-    """V of the module's docstring; the small systems are solved in float64."""
+    """The v of the module's docstring; the small systems are solved in float64."""
     v = torch.zeros_like(grad)
     sizes = (codes != 0).sum(1)
     largest = int(sizes.max()) if len(sizes) else 0
     if largest == 0:
         return v
-    order = torch.argsort(sizes, stable=True)  # rows of a block have supports of similar sizes
+    order = torch.argsort(sizes, stable=True)  # rows in a block then have supports of similar sizes
     block = max(1, _MOST_GATHERED // (8 * largest * D.shape[0]))
     atoms = D.T.double().contiguous()
     for rows in order.split(block):
@@ -233,7 +233,7 @@ def _solved(D: Tensor, codes: Tensor, grad: Tensor) -> Tensor:  # (n, K), (M, K)
 
 
 def _solve_small(atoms: Tensor, inside: Tensor, g: Tensor) -> Tensor:  # (m, w, n), (m, w), (m, w) -> (m, w)
-    """Solutions of D_SᵀD_S v = g, by the pseudo-inverse where the matrix is singular. What is outside a row is zero."""
+    """Solutions of D_SᵀD_S v = g, by the pseudo-inverse if the matrix is singular; zero outside a support."""
     gram = atoms @ atoms.mT
     full = gram + torch.diag_embed((~inside).double())
     factor, failed = torch.linalg.cholesky_ex(full)

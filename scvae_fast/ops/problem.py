@@ -1,4 +1,4 @@
-"""The arguments of the operations as every backend takes them, and what makes them a valid call.
+"""The arguments of the operations in the form that every backend takes, and their validation.
 
 Symbols: M rows, n features, K atoms, T iterations; R = T + 1 or T, see `Problem`.
 """
@@ -15,7 +15,7 @@ _T = TypeVar("_T", torch.Tensor, torch.Tensor | None)
 
 
 def matrix_of(tensor: _T) -> _T:
-    """(..., K) as (M, K) with packed rows that don't overlap; copies only where strides demand it."""
+    """(..., K) as (M, K) with packed rows that don't overlap; copies only if strides require it."""
     if tensor is None or (tensor.dim() == 2 and tensor.is_contiguous()):
         return tensor
     return tensor.reshape(-1, tensor.shape[-1]).contiguous()
@@ -26,11 +26,11 @@ def _packed(tensor: _T) -> _T:
 
 
 def _one_value(tensor: _T) -> _T:
-    """A tensor of one element without dimensions, any other as it is."""
+    """A tensor of one element without dimensions, any other unchanged."""
     return tensor if tensor is None or tensor.dim() == 0 or tensor.numel() != 1 else tensor.reshape(())
 
 
-# What a call may have beyond LISTA with shared weights, in words.
+# The options of a call beyond LISTA with shared weights, in words.
 STEPS, MOMENTUM, FACTORED = "iteration of ISTA", "momentum", "factored form"
 POSITIVE, THRESHOLDS, MATRICES = "non-negative codes", "thresholds for each iteration", "matrices for each iteration"
 OPTIONS = frozenset((STEPS, MOMENTUM, FACTORED, POSITIVE, THRESHOLDS, MATRICES))
@@ -43,19 +43,20 @@ _NAMES = {
 }
 _MAY_BE_FLOAT32 = ("theta", "gain", "step", "momentum")
 
-_FOR_EACH = {"W_e": 3, "S": 3, "theta": 2, "step": 1, "momentum": 1}  # the dimensions of that which has iterations
+_FOR_EACH = {"W_e": 3, "S": 3, "theta": 2, "step": 1, "momentum": 1}  # dimensions if there is one per iteration
 
 
 class Problem(NamedTuple):
     """One call of `lista`, `ista` or `sparse_code`; `reference.py` has the iteration.
 
-    κ is 1 for `ista`, and for `sparse_code` with a step or without S; else 0. R, the rows of what there is for each
-    iteration of W_e and θ, is T + 1 for κ = 0 and T for κ = 1. `lista` and `ista` have no W_e and no D: x is the drive.
+    κ is 1 for `ista`, and for `sparse_code` with a step or without S; otherwise 0. R, the number of rows of
+    per-iteration W_e and θ, is T + 1 for κ = 0 and T for κ = 1. `lista` and `ista` have no W_e and no D: x is the
+    drive.
     """
 
     x: torch.Tensor  # (..., n), or b (..., K)
     W_e: torch.Tensor | None  # (K, n) or (R, K, n)
-    S: torch.Tensor | None  # (K, K) or (T, K, K), of `ista` G = −S; None: the factored form
+    S: torch.Tensor | None  # (K, K) or (T, K, K), G = −S for `ista`; None: the factored form
     theta: torch.Tensor  # one value, (K,), (R, 1) or (R, K)
     D: torch.Tensor | None  # (n, K)
     gain: torch.Tensor | None  # one value; None stands for 1
@@ -68,7 +69,7 @@ class Problem(NamedTuple):
 
     @property
     def kappa(self) -> int:
-        """κ, how much of y_t goes into u_t."""
+        """κ, the factor of y_t in u_t."""
         return int(self.op == "ista" or (self.op == "sparse_code" and (self.step is not None or self.S is None)))
 
     @property
@@ -90,7 +91,7 @@ class Problem(NamedTuple):
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Which of `OPTIONS` this call has."""
+        """Those of `OPTIONS` that this call has."""
         if self.is_plain:
             return ()
         there = {
@@ -104,7 +105,7 @@ class Problem(NamedTuple):
         return tuple(option for option, is_there in there.items() if is_there)
 
     def check(self) -> None:
-        """Raises TypeError or ValueError unless this is a valid call."""
+        """Raise TypeError or ValueError unless this is a valid call."""
         op, names = self.op, _NAMES[self.op]
         tensors = cast(tuple[torch.Tensor | None, ...], self[: len(names)])
         checks.agree(op, names, tensors, _MAY_BE_FLOAT32, may_be_bfloat16=("S", "G"))
@@ -158,7 +159,7 @@ class Problem(NamedTuple):
             raise ValueError(f"{self.op}: gain scales the start h(gain·b); with a step, or without S, the start is 0")
 
     def in_matrices(self) -> Problem:
-        """The same problem with x (M, n) and z0 (M, K), all tensors packed, and one value without dimensions."""
+        """The same problem with x (M, n) and z0 (M, K), all tensors packed, and single values without dimensions."""
         return Problem(
             matrix_of(self.x),
             _packed(self.W_e),
@@ -175,23 +176,23 @@ class Problem(NamedTuple):
         )
 
     def result_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of the codes; and of the reconstruction where there is a dictionary."""
+        """Shapes of the codes, and of the reconstruction if there is a dictionary."""
         codes = (*self.x.shape[:-1], self.n_atoms)
         return (codes,) if self.D is None else (codes, self.x.shape)
 
     def iterates(self, count: int) -> torch.Tensor:
-        """Room for so many iterates, T − 1 or none: (..., count, K); those of 16-bit problems in float32."""
+        """An empty tensor for `count` iterates, T − 1 or none: (..., count, K); float32 for 16-bit problems."""
         dtype = torch.float32 if checks.is_half(self.x.dtype) else self.x.dtype
         return self.x.new_empty((*self.x.shape[:-1], count, self.n_atoms), dtype=dtype)
 
     def rows(self, begin: int, end: int) -> Problem:
-        """Some of the rows of a problem in matrices."""
+        """A range of rows of a problem in matrices."""
         return self._replace(x=self.x[begin:end], z0=None if self.z0 is None else self.z0[begin:end])
 
-    # What iteration t uses, of a problem in matrices. Row r of W_e and θ: `row(t)`, or 0 at the start of κ = 0.
+    # The values for iteration t, of a problem in matrices. Row r of W_e and θ: `row(t)`, or 0 at the start of κ = 0.
 
     def is_for_each(self, name: str) -> bool:
-        """Whether there is one of that tensor for each iteration."""
+        """Whether that tensor has an entry for each iteration."""
         tensor = getattr(self, name)
         return tensor is not None and tensor.dim() == _FOR_EACH.get(name, -1)
 
@@ -205,11 +206,11 @@ class Problem(NamedTuple):
         return self.W_e[r] if self.W_e.dim() == 3 else self.W_e
 
     def drive(self, r: int = 0) -> torch.Tensor:
-        """B (M, K) of row r."""
+        """The drive b (M, K) of row r."""
         return self.x if self.W_e is None else torch.nn.functional.linear(self.x, self.filter(r))
 
     def threshold(self, r: int) -> torch.Tensor:
-        """Θ of row r: one value, (1,) or (K,)."""
+        """The threshold θ of row r: one value, (1,) or (K,)."""
         return self.theta[r] if self.theta.dim() == 2 else self.theta
 
     def inhibition(self, t: int) -> torch.Tensor:
@@ -218,11 +219,11 @@ class Problem(NamedTuple):
         return self.S[t] if self.S.dim() == 3 else self.S
 
     def step_of(self, t: int) -> torch.Tensor | None:
-        """Γ; None stands for 1."""
+        """The step γ; None stands for 1."""
         return self.step if self.step is None or self.step.dim() == 0 else self.step[t]
 
     def momentum_of(self, t: int) -> torch.Tensor | None:
-        """Β; None stands for 0, which it is for t = 0."""
+        """The momentum β; None stands for 0, which it is for t = 0."""
         if t == 0 or self.momentum is None or self.momentum.dim() == 0:
             return None if t == 0 else self.momentum
         return self.momentum[t]
@@ -240,7 +241,7 @@ class Decoding(NamedTuple):
         return ()
 
     def check(self) -> None:
-        """Raises TypeError or ValueError unless this is a valid call."""
+        """Raise TypeError or ValueError unless this is a valid call."""
         checks.agree("decode", self._fields, self)
         atoms = checks.has_rows("decode", "z", self.z, "(..., K)")
         checks.is_matrix("decode", "D", self.D, atoms, "(n, K)")
@@ -250,17 +251,17 @@ class Decoding(NamedTuple):
         return Decoding(matrix_of(self.z), _packed(self.D))
 
     def result_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of the reconstruction."""
+        """Shape of the reconstruction."""
         return ((*self.z.shape[:-1], self.D.shape[0]),)
 
 
 Record = Problem | Decoding
 Results = tuple[torch.Tensor, ...]
-"""Codes z (M, K), and x̂ (M, n) where there is a dictionary; of a `Decoding` x̂ (M, n) alone."""
+"""Codes z (M, K), and x̂ (M, n) if there is a dictionary; only x̂ (M, n) for a `Decoding`."""
 
 
 class Incoming(NamedTuple):
-    """What the backward pass of a `Problem` starts from: gradients of its results, one at least, and its codes."""
+    """The input of a `Problem`'s backward pass: gradients of its results, at least one, and its codes."""
 
     grad_z: torch.Tensor | None  # (M, K)
     grad_x_hat: torch.Tensor | None  # (M, n)
@@ -268,12 +269,12 @@ class Incoming(NamedTuple):
     iterates: torch.Tensor | None = None  # z_1 … z_{T−1}, (M, T − 1, K); None: they were not kept
 
     def rows(self, begin: int, end: int) -> Incoming:
-        """Some of the rows."""
+        """A range of rows."""
         return Incoming._make(None if t is None else t[begin:end] for t in self)
 
 
 Needed = frozenset[str]
-"""Names of the fields of a record whose gradients are needed; none of them is None."""
+"""Names of a record's fields whose gradients are needed; none of these fields is None."""
 
 Gradients = dict[str, torch.Tensor]
-"""By the name of its field, the gradient of each tensor of `Needed`, in its dtype."""
+"""The gradient of each tensor in `Needed`, by field name, in the tensor's dtype."""

@@ -1,10 +1,10 @@
 """The one wiring of the operations: registration with torch.library, derivatives, vmap.
 
-`Computation` says what an operation computes. From it `Operation` makes
+`Computation` is the interface of an operation's computation. From it `Operation` makes
 
 - two functions of torch.library, the forward and the backward pass. torch.compile, torch.export, modes and subclasses
   see these two functions, and nothing inside them.
-- two autograd.Functions that call them. Eager calls go through these where a gradient is needed, also under transforms
+- two autograd.Functions that call them. Eager calls go through these when a gradient is needed, also under transforms
   of torch.func. The backward pass is a Function too, so it can be differentiated again.
 
 Forward mode and derivatives of the backward pass run the computation in plain PyTorch, which every mode and every
@@ -31,17 +31,17 @@ _RECORDED = ", bool recorded"
 
 
 class Outcome(NamedTuple):
-    """What the backward pass starts from."""
+    """The input of the backward pass."""
 
-    grads: Sequence[torch.Tensor | None]  # ∂L/∂ of each differentiable result, one at least
+    grads: Sequence[torch.Tensor | None]  # ∂L/∂result for each differentiable result, at least one
     kept: Sequence[torch.Tensor]  # the results that the forward pass kept
 
 
 class Computation(Protocol):
-    """What an operation computes. `arguments` are those of its schema, tensors first.
+    """The computation of an operation. `arguments` are those of its schema, tensors first.
 
-    Results are packed and share no memory with arguments. Gradients are those of the tensors, packed; None where
-    `needed` is False.
+    Results are packed and share no memory with arguments. Gradients are those of the tensors, packed; None if `needed`
+    is False.
     """
 
     def forward(self, *arguments: Any) -> Results:
@@ -57,14 +57,14 @@ class Computation(Protocol):
         """Checks the arguments and computes the gradients."""
 
     def plain_backward(self, outcome: Outcome, arguments: Sequence[Any], needed: Sequence[bool]) -> OptionalTensors:
-        """The same as differentiable functions of grads and tensors; what was kept is computed again."""
+        """The same as differentiable functions of grads and tensors; what was kept is recomputed."""
 
     def fake_backward(self, arguments: Sequence[Any], needed: Sequence[bool]) -> OptionalTensors:
         """Makes gradients of the right shape without computing them."""
 
 
 class Keeps(NamedTuple):
-    """A result that the backward pass takes."""
+    """A result that the backward pass uses."""
 
     result: int
     name: str
@@ -74,17 +74,17 @@ class Operation:
     """Registers `scvae_fast::name` and `scvae_fast::name_backward`; calling it calls the first.
 
     Args:
-        name: the operation's.
+        name: of the operation.
         schema: its arguments: "Tensor b, Tensor S, …, SymInt n_iter". All tensors come first. If the last is
-            "bool recorded", callers leave it out: it tells the computation whether a backward pass may follow.
-        computation: what it computes.
-        results: their number.
-        differentiable: how many of the results have gradients, the first ones. The default is all of them.
-        keeps: the results that the backward pass takes.
+            "bool recorded", callers omit it: it tells the computation whether a backward pass may follow.
+        computation: see `Computation`.
+        results: number of results.
+        differentiable: number of results with gradients, which come first. The default is all of them.
+        keeps: the results that the backward pass uses.
         rows: names of the tensors that have a row for each row of the results. All rows share the other tensors.
-        vmap: a rule of `torch.library.register_vmap`, instead of the one that follows from `rows`.
+        vmap: a rule for `torch.library.register_vmap`, instead of the one derived from `rows`.
         device: the dispatch key that the functions are registered for.
-        autocast: whether autocast runs the operation in float32. Without that, autocast changes nothing.
+        autocast: whether autocast runs the operation in float32; otherwise autocast changes nothing.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Operation:
         self._computation, self._keeps, self._autocast = computation, keeps, autocast
         self._results, self._differentiable = results, results if differentiable is None else differentiable
         self._tensors = schema.count("Tensor")
-        self._leading = self._differentiable + len(keeps)  # tensors that only the backward pass has
+        self._leading = self._differentiable + len(keeps)  # tensors that only the backward pass takes
         self._is_told = schema.endswith(_RECORDED)
         self._of_rows = [argument.split()[-1] in rows for argument in schema.split(", ")[: self._tensors]]
         self._recorded, self._recorded_backward = self._functions()
@@ -149,13 +149,13 @@ class Operation:
         return [t for t in arguments[: self._tensors] if t is not None]
 
     def _call(self, *arguments: Any) -> Any:
-        """Arguments as in the schema, all of them."""
+        """The results; arguments as in the schema, including the last one."""
         tensors = self._given(arguments)
         if can_skip_dispatcher(tensors, cast=self._autocast):
             if needs_gradient(tensors):
                 return apply_directly(self._recorded, *arguments, True)
             return self._returned(self._computation.forward(*arguments))
-        # Here and not only in the dispatcher: there a transform of torch.func, when it calls the next one, undoes what
+        # Here, and not only in the dispatcher: there, a transform of torch.func that calls the next one undoes what
         # autocast's rule has done.
         if self._autocast and autocast_is_on(tensors[0].device.type):
             return in_float32(tensors[0].device.type, self._call, *arguments)
@@ -168,7 +168,7 @@ class Operation:
         return self._dispatched(*arguments)
 
     def _foreseen(self, arguments: Sequence[Any]) -> Sequence[Any]:
-        """The arguments; for sizes that a compiler doesn't know, what is kept may not depend on them."""
+        """The arguments; if a compiler doesn't know sizes, what is kept must not depend on them."""
         if self._is_told and free_unbacked_symbols([t.shape for t in self._given(arguments)]):
             return *arguments[:-1], False
         return arguments
@@ -176,22 +176,22 @@ class Operation:
     def _returned(self, results: Results) -> Any:
         return results[0] if self._results == 1 else results
 
-    # The backward pass. Its arguments: the gradients of the results, what was kept, the operation's arguments, which of
-    # its tensors need a gradient.
+    # The backward pass. Its arguments: the gradients of the results, the kept results, the operation's arguments, and
+    # which of its tensors need a gradient.
 
     def _split(self, arguments: Sequence[Any]) -> tuple[Outcome, Sequence[Any], Sequence[bool]]:
         outcome = Outcome(arguments[: self._differentiable], arguments[self._differentiable : self._leading])
         return outcome, arguments[self._leading : -1], arguments[-1]
 
     def _filled(self, gradients: OptionalTensors, arguments: Sequence[Any]) -> Results:
-        """The gradients, an empty tensor in the place of each None: a function of torch.library can't return None."""
+        """The gradients, with an empty tensor for each None, which a function of torch.library can't return."""
         like = arguments[self._leading]
         return tuple(like.new_empty(0) if g is None else g for g in gradients)
 
     # Autograd
 
     def _functions(self) -> tuple[type[torch.autograd.Function], type[torch.autograd.Function]]:
-        """The forward and the backward pass as Functions. The forward pass is told last whether the call is bare."""
+        """The forward and the backward pass as Functions. The forward pass ends with whether the call is bare."""
         operation = self
 
         class Forward(torch.autograd.Function):
@@ -233,7 +233,7 @@ class Operation:
             def vmap(info: Any, in_dims: Dims, *arguments: Any) -> Any:
                 return operation._vmap_backward(operation._recorded_backward.apply, info.batch_size, in_dims, arguments)
 
-        # Printed results show the names that the classes are made with.
+        # Printed results show the names of these classes.
         return type(self.name, (Forward,), {}), type(f"{self.name}_backward", (Backward,), {})
 
     def _keep(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -256,13 +256,13 @@ class Operation:
         tensors = [t for t in (*grads, *saved) if t is not None]
         if not torch.is_grad_enabled() and can_skip_dispatcher(tensors, cast=self._autocast):
             return self._computation.backward(*self._split(arguments)) + nothing
-        # A compiler that traces this backward pass takes no Function inside a Function.
+        # A compiler that traces this backward pass does not support a Function inside a Function.
         compiling = torch.compiler.is_compiling()
         gradients = (self._dispatched_backward if compiling else self._recorded_backward.apply)(*arguments)
         return *(g if n else None for g, n in zip(gradients, needed, strict=True)), *nothing
 
     def _differentiate_again(self, ctx: Any, grads: tuple[torch.Tensor, ...]) -> OptionalTensors:
-        """Gradients of the backward pass's arguments. By torch.func they are differentiable in turn, in any order."""
+        """Gradients of the backward pass's arguments. torch.func makes them differentiable in turn, in any order."""
         saved = ctx.saved_tensors
         arguments = [*saved, *ctx.rest]
         kept = range(self._differentiable, self._leading)
@@ -281,7 +281,7 @@ class Operation:
     # vmap
 
     def _vmap(self, call: Callable[..., Any], size: int, dims: Dims, arguments: Sequence[Any]) -> tuple[Any, Any]:
-        if self._is_told:  # what one call may keep, a batch of calls may not keep many times
+        if self._is_told:  # a batch of calls must not keep many times what one call may keep
             arguments = (*arguments[:-1], False)
         results = batched(call, size, dims, self._of_rows, arguments, fold=True)
         return results, 0 if self._results == 1 else (0,) * self._results
@@ -290,7 +290,7 @@ class Operation:
         self, call: Callable[..., Any], size: int, dims: Dims, arguments: Sequence[Any]
     ) -> tuple[Any, Any]:
         needed = arguments[-1]
-        # The gradient of what rows share is a sum over rows: of each entry's own.
+        # The gradient of a shared tensor is a sum over rows, separate for each entry of the batch.
         alone = all(rows for rows, n in zip(self._of_rows, needed, strict=True) if n)
         of_rows = [True] * self._leading + self._of_rows
         gradients = batched(call, size, dims, of_rows, arguments, fold=alone)

@@ -1,1 +1,1 @@
-"""Every figure of the package. matplotlib is imported here only."""
+"""Every figure of the package. matplotlib is imported only here."""

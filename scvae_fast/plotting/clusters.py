@@ -1,4 +1,4 @@
-"""Figures of a clustering: patches of its clusters, maps over pictures, quality against k."""
+"""Figures of a clustering: patches of its clusters, maps of pictures, quality against k."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,36 +13,36 @@ from scvae_fast.data.pictures import to_bytes
 from scvae_fast.plotting.figures import BLUE, INK, ORANGE, plain, show, titled
 
 _GAP = 2  # pixels between patches
-# Of clusters and classes: Tableau's, then others of the same kind.
+# Colours of clusters and classes: Tableau's, then similar ones.
 _COLOURS = np.concatenate([colormaps[name](range(n))[:, :3] for name, n in (("tab10", 10), ("Dark2", 8), ("Set2", 8))])
 
 
 def colours(n: int) -> np.ndarray:  # -> (n, 3) in 0 … 1
-    """A colour for each of n clusters, all different."""
+    """A different colour for each of n clusters."""
     if n <= len(_COLOURS):
         return _COLOURS[:n]
     return colormaps["gist_ncar"](np.linspace(0.03, 0.97, n))[:, :3]
 
 
 def overlay(picture: Tensor, labels: np.ndarray, n: int, *, share: float = 0.55) -> np.ndarray:
-    """A picture (3, H, W) in grey under the colours of its pixels' labels (H, W); (H, W, 3) uint8."""
+    """A grey picture (3, H, W) tinted with the colours of its pixels' labels (H, W); (H, W, 3) uint8."""
     grey = to_bytes(picture).mean(2, keepdims=True)
     return ((1 - share) * grey + share * 255 * colours(n)[labels]).round().astype(np.uint8)
 
 
 def pixels_of(labels: np.ndarray, stride: int, size: tuple[int, int]) -> np.ndarray:  # (h, w) -> (H, W)
-    """The label of every pixel: that of its cell."""
+    """The label of every pixel, which is that of its cell."""
     return labels.repeat(stride, 0).repeat(stride, 1)[: size[0], : size[1]]
 
 
 def patch_sheet(painted: Tensor, nearest: list[list[Tensor]], drawn: list[list[Tensor]], counts: np.ndarray) -> Figure:
-    """A row for each cluster: what its mean code paints, the patches nearest to its centre, and some at random.
+    """A row for each cluster: its decoded mean code, the patches nearest to its centre, and random patches.
 
     Args:
         painted: (k, 3, s, s).
         nearest: of each cluster, patches (3, s, s).
         drawn: of each cluster, patches.
-        counts: (k,), how many patches there are.
+        counts: (k,), number of patches in each cluster.
     """
     k, side = len(painted), painted.shape[-1]
     pitch, widths = side + _GAP, (1, max(map(len, nearest)), max(map(len, drawn)))
@@ -57,7 +57,7 @@ def patch_sheet(painted: Tensor, nearest: list[list[Tensor]], drawn: list[list[T
     axis.imshow(to_bytes(sheet), interpolation="nearest")
     heights = [row * pitch + side / 2 for row in range(k)]
     axis.set_yticks(heights, [f"{i}: {share:.1%}" for i, share in enumerate(counts / counts.sum())])
-    for height, colour in zip(heights, colours(k), strict=True):  # as in the maps
+    for height, colour in zip(heights, colours(k), strict=True):  # the colours of the maps
         axis.text(-2 * _GAP, height, "■", color=colour, ha="right", va="center", fontsize=10)
     for start, width, text in zip(starts, widths, ("mean", "nearest to the centre", "at random"), strict=False):
         if width:
@@ -71,7 +71,7 @@ def patch_sheet(painted: Tensor, nearest: list[list[Tensor]], drawn: list[list[T
 
 
 def maps(pictures: Sequence[Tensor], labels: Sequence[np.ndarray], names: Sequence[str], n: int) -> Figure:
-    """Pictures above their maps of n labels (H, W)."""
+    """Pictures above their label maps (H, W), with n labels."""
     widths = [picture.shape[2] / picture.shape[1] for picture in pictures]
     figure = Figure(figsize=(max(3.1 * sum(widths), 5), 6.6), layout="constrained", dpi=150)
     axes = figure.subplots(2, len(pictures), squeeze=False, width_ratios=widths)

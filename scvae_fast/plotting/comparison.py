@@ -1,4 +1,4 @@
-"""Figures of a comparison, as matplotlib objects."""
+"""Figures of a comparison of methods."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from scvae_fast.plotting.figures import INK, plain, titled
 
-# By method, in the order of `METHODS`.
+# Colours by method, in the order of `METHODS`.
 _COLOURS = {
     "vae": "#6b7280",
     "beta-vae": "#9aa3ae",
@@ -22,7 +22,7 @@ _COLOURS = {
 
 
 def reconstruction_rows(originals: np.ndarray, rebuilt: Mapping[str, tuple[str, np.ndarray]]) -> Figure:
-    """Originals (N, 3, H, W) uint8 in the first row, what each method made of them below, with its label."""
+    """Originals (N, 3, H, W) uint8 in the first row, each method's reconstructions below, with labels."""
     rows = [("original", originals), *rebuilt.values()]
     count = len(originals)
     figure = Figure(figsize=(1.5 * count + 1.6, 1.52 * len(rows) + 0.2), layout="constrained", dpi=150)
@@ -37,27 +37,27 @@ def reconstruction_rows(originals: np.ndarray, rebuilt: Mapping[str, tuple[str, 
 
 
 def rate_and_quality(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """PSNR over the bits of a pixel, a point for each method."""
+    """PSNR over bits per pixel, with a point for each method."""
     figure = Figure(figsize=(7.5, 4.6), layout="constrained", dpi=150)
     axes = plain(figure.subplots())
     named: list[tuple[float, float]] = []
     for row in rows:
         rating, colour = row["rating"], _COLOURS[row["method"]]
-        # A collapsed posterior has no bits at all, which a logarithmic axis can't show.
+        # A collapsed posterior has zero bits, which a logarithmic axis can't show.
         bits, psnr = max(rating["bits_per_pixel"], 1e-3), rating["psnr"]
         axes.scatter(bits, psnr, s=50, color=colour, zorder=3)
-        # Names of methods that are nearly in one place go below each other.
+        # Names of nearly coincident methods are stacked.
         near = sum(abs(np.log10(bits / other)) < 0.3 and abs(psnr - height) < 0.4 for other, height in named)
         offset = (6, 5 - 13 * near)
         axes.annotate(row["title"], (bits, psnr), offset, textcoords="offset points", color=colour, fontsize=9)
         named.append((bits, psnr))
-    axes.set(xscale="log", xlabel="bits per pixel (what they are differs: see the table)", ylabel="PSNR, dB")
+    axes.set(xscale="log", xlabel="bits per pixel (counted differently by method, see the table)", ylabel="PSNR, dB")
     axes.margins(x=0.15, y=0.12)
     titled(axes, "Quality and size of the code")
     return figure
 
 
-# Of each kind of codes: what is counted, and how often it is used.
+# For each kind of codes: the axes and the title.
 _COLLAPSE = {
     "posterior": ("unit, the largest first", "KL to the prior, nats", "Posterior collapse: KL of each unit"),
     "codebook": (
@@ -70,9 +70,9 @@ _COLLAPSE = {
 
 
 def collapse(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """KL of each Gaussian unit, and how often each codebook vector and each atom is used, the largest first.
+    """KL of each Gaussian unit, and how often each codebook vector and each atom is used, in descending order.
 
-    A panel for each kind of codes that is there.
+    There is a panel for each kind of codes.
     """
     found = [(row, row["rating"]["diagnosis"]) for row in rows]
     kinds = [kind for kind in _COLLAPSE if any(diagnosis["kind"] == kind for _, diagnosis in found)]

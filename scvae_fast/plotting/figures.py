@@ -1,4 +1,4 @@
-"""Figures, as matplotlib objects: reconstructions, atoms, their use, density of codes, losses."""
+"""General figures: reconstructions, atoms, their use, density of codes, losses."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ with extra("scvae_fast.plotting", "matplotlib"):
     from matplotlib.figure import Figure
 
 INK, QUIET, BLUE, ORANGE = "#1b1f24", "#6b7280", "#2563a8", "#d9822b"
-# Transparent where codes are sparse, bright where they are dense.
+# Transparent for sparse codes, bright for dense ones.
 HEAT = LinearSegmentedColormap.from_list(
     "heat", [(0.10, 0.02, 0.30, 0.0), (0.75, 0.15, 0.40, 0.55), (1.0, 0.85, 0.30, 0.9)]
 )
@@ -30,7 +30,7 @@ HEAT = LinearSegmentedColormap.from_list(
 def reconstructions(
     title: str, names: Sequence[str], originals: Sequence[Tensor], rebuilt: Sequence[Tensor], captions: Sequence[str]
 ) -> Figure:
-    """Originals (3, H, W) in the upper row, what was made of them in the lower one."""
+    """Originals (3, H, W) in the upper row, their reconstructions in the lower one."""
     widths = [picture.shape[2] / picture.shape[1] for picture in originals]
     figure = Figure(figsize=(max(3.1 * sum(widths), 6), 7.0), layout="constrained", dpi=150)
     figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
@@ -42,7 +42,7 @@ def reconstructions(
 
 
 def atom_patches(patches: Tensor, usage: Tensor, *, columns: int = 32) -> Figure:
-    """Patches (K, C, s, s) of all atoms, the most used first; each scaled to its own largest value."""
+    """Patches (K, C, s, s) of all atoms, the most used first, each scaled individually."""
     order = usage.argsort(descending=True, stable=True)
     peak = patches.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-9)
     scaled = (patches / peak)[order]
@@ -66,7 +66,7 @@ def atom_patches(patches: Tensor, usage: Tensor, *, columns: int = 32) -> Figure
 def density_overlay(
     names: Sequence[str], originals: Sequence[Tensor], active: Sequence[Tensor], *, stride: int, n_atoms: int
 ) -> Figure:
-    """Photographs in grey, and over them the numbers `active` (h, w) of entries of their codes that are not zero."""
+    """Grey photographs overlaid with the number `active` (h, w) of nonzero entries of their codes."""
     widths = [picture.shape[2] / picture.shape[1] for picture in originals]
     figure = Figure(figsize=(4.4 * sum(widths) + 0.8, 4.9), layout="constrained", dpi=150)
     axes = figure.subplots(1, len(names), squeeze=False, width_ratios=widths)[0]
@@ -85,9 +85,9 @@ def density_overlay(
 
 
 def alpha_maps(originals: Sequence[Tensor], alpha: Tensor) -> Figure:
-    """Pictures (3, H, W) above the weights α (B, h, w) of their positions, from 0 to the largest of each.
+    """Pictures (3, H, W) above the weights α (B, h, w) of their positions, each scaled from 0 to its maximum.
 
-    Where α is the same everywhere, words say so.
+    If α is constant, a text says so.
     """
     widths = [picture.shape[2] / picture.shape[1] for picture in originals]
     figure = Figure(figsize=(max(3.1 * sum(widths), 6), 7.0), layout="constrained", dpi=150)
@@ -107,7 +107,7 @@ def alpha_maps(originals: Sequence[Tensor], alpha: Tensor) -> Figure:
 
 
 def support_histogram(counts: Tensor, n_atoms: int) -> Figure:
-    """How many codes have how many entries that are not zero; counts (codes,)."""
+    """Histogram of the number of nonzero entries per code; counts (codes,)."""
     figure = Figure(figsize=(7, 4), layout="constrained", dpi=150)
     axes = plain(figure.subplots())
     values = counts.numpy()
@@ -137,19 +137,19 @@ def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def show(axes: Axes, picture: Tensor, title: str) -> None:
-    """Draws a picture (3, H, W) in −1 … 1, without a frame."""
+    """Draw a picture (3, H, W) in −1 … 1, without a frame."""
     axes.imshow(to_bytes(picture), interpolation="antialiased")
     axes.set_axis_off()
     axes.set_title(literal(title), color=INK, fontsize=10)
 
 
 def literal(text: str) -> str:
-    """A text in which there may be names of files: matplotlib takes what stands between two $ for mathematics."""
+    """Escape text that may contain file names: matplotlib reads text between two $ as mathematics."""
     return printable(text).replace("$", r"\$")
 
 
 def save(path: Path, figure: Figure, **options: Any) -> None:
-    """Write a figure, whole or not at all; letters that the font lacks are drawn as boxes.
+    """Write a figure atomically; letters that the font lacks are drawn as boxes.
 
     Raises:
         OSError: the file can't be written.
@@ -160,7 +160,7 @@ def save(path: Path, figure: Figure, **options: Any) -> None:
 
 
 def plain(axes: Axes) -> Axes:
-    """The same axes with a quiet grid and without a frame."""
+    """Style the axes with a light grid and without a frame."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=QUIET)
     axes.grid(color="#e5e7eb", linewidth=0.7)
@@ -169,12 +169,12 @@ def plain(axes: Axes) -> Axes:
 
 
 def titled(axes: Axes, text: str) -> None:
-    """Writes a title above the left end."""
+    """Write a title above the left end."""
     axes.set_title(text, color=INK, fontsize=11, fontweight="bold", loc="left")
 
 
 def pixels_of(figure: Figure) -> np.ndarray:  # -> (H, W, 3) uint8
-    """What the figure looks like at 100 dots an inch."""
+    """The rendered figure at 100 dots per inch."""
     figure.set_dpi(100)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -1,4 +1,4 @@
-"""Sheets of pictures: queries and their neighbours."""
+"""Sheets of query pictures and their neighbours."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from scvae_fast.plotting.figures import BLUE, INK, ORANGE, Figure, show
 
-# Side of a picture on a sheet: one of more pixels would be shown smaller.
+# Side of a picture on a sheet; larger pictures are scaled down to it.
 SHOWN_PIXELS = 216
 
 
 class Neighbour(NamedTuple):
-    """A picture of a gallery beside a query; `same` says whether it is of the query's class, None if nobody knows."""
+    """A gallery picture next to a query; `same` says whether it has the query's class, None if unknown."""
 
     picture: Tensor  # (3, H, W)
     caption: str
@@ -22,7 +22,7 @@ class Neighbour(NamedTuple):
 def neighbour_sheet(
     title: str, queries: Sequence[tuple[str, Tensor]], neighbours: Sequence[Sequence[Neighbour]]
 ) -> Figure:
-    """A row for each query: itself (its name and picture), and its neighbours, the most similar first."""
+    """A row for each query: the query (name and picture) and its neighbours, the most similar first."""
     columns = 1 + max(len(row) for row in neighbours)
     figure = Figure(figsize=(1.45 * columns + 0.3, 1.6 * len(queries) + 0.5), layout="constrained", dpi=150)
     figure.suptitle(title, color=INK, fontsize=11, fontweight="bold")

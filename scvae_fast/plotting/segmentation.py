@@ -1,4 +1,4 @@
-"""Segmentations as figures, and their colours."""
+"""Figures of segmentations, and their colours."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,14 @@ from scvae_fast.tasks.segmentation.experiment import Segmented
 
 
 def palette() -> list[int]:
-    """The colours of 256 class numbers, for images with a palette: those of the overlays, then black."""
+    """The colours of 256 class numbers, for palette images: those of the overlays, then black."""
     chosen = np.zeros((256, 3), np.uint8)
     chosen[:20] = (255 * colours(20)).round()
     return [int(value) for value in chosen.flatten()]
 
 
 def segmentations(shown: Sequence[Segmented], classes: Sequence[str]) -> Figure:
-    """Pictures, their masks, and what was found, above each other; pixels of no class are black."""
+    """Pictures, their masks and the predictions, stacked; pixels of no class are black."""
     widths = [each.classes.shape[1] / each.classes.shape[0] for each in shown]
     figure = Figure(figsize=(max(2.6 * sum(widths) + 1.2, 5), 8.6), layout="constrained", dpi=130)
     axes = figure.subplots(3, len(shown), squeeze=False, width_ratios=widths)

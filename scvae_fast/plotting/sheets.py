@@ -1,4 +1,4 @@
-"""Sheets of edited pictures beside what they are compared with."""
+"""Sheets of edited pictures next to those that they are compared with."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ def picture_grid(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, Tenso
 
     Args:
         title: of the sheet.
-        rows: pairs of a name, and of pairs of a caption and a picture.
+        rows: pairs of a name and a list of (caption, picture) pairs.
         width: of a picture, in inches.
     """
     columns = max(len(pictures) for _, pictures in rows)

@@ -1,1 +1,1 @@
-"""What codes are good for: clustering, segmentation, retrieval, probes, editing. Tensors in, tensors out."""
+"""Applications of codes: clustering, segmentation, retrieval, probes, editing. Tensors in, tensors out."""

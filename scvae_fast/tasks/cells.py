@@ -1,4 +1,4 @@
-"""The cells of pictures as rows of a matrix, for scikit-learn: their codes, and what codes are compared with."""
+"""The cells of pictures as rows of a matrix for scikit-learn: codes, and the features that they are compared with."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
@@ -19,12 +19,12 @@ CellKind = Literal["codes", "latents", "pixels", "colour"]
 
 
 class PictureCells(NamedTuple):
-    """One row for each cell of stride x stride pixels of a picture, row by row; all that a picture's codes cover."""
+    """One row for each cell of stride x stride pixels of a picture, in row-major order."""
 
     name: str
     size: tuple[int, int]  # (H, W) of the picture
     grid: tuple[int, int]  # (h, w) cells
-    rows: Any  # (h·w, d) float32; of codes a scipy.sparse.csr_array, else an array
+    rows: Any  # (h·w, d) float32; a scipy.sparse.csr_array for codes, otherwise an array
 
 
 def cells_of(
@@ -35,20 +35,20 @@ def cells_of(
     batch_size: int = BATCH_SIZE,
     speed: SpeedSettings | None = None,
 ) -> Iterator[PictureCells]:
-    """The cells of pictures of any sizes, in their order; in memory is a batch, or one large picture.
+    """The cells of pictures of any size, in order; memory holds a batch, or one large picture.
 
-    A picture goes on with its edge pixels to the next multiple of the stride, whatever the kind.
+    Pictures are extended with their edge pixels to the next multiple of the stride, for every kind.
 
     Args:
-        model: in evaluation mode, on any device; of the kinds "pixels" and "colour" only its stride counts.
+        model: in evaluation mode, on any device; for "pixels" and "colour" only its stride matters.
         pictures: (3, H, W) each.
-        kind: what stands for a cell.
-        batch_size: most pictures of one size that are coded together.
+        kind: what the rows hold.
+        batch_size: largest number of pictures in a batch.
         speed: how the model codes; float32 by default.
 
     Raises:
-        ValueError: kind is none of these.
-        UsageError: codes have NaN or infinity in them; the message names the picture.
+        ValueError: kind is not one of these.
+        UsageError: codes contain NaN or infinity; the message names the picture.
     """
     if kind not in get_args(CellKind):
         raise ValueError(f"cells_of: kind must be one of {get_args(CellKind)}, got {kind!r}")

@@ -1,4 +1,4 @@
-"""A vector for a picture of any size: what its cells hold, pooled."""
+"""Descriptors of pictures of any size: vectors pooled from their cells."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,32 +13,32 @@ from scvae_fast.models import SCVAE
 from scvae_fast.models.speed import SpeedSettings
 from scvae_fast.tasks.cells import CellKind, PictureCells, cells_of
 
-# What a descriptor is made of: the cells of a picture, or the picture itself, made small.
+# The source of a descriptor: the cells of a picture, or the whole picture scaled down.
 DescriptorKind = Literal[CellKind, "thumbnail"]
 Pooling = Literal["mean", "max", "signs", "use"]
 
-# Side of a thumbnail; scikit-learn's digits have as many pixels.
+# Side of a thumbnail; scikit-learn's digits have the same size.
 _THUMBNAIL = 8
 
 
 @dataclass(frozen=True)
 class Descriptor:
-    """How a vector is made of a picture.
+    """How a picture is turned into a vector.
 
     Args:
         kind: "codes" (K), "latents" (n), "pixels" (of a cell, 3·stride²) and "colour" (their mean, 3) are pooled over
-            cells, see `cells_of`; "thumbnail" is the picture itself made 8 x 8 pixels, and nothing is pooled.
-        pooling: "mean"; "max" of absolute values; "signs", the mean of positive and the mean of negative entries, one
-            after the other; "use", the share of cells in which an entry is not zero (codes).
+            cells, see `cells_of`; "thumbnail" is the picture scaled to 8 x 8 pixels, without pooling.
+        pooling: "mean"; "max" of absolute values; "signs", the means of the positive and of the negative entries,
+            concatenated; "use", the share of cells in which an entry is nonzero (codes only).
         grid: 1 pools over the whole picture; 2 also over each of its quarters, a spatial pyramid of two levels
             (Lazebnik, Schmid and Ponce 2006).
 
-    Of codes and latents, `describe` takes the signed square root of what was pooled, so that the few features that are
-    in use everywhere don't drown the others (the power normalisation of Fisher vectors: Perronnin, Sánchez and Mensink
-    2010). Of pixels it doesn't: there it did harm.
+    For codes and latents, `describe` takes the signed square root of the pooled values, so that a few features that are
+    in use everywhere don't dominate the others (the power normalisation of Fisher vectors: Perronnin, Sánchez and
+    Mensink 2010). For pixels it made results worse and is not used.
 
     Raises:
-        ValueError: kind, pooling or grid is none of these, or "use" is to be made of what is never zero.
+        ValueError: kind, pooling or grid is not one of these, or "use" is requested for another kind than codes.
     """
 
     kind: DescriptorKind = "codes"
@@ -57,7 +57,7 @@ class Descriptor:
         """KIND, KIND:POOLING or KIND:POOLING:GRID, as in "codes:signs:2".
 
         Raises:
-            ValueError: as the class, or there are more parts.
+            ValueError: as for the class, or there are more parts.
         """
         kind, *rest = text.split(":")
         _require(len(rest) < 3 and (len(rest) < 2 or rest[1].isdecimal()), "text", "KIND[:POOLING[:GRID]]", text)
@@ -68,7 +68,7 @@ class Descriptor:
 
 
 class Described(NamedTuple):
-    """Pictures as rows of a matrix, one matrix for each descriptor; all in the same order."""
+    """Pictures as rows of matrices, one matrix per descriptor, all in the same order."""
 
     names: list[str]
     rows: dict[Descriptor, np.ndarray]  # (N, d) float32 each
@@ -82,12 +82,12 @@ def describe(
     batch_size: int = BATCH_SIZE,
     speed: SpeedSettings | None = None,
 ) -> Described:
-    """The descriptors of pictures of any sizes; pictures are read once for each kind of rows.
+    """The descriptors of pictures of any size; pictures are read once for each kind.
 
     Args:
         model: in evaluation mode, on any device.
-        pictures: (3, H, W) each, to iterate over several times.
-        descriptors: what is wanted.
+        pictures: (3, H, W) each; iterated over several times.
+        descriptors: the descriptors to compute.
         batch_size: see `cells_of`.
         speed: see `cells_of`.
 
@@ -113,7 +113,7 @@ def describe(
 
 
 def thumbnail(named: NamedPicture) -> np.ndarray:  # -> (3 · 8 · 8,) float32
-    """The picture made 8 x 8 pixels: the means of its parts."""
+    """The picture scaled to 8 x 8 pixels by area averages."""
     return F.adaptive_avg_pool2d(named.picture.cpu(), _THUMBNAIL).flatten().numpy()
 
 
@@ -122,11 +122,11 @@ def pool(cells: PictureCells, pooling: Pooling, grid: int) -> np.ndarray:
 
     Args:
         cells: (h·w, d) rows, sparse or not.
-        pooling: how a region's rows become one.
-        grid: 1, or 2 for the quarters as well; of an odd number of rows or columns, two quarters share the middle one.
+        pooling: how the rows of a region are pooled.
+        grid: 1, or 2 to add the quarters; if the number of rows or columns is odd, the quarters share the middle one.
 
     Returns:
-        float32, (d,), of "signs" (2d,); with grid 2 five times that: of the picture, and its quarters row by row.
+        float32, (d,), or (2d,) for "signs"; five times as long with grid 2: the picture, then its quarters row by row.
     """
     regions = _regions(*cells.grid, grid)
     return np.concatenate([_pooled(cells.rows[region], pooling) for region in regions]).astype(np.float32, copy=False)
@@ -152,7 +152,7 @@ def _signed_root(vector: np.ndarray) -> np.ndarray:
 
 
 def _regions(h: int, w: int, grid: int) -> list[np.ndarray]:
-    """The indices of cells in the picture, and in each of its quarters."""
+    """The cell indices of the picture, and of each of its quarters."""
     index = np.arange(h * w).reshape(h, w)
     regions = [index.ravel()]
     if grid == 2:

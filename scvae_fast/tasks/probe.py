@@ -1,4 +1,4 @@
-"""A linear probe: how well a linear classifier tells classes apart by the descriptors of pictures."""
+"""A linear probe: how well a linear classifier separates classes by picture descriptors."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,11 +21,11 @@ class ProbeSettings:
     """How a probe is trained and tested.
 
     Args:
-        repeats: so many splits into training and test pictures are drawn.
-        folds: of the cross-validation that chooses the regularisation, on the training pictures alone.
-        test_share: share of each class that is tested on, where the data doesn't come in parts.
-        draw_share: share of each class of the training part that a repeat learns from, where the data comes in parts.
-        strengths: C of scikit-learn's LogisticRegression to choose from: 1 / C is the weight of ½‖w‖².
+        repeats: number of splits into training and test pictures.
+        folds: of the cross-validation that chooses the regularisation, on the training pictures only.
+        test_share: share of each class to test on, if the data has no parts.
+        draw_share: share of each class of the training part that a repeat trains on, if the data has parts.
+        strengths: candidate values C of scikit-learn's LogisticRegression; 1 / C is the weight of ½‖w‖².
         seed: of everything random.
 
     Raises:
@@ -50,7 +50,7 @@ class ProbeSettings:
 
 
 class Split(NamedTuple):
-    """Indices of the pictures to learn from, and of those to test on."""
+    """Indices of the training pictures and of the test pictures."""
 
     train: np.ndarray  # (N_train,)
     test: np.ndarray  # (N_test,)
@@ -58,7 +58,7 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a probe reached on each split: its accuracy on the test pictures, and the C that it chose."""
+    """The result of a probe on each split: its accuracy on the test pictures, and the chosen C."""
 
     accuracies: tuple[float, ...]
     strengths: tuple[float, ...]
@@ -70,28 +70,28 @@ class ProbeResult:
 
     @property
     def deviation(self) -> float:
-        """Their standard deviation (of the sample); NaN of a single one."""
+        """Sample standard deviation of the accuracies; NaN for a single one."""
         return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else float("nan")
 
 
 def make_splits(
     labels: np.ndarray, settings: ProbeSettings, *, parts: np.ndarray | None = None, exchangeable: bool = False
 ) -> list[Split]:
-    """As many stratified splits as there are repeats.
+    """Stratified splits, one per repeat.
 
-    Without parts, `test_share` of each class is tested on and the rest learned from. With parts, a repeat learns from
-    a draw of `draw_share` of each class of one part and is tested on all of the other part: of part 1, or in turn of
-    part 1 and part 0 where they are exchangeable.
+    Without parts, `test_share` of each class is tested on, and the rest is trained on. With parts, a repeat trains on a
+    random `draw_share` of each class of one part and tests on all of the other part. It tests on part 1, or alternately
+    on part 1 and part 0 if they are exchangeable.
 
     Args:
         labels: (N,) classes.
-        settings: the numbers.
+        settings: see `ProbeSettings`.
         parts: (N,) 0 or 1, see `LabelledPictures`.
         exchangeable: see `LabelledPictures`.
 
     Raises:
-        ValueError: there are fewer than two classes, or a class has fewer pictures to learn from than there are folds,
-            or none to test on; the message gives the index of the class.
+        ValueError: there are fewer than two classes, or a class has fewer training pictures than there are folds, or no
+            test pictures; the message gives the index of the class.
     """
     classes = np.unique(labels)
     if len(classes) < 2:
@@ -122,18 +122,18 @@ def _check_split(
     for kind, learned, tested in zip(classes, train, test, strict=True):
         if len(learned) < folds:
             raise ValueError(
-                f"make_splits: each class must leave as many pictures to learn from as there are folds, {folds}; "
-                f"class {kind} leaves {len(learned)}"
+                f"make_splits: each class must have at least as many training pictures as there are folds, {folds}; "
+                f"class {kind} has {len(learned)}"
             )
         if by_parts and not len(tested):
-            raise ValueError(f"make_splits: each class must have pictures in both parts; class {kind} has not")
+            raise ValueError(f"make_splits: each class must have pictures in both parts; class {kind} does not")
 
 
 def probe(rows: np.ndarray, labels: np.ndarray, splits: list[Split], settings: ProbeSettings) -> ProbeResult:
     """Train and test a linear classifier on each split.
 
-    Rows are standardised and classified by logistic regression. Means, scales and the regularisation come from the
-    training pictures alone; each fold of the cross-validation standardises for itself.
+    Rows are standardised and classified by logistic regression. Means, scales and the regularisation come only from the
+    training pictures; each fold of the cross-validation standardises on its own.
 
     Args:
         rows: (N, d), the descriptors.

@@ -1,4 +1,4 @@
-"""Nearest neighbours of pictures by their descriptors, and how often they are of the same class."""
+"""Nearest neighbours of pictures by descriptor, and how often they share a class."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from scvae_fast._extras import extra
 with extra("scvae_fast.tasks", "scikit-learn"):
     from sklearn.neighbors import NearestNeighbors
 
-# So many distances are held at a time; with float64 that is 64 MiB.
+# Number of distances in memory at a time; in float64 they take 64 MiB.
 _AT_ONCE = 8_000_000
 
 
 class Neighbours(NamedTuple):
-    """The k pictures of a gallery that are most similar to each of Q queries, the most similar first."""
+    """The k gallery pictures most similar to each of Q queries, the most similar first."""
 
     indices: np.ndarray  # (Q, k) int, rows of the gallery
     similarities: np.ndarray  # (Q, k), cosines, −1 … 1
@@ -24,12 +24,12 @@ class Neighbours(NamedTuple):
 
 @dataclass(frozen=True)
 class RetrievalRating:
-    """How good a ranking is, as means over the queries.
+    """Quality of rankings, averaged over the queries.
 
     Args:
-        precision: of the first k, the share that is of the query's class; for each k.
-        mean_average_precision: mean of the precisions at the ranks of all pictures of the query's class.
-        n_queries: queries for which the gallery has a picture of their class; others are not counted.
+        precision: for each k, the share of the first k neighbours that have the query's class.
+        mean_average_precision: mean of the precisions at the ranks of all pictures with the query's class.
+        n_queries: number of queries whose class occurs in the gallery; others are not counted.
     """
 
     precision: dict[int, float]
@@ -38,16 +38,16 @@ class RetrievalRating:
 
 
 def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, *, own: np.ndarray | None = None) -> Neighbours:
-    """The neighbours by the cosine, after the gallery's mean was taken from both.
+    """The nearest neighbours by cosine similarity, after subtracting the gallery's mean.
 
     Args:
         queries: (Q, d).
         gallery: (N, d).
-        k: how many neighbours are wanted.
-        own: (Q,) int, the row of the gallery that is the query itself, which is no neighbour; None if there is none.
+        k: number of neighbours.
+        own: (Q,) int, the gallery row that is the query itself, which is excluded; None if there is none.
 
     Raises:
-        ValueError: queries and gallery are no such matrices, or the gallery has fewer than k others.
+        ValueError: queries and gallery are not such matrices, or the gallery has fewer than k others.
     """
     _check(queries, gallery, own)
     if not 1 <= k <= len(gallery) - (own is not None):
@@ -65,18 +65,18 @@ def rate_retrieval(
     *,
     own: np.ndarray | None = None,
 ) -> RetrievalRating:
-    """Rank the whole gallery for each query, as `nearest` does, and rate the rankings.
+    """Rank the whole gallery for each query, like `nearest`, and rate the rankings.
 
     Args:
         queries: (Q, d).
         gallery: (N, d).
         query_labels: (Q,) classes.
         gallery_labels: (N,) classes.
-        ks: for which precisions are wanted.
+        ks: values of k for the precisions.
         own: see `nearest`.
 
     Raises:
-        ValueError: as `nearest`, for the largest of ks; or no query has its class in the gallery.
+        ValueError: as `nearest`, for the largest of ks; or no query's class occurs in the gallery.
     """
     _check(queries, gallery, own)
     most = len(gallery) - (own is not None)
@@ -98,9 +98,9 @@ def rate_retrieval(
 
 
 def average_precision(relevant: np.ndarray) -> np.ndarray:  # (Q, N) bool -> (Q,)
-    """Mean of the precisions at the ranks of what is relevant, for each ranking; NaN where nothing is.
+    """Mean of the precisions at the ranks of relevant items, for each ranking; NaN if there are none.
 
-    That is the step-wise integral of precision over recall, as scikit-learn's `average_precision_score` has it.
+    That is the step-wise integral of precision over recall, like scikit-learn's `average_precision_score`.
     """
     ranks = np.arange(1, relevant.shape[1] + 1)
     precision = np.cumsum(relevant, axis=1) / ranks
@@ -118,7 +118,7 @@ def _check(queries: np.ndarray, gallery: np.ndarray, own: np.ndarray | None) -> 
 
 
 def _ranked(queries: np.ndarray, gallery: np.ndarray, k: int, own: np.ndarray | None) -> Iterator[Neighbours]:
-    """The first k of each ranking, for some queries at a time."""
+    """The first k of each ranking, for a block of queries at a time."""
     mean = gallery.mean(axis=0, dtype=np.float64)
     search = NearestNeighbors(metric="cosine", algorithm="brute").fit(gallery - mean)
     step = max(1, _AT_ONCE // len(gallery))
@@ -127,7 +127,7 @@ def _ranked(queries: np.ndarray, gallery: np.ndarray, k: int, own: np.ndarray | 
         distances, indices = search.kneighbors(some - mean, k + (own is not None))
         if own is not None:
             others = indices != own[first : first + step, None]
-            # Of pictures that are there more than k times the query itself may be none of the first.
+            # If more than k pictures are identical to the query, the query itself may not be among the first.
             others[others.all(axis=1), -1] = False
             distances, indices = (each[others].reshape(len(some), k) for each in (distances, indices))
         yield Neighbours(indices, 1 - distances)

@@ -1,4 +1,4 @@
-"""The progress bar of a training."""
+"""The progress bar of training."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from scvae_fast.training.progress import progress_of, time_spent
 
-# How figures are shown, in this order, where they are logged.
+# Format of the figures that are shown if logged, in this order.
 _SHOWN = (
     ("loss/total", "loss {:.4g}"),
     ("loss/image", "image {:.4g}"),
@@ -28,7 +28,7 @@ _SHOWN = (
 
 
 class TrainingBar(Callback):
-    """A bar over the whole training, with the newest figures; in a log file a line every half minute."""
+    """A bar over the whole training with the latest figures; in a log file, a line every half minute."""
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
@@ -40,7 +40,7 @@ class TrainingBar(Callback):
             self._bar = tqdm(total=1.0, desc="training", mininterval=0, bar_format="{bar:20} {desc}")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Move it, now and then: figures have to be waited for on a GPU."""
+        """Update it, but not at every step: reading figures waits for the GPU."""
         now = time.monotonic()
         if self._bar is None or now - self._shown < (0.5 if sys.stderr.isatty() else 30.0):
             return
@@ -55,11 +55,11 @@ class TrainingBar(Callback):
         self._bar.update(progress - self._bar.n)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave it standing."""
+        """Close it, but leave it on the screen."""
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave it standing."""
+        """Close it, but leave it on the screen."""
         self._close()
 
     def _close(self) -> None:
@@ -69,12 +69,12 @@ class TrainingBar(Callback):
 
 
 def figures_line(figures: Mapping[str, Any]) -> str:
-    """Those of the figures that a person looks at, in one line."""
+    """The figures of interest to a person, in one line."""
     return ", ".join(text.format(float(figures[name])) for name, text in _SHOWN if name in figures)
 
 
 def clock(seconds: float) -> str:
-    """m:ss, or h:mm:ss."""
+    """Format seconds as m:ss, or h:mm:ss."""
     minutes, rest = divmod(int(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

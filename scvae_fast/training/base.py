@@ -1,4 +1,4 @@
-"""What the trainings of all autoencoders have in common, as a Lightning module."""
+"""The common part of training all autoencoders, as a Lightning module."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -23,18 +23,18 @@ from scvae_fast.training.settings import OptimiserSettings
 
 Start = Literal["random", "linear"]
 
-# The linear start is fitted to so many pictures.
+# Number of pictures to which the linear start is fitted.
 _START_PICTURES = 96
 
-# A mean squared error whose PSNR is logged has at least this size, so that the PSNR is finite.
+# Lower bound of a mean squared error in the logged PSNR, which keeps the PSNR finite.
 _LEAST_ERROR = 1e-12
 
 
 class Objective(NamedTuple):
-    """What a module minimises on a batch, before the second stage."""
+    """The loss of a batch before the second stage, with its details."""
 
     total: Tensor  # ()
-    figures: dict[str, Tensor]  # what is logged: "loss/total", "loss/image" (the mean squared error) and more
+    figures: dict[str, Tensor]  # to log: "loss/total", "loss/image" (the mean squared error) and more
     x_hat: Tensor  # (B, C, H, W)
     outputs: dict[str, Tensor]  # for callbacks
 
@@ -42,22 +42,22 @@ class Objective(NamedTuple):
 class AutoencoderModule(LightningModule, ABC):
     """Trains `model`, which has an `encoder` and a `decoder`, with Adam on pictures (B, C, H, W) in −1 … 1.
 
-    The learning rate follows the share of the training that is over, by the trainer's `max_steps`, `max_epochs` or
-    time. Random numbers of a step depend on the seed and on the step alone, so a resumed training is the same training.
+    The learning rate depends on the completed share of training, by the trainer's `max_steps`, `max_epochs` or time.
+    The random numbers of a step depend only on the seed and the step, so resuming does not change the training.
 
     Args:
-        model: what to train.
-        network: what its encoder and decoder are made by.
+        model: the model to train.
+        network: the configuration of its encoder and decoder.
         optimiser: see `OptimiserSettings`.
-        second_stage: perceptual and adversarial terms; None leaves them out.
-        start: the first weights, "random" or "linear", see `scvae_fast.training.start`.
-        channels_last: memory format of pictures; None is what is fastest on the device, see `SpeedSettings`.
-        compile: whether encoder and decoder go through torch.compile; None as before.
-        seed: of what is random within a step.
+        second_stage: perceptual and adversarial terms; None for none.
+        start: initial weights, "random" or "linear", see `scvae_fast.training.start`.
+        channels_last: memory format of pictures; None chooses the fastest on the device, see `SpeedSettings`.
+        compile: whether encoder and decoder are compiled with torch.compile; None chooses likewise.
+        seed: for the randomness within each step.
 
     Raises:
-        ValueError: start is none of these two, or does not suit the network.
-        UsageError: the weights of the perceptual term are not to be found.
+        ValueError: start is not one of these two, or does not suit the network.
+        UsageError: the weights of the perceptual term can't be found.
     """
 
     def __init__(
@@ -85,14 +85,14 @@ class AutoencoderModule(LightningModule, ABC):
 
     @abstractmethod
     def objective(self, batch: Tensor) -> Objective:
-        """What is minimised on pictures (B, C, H, W), without the second stage."""
+        """The loss of pictures (B, C, H, W), without the second stage."""
 
     @abstractmethod
     def start_linearly(self, pictures: Tensor) -> None:
-        """Fit the first weights to pictures (B, C, H, W)."""
+        """Fit the initial weights to pictures (B, C, H, W)."""
 
     def setup(self, stage: str) -> None:
-        """Give the weights their start, unless a training is resumed, and make the model fast."""
+        """Initialise the weights, unless training is resumed, and apply the speed settings."""
         if stage != "fit":
             return
         if self.start == "linear" and not self.trainer.ckpt_path:
@@ -107,12 +107,12 @@ class AutoencoderModule(LightningModule, ABC):
         if self.second_stage is not None:
             self.second_stage.prepare(device)
             if speed.compile:
-                # The adaptive weight goes through the decoder's graph more than once.
+                # The adaptive weight backpropagates through the decoder's graph more than once.
                 torch._functorch.config.donated_buffer = False
         speed.prepare(self.model)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """The loss of a batch and what callbacks need; the terms of the loss and more are logged."""
+        """The loss of a batch and the data that callbacks need; logs the loss terms and other figures."""
         total, figures, x_hat, outputs = self.objective(batch)
         if self.second_stage is not None:
             last_layer = cast(Decoder, self.model.decoder).conv_out.weight
@@ -123,7 +123,7 @@ class AutoencoderModule(LightningModule, ABC):
         return {"loss": total, **outputs}
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """Log the mean over pictures of what training logs, and of the PSNR of each."""
+        """Log the same figures as training, averaged over pictures, and the mean PSNR of the pictures."""
         _, terms, x_hat, _ = self.objective(batch)
         sq_err = (batch - x_hat.clamp(-1, 1)).square().flatten(1).mean(1)
         psnr = psnr_of(sq_err.clamp_min(_LEAST_ERROR)).mean()
@@ -143,7 +143,7 @@ class AutoencoderModule(LightningModule, ABC):
             lr=settings.learning_rate,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
-            # With float16 a fused optimiser would take scaled gradients, which can't be clipped.
+            # With float16 a fused optimiser would get scaled gradients, which can't be clipped.
             fused=self.trainer.precision != "16-mixed",
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -157,13 +157,13 @@ class AutoencoderModule(LightningModule, ABC):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of the model's gradients, and of the discriminator's by itself.
+        """Clip the norm of the model's gradients, and separately that of the discriminator's.
 
         Lightning's own clipping refuses fused optimisers under autocast.
         """
         if self.second_stage is not None and not self.second_stage.started(self.global_step):
             for parameter in self.second_stage.parameters():
-                parameter.grad = None  # a gradient of zeros would still count as a step of Adam
+                parameter.grad = None  # with zeros, Adam would still take a step
         if not gradient_clip_val:
             return
         if (sharded := self.sharded()) is not None:
@@ -176,7 +176,7 @@ class AutoencoderModule(LightningModule, ABC):
                     torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def on_train_start(self) -> None:
-        """Let the optimiser's settings hold that were given, where a training is resumed with others than before."""
+        """If training is resumed with other optimiser settings, let the new ones take effect."""
         optimizer, settings = cast(torch.optim.Optimizer, self.optimizers()), self.optimiser
         scheduler = cast(torch.optim.lr_scheduler.LambdaLR, self.lr_schedulers())
         given = {"initial_lr": settings.learning_rate, "betas": settings.betas, "weight_decay": settings.weight_decay}
@@ -193,12 +193,12 @@ class AutoencoderModule(LightningModule, ABC):
                 print(f"resumed with other settings of the optimiser: {', '.join(changed)}", flush=True)
 
     def sharded(self) -> FullyShardedDataParallel | None:
-        """What holds the weights where they are spread over processes."""
+        """The module that shards the weights over processes, if there is one."""
         model = self.trainer.strategy.model
         return model if isinstance(model, FullyShardedDataParallel) else None
 
     def _log(self, figures: dict[str, Tensor]) -> None:
-        """Log means over all processes, which costs one exchange, and the PSNR of all their pictures."""
+        """Log means over all processes, in one exchange, and the PSNR of all their pictures."""
         values = torch.stack([value.float() for value in figures.values()])
         if self.trainer.world_size > 1:
             values = self.trainer.strategy.reduce(values, reduce_op="mean")

@@ -1,4 +1,4 @@
-"""What goes on around the steps: a record of the losses, checkpoints, and a clean stop."""
+"""Callbacks: a record of the losses, checkpoints, and a clean stop."""
 
 import math
 import signal
@@ -22,18 +22,18 @@ from scvae_fast.training.progress import batches_seen, time_spent
 
 
 class TrainingDivergedError(UsageError):
-    """The loss or the weights are not finite; no checkpoint holds what came of it."""
+    """The loss or the weights are not finite; no checkpoint contains them."""
 
 
-# Before the name of the checkpoint that the newest one has replaced.
+# Prefix for the name of the checkpoint that the newest one has replaced.
 BEFORE = "before-"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's plugin that writes a checkpoint whole, and keeps the one that it replaces under `before-NAME`."""
+    """Lightning's plugin, with atomic writes; it keeps the replaced checkpoint as `before-NAME`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write a checkpoint whole, or not at all.
+        """Write a checkpoint atomically.
 
         Raises:
             UsageError: it can't be written, for example because the disk is full; the last one is untouched.
@@ -43,15 +43,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             before = f"{BEFORE}{Path(path).name}"
             write_atomically(path, lambda temporary: torch.save(checkpoint, temporary), before=before)
-        # torch's writer reports a full disk as a RuntimeError.
+        # torch's writer raises a RuntimeError if the disk is full.
         except (OSError, RuntimeError) as error:
             raise UsageError(f"the checkpoint {path} can't be written; the previous one is kept: {error}") from error
 
 
 class History(Callback):
-    """Keeps the mean of everything logged over each `every` steps; a part of the checkpoint.
+    """Keeps the mean of all logged figures over each `every` steps; part of the checkpoint.
 
-    `rows` holds dictionaries of `step` (the last one of the mean), `seconds` (of training so far) and what was logged.
+    `rows` holds dictionaries with `step` (the last one averaged), `seconds` (of training so far) and the logged
+    figures.
     """
 
     def __init__(self, every: int = 20) -> None:
@@ -62,7 +63,7 @@ class History(Callback):
         self._count = 0
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Take in what the step has logged; sums stay on the device, which need not be waited for."""
+        """Add the figures of the step; sums stay on the device, so there is no waiting for it."""
         self._count += 1
         for name, value in trainer.callback_metrics.items():
             if not name.startswith("val/"):
@@ -85,12 +86,12 @@ class History(Callback):
 
 
 class KeepCheckpoint(Callback):
-    """Writes the whole state of the training to one file: now and then, at the end of epochs, and when it stops.
+    """Writes the whole training state to one file: at intervals, at the end of epochs, and when training stops.
 
-    It must be the last of the callbacks, so that the state of the others is that after the step.
+    It must be the last callback, so that the other callbacks have completed the step.
 
     Args:
-        path: the file; it appears whole, in the place of the last one, if the trainer has `AtomicCheckpointIO`.
+        path: the file; with `AtomicCheckpointIO` it replaces the last one atomically.
         every: seconds between two checkpoints.
     """
 
@@ -103,7 +104,7 @@ class KeepCheckpoint(Callback):
         self._last = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Save, if it is time for that."""
+        """Save, if it is time."""
         over = trainer.should_stop or trainer.is_last_batch or trainer.global_step == trainer.max_steps
         if any_process(trainer, over or time.monotonic() - self._last >= self.every):
             trainer.save_checkpoint(self.path)
@@ -111,22 +112,22 @@ class KeepCheckpoint(Callback):
 
 
 class LossGuard(Callback):
-    """Ends the training when the loss or the weights are not finite, before a checkpoint is made of that.
+    """Ends training when the loss or the weights are not finite, before they are saved.
 
-    A loss is looked at one step later, when the device has computed it anyway, or when a checkpoint is to be saved.
-    Weights and moments, which one gradient can spoil after a finite loss, are looked at before they are saved.
+    A loss is checked one step later, when the device has computed it anyway, or before a checkpoint is saved. Weights
+    and moments, which a single gradient can spoil after a finite loss, are checked before they are saved.
     """
 
     def __init__(self) -> None:
         self._pending: tuple[int, Tensor] | None = None
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Look at the loss of the step before."""
+        """Check the loss of the previous step."""
         self._look()
         self._pending = (batches_seen(trainer), trainer.callback_metrics["loss/total"])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Look at the loss of the last step, and at all that the checkpoint would keep."""
+        """Check the loss of the last step, and everything in the checkpoint."""
         self._look()
         kept = [checkpoint.get(name) for name in _TENSORS_OF_CHECKPOINTS]
         if any_process(trainer, not _finite(kept)):
@@ -136,7 +137,7 @@ class LossGuard(Callback):
             )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the loss of the last step."""
+        """Check the loss of the last step."""
         self._look()
 
     def _look(self) -> None:
@@ -147,12 +148,12 @@ class LossGuard(Callback):
             raise TrainingDivergedError(f"the loss of batch {batch} is {float(loss)}; the training is stopped")
 
 
-# Of a checkpoint: what is lost if it isn't finite. Callbacks may keep an infinite best score.
+# The parts of a checkpoint that must be finite. Callbacks may have an infinite best score.
 _TENSORS_OF_CHECKPOINTS = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
 
 
 def _finite(tree: Any) -> bool:
-    """Whether all floating-point tensors are, in dictionaries and lists."""
+    """Whether all floating-point tensors in dictionaries and lists are finite."""
     if isinstance(tree, DTensor):
         tree = tree.to_local()
     if isinstance(tree, Tensor):
@@ -163,11 +164,11 @@ def _finite(tree: Any) -> bool:
 
 
 class StopOnSignal(Callback):
-    """Ctrl-C or SIGTERM end the training after the step that is under way; a second one ends it at once.
+    """On Ctrl-C or SIGTERM, ends training after the current step; a second signal ends it at once.
 
-    There is no validation then.
+    There is no validation after that.
 
-    `number` is the signal that did so, None as long as none has; where there are several processes, that of any.
+    `number` is the signal, or None; with several processes, that of any of them.
     """
 
     def __init__(self) -> None:
@@ -176,11 +177,11 @@ class StopOnSignal(Callback):
 
     @property
     def stopped(self) -> bool:
-        """Whether a signal has come."""
+        """Whether there was a signal."""
         return self.number is not None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over both signals; only the main thread may do that."""
+        """Install handlers for both signals; only the main thread can do that."""
         if threading.current_thread() is not threading.main_thread():
             return
 
@@ -194,18 +195,18 @@ class StopOnSignal(Callback):
             self._before[number] = signal.signal(number, stop)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """End the training in all processes, if one has got a signal."""
+        """End training in all processes if one of them got a signal."""
         if any_process(trainer, self.stopped):
             self.number = self.number or signal.SIGTERM
             trainer.should_stop = True
             trainer.limit_val_batches = 0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self._restore()
 
     def _restore(self) -> None:
@@ -214,7 +215,7 @@ class StopOnSignal(Callback):
 
 
 def any_process(trainer: Trainer, decision: bool) -> bool:
-    """Whether any of the processes has decided so; all of them have to ask."""
+    """Whether any process decided so; all of them must call this."""
     if trainer.world_size == 1:
         return decision
     return bool(trainer.strategy.reduce_boolean_decision(decision, all=False))

@@ -1,4 +1,4 @@
-"""A terminal without what Lightning and torch say about each other."""
+"""Hides messages of Lightning and torch that don't concern the user."""
 
 import logging
 import warnings
@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _EXPECTED = (
-    # A crop takes two milliseconds: worker processes would only take processor cores away from the training.
+    # A crop takes two milliseconds: worker processes would only compete with training for processor cores.
     ".*does not have many workers.*",
-    # Lightning uses what torch has renamed.
+    # Lightning uses a name that torch has changed.
     r".*isinstance\(treespec, LeafSpec\).* is deprecated.*",
-    # Lightning calls methods that jsonargparse has renamed.
+    # Lightning uses names that jsonargparse has changed.
     r"(?s).*(was deprecated in v4.*Instead use ``|only one JsonargparseDeprecationWarning per type)",
-    # `scvae-fast train` hands its arguments over itself.
+    # `scvae-fast train` passes its arguments itself.
     ".*LightningCLI's args parameter is intended to run from within Python.*",
 )
 
 
 @contextmanager
 def lightning_messages_silenced() -> Iterator[None]:
-    """Silences Lightning's list of accelerators and its advertisements, and warnings that are known to be harmless."""
+    """Silence Lightning's list of accelerators, its advertisements, and warnings that are known to be harmless."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Figures and pictures to watch a training by: atoms in use, speed, reconstructions, atoms, α, supports."""
+"""Figures and pictures to monitor training: atoms in use, speed, reconstructions, atoms, α, supports."""
 
 import time
 import warnings
@@ -19,23 +19,23 @@ from scvae_fast.plotting import figures
 from scvae_fast.plotting.figures import Figure
 from scvae_fast.training.data import PictureData
 
-# Pictures of the validation set that are drawn.
+# Number of validation pictures to draw.
 _DRAWN = 4
 
 
 class CodeMonitor(Callback):
-    """Logs how many atoms are in use and how many pictures a second are trained on; warns when atoms die.
+    """Logs the number of atoms in use and of pictures per second; warns when atoms die.
 
-    An atom dies when it was used before and is by none of the codes of a window. A warning comes when more than ever
-    before have died.
+    An atom has died if it was used before and is not used by any code of a window. A warning is given whenever the
+    number of dead atoms reaches a new maximum.
 
     Args:
-        window: batches that are looked at together.
+        window: number of batches evaluated together.
     """
 
     def __init__(self, window: int = 100) -> None:
         self.window = window
-        self._usage: Tensor | None = None  # (K,), of the window so far
+        self._usage: Tensor | None = None  # (K,), counts of the window so far
         self._used: Tensor | None = None  # (K,) bool, before the window
         self._died = 0
         self._pictures = self._batches = 0
@@ -48,7 +48,7 @@ class CodeMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Tensor, *args: Any
     ) -> None:
-        """Count a batch in."""
+        """Add a batch."""
         usage = outputs["usage"]
         self._usage = usage.clone() if self._usage is None else self._usage + usage
         self._batches += 1
@@ -95,10 +95,10 @@ class CodeMonitor(Callback):
 
 
 class PictureMonitor(Callback):
-    """Draws, after each validation and at the end, what the model makes of the first pictures of the validation set.
+    """After each validation and at the end, draws what the model makes of the first validation pictures.
 
-    `reconstructions`, `atoms`, `supports` and, of a model whose `attention` is not constant, `alpha` go to TensorBoard
-    and to Weights & Biases, whichever is among the loggers, and as PNG files, the newest only, into a folder.
+    `reconstructions`, `atoms`, `supports` and, if the model's `attention` is not constant, `alpha` are sent to the
+    TensorBoard and Weights & Biases loggers in use, and the latest are written to a folder as PNG files.
 
     Args:
         folder: for the files.
@@ -107,7 +107,7 @@ class PictureMonitor(Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._batch: Tensor | None = None
-        self._step = -1  # after which was drawn
+        self._step = -1  # of the last drawing
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Tensor, batch_idx: int, dataloader_idx: int = 0
@@ -119,12 +119,12 @@ class PictureMonitor(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Tensor, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Draw while the weights are those that are validated, which may be averaged ones."""
+        """Draw while the model has the validated weights, which may be averaged ones."""
         if batch_idx == 0 and not trainer.sanity_checking and trainer.is_global_zero and self._batch is not None:
             self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Draw what the training ends with, unless that was validated."""
+        """Draw the final state, unless it was drawn in validation."""
         if not trainer.is_global_zero or self._step == trainer.global_step:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -145,16 +145,16 @@ class PictureMonitor(Callback):
 
 
 class View(NamedTuple):
-    """What a model makes of some pictures: drawings, and the numbers behind a histogram."""
+    """A model's results for some pictures: drawings, and the numbers for a histogram."""
 
     figures: Mapping[str, Figure]
-    supports: Tensor  # (codes,), entries of each code that are not zero
+    supports: Tensor  # (codes,), nonzero entries of each code
     usage: Tensor  # (K,), codes that use each atom
 
 
 @torch.no_grad()
 def look(model: SCVAE, pictures: Tensor) -> View:
-    """Draw what a model makes of pictures (B, C, H, W) in −1 … 1."""
+    """Draw a model's results for pictures (B, C, H, W) in −1 … 1."""
     training = model.training
     output = model.eval()(pictures)
     support = (output.codes != 0).flatten(0, -2).cpu()

@@ -1,4 +1,4 @@
-"""How far a training has come."""
+"""The progress of training."""
 
 from typing import Any
 
@@ -7,25 +7,25 @@ from lightning.pytorch.callbacks import Timer
 
 
 def time_spent(trainer: Trainer) -> float:
-    """Seconds of training so far, those before a resumption included; 0 without a `Timer`."""
+    """Seconds of training so far, including those before it was resumed; 0 without a `Timer`."""
     timer = _timer(trainer)
     return 0.0 if timer is None else timer.time_elapsed()
 
 
 def batches_seen(trainer: Trainer) -> int:
-    """Batches that this process has trained on so far, those before a resumption included."""
-    # Lightning counts a batch as processed before on_train_batch_end, where checkpoints are written.
+    """Batches that this process has trained on so far, including those before training was resumed."""
+    # Lightning counts a batch as processed already before on_train_batch_end, where checkpoints are written.
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
     return int(progress.processed)
 
 
 def progress_of(trainer: Trainer) -> float:
-    """Share of the training that is over, 0 … 1: of its steps, its epochs or its time, whichever is further."""
+    """Completed share of training, 0 … 1: of its steps, epochs or time, whichever is furthest."""
     shares = [0.0]
     if trainer.max_steps > 0:
         shares.append(trainer.global_step / trainer.max_steps)
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
-        batches = trainer.num_training_batches  # infinite until the data are known, and without a length
+        batches = trainer.num_training_batches  # infinite before the data is set up, and for data without a length
         shares.append(batches_seen(trainer) / (trainer.max_epochs * batches) if batches else 0.0)
     timer = _timer(trainer)
     if timer is not None and (left := timer.time_remaining()) is not None:

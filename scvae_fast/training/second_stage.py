@@ -1,4 +1,4 @@
-"""The optional second stage: a perceptual term and a discriminator of patches beside the squared error.
+"""The optional second stage: a perceptual term and a patch discriminator, in addition to the squared error.
 
 Source: Esser et al., "Taming Transformers for High-Resolution Image Synthesis" (CVPR 2021), sections 3.1 and A; the
 discriminator is that of Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (CVPR 2017).
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-# Of the adaptive weight, as in the released code.
+# Upper limit of the adaptive weight, as in the released code.
 _LEAST_NORM, _MOST_WEIGHT = 1e-4, 1e4
 
 
@@ -22,12 +22,12 @@ class SecondStageSettings:
     """Weights and sizes of the second stage; defaults are the released code's.
 
     Args:
-        perceptual_weight: of LPIPS (VGG); 0 leaves it out, and its weights are not needed then.
-        perceptual_weights: folder with the weights of VGG-16; None looks where torch.hub keeps its downloads.
-        discriminator_weight: of the adversarial term, which is scaled first so that its gradient at the decoder's last
-            layer is as large as that of the squared error and the perceptual term together.
-        start_step: optimiser steps before the discriminator takes part.
-        layers: down-samplings of the discriminator; its patches see 2^(layers + 3) pixels or so.
+        perceptual_weight: of LPIPS (VGG); with 0 it is left out, and its weights are not needed.
+        perceptual_weights: folder with the weights of VGG-16; None searches torch.hub's folder of downloads.
+        discriminator_weight: of the adversarial term, after scaling it so that its gradient at the decoder's last layer
+            is as large as that of the squared error and the perceptual term together.
+        start_step: optimiser steps before the discriminator is used.
+        layers: down-samplings of the discriminator; its patches cover about 2^(layers + 3) pixels.
         width: its channels after the first layer.
 
     Raises:
@@ -54,12 +54,12 @@ class SecondStageSettings:
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Logits (B, 1, h, w), one for each of many overlapping patches: high for those of real pictures.
+    """Logits (B, 1, h, w), one for each of many overlapping patches: high for patches of real pictures.
 
     Args:
         in_channels: of the pictures.
-        layers: down-samplings by two; the patches see 2^(layers + 3) pixels or so.
-        width: channels after the first layer; twice as many after each further one, at most eight times.
+        layers: down-samplings by two; the patches cover about 2^(layers + 3) pixels.
+        width: channels after the first layer; doubled by each further layer, up to eight times.
     """
 
     def __init__(self, in_channels: int = 3, layers: int = 2, width: int = 64) -> None:
@@ -77,24 +77,24 @@ class PatchDiscriminator(nn.Sequential):
 
 
 class SecondStageLoss(NamedTuple):
-    """What is to be added to the loss, and the figures to look at, scalars."""
+    """The terms to add to the loss, and figures to log, all scalars."""
 
     total: Tensor
     figures: dict[str, Tensor]
 
 
 class SecondStage(nn.Module):
-    """Adds w_p LPIPS(x, x̂) − w_d a mean(C(x̂)) to the loss of the model, and trains the discriminator C by hinge.
+    """Adds w_p LPIPS(x, x̂) − w_d a mean(C(x̂)) to the model's loss, and trains the discriminator C with a hinge loss.
 
-    Both are gradients of one sum: in the adversarial term C's weights are constants, and in C's own loss x̂ is. That is
-    the step of the released code, which updates the model and then C, from the same x̂.
+    Both are gradients of one sum: in the adversarial term C's weights are constant, and in C's own loss x̂ is. This
+    equals the step of the released code, which updates the model and then C, from the same x̂.
 
     a = ‖∇(squared error + w_p LPIPS)‖ / ‖∇ mean(C(x̂))‖, gradients at the last layer of the decoder.
 
     Args:
         settings: see `SecondStageSettings`.
         in_channels: of the pictures.
-        perceptual: LPIPS, (x, x̂) to a scalar each (B, 1, 1, 1), for pictures in −1 … 1; None if its weight is 0.
+        perceptual: LPIPS, maps (x, x̂), pictures in −1 … 1, to (B, 1, 1, 1); None if its weight is 0.
     """
 
     def __init__(
@@ -103,21 +103,21 @@ class SecondStage(nn.Module):
         super().__init__()
         self.settings = settings
         self.discriminator = PatchDiscriminator(in_channels, settings.layers, settings.width)
-        # In a tuple it is no submodule: checkpoints and optimisers are not concerned with weights that never change.
+        # In a tuple it is not a submodule: checkpoints and optimisers should not contain weights that never change.
         self._perceptual = (perceptual,)
 
     def prepare(self, device: torch.device) -> None:
-        """Move what is no submodule."""
+        """Move the perceptual network, which is not a submodule, to a device."""
         if isinstance(self._perceptual[0], nn.Module):
             self._perceptual = (self._perceptual[0].eval().requires_grad_(False).to(device),)
 
     def forward(self, x: Tensor, x_hat: Tensor, image_loss: Tensor, last_layer: Tensor, step: int) -> SecondStageLoss:
-        """Terms of a batch.
+        """The terms for a batch.
 
         Args:
             x: (B, C, H, W), the pictures.
             x_hat: (B, C, H, W), their reconstructions.
-            image_loss: (), the squared error as the loss has it.
+            image_loss: (), the squared error in the loss.
             last_layer: weight of the decoder's last layer.
             step: optimiser steps taken so far.
         """
@@ -128,7 +128,7 @@ class SecondStage(nn.Module):
             figures["loss/perceptual"] = lpips.detach()
             total = self.settings.perceptual_weight * lpips
         if not self.started(step):
-            # Every parameter has to take part, or processes would wait for its gradient.
+            # Every parameter must take part, or processes would wait for its gradient.
             idle = torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()
             return SecondStageLoss(total + 0.0 * idle, figures)
         adversarial = -self._logits_of_constant_discriminator(x_hat).mean()
@@ -146,7 +146,7 @@ class SecondStage(nn.Module):
         return SecondStageLoss(total + share * weight * adversarial + share * hinge, figures)
 
     def started(self, step: int) -> bool:
-        """Whether the discriminator takes part."""
+        """Whether the discriminator is used."""
         return step >= self.settings.start_step
 
     def _logits_of_constant_discriminator(self, x_hat: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What decides how an `SCVAE` is trained, in frozen dataclasses that a YAML file or the demonstration fills."""
+"""Settings for training an `SCVAE`, as frozen dataclasses that a YAML file or the demonstration fills."""
 
 import math
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ class LossSettings:
 
     Args:
         compat: "paper" is (‖x − x̂‖² + w Σ α (‖E − Dz‖² + λ‖z‖₁)) / (C·H·W), averaged over the batch: the paper's loss
-            per value of a picture, so that its size doesn't depend on the resolution. "official" is what the authors'
-            code minimises, mean((x − x̂)²) + w mean(α (E − Dz)²), with λ = 0 unless it is given. The image term of
-            either is the mean squared error.
-        code_weight: w. Both the paper and the authors' code have 1; but α adds up to 1 over a whole picture, so that
-            codes then cost nearly nothing and become dense.
+            per value of a picture, so that it doesn't depend on the resolution. "official" is what the authors' code
+            minimises, mean((x − x̂)²) + w mean(α (E − Dz)²), with λ = 0 unless it is given. In both, the image term is
+            the mean squared error.
+        code_weight: w. It is 1 in the paper and the authors' code; but since α sums to 1 over a whole picture, codes
+            then cost almost nothing and become dense.
         lmbda: λ; None is the λ of the network for "paper" and 0 for "official".
 
     Raises:
@@ -40,7 +40,7 @@ class LossSettings:
         _require("LossSettings", "lmbda", known, "None, or a number, 0 or more", self.lmbda)
 
     def of(self, x: Tensor, output: SCVAEOutput, network_lmbda: float) -> SCVAELoss:  # x: (B, C, H, W)
-        """The loss of pictures and what a model of that λ made of them."""
+        """The loss of pictures, given the output of a model with that λ."""
         if self.compat == "official":
             lmbda = self.code_weight * (self.lmbda or 0.0)
             return scvae_loss(x, output, lmbda=lmbda, reduction="mean", latent_weight=self.code_weight)
@@ -57,11 +57,11 @@ class OptimiserSettings:
     Defaults are the released code's, which keeps its learning rate constant.
 
     Args:
-        learning_rate: the highest.
-        betas: of Adam.
+        learning_rate: the maximum.
+        betas: Adam's.
         weight_decay: decoupled, as in AdamW.
-        warm_up: share of the training in which the learning rate rises from 0, 0 … 1.
-        last_learning_rate: what it falls to, relative to the highest; 1 keeps it constant.
+        warm_up: share of training in which the learning rate rises from 0, 0 … 1.
+        last_learning_rate: final learning rate, relative to the maximum; 1 keeps it constant.
 
     Raises:
         ValueError: a field is out of its range.
@@ -86,9 +86,9 @@ class OptimiserSettings:
             _require("OptimiserSettings", name, valid, expected, getattr(self, name))
 
     def factor(self, progress: float) -> float:
-        """The learning rate relative to the highest, after that share of the training."""
+        """The learning rate relative to the maximum, after that share of training."""
         if progress < self.warm_up:
-            # Not 0 at the first step: that would be a step for nothing.
+            # Not 0 at the first step, which would be wasted.
             return max(progress / self.warm_up, 0.01)
         fall = (progress - self.warm_up) / (1 - self.warm_up)
         last = self.last_learning_rate

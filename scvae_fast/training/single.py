@@ -1,4 +1,4 @@
-"""A Lightning trainer for one device, with nothing of its own on the terminal or the disk."""
+"""A Lightning trainer for one device that itself writes nothing to the terminal or disk."""
 
 from collections.abc import Sequence
 
@@ -13,13 +13,13 @@ from scvae_fast.training.callbacks import AtomicCheckpointIO
 def single_trainer(
     callbacks: Sequence[Callback], *, clip: float, precision: str | None = None, max_steps: int = -1
 ) -> Trainer:
-    """A trainer without validation, logs or checkpoints but those of its callbacks, on a GPU where there is one.
+    """A trainer without validation, and with logs and checkpoints only from its callbacks; on a GPU if there is one.
 
     Args:
-        callbacks: in their order.
+        callbacks: in this order.
         clip: norm that gradients are clipped to.
-        precision: Lightning's; None is what is fastest on the device.
-        max_steps: where the training ends; −1 leaves that to a callback.
+        precision: Lightning's; None chooses the fastest on the device.
+        max_steps: number of steps; −1 leaves the end to a callback.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Trainer(

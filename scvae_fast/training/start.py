@@ -1,9 +1,9 @@
-"""A data-dependent start for `SCVAE`: the networks begin as a linear transform coder fitted to pictures.
+"""A data-dependent start for `SCVAE`: the networks start as a linear transform coder fitted to pictures.
 
-Residual branches begin at zero, which leaves the strided path. On it every down-sampling computes the principal
-components of 2 x 2 neighbourhoods; each component of the last level goes along one atom of the dictionary, so that its
-code is sparse from the first step; and every up-sampling is the ridge regression that best undoes its down-sampling.
-From there all weights are trained as usual. Compare Krähenbühl et al., "Data-dependent Initializations of
+Residual branches start at zero, which leaves only the strided path. There, every down-sampling computes the principal
+components of 2 x 2 neighbourhoods; each component of the last level is mapped to one atom of the dictionary, so that
+codes are sparse from the first step; and every up-sampling is the ridge regression that best inverts its down-sampling.
+After that, all weights are trained as usual. Compare Krähenbühl et al., "Data-dependent Initializations of
 Convolutional Neural Networks" (ICLR 2016).
 """
 
@@ -19,7 +19,7 @@ from scvae_fast.models.blocks import AttnBlock, Level, ResnetBlock
 from scvae_fast.models.decoder import Decoder, DecoderLevel
 from scvae_fast.models.encoder import Encoder, EncoderLevel
 
-# Of the mean eigenvalue, added to all of them in a regression; up-sampled neighbours are nearly equal.
+# Added to all eigenvalues in a regression, as a share of their mean; up-sampled neighbours are nearly equal.
 _RIDGE = 1e-4
 _MOST_ROWS = 50_000
 
@@ -28,14 +28,14 @@ _MOST_ROWS = 50_000
 def start_as_linear_coder(model: SCVAE, x: Tensor) -> None:
     """Initialise `model`, in place, from pictures.
 
-    Channels that the components don't need keep the weights they have.
+    Channels that the components don't need keep their weights.
 
     Args:
         model: one with `norm_out=False`; a normalisation between the components and the code would not be linear.
-        x: (B, C, H, W) pictures in −1 … 1 to fit to, typically a hundred crops.
+        x: (B, C, H, W), pictures in −1 … 1 to fit to, typically a hundred crops.
 
     Raises:
-        ValueError: model normalises its outputs, or a level has fewer channels than the pictures.
+        ValueError: the model normalises its outputs, or a level has fewer channels than the pictures.
     """
 
     def code(latents: Tensor) -> Tensor:  # (B, n, h, w) -> (B, n, h, w)
@@ -52,11 +52,11 @@ def start_linearly(
     """Initialise an encoder and a decoder, in place, with any bottleneck between them.
 
     Args:
-        encoder: one with `norm_out=False`, as the decoder.
-        decoder: what undoes it.
+        encoder: one with `norm_out=False`, like the decoder.
+        decoder: the matching decoder.
         x: (B, C, H, W) pictures in −1 … 1 to fit to.
-        dictionary: (n, K), of whose columns every component takes one as its direction among the latents.
-        bottleneck: latents (B, n, h, w) to what the decoder gets of them, to which it is fitted.
+        dictionary: (n, K); every component is mapped to one of its columns in the latents.
+        bottleneck: maps latents (B, n, h, w) to the decoder's input, to which the decoder is fitted.
 
     Raises:
         ValueError: they normalise their outputs, or a level has fewer channels than the pictures.
@@ -76,7 +76,7 @@ def start_linearly(
 
 
 def _fit_encoder(encoder: Encoder, x: Tensor, dictionary: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Returns the components that enter each down-sampling, and those (B, F, h, w) that the latents are made of."""
+    """Returns the components before each down-sampling, and those (B, F, h, w) that the latents are made of."""
     count = x.shape[1]
     _pass_through(encoder.conv_in, count)
     h = encoder.conv_in(x)
@@ -116,25 +116,25 @@ def _fit_decoder(decoder: Decoder, latents: Tensor, stages: list[Tensor], compon
 
 
 def _first_shortcut(level: Level) -> nn.Conv2d | None:
-    """Where the level changes the width of its input; the blocks after the first don't."""
+    """The shortcut with which the level changes its width; only the first block has one."""
     return cast(ResnetBlock, level.block[0]).nin_shortcut
 
 
 def _pass_through(conv: nn.Conv2d | None, count: int) -> None:
-    """The first `count` channels of the output become those of the input; without a convolution they are already."""
+    """Copy the first `count` input channels to the output channels; without a convolution this is the case already."""
     if conv is not None:
         around = conv.kernel_size[0] // 2
         _write(conv, F.pad(torch.eye(count)[:, :, None, None], (around,) * 4))
 
 
 def _write(conv: nn.Conv2d, weight: Tensor) -> None:  # weight: (F', F, k, k)
-    """The first F' channels of the output become a function of the first F channels of the input alone."""
+    """Make the first F' output channels depend only on the first F input channels."""
     conv.weight[: len(weight)] = 0
     conv.weight[: len(weight), : weight.shape[1]] = weight.to(conv.weight)
 
 
 def _principal_components(h: Tensor, *, most: int) -> Tensor:  # (B, F, H, W) -> (F', F, 2, 2)
-    """Of 2 x 2 neighbourhoods, those of the largest variance first; orthonormal."""
+    """Principal components of 2 x 2 neighbourhoods, in descending order of variance; orthonormal."""
     rows = _rows(F.unfold(h, 2, stride=2))  # (rows, 4F)
     _, vectors = torch.linalg.eigh(rows.T @ rows)
     chosen = vectors.flip(1)[:, :most]
@@ -142,7 +142,7 @@ def _principal_components(h: Tensor, *, most: int) -> Tensor:  # (B, F, H, W) ->
 
 
 def _incoherent_atoms(D: Tensor, count: int) -> Tensor:  # (n, K) -> (n, count)
-    """Atoms chosen one by one, each for what those before it leave of it, as a pivoted QR factorisation does."""
+    """Atoms chosen one by one for their largest residual after those before, as in a pivoted QR factorisation."""
     left = D.double().clone()
     chosen = []
     for _ in range(count):
@@ -153,8 +153,8 @@ def _incoherent_atoms(D: Tensor, count: int) -> Tensor:  # (n, K) -> (n, count)
 
 
 def _regress(conv: nn.Conv2d, h: Tensor, target: Tensor) -> None:
-    """Makes a 3 x 3 convolution predict target (B, F', H, W) from h (B, F, H, W), its first F input channels."""
-    # A part of the positions is plenty; an odd step through grids of even width meets odd and even columns alike.
+    """Make a 3 x 3 convolution predict target (B, F', H, W) from h (B, F, H, W), its first F input channels."""
+    # Some positions are enough; an odd step through grids of even width samples odd and even columns alike.
     step = h[:, 0].numel() // _MOST_ROWS | 1
     rows = _rows(F.unfold(h, 3, padding=1)[..., ::step])  # (rows, 9F)
     goals = _rows(target.flatten(2)[..., ::step])  # (rows, F')

@@ -1,4 +1,4 @@
-"""The page in a browser: an upload, its results, what is refused, and where requests go."""
+"""The page in a browser: an upload, its results, refusals, and the destinations of requests."""
 
 import signal
 import socket
@@ -107,7 +107,7 @@ def test_too_large_uploads_are_refused_in_a_sentence(page, tmp_path: Path) -> No
     page.locator("input[type=file]").first.set_input_files(tmp_path / "wide.png")
     alert = page.locator(".problem")
     alert.wait_for()
-    assert alert.inner_text() == "wide.png: 100 x 101 = 10,100 pixels are too many, at most 10,000 are taken"
+    assert alert.inner_text() == "wide.png: 100 x 101 = 10,100 pixels are too many, at most 10,000 are allowed"
     assert not page.locator("#figures").is_visible()
 
 
@@ -116,7 +116,7 @@ def test_too_heavy_files_are_refused_in_a_sentence(page, tmp_path: Path) -> None
     page.locator("input[type=file]").first.set_input_files(tmp_path / "heavy.png")
     alert = page.locator(".problem")
     alert.wait_for()
-    assert alert.inner_text() == "heavy.png: has 0.1 MiB; at most 0.1 MiB are taken"
+    assert alert.inner_text() == "heavy.png: has 0.1 MiB; at most 0.1 MiB are allowed"
     assert not page.locator("#figures").is_visible()
 
 

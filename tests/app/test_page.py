@@ -1,4 +1,4 @@
-"""What happens on the page, and the command, without a browser."""
+"""The actions of the page, and the command, without a browser."""
 
 import asyncio
 import re

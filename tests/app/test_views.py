@@ -1,4 +1,4 @@
-"""What the page shows, computed without a page."""
+"""The contents of the page, computed without a page."""
 
 import struct
 import zlib
@@ -112,22 +112,22 @@ def test_pictures_within_the_limits_are_read(tmp_path: Path) -> None:
     save_picture(tmp_path / "a.png", scene(20, 30))
     limits = views.Limits(megapixels=600e-6)
     assert torch.equal(views.read_picture(tmp_path / "a.png", limits), load_picture(tmp_path / "a.png"))
-    with pytest.raises(PictureError, match=r"^a\.png: 30 x 20 = 600 pixels are too many, at most 599 are taken$"):
+    with pytest.raises(PictureError, match=r"^a\.png: 30 x 20 = 600 pixels are too many, at most 599 are allowed$"):
         views.read_picture(tmp_path / "a.png", views.Limits(megapixels=599e-6))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (png_header(5000, 5000), "5000 x 5000 = 25,000,000 pixels are too many, at most 4,000,000 are taken"),
+        (png_header(5000, 5000), "5000 x 5000 = 25,000,000 pixels are too many, at most 4,000,000 are allowed"),
         (png_header(60_000, 60_000), "too large to be opened safely"),
         (b"no picture", "not a picture of a known format"),
         (png_header(10, 10), "can't be read"),
-        (bytes(2**20 + 1), "has 1.0 MiB; at most 1 MiB are taken"),
+        (bytes(2**20 + 1), "has 1.0 MiB; at most 1 MiB are allowed"),
     ],
     ids=["large", "bomb", "text", "cut", "heavy"],
 )
-def test_what_is_too_large_or_broken_is_refused_before_decoding(tmp_path: Path, content: bytes, message: str) -> None:
+def test_large_or_broken_files_are_refused_before_decoding(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "b.png").write_bytes(content)
     with pytest.raises(PictureError, match=f"^b.png: {message}"):
         views.read_picture(tmp_path / "b.png", views.Limits(mebibytes=1))

@@ -1,4 +1,4 @@
-"""Two commits against each other: what counts as a change, what is refused, and the processes that measure."""
+"""Comparison of two commits: which changes count, which calls are refused, and the measuring processes."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""The plans: names tell cases apart, every axis that is promised is in them, results files give the cases back."""
+"""The plans: names are unique, plans cover all promised axes, and results files lead back to the cases."""
 
 import pytest
 

@@ -23,7 +23,7 @@ def test_the_call_is_the_loop(form):
 
 @EVERY_FORM
 @pytest.mark.parametrize("direction", [FORWARD, BOTH])
-def test_everyone_is_right_and_timed(form, direction):
+def test_every_contestant_is_correct_and_timed(form, direction):
     found = family.measure(small(form, direction), "cpu", 0)
     assert found["wrong"] == {}
     assert found["chosen"] == "cpu"
@@ -32,7 +32,7 @@ def test_everyone_is_right_and_timed(form, direction):
     assert 0.1 < found["densities"][-1] < 0.5
 
 
-def test_who_is_wrong_gets_no_time(monkeypatch):
+def test_a_wrong_contestant_is_not_timed(monkeypatch):
     case = small("non-negative FISTA", FORWARD)
     right = NETWORKS[case.form]
     monkeypatch.setitem(NETWORKS, case.form, right._replace(ours=lambda a, case, backend: 1.01 * right.loop(a, case)))

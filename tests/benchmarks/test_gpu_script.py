@@ -1,4 +1,4 @@
-"""benchmarks/gpu.sh with programs in the place of Python, nvidia-smi and the sanitizer; and which tests it chooses."""
+"""benchmarks/gpu.sh with stubs for Python, nvidia-smi and the sanitizer; and the tests that it selects."""
 
 import fnmatch
 import importlib.util
@@ -145,7 +145,7 @@ def test_the_build_is_for_this_card(machine, capability, given, architectures):
         ([], "say first which directory takes the results"),
     ],
 )
-def test_words_that_make_no_sense_are_refused_before_any_work(machine, words, message):
+def test_wrong_arguments_are_refused_before_any_work(machine, words, message):
     given = [str(machine.out) if word == "OUT" else word for word in words]
     done = subprocess.run(["bash", SCRIPT, *given], env=machine.environment(), capture_output=True, text=True)
     assert done.returncode == 2
@@ -196,7 +196,7 @@ def test_a_slow_sanitizer_is_named_and_no_failure_one_that_finds_something_is(ma
     assert machine.verdicts()[-1] == "sanitizers: not run, there is no compute-sanitizer"
 
 
-def test_memcheck_alone_does_without_the_cache_of_memory(machine):
+def test_only_memcheck_runs_without_the_caching_allocator(machine):
     assert machine.run("sanitizers").returncode == 0
     settings = "PYTORCH_NO_CUDA_MEMORY_CACHING"
     machine._write("compute-sanitizer", f'#!/bin/bash\necho "sanitizer $2 ${{{settings}-unset}}" >> "$CALLS"\n')
@@ -248,7 +248,7 @@ ELSEWHERE = ("TRITON_INTERPRET", "SCVAE_FAST_CUDA_EMULATOR")
 
 
 def collected(tmp_path, card):
-    """Test: (whether it is skipped here, whether it is marked); on a machine with a card, or as this process would."""
+    """By test: whether it is skipped here, and whether it is marked; with a pretended card, or without."""
     file = tmp_path / f"collected {card}.json"
     path = os.pathsep.join((str(ROOT), str(ROOT / "tests" / "support")))
     told = {"PYTHONPATH": path, "COLLECTED": str(file), "CARD": card, "CUDA_VISIBLE_DEVICES": ""}
@@ -260,7 +260,7 @@ def collected(tmp_path, card):
 
 
 def test_every_test_that_needs_a_card_is_chosen(tmp_path):
-    """Needs one: what is collected with a card alone, or skipped without it."""
+    """A test needs a card if it is collected only with one, or skipped without one."""
     found = {}
     for card, (file, process) in {card: collected(tmp_path, card) for card in ("none", "pretended")}.items():
         printed, _ = process.communicate()
@@ -269,7 +269,7 @@ def test_every_test_that_needs_a_card_is_chosen(tmp_path):
     needing = {
         name for name, (skipped, _) in found["pretended"].items() if not skipped and found["none"].get(name, [True])[0]
     }
-    assert any("test_a_launch_for_each_iteration_gives_what_one_for_all_gives" in name for name in needing)
+    assert any("test_one_launch_per_iteration_gives_the_same_as_a_single_launch" in name for name in needing)
     unmarked = {name for name in needing if not found["pretended"][name][1]}
     assert not unmarked
     text = SCRIPT.read_text(encoding="utf-8")
@@ -306,8 +306,8 @@ def test_a_test_that_hangs_in_native_code_ends_its_process(tmp_path, workers):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="there is no triton on this platform")
-def test_what_triton_would_compile_is_counted(tmp_path):
-    """By Triton's own rule: sizes that are equally divisible share a kernel."""
+def test_kernels_that_triton_would_compile_are_counted(tmp_path):
+    """Triton's own rule applies: sizes with the same divisibility share a kernel."""
     lines = (
         "import pytest, torch",
         "from scvae_fast import decode",

@@ -1,4 +1,4 @@
-"""The lasso race: its solvers solve the lasso, and get no more iterations than they need."""
+"""Comparison of lasso solvers: they solve the lasso, with no more iterations than needed."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_the_optimum_is_scikit_learns_and_certified():
     assert p.objective(z) == pytest.approx(best, rel=1e-6)
 
 
-def test_everyone_gets_there():
+def test_every_solver_reaches_the_gap():
     found = lasso.measure(SMALL, "cpu", 0)
     # Without SPAMS, which takes part only where the user has installed it.
     efforts = {name for name in found["efforts"] if not name.startswith("SPAMS")}
@@ -33,7 +33,7 @@ def test_everyone_gets_there():
     assert 0 < found["density"] < 1
 
 
-def test_who_does_not_get_there_has_no_time(monkeypatch):
+def test_a_solver_that_misses_the_gap_has_no_time(monkeypatch):
     monkeypatch.setattr(lasso, "MOST_ITERATIONS", 2)
     monkeypatch.setattr(lasso, "optimum", lambda p: (1.0, 0.0))
     found = lasso.measure(SMALL, "cpu", 0)

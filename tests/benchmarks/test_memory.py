@@ -1,4 +1,4 @@
-"""What autograd keeps, and what a call adds at its peak."""
+"""Memory that autograd keeps, and that a call adds at its peak."""
 
 import json
 import mmap
@@ -56,7 +56,7 @@ def test_peak_needs_linux(monkeypatch):
 def test_elsewhere_the_case_is_left_out(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     found = memory.measure(MemoryCase("lista", rows=64, n_iter=1))
-    assert found == {"left out": {"everyone": "resident memory is counted on Linux alone, this is darwin"}}
+    assert found == {"left out": {"everyone": "resident memory is counted only on Linux, this is darwin"}}
 
 
 def test_a_contestant_alone_prints_what_it_needs():

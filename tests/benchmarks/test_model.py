@@ -1,4 +1,4 @@
-"""The whole model against the released code's habits: the same numbers, and no time for who isn't right."""
+"""The whole model and the released code's way of computing: the same numbers, and wrong results are not timed."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def tiny(monkeypatch):
 
 
 @pytest.mark.parametrize("direction", [FORWARD, BOTH])
-def test_everyone_is_right_and_timed(direction):
+def test_every_contestant_is_correct_and_timed(direction):
     found = model.measure(ModelCase(direction, "pictures64", batch=2), "cpu", 0)
     assert found["wrong"] == {}
     assert all(set(sample) == set(NAMES) for sample in found["samples"])
@@ -45,7 +45,7 @@ def test_the_released_habits_change_no_number(attention):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), msg=name)
 
 
-def test_a_wrong_loss_gets_no_time(monkeypatch):
+def test_a_wrong_loss_is_not_timed(monkeypatch):
     def changed(name, *arguments):
         one = contestant(name, *arguments)
         if name == EAGER:

@@ -27,7 +27,7 @@ def case_of(op, direction, **changes):
 
 @pytest.mark.parametrize("op", OPERATIONS)
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_everyone_is_right_and_timed(op, direction):
+def test_every_contestant_is_correct_and_timed(op, direction):
     found = operations.measure(case_of(op, direction), "cpu", 0)
     # So few rows are decoded by PyTorch if nobody asks for a backend.
     rivals_of = {CLEAN, PRODUCTS, "eager"} if op == "decode" else {RELEASED, CLEAN, PRODUCTS}
@@ -49,7 +49,7 @@ def test_other_dtypes(dtype):
     assert max(found["errors"]["cpu"].values()) < {"float64": 1e-12, "bfloat16": 0.02, "float16": 2e-3}[dtype]
 
 
-def test_a_wrong_result_gets_no_time(monkeypatch):
+def test_a_wrong_result_is_not_timed(monkeypatch):
     def wrong(op, backend, p, a):
         z, x_hat = honest(op, backend, p, a)
         return z, 1.001 * x_hat
@@ -61,7 +61,7 @@ def test_a_wrong_result_gets_no_time(monkeypatch):
     assert all("cpu" not in sample for sample in found["samples"])
 
 
-def test_a_wrong_gradient_gets_no_time(monkeypatch):
+def test_a_wrong_gradient_is_not_timed(monkeypatch):
     class Doubled(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
@@ -77,7 +77,7 @@ def test_a_wrong_gradient_gets_no_time(monkeypatch):
     assert "∂b: error 1.0e+00" in found["wrong"]["cpu"]
 
 
-def test_what_does_not_fit_is_left_out_with_the_reason(monkeypatch):
+def test_a_contestant_without_enough_memory_is_left_out_with_the_reason(monkeypatch):
     case = case_of("lista", BOTH, rows=4096)
     released = 4 * (4096 * 128 * (6 * 3 + 8) + 8 * 128**2)
     monkeypatch.setattr(memory, "there_is", lambda device: released - 1)

@@ -1,4 +1,4 @@
-"""The machine's peak: a program compiled on the spot, or the reason why there is none."""
+"""The machine's peak: a program compiled when needed, or the reason why it is unknown."""
 
 import pytest
 
@@ -22,12 +22,12 @@ def test_measures_this_machine():
     assert peak.multiply_adds_per_second(1, milliseconds=1, runs=2) > 0
 
 
-def test_program_gets_its_words_and_its_answer_is_taken(stub):
+def test_arguments_and_output_of_the_program(stub):
     stub("""for last; do :; done; printf '#!/bin/sh\\necho $1$2$3\\n' > "$last"; chmod +x "$last\"""")
     assert peak.multiply_adds_per_second(3, milliseconds=4, runs=5) == 345
 
 
-def test_no_compiler_is_said_clearly(monkeypatch, tmp_path):
+def test_a_missing_compiler_gives_a_clear_error(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(peak.UnknownPeakError, match="no C\\+\\+ compiler found, looked for CXX=no-such-compiler"):
         peak.multiply_adds_per_second(1)
@@ -37,7 +37,7 @@ def test_no_compiler_is_said_clearly(monkeypatch, tmp_path):
         peak.multiply_adds_per_second(1)
 
 
-def test_what_the_compiler_complains_of_is_passed_on(stub):
+def test_compiler_errors_are_passed_on(stub):
     stub("echo 'no such option' >&2; exit 3")
     with pytest.raises(peak.UnknownPeakError, match="stub-compiler ended with exit status 3: no such option"):
         peak.multiply_adds_per_second(1)

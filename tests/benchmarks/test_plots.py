@@ -1,4 +1,4 @@
-"""Pictures of results: drawn where there is data, and not empty."""
+"""Figures of results: drawn if there is data, and not empty."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The tensors that are measured: density as asked for, the start that is named, rows near a tie known."""
+"""The measured tensors: requested density and start, and detection of rows near a tie."""
 
 import pytest
 import torch

@@ -75,7 +75,7 @@ def page_of(results: Results) -> Page:
 
 
 def troubled(folder: Path) -> Results:
-    """A run that was stopped, with one of everything that can go wrong."""
+    """A stopped run with every kind of problem."""
     wrong = made.timed(LISTA._replace(direction=BOTH))
     wrong["wrong"] = {"cpu": "∂theta: error 9e-5, allowed 1e-6"}
     for sample in wrong["samples"]:
@@ -148,7 +148,7 @@ def test_the_page_names_what_went_wrong(tmp_path: Path) -> None:
         assert said in page.text
 
 
-def test_the_page_lists_what_loses(tmp_path: Path) -> None:
+def test_the_page_lists_slower_cases(tmp_path: Path) -> None:
     slow = made.timed(Case("lista", BOTH, rows=16), ours=2.5)
     page = page_of(made.results(tmp_path, {"crossover": [made.timed(LISTA), slow]}))
     assert "In 1 of 2 cases scvae_fast was slower than the faster eager loop: in 1 clearly" in page.text

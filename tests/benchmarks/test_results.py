@@ -1,4 +1,4 @@
-"""The file of a run: whole after every case, taken up again where it fits, refused where it doesn't."""
+"""The results file of a run: written after every case, continued in the same environment, otherwise refused."""
 
 import json
 
@@ -13,7 +13,7 @@ HERE["native module"] = None
 ONE, TWO = Case("lista", FORWARD, rows=1), Case("lista", FORWARD, rows=2)
 
 
-def test_every_result_is_on_disk_at_once_and_replaces_its_like(tmp_path):
+def test_every_result_is_written_at_once_and_replaces_an_older_one(tmp_path):
     held = Results.begin(tmp_path / "new", HERE, fresh=False)
     held.add(ONE, {"samples": [1]})
     held.add(TWO, {"raised": "no luck"})
@@ -26,7 +26,7 @@ def test_every_result_is_on_disk_at_once_and_replaces_its_like(tmp_path):
         found["lista-backward"]
 
 
-def test_a_run_goes_on_in_the_same_environment_and_in_no_other(tmp_path):
+def test_a_run_continues_only_in_the_same_environment(tmp_path):
     Results.begin(tmp_path, HERE, fresh=False).add(ONE, {})
     assert Results.begin(tmp_path, {**HERE, "python": "another"}, fresh=False).done() == {ONE.name}
     with pytest.raises(ResultsError, match=r"measured elsewhere \(commit: 1 then, 2 now\).*--out.*--fresh"):

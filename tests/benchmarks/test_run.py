@@ -1,4 +1,4 @@
-"""The program: what it refuses, that it keeps what it has, goes on from there, and that its exit status tells."""
+"""The program: refusals, keeping and continuing results, and the exit status."""
 
 import importlib.util
 import json
@@ -72,7 +72,7 @@ def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
-def test_a_case_that_raises_is_kept_shown_and_told(tmp_path, monkeypatch, capsys):
+def test_a_case_that_raises_is_recorded_and_reported(tmp_path, monkeypatch, capsys):
     def broken(case, device, seconds):
         raise ValueError("the kernel is on holiday")
 
@@ -85,7 +85,7 @@ def test_a_case_that_raises_is_kept_shown_and_told(tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.usefixtures("small")
-def test_a_wrong_result_is_told(tmp_path, monkeypatch):
+def test_a_wrong_result_is_reported(tmp_path, monkeypatch):
     honest = operations.measure
     monkeypatch.setattr(operations, "measure", lambda *of: {**honest(*of), "wrong": {"cpu": "z: error 1, allowed 0"}})
     assert main("--out", tmp_path) == run.FAILED
@@ -100,7 +100,7 @@ def test_a_rival_that_is_wrong_is_no_failure_of_ours(tmp_path, monkeypatch, caps
 
 
 @pytest.mark.usefixtures("small")
-def test_time_that_is_up_begins_no_case(tmp_path):
+def test_no_case_starts_after_the_time_limit(tmp_path):
     assert main("--out", tmp_path, "--minutes", "1e-9") == 0
     assert names(tmp_path) == []
     assert main("--out", tmp_path, "--case", "lista-*") == 0
@@ -120,7 +120,7 @@ def test_time_that_is_up_begins_no_case(tmp_path):
         ),
     ],
 )
-def test_bad_words_are_refused(words, message, capsys):
+def test_wrong_options_are_refused(words, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(*words)
     assert stopped.value.code == 2

@@ -1,4 +1,4 @@
-"""What docs/scale.md is measured on, and by."""
+"""The data and the measurements of docs/scale.md."""
 
 from pathlib import Path
 

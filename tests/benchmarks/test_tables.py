@@ -1,4 +1,4 @@
-"""Numbers and tables follow from the samples; what lacks is named."""
+"""Numbers and tables follow from the samples; missing data is named."""
 
 import csv
 import io
@@ -89,7 +89,7 @@ def test_csv_names_what_was_not_timed(tmp_path: Path) -> None:
     assert found["2", CLEAN] == "left out: needs 99 GiB"
 
 
-def test_losing_shapes_are_found_and_noise_is_told_apart(tmp_path: Path) -> None:
+def test_slower_cases_are_found_and_noise_is_distinguished(tmp_path: Path) -> None:
     members = [
         made.timed(LISTA._replace(rows=1), ours=1.0, clean=2.0),
         made.timed(LISTA._replace(rows=2), ours=2.2, clean=2.0),
@@ -268,7 +268,7 @@ def test_labels_tell_what_differs() -> None:
     assert each[-1] == "forward and backward, M = 16"
 
 
-def test_what_autograd_records_counts_with_its_operation() -> None:
+def test_recording_by_autograd_counts_as_part_of_the_operation() -> None:
     names = ["GeneratedBackwardFor_scvae_fast_sparse_code_default", "aten::mm", "scvae_fast::sparse_code_backward"]
     names += ["scvae_fast::sparse_code", "GeneratedBackwardFor_scvae_fast_sparse_code_defaultBackward"]
     result = {"profile": {"ours": [[name, 0.1 * (i + 1)] for i, name in enumerate(names)]}}

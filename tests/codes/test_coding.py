@@ -82,7 +82,7 @@ def test_precision(model: SCVAE) -> None:
         assert (x_hat - exact).norm() < 0.1 * exact.norm()
 
 
-def test_weights_that_are_broken() -> None:
+def test_broken_weights() -> None:
     model = SCVAE(TINY).eval()
     torch.nn.init.constant_(model.encoder.conv_out.bias, float("nan"))
     for size in ((16, 16), (20, 30)):

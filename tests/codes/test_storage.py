@@ -136,7 +136,7 @@ def test_a_file_appears_whole_or_not_at_all(written: Path, model: SCVAE) -> None
     assert list(written.parent.iterdir()) == [written]
 
 
-def test_codes_that_are_not_the_models(model: SCVAE, tmp_path: Path) -> None:
+def test_codes_that_do_not_fit_the_model(model: SCVAE, tmp_path: Path) -> None:
     fine = coded()
     for wrong in (
         fine._replace(size=(7, 11)),
@@ -165,7 +165,7 @@ def test_codes_of_another_model(written: Path) -> None:
             CodeFile(written).check_model(other)
 
 
-def test_what_is_no_file_of_codes(tmp_path: Path) -> None:
+def test_files_that_are_not_files_of_codes(tmp_path: Path) -> None:
     with pytest.raises(CodeFileError, match=r"missing.parquet can't be read: No such file"):
         CodeFile(tmp_path / "missing.parquet")
     with pytest.raises(CodeFileError, match="holds no parts of codes, which scvae-fast encode writes"):
@@ -175,7 +175,7 @@ def test_what_is_no_file_of_codes(tmp_path: Path) -> None:
         with pytest.raises(CodeFileError, match="other is not a file of codes"):
             CodeFile(tmp_path / "other")
     pq.write_table(pa.table({"x": [1]}), tmp_path / "table.parquet")
-    with pytest.raises(CodeFileError, match="is a Parquet file, but not of codes"):
+    with pytest.raises(CodeFileError, match="is a Parquet file, but not one of codes"):
         CodeFile(tmp_path / "table.parquet")
 
 
@@ -211,7 +211,7 @@ def rewrite(path: Path, change: dict[str, object] | None = None, **columns: pa.A
 
 def test_another_version_of_the_format(written: Path) -> None:
     rewrite(written, {"schema": 2, "scvae_fast": "9.1"})
-    with pytest.raises(CodeFileError, match=r"of format 2, written by scvae_fast 9\.1; this version reads format 1"):
+    with pytest.raises(CodeFileError, match=r"has format 2, written by scvae_fast 9\.1; this version reads format 1"):
         CodeFile(written)
 
 
@@ -247,15 +247,15 @@ def test_metadata_of_wrong_types_or_values(change: dict[str, object], written: P
         CodeFile(written)
 
 
-def test_a_picture_that_no_memory_holds(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_too_large_for_memory(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCVAE_FAST_MAX_MEGAPIXELS", "0.00001")
     with pytest.raises(
-        CodeFileError, match=r"folder/\d+.png: .* pixels are too many, at most 10 are taken \(SCVAE_FAST"
+        CodeFileError, match=r"folder/\d+.png: .* pixels are too many, at most 10 are allowed \(SCVAE_FAST"
     ):
         list(CodeFile(written))
 
 
-def test_names_that_are_no_utf_8_are_escaped(model: SCVAE, tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8_are_escaped(model: SCVAE, tmp_path: Path) -> None:
     write_codes(tmp_path / "codes.parquet", model, [coded(os.fsdecode(b"caf\xe9.png"))])
     assert [picture.name for picture in CodeFile(tmp_path / "codes.parquet")] == ["caf\\udce9.png"]
 
@@ -278,7 +278,7 @@ def test_rows_that_contradict_themselves(column: str, value: int, message: str, 
         list(CodeFile(written))
 
 
-def test_atoms_that_are_none(written: Path) -> None:
+def test_atoms_out_of_range(written: Path) -> None:
     atoms = [picture.codes.atoms.tolist() for picture in pictures(12)]
     atoms[-1][-1] = 24
     rewrite(written, atoms=pa.array(atoms))

@@ -83,7 +83,7 @@ def test_a_reconstruction_is_what_codes_decode_to(model: SCVAE, size: tuple[int,
     assert torch.equal(result.usage, (dense != 0).sum((0, 1)))
 
 
-def test_codes_that_are_many(model: SCVAE, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_codes(model: SCVAE, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = encode_tiled(model, scene(33, 50))
     at_once = decode_tiled(model, codes, (33, 50))
     monkeypatch.setattr("scvae_fast.codes.tiling._CELLS_AT_ONCE", 60)  # two rows of cells
@@ -116,7 +116,7 @@ def test_a_picture_that_fits_goes_whole(model: SCVAE) -> None:
 
 
 @pytest.mark.parametrize("size", [(8, 14), (33, 18)])
-def test_somebody_who_watches_sees_each_code_once(model: SCVAE, size: tuple[int, int]) -> None:
+def test_the_callback_gets_each_code_once(model: SCVAE, size: tuple[int, int]) -> None:
     seen: list[torch.Tensor] = []
     result = reconstruct_tiled(model, scene(*size), on_codes=seen.append)
     codes = torch.cat([each.reshape(-1, 24) for each in seen])

@@ -1,4 +1,4 @@
-"""Clusterings of the codes of pictures: kept in a file, and what the command writes."""
+"""Clusterings of the codes of pictures: their files, and the results of the command."""
 
 import json
 from collections.abc import Iterator
@@ -186,7 +186,7 @@ def test_errors_leave_an_earlier_result(folder: Path, tmp_path: Path, capsys: py
 
 
 @pytest.mark.parametrize("clusters", ["", "0", "2,x", "-3"])
-def test_numbers_of_clusters_that_are_none(clusters: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_numbers_of_clusters(clusters: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["cluster", "--checkpoint", "x", "--data", "y", f"--clusters={clusters}"])
     assert "must be 1 or more" in capsys.readouterr().err

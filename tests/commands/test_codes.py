@@ -123,7 +123,7 @@ def test_equal_names_are_found_without_looking_at_all_that_are_taken(
     assert len(list((tmp_path / "out").iterdir())) == count
 
 
-def test_a_name_that_is_no_utf_8(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8(checkpoint: Path, tmp_path: Path) -> None:
     save_picture(tmp_path / "data" / "a.png", scene(8, 8))
     os.rename(os.fsencode(tmp_path / "data" / "a.png"), os.fsencode(tmp_path / "data") + b"/caf\xe9.png")
     encode_data(checkpoint, tmp_path / "data", tmp_path / "codes.parquet")
@@ -135,7 +135,7 @@ def test_a_name_that_is_no_utf_8(checkpoint: Path, tmp_path: Path) -> None:
 def test_what_is_no_file_is_not_replaced(checkpoint: Path, data: Path, tmp_path: Path, kind: str) -> None:
     out = tmp_path / "out"
     out.mkdir() if kind == "folder" else os.mkfifo(out)
-    with pytest.raises(UsageError, match="which no file is put in the place of"):
+    with pytest.raises(UsageError, match="must not be replaced by a file"):
         encode_data(checkpoint, data, out)
     assert not out.is_file()
 
@@ -148,7 +148,7 @@ def test_a_folder_with_something_in_it(checkpoint: Path, data: Path, tmp_path: P
         decode_codes(checkpoint, tmp_path / "codes.parquet", data / "a.png")
 
 
-def test_what_can_not_be_used(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+def test_unusable_inputs(checkpoint: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "codes.parquet"
     with pytest.raises(UsageError, match=r"checkpoint .* can't be loaded"):
         encode_data(tmp_path / "missing", data, out)

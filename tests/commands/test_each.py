@@ -1,4 +1,4 @@
-"""Every command with wrong values, without its input, with nowhere to write to, and with files of unusual names."""
+"""Every command with wrong values, missing inputs, unwritable outputs, and files with unusual names."""
 
 import io
 import logging
@@ -56,7 +56,7 @@ CONFIGS = {
 
 @dataclass(frozen=True)
 class Things:
-    """What commands take: each attribute a path, which a test may replace."""
+    """The inputs of commands: each attribute is a path, which a test may replace."""
 
     checkpoint: Path
     pictures: Path
@@ -182,7 +182,7 @@ def write(path: Path, seed: int) -> None:
 
 @pytest.fixture
 def idle() -> Iterator[None]:
-    """No network computes anything meanwhile."""
+    """Makes networks raise if they compute anything."""
 
     def refuse(module: nn.Module, inputs: object) -> None:
         raise AssertionError(f"{type(module).__name__} was run")
@@ -235,7 +235,7 @@ def test_what_is_missing_is_named(
 
 @pytest.mark.usefixtures("idle")
 @pytest.mark.parametrize("name", [name for name in CALLS if name != "app"])
-def test_nothing_is_begun_where_nothing_can_be_written(
+def test_no_work_starts_if_the_output_can_not_be_written(
     name: str, things: Things, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -246,7 +246,7 @@ def test_nothing_is_begun_where_nothing_can_be_written(
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name not in ("app", "demo")])
-def test_names_mean_nothing(name: str, things: Things, tmp_path: Path) -> None:
+def test_special_characters_in_names_have_no_effect(name: str, things: Things, tmp_path: Path) -> None:
     out = tmp_path / ("out" if name in CONFIGS else UNUSUAL[0])
     assert status_of(CALLS[name](things, out)) == 0
     written = [path for path in out.rglob("*") if path.is_file()]
@@ -263,7 +263,7 @@ def test_names_mean_nothing(name: str, things: Things, tmp_path: Path) -> None:
 def test_folders_that_libraries_can_not_open(
     name: str, things: Things, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of configurations, which are UTF-8, and of checkpoints."""
+    """Folders of configurations, which are UTF-8, and of checkpoints."""
     folder = tmp_path / UNUSUAL[0]
     if name == "evaluate":
         shutil.copytree(things.checkpoint, folder)
@@ -305,7 +305,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half(
     assert size or not left
 
 
-def test_an_output_that_nobody_reads_on() -> None:
+def test_a_closed_output_pipe() -> None:
     program = "import sys; from scvae_fast import cli; sys.exit(cli.main(['doctor']))"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -329,7 +329,7 @@ TOLD = {
 
 
 @pytest.mark.parametrize("name", TOLD)
-def test_progress_on_a_terminal_alone(
+def test_progress_bars_only_on_a_terminal(
     name: str, things: Things, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Terminal(io.StringIO):

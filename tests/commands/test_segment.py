@@ -145,7 +145,7 @@ def test_pictures_that_differ_in_their_suffix_alone_keep_their_masks(folder: Pat
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-def test_masks_that_are_no_result_stay(
+def test_masks_of_the_user_are_kept(
     folder: Path, tmp_path: Path, earlier: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data"

@@ -1,4 +1,4 @@
-"""Work shared out: parts of a folder of codes, and two and three processes that talk, against one."""
+"""Divided work: parts of a folder of codes, and two or three joined processes, compared with a single one."""
 
 import json
 import os
@@ -79,7 +79,7 @@ def test_parts_in_their_order_are_the_file(parts: int, checkpoint: Path, data: P
         assert list(own.grids()) == [(each.codes.h, each.codes.w) for each in own]
 
 
-def test_what_is_whole_stays_and_what_was_killed_is_made_anew(
+def test_complete_parts_are_kept_and_killed_ones_are_repeated(
     checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "parts"
@@ -96,7 +96,7 @@ def test_what_is_whole_stays_and_what_was_killed_is_made_anew(
     encode(checkpoint, data, folder, "1/3")
     assert "part 1/3 of" in capsys.readouterr().out
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
-    with pytest.raises(CodeFileError, match=r"parts lacks parts: 2, 3; the scvae-fast encode that began it writes"):
+    with pytest.raises(CodeFileError, match=r"parts lacks parts: 2, 3; repeat the scvae-fast encode command"):
         CodeFile(folder)
     assert cli.main(["decode", "--checkpoint", str(checkpoint), str(folder), "--out", str(tmp_path / "out")]) == 1
     monkeypatch.setattr(storage, "_table", columns)
@@ -116,7 +116,7 @@ def test_parts_of_something_else_are_refused(checkpoint: Path, data: Path, tmp_p
             CodeFileError, match=r"00001-of-00002.parquet: its codes were made by another model; choose"
         ):
             encode(other, data, folder, part)
-        with pytest.raises(CodeFileError, match="its pictures are those of another listing"):
+        with pytest.raises(CodeFileError, match="its pictures come from another listing"):
             encode(checkpoint, tmp_path / "more", folder, part)
         with pytest.raises(CodeFileError, match="its codes were made with other settings: resize"):
             encode(checkpoint, data, folder, part, resize=8)
@@ -132,14 +132,14 @@ def test_parts_of_something_else_are_refused(checkpoint: Path, data: Path, tmp_p
     with pytest.raises(CodeFileError, match="is part 1 of 2 and must be called so"):
         CodeFile(folder)
     second.rename(folder / "part-00002-of-00003.parquet")
-    with pytest.raises(CodeFileError, match="holds parts of folders of 2 and 3 parts"):
+    with pytest.raises(CodeFileError, match="mixes parts of divisions into 2 and 3 parts"):
         CodeFile(folder)
     encode(checkpoint, data, folder / "codes.parquet")
-    with pytest.raises(CodeFileError, match=r"holds codes.parquet, which is no part"):
+    with pytest.raises(CodeFileError, match=r"holds codes.parquet, which is not a part"):
         CodeFile(folder)
 
 
-def test_torchrun_takes_no_part(
+def test_part_is_refused_under_torchrun(
     checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANK", "0")
@@ -185,7 +185,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def out(checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process, two and three left; "few" are the single picture of a folder."""
+    """The results of one, two and three processes; "few" is a folder with a single picture."""
     folder, few = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("few")
     shutil.copy(data / "0.png", few)
     wanted = commands(checkpoint, data, few, folder)
@@ -211,7 +211,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("size", [2, 3])
-def test_processes_that_talk_leave_what_one_leaves(size: int, out: Path) -> None:
+def test_processes_under_torchrun_write_what_one_process_writes(size: int, out: Path) -> None:
     for name in ("codes", "few-codes"):
         assert_same(out / f"{name}-{size}", out / f"{name}-1")
         assert len(list((out / f"{name}-{size}").iterdir())) == size

@@ -1,4 +1,4 @@
-"""`scvae-fast train`, mostly as a process of its own: killed, stopped, in two processes, and with wrong arguments."""
+"""`scvae-fast train`, mostly in a separate process: killed, stopped, in two processes, and with wrong arguments."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
-    """Lightning's own warnings about small trainings are no errors here; seeds are given back."""
+    """Ignores Lightning's own warnings about small trainings, and restores seeds."""
     state = torch.random.get_rng_state()
     yield
     torch.random.set_rng_state(state)
@@ -82,7 +82,7 @@ def one_thread() -> dict[str, str]:
 
 
 def outcome(out: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
-    """What was logged, without times, and the weights that came of it."""
+    """The logged figures, without times, and the final weights."""
     rows = json.loads((out / "training.json").read_text(encoding="utf-8"))["history"]
     kept = [{k: v for k, v in row.items() if k not in ("seconds", "pictures_per_second")} for row in rows]
     return kept, load_file(out / "model" / "model.safetensors")
@@ -96,7 +96,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     raise AssertionError(f"{path} has not appeared")
 
 
-def test_killed_again_and_again_it_gives_the_same_losses(config: Path, tmp_path: Path) -> None:
+def test_repeatedly_killed_training_gives_the_same_losses(config: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_to_the_end(config, whole)
     dice, kills = random.Random(1), 0
@@ -149,7 +149,7 @@ def test_sigterm_saves_and_ends(config: Path, tmp_path: Path) -> None:
     assert all(torch.equal(weights[name], value) for name, value in load_model(out / "model").state_dict().items())
 
 
-def test_two_processes_give_the_losses_of_one(config: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_losses_of_a_single_one(config: Path, tmp_path: Path) -> None:
     run_to_the_end(config, tmp_path / "one")
     two = ("--data.batch_size", "2", "--trainer.devices", "2", "--trainer.strategy", "ddp")
     run_to_the_end(config, tmp_path / "two", *two)
@@ -163,7 +163,7 @@ def test_two_processes_give_the_losses_of_one(config: Path, tmp_path: Path) -> N
     assert json.loads((tmp_path / "two" / "training.json").read_text(encoding="utf-8"))["processes"] == 2
 
 
-def test_what_a_training_leaves(config: Path, tmp_path: Path) -> None:
+def test_files_after_training(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     printed = run_to_the_end(config, out, "--trainer.max_steps", "16")
     assert {path.name for path in out.iterdir()} == LEFT | {"before-last.ckpt"}
@@ -194,7 +194,7 @@ def test_what_a_training_leaves(config: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quiet")
 class TestArguments:
-    """What is refused before any work, in this process."""
+    """Arguments that are refused before any work, in this process."""
 
     def test_unknown_keys(self, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = ["train", "--config", str(config), "--out", str(tmp_path / "out"), "--model.loss.from", "paper"]

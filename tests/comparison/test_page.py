@@ -1,4 +1,4 @@
-"""docs/comparison.md says what the JSON beside it holds."""
+"""docs/comparison.md agrees with the JSON file beside it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`scvae-fast compare` on tiny networks: two methods, killed in the midst, and with wrong arguments."""
+"""`scvae-fast compare` on tiny networks: two methods, killed in between, and with wrong arguments."""
 
 import csv
 import json
@@ -40,7 +40,7 @@ class InterruptedTrainingError(RuntimeError):
 
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No weights anywhere, and few pictures to rate."""
+    """No weights are available, and there are few pictures to rate."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     from scvae_fast.training import data
 
@@ -62,7 +62,7 @@ def compare(config: Path, out: Path, *options: str) -> dict[str, Any]:
 
 
 def steady(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows without what differs from run to run."""
+    """Rows without the values that differ from run to run."""
     return [{k: v for k, v in row.items() if k not in ("seconds", "seconds_a_step")} for row in content["rows"]]
 
 

@@ -17,8 +17,8 @@ float cut_sum(float sum, const double* products, int count) {
     largest = std::max(largest, std::abs(products[k]));
   }
   if (!std::isfinite(total) || largest == 0.0) return static_cast<float>(total);
-  // In units of the last place that is kept, a power of two, every term has at most 25 bits. Read from the bits, and
-  // not by frexp and trunc: this is most of what the emulator does.
+  // In units of the last kept place, a power of two, every term has at most 25 bits. Read from the bits instead of by
+  // frexp and trunc, because this takes most of the emulator's time.
   const std::uint64_t exponent = bits_as<std::uint64_t>(largest) >> 52;
   const auto power_of_two = [](std::uint64_t biased) { return bits_as<double>(biased << 52); };
   const double units = power_of_two(1023 + 1023 + 24 - exponent);
@@ -37,7 +37,7 @@ constexpr int kLanes = 32;
 
 Cluster* now = nullptr;
 
-// Coroutines begin as contexts, and change places by jumps: those make no system call.
+// Coroutines start as contexts, and switch by jumps, which need no system call.
 void take_turn(int thread) {
   now->current = thread;
   if (_setjmp(now->scheduler) != 0) return;
@@ -196,7 +196,7 @@ using emulator::together;
 
 constexpr int kLanes = 32;
 
-// 8 rows of 16 bytes, one address a lane; what lane l gets of it.
+// 8 rows of 16 bytes, one address per lane; returns the part for lane l.
 std::uint32_t word(const Thread* lanes, int matrix, int lane) {
   std::uint32_t result;
   std::memcpy(&result, static_cast<const char*>(lanes[8 * matrix + lane / 4].offer.in[0]) + lane % 4 * 4, 4);
@@ -224,7 +224,7 @@ void load(int instruction, std::uint32_t (&into)[4], const void* row, const Word
   });
 }
 
-// Element `at` of 32 bytes of depth, of which a lane of four has a word in either half.
+// Element `at` of 32 bytes of depth, of which each lane of four has one word in either half.
 template <typename E>
 float element(const std::uint32_t words[2], int at) {
   if constexpr (sizeof(E) == 4)

@@ -1,4 +1,4 @@
-// What only Hopper cards have: barriers in shared memory, copies to all blocks of a cluster, wgmma.
+// The features that only Hopper cards have: barriers in shared memory, copies to all blocks of a cluster, wgmma.
 #include <array>
 #include <cstring>
 
@@ -16,7 +16,7 @@ BarrierInMemory& barrier_at(const Barrier* barrier) {
   return found->second;
 }
 
-// In the shared memory of another block of the cluster.
+// An address in the shared memory of another block of the cluster.
 template <typename T>
 T* of_rank(T* pointer, int rank) {
   const Cluster& cluster = running();
@@ -38,7 +38,7 @@ void arrive(BarrierInMemory& barrier) {
   end_phase_if_complete(barrier);
 }
 
-// An element of a matrix with rows of 64 bytes: the units swap 16-byte chunks by what the address says.
+// An element of a matrix with rows of 64 bytes: the units swap 16-byte chunks depending on the address.
 template <typename E>
 float element(const char* matrix, const char* shared, int row, int k) {
   const std::int64_t at = (matrix - shared) + row * 64 + k * static_cast<int>(sizeof(E));
@@ -69,7 +69,7 @@ void multiply(const Product& product) {
     }
 }
 
-// Committed groups of this thread's warp group, and at last the open one.
+// Committed groups of this thread's warp group, followed by the open one.
 std::vector<std::vector<Work>>& products() {
   auto& found = running().products[running().current / kGroup];
   if (found.empty()) found.emplace_back();

@@ -1,4 +1,4 @@
-// The Python module of the emulated kernels: what scvae_fast._native has of CUDA, and nothing else.
+// The Python module of the emulated kernels: the CUDA part of scvae_fast._native, and nothing else.
 #include <pybind11/pybind11.h>
 
 #include <stdexcept>

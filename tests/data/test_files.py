@@ -14,7 +14,7 @@ def names(files: Files) -> list[str]:
     return [files.name(index) for index in range(len(files))]
 
 
-def test_a_folder_in_order_without_what_is_no_picture(tmp_path: Path) -> None:
+def test_pictures_of_a_folder_in_order(tmp_path: Path) -> None:
     write_pictures(tmp_path, ["b.png", "a/ü.JPG", "a/d/c.webp", ".hidden/x.png", "._b.png"])
     (tmp_path / "notes.txt").touch()
     (tmp_path / "data.h5").touch()
@@ -35,7 +35,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert names(list_folder(root)) == ["link/a.png", "lost.png"], "a dangling link is a broken file, not none"
 
 
-def test_what_can_not_be_listed_ends_no_listing(
+def test_unreadable_folders_are_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_pictures(tmp_path, ["a/x.png", "lost+found/y.png", "z.png"])
@@ -55,7 +55,7 @@ def test_what_can_not_be_listed_ends_no_listing(
     assert not looks_like_imagenet(tmp_path)
 
 
-def test_names_that_are_no_utf_8_are_escaped(tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8_are_escaped(tmp_path: Path) -> None:
     write_pictures(tmp_path, ["a.png"])
     os.rename(os.fsencode(tmp_path / "a.png"), os.fsencode(tmp_path) + b"/caf\xe9.png")
     files = list_folder(tmp_path)

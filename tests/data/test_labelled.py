@@ -85,7 +85,7 @@ def test_imagenets_parts(tmp_path: Path) -> None:
     assert not found.exchangeable
 
 
-def test_what_is_no_data(tmp_path: Path) -> None:
+def test_data_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="missing: no such folder"):
         open_labelled(tmp_path / "missing", 16)
     with pytest.raises(UsageError, match="no pictures in this folder"):

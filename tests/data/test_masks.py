@@ -95,7 +95,7 @@ def test_several_classes(tmp_path: Path) -> None:
     save(tmp_path / "masks/a.png", np.array([2, 255])[MASK])
     mask = MaskedFiles(tmp_path, classes=3)[0].mask
     np.testing.assert_array_equal(mask, np.array([2, IGNORED])[MASK])
-    with pytest.raises(UsageError, match=r"a\.png has the value 2, which is none of the 2 classes 0 … 1"):
+    with pytest.raises(UsageError, match=r"a\.png has the value 2, which is not among the 2 classes 0 … 1"):
         MaskedFiles(tmp_path)[0]
     save(tmp_path / "masks/a.png", np.full((*MASK.shape, 3), 7))
     with pytest.raises(UsageError, match=r"a\.png has colours"):
@@ -114,7 +114,7 @@ def test_lesions_are_0_or_255(tmp_path: Path) -> None:
 def test_masks_that_are_missing_or_of_another_size(tmp_path: Path) -> None:
     folder(tmp_path)
     save(tmp_path / "masks/b.png", MASK[:2])
-    with pytest.raises(UsageError, match=r"b\.png is of 5 x 2 pixels, its picture of 5 x 3"):
+    with pytest.raises(UsageError, match=r"b\.png has 5 x 2 pixels, its picture 5 x 3"):
         MaskedFiles(tmp_path)
     (tmp_path / "masks/b.png").unlink()
     (tmp_path / "masks/deep/a.png").unlink()
@@ -127,7 +127,7 @@ def test_masks_that_are_missing_or_of_another_size(tmp_path: Path) -> None:
         MaskedFiles(tmp_path)
 
 
-def test_what_is_no_data(tmp_path: Path) -> None:
+def test_data_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
         MaskedFiles(tmp_path / "x")
     with pytest.raises(UsageError, match="no known layout of masks"):

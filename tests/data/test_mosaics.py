@@ -13,7 +13,7 @@ def test_mosaics_are_functions_of_split_seed_and_number() -> None:
     np.testing.assert_array_equal(mosaics[1].mask, again[1].mask)
     others = [mosaics[0], Mosaics(seed=1, side=96)[1], Mosaics(split="train", side=96)[1]]
     assert all((other.mask != mosaics[1].mask).any() for other in others)
-    with pytest.raises(IndexError, match="there are 3, got 3"):
+    with pytest.raises(IndexError, match="index must be below 3, got 3"):
         mosaics[3]
 
 

@@ -144,12 +144,12 @@ def test_a_picture_with_damaged_exif_is_read(tmp_path: Path) -> None:
 class TestFormats:
     """One list, for data and for the page."""
 
-    def test_what_runs_programs_or_decodes_early_is_none(self) -> None:
+    def test_formats_that_run_programs_or_decode_early_are_excluded(self) -> None:
         assert not {".eps", ".ps", ".wmf", ".emf", ".ico", ".icns", ".pdf", ".h5"} & picture_suffixes()
         assert {".png", ".jpg", ".jpeg", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".gif"} <= picture_suffixes()
         assert "EPS" not in FORMATS
 
-    def test_whatever_the_file_is_called(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_formats_do_not_depend_on_the_suffix(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def opened(*arguments: object) -> None:
             raise AssertionError("its own code ran")
 
@@ -167,7 +167,7 @@ class TestFormats:
     def test_the_limit_can_be_raised(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Image.new("L", (100, 50)).save(tmp_path / "a.png")
         monkeypatch.setenv("SCVAE_FAST_MAX_MEGAPIXELS", "0.004")
-        with pytest.raises(PictureError, match=r"5,000 pixels are too many, at most 4,000 are taken \(SCVAE_FAST_MAX_"):
+        with pytest.raises(PictureError, match=r"5,000 pixels are too many, at most 4,000 are allowed \(SCVAE_"):
             load_picture(tmp_path / "a.png")
         monkeypatch.setenv("SCVAE_FAST_MAX_MEGAPIXELS", "0.005")
         assert load_picture(tmp_path / "a.png").shape == (3, 50, 100)
@@ -212,5 +212,5 @@ def test_too_many_pixels_are_refused_before_decoding(tmp_path: Path, monkeypatch
         assert opened.size == (30, 20)
     monkeypatch.setattr(Image.Image, "load", decoded)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
-    with pytest.raises(PictureError, match=r"^a: 30 x 20 = 600 pixels are too many, at most 599 are taken$"):
+    with pytest.raises(PictureError, match=r"^a: 30 x 20 = 600 pixels are too many, at most 599 are allowed$"):
         OpenPicture(tmp_path / "a.png", "a", most=599)

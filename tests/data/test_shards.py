@@ -90,7 +90,7 @@ def test_pictures_are_counted_as_they_are_read(tmp_path: Path, shards: list[str]
 
 
 def archive(path: Path, names: list[str], **members: int) -> str:
-    """A tar file with empty members of these names, or of so many bytes that never come."""
+    """A tar file with empty members of these names, or members whose declared bytes are missing."""
     with tarfile.open(path, "w") as tar:
         for name in names:
             tar.addfile(tarfile.TarInfo(name), io.BytesIO())
@@ -110,8 +110,8 @@ def test_names_with_dots_are_pictures_of_their_own(tmp_path: Path, capfd: pytest
     mixed = archive(tmp_path / "mixed.tar", [*days, "x.jpg", "x.seg.png", "x.depth.PNG", "y.png"])
     assert members([mixed]) == [*days, "x.jpg", "y.png"]
     assert count_pictures([days_only, mixed]) == 8
-    told = "2 pictures in shards are left out: of several pictures of a sample that differ in their suffix, such as "
-    assert capfd.readouterr().err == f"{told}x.seg.png, the first is taken\n"
+    told = "2 pictures in shards are left out: only the first picture of each sample is used, which excludes x.seg.png"
+    assert capfd.readouterr().err == f"{told}\n"
     shards_module._tell.cache_clear()
     assert len(members([f"pipe:cat {mixed}"] * 2)) == 10
     assert capfd.readouterr().err.count("x.seg.png") == 1
@@ -128,7 +128,7 @@ def test_a_member_without_end_is_not_read(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("name", ["pipe:touch HERE;.tar", "http:x.tar", "x{0..1}.tar"])
-def test_what_lies_in_a_folder_is_a_file_whatever_it_is_called(
+def test_a_name_found_in_a_folder_is_never_a_command(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -178,7 +178,7 @@ def test_a_batch_depends_on_its_number(shards: list[str], workers: int) -> None:
 
 @pytest.mark.parametrize(("world_size", "streams"), [(2, 2), (3, 2)])
 def test_streams_share_the_samples_out(shards: list[str], world_size: int, streams: int) -> None:
-    """By shards where there are enough of them, otherwise by samples."""
+    """By shards if there are enough of them, otherwise by samples."""
     per_epoch = 20 // world_size
     taken = [
         batches(stream(shards, rank=rank, world_size=world_size, streams=streams, batch_size=1), 5 * per_epoch)
@@ -206,7 +206,7 @@ def test_samples_are_cropped_by_seed_and_number(shards: list[str]) -> None:
     assert torch.equal(first[1], load_square(content.getvalue(), "", ZoomedCrop(8), sample_dice(0, 21)))
 
 
-def test_broken_members_are_replaced_and_shift_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_broken_members_are_replaced_without_shifting_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     whole = [str(write_shard(tmp_path / "whole.tar", 0, 12))]
     damaged = [str(write_shard(tmp_path / "damaged.tar", 0, 12, broken=[3, 4, 11]))]
     order = flat(batches(stream(whole, samples=12), 6))

@@ -150,7 +150,7 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert threading.active_count() == running, "left in the midst, it ends its threads"
 
 
-def test_what_is_not_there_is_an_error_at_once(tmp_path: Path) -> None:
+def test_missing_data_is_an_error_at_once(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write_shard(tmp_path / "empty.tar", 0, 0)
     write_ffhq(tmp_path / "ffhq", [1])
@@ -184,11 +184,11 @@ def test_an_archive_beside_the_pictures_hides_none(tmp_path: Path, capsys: pytes
     write_shard(tmp_path / "all.tar", 0, 3)
     stream = PictureStream(tmp_path)
     assert (stream.describe()["layout"], stream.length) == ("folder", 2)
-    assert "holds pictures and 1 tar files, such as all.tar: the pictures are taken" in capsys.readouterr().err
+    assert "holds pictures and 1 tar files, such as all.tar: the pictures are used" in capsys.readouterr().err
     assert PictureStream(tmp_path, layout="shards").length == 3
 
 
-def test_squares_that_no_memory_holds_are_refused() -> None:
+def test_squares_too_large_for_memory_are_refused() -> None:
     with pytest.raises(UsageError, match=r"resize to 999999 x 999999 = .*SCVAE_FAST_MAX_MEGAPIXELS raises that"):
         PictureStream("photographs", resize=999_999)
 
@@ -229,5 +229,5 @@ def test_a_limit_counts_what_is_listed(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", 0, 5)
     pipe = PictureStream(f"pipe:cat {tmp_path}/a.tar", limit=2)
     assert names(pipe) == ["shard-00000/0000.png", "shard-00000/0001.png"]
-    with pytest.raises(UsageError, match="nobody knows how many pictures there are, so they can't be shared out"):
+    with pytest.raises(UsageError, match="the number of pictures is unknown, so they can't be divided"):
         pipe.part(Share(1, 2))

@@ -122,7 +122,7 @@ def test_without_weights_the_others_are_computed(pictures: list[NamedPicture], t
     assert not found.weights
 
 
-def test_nothing_but_what_was_asked_for(pictures: list[NamedPicture]) -> None:
+def test_only_requested_metrics_are_computed(pictures: list[NamedPicture]) -> None:
     found = evaluate(SCVAE(TINY), pictures, settings("codes", limit=3))
     assert found.figures.keys() == {"codes"}
     assert found.n_pictures == 3
@@ -149,7 +149,7 @@ def test_a_model_of_another_dtype_is_run_in_float32(pictures: list[NamedPicture]
     assert evaluate(model.double(), pictures, settings()).figures == expected
 
 
-def test_what_can_not_be_evaluated() -> None:
+def test_inputs_that_can_not_be_evaluated() -> None:
     with pytest.raises(UsageError, match="there are no pictures"):
         evaluate(SCVAE(TINY), [], settings())
     with pytest.raises(UsageError, match="must code pictures of 3 channels, it has 1"):

@@ -78,7 +78,7 @@ def test_downloads_that_fail(published: PublishedWeights, tmp_path: Path) -> Non
     assert not list((tmp_path / "mine").iterdir())
 
 
-def test_files_that_are_no_weights(tmp_path: Path) -> None:
+def test_files_that_are_not_weights(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("no weights")
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save({"code": Path}, tmp_path / "code.pth")

@@ -79,7 +79,7 @@ def test_the_figures_of_the_demonstration(small_model: SCVAE) -> None:
 
 
 @pytest.mark.parametrize("record", [None, {}, {"steps": None, "evaluation": None}])
-def test_nothing_is_known(record: dict[str, object] | None, small_model: SCVAE) -> None:
+def test_an_empty_record(record: dict[str, object] | None, small_model: SCVAE) -> None:
     text = model_card(small_model, record)
     assert "No record of the training came with this model." in text
     assert "No evaluation came with this model." in text
@@ -92,14 +92,14 @@ def test_any_key_may_be_missing(key: str, small_model: SCVAE) -> None:
     assert bool(card.data.eval_results) == (key != "evaluation")
 
 
-def test_figures_that_are_no_numbers(small_model: SCVAE) -> None:
+def test_figures_that_are_not_numbers(small_model: SCVAE) -> None:
     figures = {"psnr": {"pooled": "inf", "mean": None}, "fid": {"value": 3}}
     text = model_card(small_model, {"evaluation": {"figures": figures}})
     assert (rows(text)["psnr.pooled"], rows(text)["psnr.mean"]) == ("inf", "none")
     assert [result.metric_type for result in ModelCard(text).data.eval_results] == ["fid"]
 
 
-def test_what_would_break_a_table(small_model: SCVAE) -> None:
+def test_characters_that_would_break_a_table(small_model: SCVAE) -> None:
     text = model_card(small_model, {"settings": {"note": "a | b\nc"}, "origin": "Found in a drawer."})
     assert "| note | a \\| b c |" in text
     assert "Found in a drawer." in text

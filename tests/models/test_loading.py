@@ -105,7 +105,7 @@ def test_the_hub_is_asked_by_its_name(asked: list[str], capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "looking up user/name on the Hugging Face Hub\n" * 2
 
 
-def test_the_folder_that_is_meant_is_named(small_model: SCVAE, tmp_path: Path) -> None:
+def test_the_error_names_the_right_folder(small_model: SCVAE, tmp_path: Path) -> None:
     small_model.save_pretrained(tmp_path / "train" / "model")
     for given, meant in (
         ("trian", "train"),
@@ -128,7 +128,7 @@ def test_the_folder_that_is_meant_is_named(small_model: SCVAE, tmp_path: Path) -
         ({"n_features": 10**6, "n_atoms": 10**6}, "must be"),
     ],
 )
-def test_a_configuration_that_no_memory_holds(
+def test_a_configuration_too_large_for_memory(
     change: dict[str, int], message: str, small_model: SCVAE, tmp_path: Path
 ) -> None:
     small_model.save_pretrained(tmp_path / "model")

@@ -33,7 +33,7 @@ def test_round_trip_is_exact(golden):
         assert torch.equal(again.state_dict()[name], tensor), name
 
 
-def test_what_the_model_does_not_hold_is_always_the_same(golden):
+def test_written_constants_are_always_the_same(golden):
     model = load_official(golden.state_dict, **golden.load_options())
     before = torch.get_rng_state()
     first, second = to_official(model), to_official(model)
@@ -115,7 +115,7 @@ def test_misfits_are_named(changes, message, golden_gat):
         load_official({**golden_gat.state_dict, **changes}, **golden_gat.load_options())
 
 
-def test_a_path_is_no_state_dict(golden_gat):
+def test_a_path_is_not_a_state_dict(golden_gat):
     with pytest.raises(TypeError, match=r"state_dict must be a mapping, .*, got str"):
         load_official("checkpoint.pt", **golden_gat.load_options())
 

@@ -78,8 +78,8 @@ def _holds(folder, model):
     return all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_what_an_interruption_mixes_is_refused(folder, small_config, monkeypatch):
-    """Whatever was moved before: the old model, the new one, or an error."""
+def test_files_mixed_by_an_interruption_are_refused(folder, small_config, monkeypatch):
+    """After any number of moves: the old model, the new one, or an error."""
     other = SCVAE(dataclasses.replace(small_config, n_iter=9)).eval()
     fingerprints = {SCVAE.from_pretrained(folder).fingerprint(), other.fingerprint()}
     replace, found = os.replace, []

@@ -127,7 +127,7 @@ def test_begins_like_the_released_code(small_model):
     assert torch.equal(small_model.bottleneck.dictionary, dictionaries.dct(16, 24))
 
 
-def test_a_dictionary_of_ones_own(small_config):
+def test_a_custom_dictionary(small_config):
     own = dictionaries.random_unit(16, 24, generator=torch.Generator().manual_seed(0))
     model = SCVAE(small_config, dictionary=own, backend="eager")
     assert torch.equal(model.bottleneck.dictionary, own)

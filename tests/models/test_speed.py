@@ -1,4 +1,4 @@
-"""How a model is run fast: what is chosen, and that it changes results by rounding alone."""
+"""Speed settings of a model: the choices, and that they change results only by rounding."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-// Memory for arguments and results that shows accesses outside of it.
+// Memory for arguments and results that reveals accesses outside its bounds.
 #pragma once
 
 #include <algorithm>
@@ -18,8 +18,8 @@
 
 namespace scvae::test {
 
-// Elements on the heap between guards, the first of them aligned to no more than an element. AddressSanitizer watches
-// the end of the heap block itself, which is better than a guard: it sees reads as well.
+// Elements on the heap between guards, the first one aligned to no more than an element. AddressSanitizer watches the
+// end of the heap block itself, which is better than a guard because it also sees reads.
 template <typename T>
 class Block {
  public:
@@ -55,7 +55,7 @@ class Block {
   std::unique_ptr<T[]> memory_;
 };
 
-// A matrix whose rows are `gap` elements apart; what lies between them is NaN, so that a result shows who read it.
+// A matrix whose rows are `gap` elements apart; the gaps are NaN, so that a result shows if they were read.
 template <typename T>
 class Strided {
  public:

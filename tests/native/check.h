@@ -1,4 +1,4 @@
-// Expectations: one that fails is printed, and makes the program fail at its end.
+// Expectations: a failure is printed, and makes the program fail at its end.
 #pragma once
 
 #include <algorithm>
@@ -29,8 +29,8 @@ inline void expect(bool holds, const std::string& what) {
   std::cerr << "failed: " << what << "\n";
 }
 
-// Equal but for `tolerance` times the largest finite expected value; NaN equals NaN, and infinities are exact. What is
-// expected is rounded to T first: a tolerance of 0 asks for the correctly rounded result.
+// Equal up to `tolerance` times the largest finite expected value; NaN equals NaN, and infinities must be exact.
+// Expected values are rounded to T first: a tolerance of 0 requires the correctly rounded result.
 template <typename T>
 void expect_close(const T* found, const std::vector<double>& expected, double tolerance, const std::string& what) {
   double largest = 0;

@@ -11,13 +11,13 @@
 
 namespace scvae::test {
 
-// Quarters are small multiples of 1/4, and a row of S holds few of them: no sum is ever rounded, so that results are
-// exact whatever the order of summation, and ties |u| = theta are frequent and exact as well. Gaussian numbers round.
+// Quarters are small multiples of 1/4, and a row of S holds few of them: sums are never rounded, so results are exact
+// for any order of summation, and ties |u| = theta are frequent and exact as well. Gaussian numbers round.
 enum class Numbers { quarters, gaussian };
 
 enum class Start { gain, z0 };
 
-// Of the codes. In `mixed` an empty row, a sparse one and a dense one take turns, in `blocks` 24 of each.
+// Density of the codes. In `mixed` empty, sparse and dense rows alternate, in `blocks` groups of 24 of each.
 enum class Density { zero, sparse, dense, mixed, blocks };
 
 class Draw {
@@ -37,7 +37,7 @@ class Draw {
   std::normal_distribution<double> normal_;
 };
 
-// What a row of `density` is multiplied with, for a threshold that leaves few codes of size 1.
+// Factor of a row of `density`, for a threshold that leaves few codes of size 1.
 inline double row_scale(Density density, std::int64_t row) {
   if (density == Density::zero) return 0;
   if (density == Density::mixed) return static_cast<double>(row % 3);

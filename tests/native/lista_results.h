@@ -1,4 +1,4 @@
-// Everything that lista computes for one problem, and how it is compared.
+// All results of lista for one problem, and their comparison.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 
 namespace scvae::test {
 
-// Which gradients are asked for; a sum of these.
+// The requested gradients; a sum of these.
 enum Wanted : unsigned { kB = 1, kS = 2, kTheta = 4, kGain = 8, kZ0 = 16 };
 
 inline unsigned every_gradient(Start start) { return kB | kS | kTheta | (start == Start::z0 ? kZ0 : kGain); }
@@ -26,7 +26,7 @@ std::string named(const ListaCase& c) {
   return (std::is_same_v<T, float> ? "float " : "double ") + c.name();
 }
 
-// Results begin as NaN: an element that nobody wrote shows.
+// Results are initialised with NaN, which reveals elements that were never written.
 template <typename T>
 struct ListaResults {
   ListaResults(const ListaInputs<T>& inputs, unsigned wanted, int threads)

@@ -1,4 +1,4 @@
-// Tests of csrc/cpu without Python, for the instruction set that SCVAE_FAST_ISA names, or the processor's best.
+// Tests of csrc/cpu without Python, for the instruction set named by SCVAE_FAST_ISA, or the processor's best.
 // Exit status: 0 if everything holds, 1 if something does not, 2 if the tests could not run.
 #include <exception>
 #include <iostream>

@@ -1,4 +1,4 @@
-// The formulas as plain loops in double over every term, zeros included: what NaN and infinity do follows from that.
+// The formulas as plain loops in double over every term, zeros included, which defines the effect of NaN and infinity.
 #pragma once
 
 #include <cmath>
@@ -42,7 +42,7 @@ std::vector<std::vector<double>> iterates(const ListaProblem<T>& p, std::int64_t
   return codes;
 }
 
-// Adds what row `row` contributes to the gradients.
+// Adds the contribution of row `row` to the gradients.
 template <typename T>
 void differentiate(const ListaProblem<T>& p, std::int64_t row, const std::vector<std::vector<double>>& codes,
                    const T* grad, ListaReference& out) {

@@ -1,4 +1,4 @@
-// What the program runs. Each tests one function family for every type that it takes.
+// The test suites. Each tests one family of functions for every type that it supports.
 #pragma once
 
 namespace scvae::test {

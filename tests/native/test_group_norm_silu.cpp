@@ -160,7 +160,7 @@ std::vector<float> widened(const Block<X>& block) {
   return out;
 }
 
-// Exact sums are of no use here, where exp is in everything.
+// Exact sums are of no use here, because exp is in everything.
 template <typename X>
 void check(const NormCase& c) {
   constexpr double rounding = 1e-5, stored = std::is_same_v<X, float> ? rounding : 1.0 / 256;

@@ -1,4 +1,4 @@
-// lasso: the optimality conditions in double, whatever the shapes, the start and the number of threads.
+// lasso: the optimality conditions in double, for all shapes, starts and numbers of threads.
 #include <cmath>
 #include <cstdint>
 #include <cstring>

@@ -34,7 +34,7 @@ void check_settings(Shape shape) {
               {shape.rows, shape.atoms, shape.n_iter, Numbers::quarters, start, density, theta_per_atom, gap});
 }
 
-// One combination for each density; over the shapes they take turns.
+// One combination for each density, alternating over the shapes.
 template <typename T>
 void check_shape(Shape shape) {
   const auto turn = shape.rows + shape.atoms + shape.n_iter;
@@ -55,7 +55,7 @@ void check_subsets_of_gradients(const ListaCase& c) {
 }
 
 // Numbers that round: the order of every sum shows in the last bits, and must not depend on the threads. In float a
-// code may switch on by rounding, which no tolerance on gradients covers: there only the codes are compared.
+// code may switch on by rounding, which no tolerance on gradients covers, so only the codes are compared there.
 template <typename T>
 void check_rounding(const ListaCase& c) {
   const ListaInputs<T> inputs(c);
@@ -70,7 +70,7 @@ void check_rounding(const ListaCase& c) {
            named<T>(c) + ": " + std::to_string(threads) + " threads give what 1 gives");
 }
 
-// So many iterations that the last of sparse rows are run back on their active sets; in one chunk and in two.
+// Enough iterations that the last ones of sparse rows run back on their active sets, in one chunk and in two.
 template <typename T>
 void check_active_sets() {
   for (const Start start : {Start::gain, Start::z0})

@@ -1,4 +1,4 @@
-// Scratch that is kept between calls: found again, bounded whatever the sizes are, aligned.
+// Scratch that is kept between calls: reused, bounded for all sizes, aligned.
 #include <cstdint>
 #include <thread>
 #include <vector>
@@ -10,7 +10,7 @@
 namespace scvae::test {
 namespace {
 
-// Each block is taken for a size a little under that of the one before, which serves again.
+// Each block is requested with a size a little under the previous one's, so that it is reused.
 void check_bound() {
   std::size_t largest = 0;
   for (int cycle = 0; cycle < 40; ++cycle)

@@ -1,4 +1,4 @@
-// parallel_for: every task once, on the team that was asked for, and an exception that reaches the caller.
+// parallel_for: every task once, on the requested team, and an exception that reaches the caller.
 #include <atomic>
 #include <cstdint>
 #include <stdexcept>
@@ -54,7 +54,7 @@ void check_interruption(int team) {
   expect(interrupted && asked == 2, "a call ends when it is interrupted, on " + std::to_string(team) + " threads");
 }
 
-// Another thread's failure ends a task that would run on and on.
+// Another thread's failure ends a task that would never end on its own.
 void check_failure_ends_the_others() {
   std::string caught;
   try {

@@ -1,4 +1,4 @@
-"""The four α networks against dense formulas, and what each of them promises."""
+"""The four α networks: dense formulas, and the properties of each."""
 
 import pytest
 import torch

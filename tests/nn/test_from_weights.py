@@ -12,7 +12,7 @@ def D():
 
 
 def loop(x, W, S, theta, first=True):
-    """The loop that people write: z = h(W x) first, or from zero."""
+    """The usual loop: starting with z = h(W x), or from zero."""
     z = soft_threshold(x @ W[0].T, theta[0]) if first else torch.zeros(len(x), len(W[0]), dtype=x.dtype)
     W, theta = (W[1:], theta[1:]) if first else (W, theta)
     for W_t, S_t, theta_t in zip(W, S, theta, strict=True):
@@ -112,14 +112,14 @@ def test_from_weights_decodes_over_what_it_is_given(D):
     [
         (lambda W, S, t: (W[0], S[0], t[0]), ValueError, "n_iter must be given where all weights are shared"),
         (lambda W, S, t: (W, S, t, 7), ValueError, "n_iter must be 2, as the weights of each iteration say, got 7"),
-        (lambda W, S, t: (W[:2], S, t), ValueError, "W and theta must have as many entries, got 2 and 3"),
+        (lambda W, S, t: (W[:2], S, t), ValueError, "W and theta must have the same number of entries, got 2 and 3"),
         (
             lambda W, S, t: (W, S[:1], t),
             ValueError,
-            "W and theta must have as many entries as S, or one more, got 3 beside 1 of S",
+            "W and theta must have as many entries as S, or one more, got 3, and 1 of S",
         ),
         (lambda W, S, t: ([], S, t), ValueError, "W must not be empty"),
-        (lambda W, S, t: (W, [S[0], S[1][:5]], t), ValueError, r"S\[1\] must be \(K, K\) as the others"),
+        (lambda W, S, t: (W, [S[0], S[1][:5]], t), ValueError, r"S\[1\] must be \(K, K\) like the others"),
         (lambda W, S, t: (W, [s[:, :5] for s in S], t), ValueError, r"S must be \(K, K\), with K of W"),
         (lambda W, S, t: (W, S, [r[:4] for r in t]), ValueError, r"theta must be one value or \(10,\), got \[3, 4\]"),
         (lambda W, S, t: (W, S, [t[0], t[1][:4], t[2]]), ValueError, "theta must hold one value or"),

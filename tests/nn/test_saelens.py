@@ -71,7 +71,7 @@ def saved(folder, config, stored):
 
 
 def numbers(stored, x, *, k=None, centred=True, rescaled=False):
-    """What SAELens computes, in plain PyTorch: codes and reconstruction."""
+    """SAELens' results in plain PyTorch: codes and reconstruction."""
     stored = {name: t.double() for name, t in stored.items()}
     norms = stored["W_dec"].norm(dim=-1) if rescaled else torch.ones(d_sae).double()
     u = (x.double() - stored["b_dec"] * centred) @ stored["W_enc"] + stored["b_enc"]
@@ -113,8 +113,8 @@ def test_decoder_norms_in_the_codes(tmp_path):
     torch.testing.assert_close(layer.dictionary.norm(dim=0), torch.ones(d_sae))
 
 
-def test_layouts_of_before_say_less(tmp_path):
-    """Without architecture, activation and normalisation: SAELens has defaults for these."""
+def test_old_layouts_have_fewer_settings(tmp_path):
+    """Layouts without architecture, activation and normalisation, for which SAELens has defaults."""
     config = {"d_in": d_in, "d_sae": d_sae, "dtype": "float32", "hook_point": "blocks.0.hook_resid_pre"}
     ones = {"scaling_factor": torch.ones(d_sae)}
     assert_loads(tmp_path, config, weights("standard") | ones)
@@ -159,10 +159,10 @@ REFUSED = {
         "jumprelu", activation_fn_str="topk", activation_fn_kwargs={"k": k}
     ),
     "activation_fn must be 'topk', got 'relu'": old_layout("topk", activation_fn_str="relu"),
-    "activation_fn_kwargs must hold k alone, got {'k': 4, 'postact_fn': 'tanh'}": old_layout(
+    "activation_fn_kwargs must hold only k, got {'k': 4, 'postact_fn': 'tanh'}": old_layout(
         "topk", activation_fn_kwargs={"k": k, "postact_fn": "tanh"}
     ),
-    "activation_fn_kwargs must hold k alone, got None": old_layout("topk", activation_fn_kwargs=None),
+    "activation_fn_kwargs must hold only k, got None": old_layout("topk", activation_fn_kwargs=None),
     "finetuning_scaling_factor must be False or None, got True": old_layout("standard", finetuning_scaling_factor=True),
     "reshape_activations must be 'none' or 'hook_z', got 'other'": new_layout("standard", reshape_activations="other"),
     "rescale_acts_by_decoder_norm must be False for the architecture 'jumprelu', got True": new_layout(
@@ -215,8 +215,8 @@ TENSORS = {
     r"b_enc must be \[16\], .* got \[1, 16\]": {"b_enc": torch.ones(1, 16)},
     r"b_dec must be \[5\], .* got \[6\]": {"b_dec": torch.ones(6)},
     "b_dec must be of a floating-point dtype, got torch.int64": {"b_dec": torch.ones(5).long()},
-    "b_gate, r_mag can't belong to the architecture 'standard'": {"r_mag": torch.ones(16), "b_gate": torch.ones(16)},
-    "threshold can't belong to the architecture 'standard'": {"threshold": torch.ones(16)},
+    "b_gate, r_mag don't belong to the architecture 'standard'": {"r_mag": torch.ones(16), "b_gate": torch.ones(16)},
+    "threshold don't belong to the architecture 'standard'": {"threshold": torch.ones(16)},
     "scaling_factor must be 1 everywhere": {"scaling_factor": torch.full((16,), 1.1)},
     "finetuning_scaling_factor must be 1 everywhere": {"finetuning_scaling_factor": torch.full((16,), 0.9)},
 }
@@ -234,7 +234,7 @@ def test_a_decoder_row_of_zeros_has_no_norm_to_move(tmp_path):
     stored["W_dec"][3] = 0
     assert_loads(tmp_path, new_layout("topk"), stored, k=k)
     folder = saved(tmp_path, new_layout("topk", rescale_acts_by_decoder_norm=True), stored)
-    with pytest.raises(ValueError, match="W_dec must have no row of zeros beside rescale_acts_by_decoder_norm"):
+    with pytest.raises(ValueError, match="W_dec must have no row of zeros with rescale_acts_by_decoder_norm"):
         load_saelens(folder)
 
 

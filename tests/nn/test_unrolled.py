@@ -157,7 +157,7 @@ def test_the_analytic_weight_says_what_does_not_fit():
 
 
 def test_alista_follows_its_dictionary(D, x):
-    """W is of the dictionary of now, however that changed, and is formed once for one dictionary."""
+    """W follows every change of the dictionary, and is formed once per dictionary."""
     layer = ALISTA(D, T, 0.1)
     before = layer(x)
     kept = layer._kept._last

@@ -1,4 +1,4 @@
-"""Which backend runs a call, and that a call on a wrong one says so."""
+"""The choice of the backend of a call, and errors for unsuitable backends."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from scvae_fast.ops.backends import cuda, trial, triton
 
 @pytest.fixture(autouse=True)
 def nothing_is_tried(monkeypatch):
-    """No card has a verdict, and none is tried."""
+    """No card has a verdict, and no trial starts."""
     monkeypatch.setattr(trial, "CHOOSER", type("Nothing", (), {"fastest": staticmethod(lambda *_: None)}))
 
 

@@ -1,4 +1,4 @@
-"""What CMake makes of the compilers that it finds: which kernels it leaves out, and for which GPUs it compiles."""
+"""CMake's handling of compilers: which kernels it leaves out, and for which GPUs it compiles."""
 
 import os
 import re

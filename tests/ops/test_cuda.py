@@ -1,4 +1,4 @@
-"""The cuda backend beyond what all kernels for GPUs are tested for. Runs on a GPU, and where kernels are emulated."""
+"""The cuda backend, beyond the tests of all GPU kernels. Runs on a GPU, and with emulated kernels."""
 
 import pytest
 import small_calls
@@ -36,7 +36,7 @@ def plan(card, M, K, n, itemsize, product=False):
     return device.module().cuda_plan(device.module().CudaCard(*card), M, K, n, product, itemsize)
 
 
-def test_what_the_kernels_lack_is_an_option():
+def test_unsupported_features_are_options():
     assert cuda.LACKS <= OPTIONS
 
 
@@ -56,7 +56,7 @@ def test_plans_cover_the_problem_and_fit_the_card(card, itemsize, M, K, n):
     assert found.threads == (384 if found.cluster > 1 else 32 * found.warps)
 
 
-def test_hopper_kernels_take_what_they_are_for():
+def test_hopper_kernels_support_their_problems():
     assert plan(H200, 65_536, 512, 256, 2).cluster == 2
     assert plan(H200, 65_536, 257, 0, 2).cluster == 2
     for M, K, n, itemsize in [(65_536, 512, 256, 4), (65_536, 256, 256, 2), (65_536, 513, 256, 2), (8447, 512, 256, 2)]:
@@ -70,7 +70,7 @@ def test_few_rows_go_to_small_blocks():
     assert [plan(A100, M, 512, 256, 2).rows for M in (100, 108 * 32 - 1, 108 * 32, 108 * 64)] == [16, 16, 32, 64]
 
 
-def test_what_no_block_can_hold_is_refused():
+def test_problems_too_large_for_a_block_are_refused():
     message = "backend 'cuda': 4096 atoms and 256 features of 4 bytes need .* bytes of shared memory for a block, this "
     with pytest.raises(ValueError, match=message + "card gives 166912"):
         plan(A100, 1, 4096, 256, 4)
@@ -83,7 +83,7 @@ def test_several_passes_and_more_features_than_atoms(M, K, n):
 
 
 def test_float32_sums_over_many_rows():
-    """Matrix units cut what they add up: long sums would lose a little at every step, always in one direction."""
+    """Matrix units truncate sums: long sums would lose a little at every step, always in one direction."""
     p = clear_of_ties(to(sparse_code_problem(1030, 64, 48), torch.float32), 3)
     assert_as_exact_as_pytorch(sparse_code, unrolled_sparse_code, p, n_iter=3, backend="cuda")
 
@@ -107,7 +107,7 @@ def test_bfloat16(start):
 
 @pytest.fixture
 def hopper(monkeypatch):
-    """A Hopper card of two multiprocessors where kernels are emulated; else the card must be one."""
+    """An emulated Hopper card with two multiprocessors; without emulation, the real card must be a Hopper card."""
     if EMULATED:
         card = device.module().CudaCard(9, 0, 232_448, 2, True)
         monkeypatch.setattr(device, "card", lambda index: card)
@@ -148,7 +148,7 @@ def test_matrices_of_each_iteration_on_hopper(hopper):
     assert_as_exact_in_16_bits(lista, unrolled_lista, p, n_iter=2, positive=True, backend="cuda")
 
 
-def test_not_a_number_reaches_its_row_alone_on_hopper(hopper):
+def test_nan_stays_in_its_row_on_hopper(hopper):
     p = keywords(to(lista_problem(hopper, 300), torch.bfloat16))
     clean = lista(**p, n_iter=2, backend="cuda")
     p["b"][5, 7] = torch.nan

@@ -72,7 +72,7 @@ def hopper(instructions):
 
 
 def of(kernels, arch, *parts):
-    """What of the kernels of an architecture has all of these in its name."""
+    """The kernels of an architecture whose names contain all of these words."""
     return {name: value for (a, name), value in kernels.items() if a == arch and all(part in name for part in parts)}
 
 
@@ -118,8 +118,8 @@ def test_hopper_kernels_use_its_own_units(usage, code, hopper):
     assert not of(code, "sm_80", "WgmmaBlock")
 
 
-def test_sums_on_hopper_are_touched_after_the_wait_alone(hopper):
-    """What wgmma adds up, it adds up behind the compiler's back: on every path a wait for all stands before a use."""
+def test_sums_on_hopper_are_used_only_after_the_wait(hopper):
+    """Products are asynchronous, unknown to the compiler: every path must wait for all products before a use."""
     for name, kernel in hopper.items():
         assert sass.touched_before_done(kernel) == [], name
         no_wait = [i._replace(name="NOP", operands="") if (i.name, i.operands) == sass.ALL_DONE else i for i in kernel]
@@ -127,7 +127,7 @@ def test_sums_on_hopper_are_touched_after_the_wait_alone(hopper):
 
 
 def test_products_on_hopper_overlap(hopper):
-    """Of a stage's products the last alone is marked, and not every wait is for all; in series both are otherwise."""
+    """Only the last product of a stage is marked, and some waits are not for all; serialised code differs in both."""
     for name, kernel in hopper.items():
         products = [i for i in kernel if i.opcode == "HGMMA"]
         marked = [i for i in products if i.operands.endswith("gsb0")]
@@ -138,8 +138,8 @@ def test_products_on_hopper_overlap(hopper):
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on the PATH")
 @pytest.mark.parametrize("element", ["bfloat16", "float16"])
-def test_ptxas_has_to_mend_nothing(element, tmp_path):
-    """It says so where it puts products in series, or injects a wait that the source lacks."""
+def test_ptxas_reports_no_repairs(element, tmp_path):
+    """It reports serialised products, and waits that it injects because the source lacks them."""
     target = ["-gencode=arch=compute_90a,code=sm_90a", "-DSCVAE_FAST_WITH_CUDA", "-DSCVAE_FAST_WITH_HOPPER"]
     source = CSRC / "cuda" / "hopper" / f"launch_{element}.cu"
     words = ["nvcc", "-std=c++17", "-O3", "-cubin", "-Xptxas=-v", f"-I{CSRC}", *target, "-o", tmp_path / "cubin"]

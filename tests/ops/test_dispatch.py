@@ -1,4 +1,4 @@
-"""Calls that skip torch's dispatcher: the same results and errors, and whoever listens there still hears."""
+"""Calls that skip torch's dispatcher: the same results and errors, and modes still see the operations."""
 
 import sys
 from typing import ClassVar
@@ -35,7 +35,7 @@ EVERY_OPERATION = pytest.mark.parametrize("case", CASES)
 
 @pytest.fixture
 def through_the_dispatcher(monkeypatch):
-    """A function after whose call nothing skips the dispatcher any more."""
+    """A function that stops all calls from skipping the dispatcher."""
     return lambda: monkeypatch.setattr(registration, "can_skip_dispatcher", lambda tensors, cast: False)
 
 
@@ -127,7 +127,7 @@ def test_tracing_records_the_operation():
 
 
 class Logged(torch.Tensor):
-    """A subclass that counts what is called with it."""
+    """A subclass that counts the calls with it."""
 
     seen: ClassVar[list[str]] = []
 
@@ -279,5 +279,5 @@ print("right", dispatch._PRIVATE is None)
     ],
 )
 def test_a_torch_without_a_private_name(name, off):
-    """Everything is right without the short way, which is then off."""
+    """Results are correct without the shortcut, which is then off."""
     assert run(sys.executable, "-W", "ignore", "-c", WITHOUT, name) == f"right {off}\n"

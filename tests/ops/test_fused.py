@@ -44,7 +44,7 @@ pytestmark = [
 
 @contextlib.contextmanager
 def going(way):
-    """The name of the backend, while it goes that way."""
+    """The name of the backend, while it uses that launch mode."""
     name, by_iteration = way.partition(",")[0], WAYS[way]
     with contextlib.ExitStack() as stack:
         if by_iteration is not None:
@@ -56,7 +56,7 @@ def going(way):
 
 @pytest.fixture(params=PRESENT)
 def backend(request):
-    """Its name, while it goes that way."""
+    """The name of the backend, while it uses that launch mode."""
     with going(request.param) as name:
         yield name
 
@@ -79,7 +79,7 @@ def test_family_in_float32(way, name):
 
 @pytest.mark.parametrize(("way", "name"), VARIANTS_BY_WAY)
 def test_family_in_float16(way, name):
-    """At most twice the error of the formula in float16, of rows that no rounding switches a code on or off in."""
+    """At most twice the error of the formula in float16, for rows in which rounding switches no code on or off."""
     op, problem, settings = variant(name, 40, 14, 9, 3)
     p = to(problem, torch.float16)
     clear = ~near_a_tie(record(op.__name__, **to(p, torch.float64), **settings), 4e-3)
@@ -134,7 +134,7 @@ def test_factored_form_has_no_matrix_of_atoms_and_atoms(way):
 @pytest.mark.parametrize("way", [way for way in PRESENT if way.partition(",")[0] in takers("non-negative lista")])
 @pytest.mark.parametrize("theta", [-0.3, float("nan")])
 def test_rows_beyond_the_last_add_nothing(way, theta):
-    """A negative θ switches on what there is not, where codes are non-negative; no row is told of it."""
+    """With non-negative codes, a negative θ makes padding rows nonzero; these must not contribute."""
     p = {**to(lista_problem(3, 5), torch.float32), "theta": torch.full((5,), theta)}
     p["S"][0, 0] = torch.inf
     with going(way) as backend:
@@ -165,7 +165,7 @@ def test_sparse_code_in_float32(backend, M, K, n, start):
 @pytest.mark.parametrize("n_iter", [0, 3])
 @pytest.mark.parametrize("parameters", ["float16", "float32"])
 def test_float16(backend, n_iter, parameters):
-    """At most twice the error of the formula in float16; its codes are rounded after every iteration, as ours are."""
+    """At most twice the error of the formula in float16, whose codes are also rounded after every iteration."""
     p = to(sparse_code_problem(66, 70, 33), torch.float16)
     if parameters == "float32":
         p = {**p, "theta": p["theta"].float(), "gain": p["gain"].float()}

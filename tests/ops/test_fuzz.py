@@ -1,4 +1,4 @@
-"""Drawn calls: every backend against the specification, on shapes, strides and values that nobody thought of.
+"""Drawn calls: every backend against the specification, on random shapes, strides and values.
 
 A case follows from its seed alone, and the seed is the test's name: `pytest "tests/ops/test_fuzz.py" -k "cpu-17]"`
 repeats one. What was drawn is printed where it fails.
@@ -78,12 +78,12 @@ class Case:
 
     @property
     def rows(self) -> int:
-        """Of the W_e and theta of each iteration."""
+        """Number of rows of W_e and theta, one for each iteration."""
         return self.n_iter + (self.form in ("lista", "bottleneck"))
 
     @property
     def settings(self) -> dict[str, object]:
-        """Arguments that are no tensors."""
+        """The arguments other than tensors."""
         if self.form == "decode":
             return {}
         return {"n_iter": self.n_iter, "positive": self.positive, **({"S": None} if self.form == "factored" else {})}
@@ -99,7 +99,7 @@ class Case:
 
     @property
     def shows(self) -> set[tuple[object, ...]]:
-        """What a backend has to get right for it: what the form goes with, and what happens to a tensor."""
+        """The features of the case: combinations of options, and special tensors."""
         rows, n_iter = (self.rows_of_x > 0) + (self.rows_of_x > 64), min(self.n_iter, 2)
         beside = {
             *(("each", name) for name in self.each),
@@ -149,7 +149,7 @@ def draw_case(seed: int) -> Case:
 
 
 def sparsified(values: torch.Tensor, density: float) -> torch.Tensor:
-    """About that share of the values, and zeros."""
+    """The values with about that density; the others become zeros."""
     return torch.where(torch.rand(values.shape) < density, values, 0.0)
 
 
@@ -264,7 +264,7 @@ def outcome(
 
 
 def errors(case: Case, tensors: dict[str, torch.Tensor], grads: list[torch.Tensor], backend: str) -> dict[str, Error]:
-    """What float32 on that backend makes wrong; NaN and infinities must be where float64 has them."""
+    """Errors of float32 on that backend; NaN and infinities must be at the same places as in float64."""
     found = outcome(case, tensors, grads, backend, torch.float32)
     exact = outcome(case, tensors, grads, "eager", torch.float64)
     found_errors = {}
@@ -296,7 +296,7 @@ def assert_as_exact_as_pytorch(
 
 
 def lacks(case: Case, tensors: dict[str, torch.Tensor], backend: str) -> str | None:
-    """An option of the case that the backend has to decline."""
+    """An option of the case that the backend must decline."""
     if case.op == "decode":
         return None
     options = problems.record(case.op, case.n_iter, case.positive, **tensors).options
@@ -304,7 +304,7 @@ def lacks(case: Case, tensors: dict[str, torch.Tensor], backend: str) -> str | N
 
 
 def covering(cases: Iterable[Case]) -> list[Case]:
-    """The cases, those of little work first, that show what none before shows: together they show what all do."""
+    """Cases in the order of their work, each with a feature that none before has: together they have all features."""
     shown, found = set(), []
     for case in sorted(cases, key=lambda case: case.work):
         if not case.shows <= shown:
@@ -347,7 +347,7 @@ def test_backend_agrees_with_the_specification(backend, seed, monkeypatch):
 
 
 @pytest.mark.parametrize("choose", [list, covering])
-def test_cases_cover_what_they_are_meant_to(choose):
+def test_cases_cover_all_features(choose):
     cases = choose(draw_case(seed) for seed in range(CASES))
     for field in ("dtype", "n_iter", "theta_per_atom", "positive", "density", "threads", "used", "keeps"):
         assert len({getattr(case, field) for case in cases}) > 1, field
@@ -360,7 +360,7 @@ def test_cases_cover_what_they_are_meant_to(choose):
     assert any(0 in case.batch for case in cases)
 
 
-def test_slow_kernels_are_shown_as_much_by_fewer_cases():
+def test_fewer_cases_for_slow_kernels_cover_as_much():
     cases = [draw_case(seed) for seed in range(CASES)]
     few = covering(cases)
     assert set().union(*(case.shows for case in few)) == set().union(*(case.shows for case in cases))

@@ -1,4 +1,4 @@
-"""The kernels for GPUs on a card: large problems, streams, graphs, torch.compile, no waiting for the host."""
+"""The GPU kernels on a card: large problems, streams, graphs, torch.compile, no synchronisation with the host."""
 
 import warnings
 
@@ -25,8 +25,8 @@ def on_card(problem, dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("M", [1, 4097, 1 << 20])
-def test_rows_do_not_depend_on_how_many_there_are(backend, dtype, M):
-    """Of a large problem some rows, the last among them, against the same rows alone, in float64 on the card."""
+def test_rows_do_not_depend_on_the_number_of_rows(backend, dtype, M):
+    """Some rows of a large problem, including the last, compared with a problem of these alone, in float64."""
     p = on_card(sparse_code_problem(min(M, 4097), 512, 256), dtype)
     p["x"] = p["x"].repeat(-(-M // len(p["x"])), 1)[:M]
     z, x_hat = sparse_code(**p, n_iter=5, backend=backend)
@@ -53,7 +53,7 @@ def test_more_than_two_billion_elements(backend):
 @pytest.mark.skipif("triton" not in PRESENT, reason="of Triton's kernels alone")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("M", [1, 300, 70_000])
-def test_a_launch_for_each_iteration_gives_what_one_for_all_gives(dtype, M):
+def test_one_launch_per_iteration_gives_the_same_as_a_single_launch(dtype, M):
     from scvae_fast.ops.backends.triton import launch
 
     p, found = on_card(sparse_code_problem(M, 200, 70, start="plain"), dtype), []

@@ -1,4 +1,4 @@
-"""group_norm_silu: the C++ kernels, whatever the size of x, and PyTorch where they don't take a call."""
+"""group_norm_silu: the C++ kernels for x of any size, and PyTorch for calls that they don't support."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The cpu backend's kernels for every instruction set that this processor has: a process uses one of them for good."""
+"""The cpu backend's kernels for every instruction set of this processor: a process always uses the same one."""
 
 import os
 import subprocess
@@ -46,14 +46,14 @@ def test_operations_hold_on_each(instructions):
     assert f"instruction set: {instructions}" in done.stdout.splitlines()
 
 
-def test_every_processor_has_the_portable_one():
+def test_every_processor_supports_the_portable_kernels():
     assert native.instruction_sets()[-1] == "portable"
     assert set(native.instruction_sets()) <= {"avx512", "avx2", "portable"}
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize("instructions", ["abacus", "AVX2", "avx512 "])
-def test_one_that_is_not_there_is_refused_by_name(instructions):
+def test_an_unsupported_instruction_set_is_refused_by_name(instructions):
     done = run(instructions, CALL)
     assert done.returncode != 0
     usable = ", ".join(native.instruction_sets())

@@ -29,7 +29,7 @@ except KeyboardInterrupt:
 
 
 def assert_interrupted(words):
-    """A program that is interrupted once it has begun ends, and says that a call afterwards was right."""
+    """A program that is interrupted after its start must end, and report that a later call was correct."""
     process = subprocess.Popen([sys.executable, "-c", *words], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
@@ -45,7 +45,7 @@ def assert_interrupted(words):
 @pytest.mark.parametrize("op", ["lista", "sparse_code"])
 @pytest.mark.parametrize(("threads", "rows"), [(1, 1), (2, 300)])
 def test_interrupted_call_ends(op, backend, threads, rows):
-    """And the next one gives what it should."""
+    """The next call must be correct."""
     assert_interrupted([CALL, op, backend, str(threads), str(rows)])
 
 

@@ -22,7 +22,7 @@ def problem(dtype=torch.float64):
 
 
 def weights(kind, rows, K, dtype=torch.float64):
-    """α of every shape that there is."""
+    """α in every possible shape."""
     shape = {"one": (), "atoms": (K,), "rows": (*rows, 1), "all": (*rows, K)}[kind]
     return 0.2 + 0.3 * torch.rand(shape, dtype=dtype)
 
@@ -129,8 +129,8 @@ def test_units_of_data_and_dictionary_do_not_matter(algorithm, dtype, of_x, of_D
 
 
 @pytest.mark.parametrize("algorithm", ["cd", "fista"])
-def test_the_certificate_can_not_be_faked(algorithm):
-    """A gap of 0 where the codes are the optimum, more where they are not, whatever float32 makes of squares."""
+def test_the_certificate_is_reliable(algorithm):
+    """The gap is 0 only at the optimum, even if squares overflow or vanish in float32."""
     x, D = torch.randn(6, 9), dictionary(9, 20, torch.float32)
     for scale in (1e-23, 1e20):
         codes, gap = lasso(x * scale, D, 0.3 * scale, max_iter=0, z0=torch.zeros(6, 20), algorithm=algorithm, tol=0)
@@ -160,7 +160,7 @@ def test_duplicates_of_atoms_and_correlated_ones(algorithm, positive):
     assert (Lasso(D, 0.1, positive=positive).relative_gap(x, codes) <= 1.1e-7).all()
 
 
-def test_the_gap_bounds_what_is_missing():
+def test_the_gap_bounds_the_suboptimality():
     x, D = problem()
 
     def objective(z):

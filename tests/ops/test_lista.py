@@ -1,4 +1,4 @@
-"""lista on every backend that can run here: values, gradients, strides, and what comes of bad input."""
+"""lista on every backend that can run here: values, gradients, strides, and errors."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ EVERY_BACKEND = pytest.mark.parametrize("backend", FLOAT32_BACKENDS)
 
 
 def by_numpy(b, S, theta, n_iter):
-    """The formula, word for word."""
+    """The formula in NumPy."""
 
     def h(u):
         return np.sign(u) * np.maximum(np.abs(u) - theta, 0)
@@ -267,7 +267,7 @@ def test_threshold_of_minus_infinity_keeps_zero(backend, theta, n_iter, z, d_the
     ],
 )
 @pytest.mark.parametrize("shape", [(), (5,), (1, 1), (1, 5)])
-def test_thresholds_that_are_no_finite_numbers(backend, theta, positive, z, shape):
+def test_thresholds_that_are_not_finite(backend, theta, positive, z, shape):
     p = {"b": torch.tensor([[0.0, 1.0, -2.0, INF, -INF]]), "S": torch.eye(5), "theta": torch.full(shape, theta)}
     p = suited(backend, p)
     assert_close(lista(**p, n_iter=0, positive=positive, backend=backend).cpu(), torch.tensor([z]).to(p["b"].dtype))
@@ -327,7 +327,7 @@ def test_iterates_are_kept_where_they_take_16_MiB_at_most(n_iter, iterates):
     assert kept == b_and_z + S_theta_gain + iterates * 64 * 32 * 4
 
 
-def test_iterates_are_kept_for_backward_passes_alone():
+def test_iterates_are_kept_only_for_backward_passes():
     b, S = torch.randn(3, 4, requires_grad=True), (torch.randn(4, 4) / 8).requires_grad_()
     arguments = (b, S, torch.tensor(0.1), None, None, 5, False, "cpu")
     for recorded, count in ((True, 4), (False, 0)):

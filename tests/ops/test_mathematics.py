@@ -1,4 +1,4 @@
-"""The iteration is ISTA: it solves the lasso ½‖x − Dz‖² + λ‖z‖₁, whatever another implementation says."""
+"""The iteration is ISTA: it solves the lasso ½‖x − Dz‖² + λ‖z‖₁, without reference to another implementation."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""One iteration for the LISTA family: options of the operations, beside the loops that people write."""
+"""One iteration for the LISTA family: options of the operations, compared with the usual loops."""
 
 import pytest
 import torch
@@ -123,7 +123,7 @@ def test_tilista(backend):
 
 @EVERY_BACKEND
 @pytest.mark.parametrize("name", VARIANTS)
-def test_what_is_the_same_in_every_iteration_may_be_repeated(backend, name):
+def test_shared_arguments_may_be_repeated_per_iteration(backend, name):
     op, tensors, settings = variant(name, M, K, n, T)
     each = VARIANTS[name].each
     single = {k: t[0] if k in each and k != "momentum" else t for k, t in tensors.items()}

@@ -1,4 +1,4 @@
-"""The trial of GPU kernels in a child process, without a card: kernels that are right, wrong, or worse."""
+"""The trial of GPU kernels in a child process, without a card: kernels that are correct, wrong, or worse."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from scvae_fast.ops.backends.verdicts import Card, Store, Verdict, warn_once
 
 CARD = Card("a card", "GPU-0", "a card, 9.0, driver 1", device="cpu")
 RIGHT = Verdict(True, "", 0.3, {64: 0.8, 1024: 1.05, 16_384: 2.5})
-WRONG = Verdict(False, "∂S errs by 90.0 times what is allowed", 90.0, {})
+WRONG = Verdict(False, "∂S has 90.0 times the allowed error", 90.0, {})
 
 # What a child runs first: kernels of the name "cuda" that are the specification, changed here and there, on a CPU.
 SUBJECTS = """
@@ -55,7 +55,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def tried(store, tmp_path):
-    """Runs a trial of kernels that are changed so, and returns what it found of them in float32."""
+    """Run a trial of kernels with these changes, and return its verdict in float32."""
 
     def run(forward="", backward="", at_import="", **settings):
         subjects = tmp_path / "subjects.py"
@@ -83,9 +83,9 @@ def test_right_kernels_are_right_and_timed(tried):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"forward": "z = -z"}, " errs by "),
-        ({"backward": "gradients['theta'] = -gradients['theta']"}, "∂theta errs by"),
-        ({"forward": "z = torch.cat([z[:-1], 0 * z[-1:]])"}, " errs by "),
+        ({"forward": "z = -z"}, " times the allowed error"),
+        ({"backward": "gradients['theta'] = -gradients['theta']"}, "∂theta has"),
+        ({"forward": "z = torch.cat([z[:-1], 0 * z[-1:]])"}, " times the allowed error"),
         (
             {"backward": "gradients['S'] = gradients['S'].clone().index_fill_(0, torch.tensor(0), torch.nan)"},
             "∂S has NaN",
@@ -112,7 +112,7 @@ def test_a_launch_that_does_not_end_is_a_verdict(tried):
 
 
 @pytest.mark.processes
-def test_running_out_of_time_or_memory_is_no_verdict(tried, store):
+def test_running_out_of_time_or_memory_gives_no_verdict(tried, store):
     assert tried(forward="time.sleep(600)", limit=4) is None
     assert tried(forward="raise torch.OutOfMemoryError('no memory')") is None
     assert tried(forward="os.kill(os.getpid(), 9)") is None
@@ -175,7 +175,7 @@ def test_where_the_cache_can_not_be_written_verdicts_stay_in_the_process(tmp_pat
 
 
 class Tries:
-    """In the place of a trial."""
+    """Replaces a trial."""
 
     def __init__(self, **found):
         self.found, self.calls = found or {"cuda_float32": RIGHT}, []
@@ -233,7 +233,7 @@ def test_a_second_process_reads_the_verdict(chooser):
     assert second.calls == []
 
 
-def test_where_none_is_right_the_reason_is_told_once(chooser):
+def test_if_all_kernels_fail_the_reason_is_reported_once(chooser):
     found = chooser(Tries(cuda_float32=WRONG))
     with pytest.warns(UserWarning, match=r"a card: no GPU kernel passed its trial \(cuda float32: ∂S errs") as caught:
         chosen = [found.fastest(0, torch.float32, rows, ("cuda",)) for rows in (64, 16_384)]
@@ -319,7 +319,7 @@ def test_eight_processes_at_once_try_once(tmp_path):
 
 
 @pytest.mark.processes
-def test_a_process_that_is_killed_during_its_trial_blocks_nobody(store, chooser):
+def test_a_process_killed_during_its_trial_blocks_no_other(store, chooser):
     script = f"""
 import sys, time
 from pathlib import Path
@@ -359,7 +359,7 @@ torch.distributed.barrier()
 
 
 def ranks(tmp_path, *found, seconds=60.0, mute=()):
-    """What ranks with such verdicts agree on; those in `mute` never ask."""
+    """The verdicts that ranks with these verdicts agree on; those in `mute` never ask."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", RANK, str(rank), str(len(found)), str(tmp_path / "group"), json.dumps(mine)],
@@ -375,7 +375,7 @@ def ranks(tmp_path, *found, seconds=60.0, mute=()):
 
 
 @pytest.mark.processes
-def test_all_ranks_take_what_is_right_on_all_at_the_least_gain(tmp_path):
+def test_ranks_agree_on_kernels_that_are_correct_on_all(tmp_path):
     one = {
         "cuda:float32": (True, {64: 2.0, 1024: 3.0}),
         "triton:float32": (True, {64: 2.0}),
@@ -420,7 +420,7 @@ def test_a_failed_trial_is_the_reason_that_backends_give(store, monkeypatch):
     store.add(CARD.key, "triton:float32", WRONG)
     store.add(CARD.key, "triton:float16", RIGHT)
     found = scvae_fast.backends()
-    assert found["cuda"] == "on a card its trial failed (cuda float32: ∂S errs by 90.0 times what is allowed)"
+    assert found["cuda"] == "on a card its trial failed (cuda float32: ∂S has 90.0 times the allowed error)"
     assert found["triton"] is None  # it is right in float16
 
 

@@ -1,4 +1,4 @@
-"""The triton backend beyond what all kernels for GPUs are tested for."""
+"""The triton backend, beyond the tests of all GPU kernels."""
 
 import pytest
 import torch

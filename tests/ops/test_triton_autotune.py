@@ -1,4 +1,4 @@
-"""Which tile is chosen where tuning is asked for, and what is kept of it; times are made up: no card is needed."""
+"""Autotuning: the choice of tiles, and its file. Times are made up, so no card is needed."""
 
 import json
 
@@ -17,7 +17,7 @@ TABLE, OTHER, THIRD = CANDIDATES[2], CANDIDATES[5], CANDIDATES[0]
 
 
 class Clock:
-    """Calls what it is given, and says how long the choice that ran last is meant to take."""
+    """Calls its argument, and returns the made-up time of the choice that ran last."""
 
     def __init__(self, seconds):
         self.seconds, self.ran = seconds, []
@@ -28,7 +28,7 @@ class Clock:
 
 
 def tuned(file, seconds, key="problem"):
-    """A tuner on that file, its clock, and what it chooses."""
+    """A tuner on that file, its clock, and its choice."""
     clock = Clock(seconds)
     tuner = Tuner(file, clock)
     return tuner, clock, tuner.tune(key, TABLE, CANDIDATES, clock.ran.append)
@@ -58,7 +58,7 @@ def test_choices_come_back_from_the_file(tmp_path):
     assert again.known("another problem", CANDIDATES) is None
 
 
-def test_what_is_no_candidate_any_more_is_not_known(tmp_path):
+def test_former_candidates_are_ignored(tmp_path):
     tuner, _, _ = tuned(tmp_path / "triton.json", {OTHER: 1.0})
     assert tuner.known("problem", [TABLE, THIRD]) is None
 
@@ -83,7 +83,7 @@ def test_last_writer_keeps_the_choices_of_others(tmp_path):
         ('{"schema": 1, "choices": []}', "holds no choices of tiles of schema 1"),
     ],
 )
-def test_file_of_another_make_is_replaced_with_one_warning(tmp_path, text, message):
+def test_a_file_of_another_schema_is_replaced_with_one_warning(tmp_path, text, message):
     file = tmp_path / "triton.json"
     file.write_text(text)
     with pytest.warns(UserWarning, match=message) as warned:
@@ -104,7 +104,7 @@ def test_where_nothing_can_be_written_choices_stay_in_memory_with_one_warning(tm
 
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
-    """Tuning is asked for, on a card that is not there, with its clock made up; all tiles fit. Gives what was run."""
+    """Tuning for an imaginary card with a made-up clock, where all tiles fit. Returns the choices that were run."""
     clock = Clock({OTHER: 1.0})
     monkeypatch.setattr(launch, "unmet", lambda problem, go: 0)
     monkeypatch.setenv("SCVAE_FAST_AUTOTUNE", "1")
@@ -145,8 +145,8 @@ def test_without_the_variable_the_table_decides(asked, monkeypatch, value):
     assert not asked
 
 
-def test_what_does_not_fit_as_compiled_is_neither_timed_nor_chosen(asked, monkeypatch):
-    """Nor is it where it was chosen once."""
+def test_tiles_that_do_not_fit_after_compilation_are_never_chosen(asked, monkeypatch):
+    """Even if they were chosen before."""
     assert chosen(asked) == OTHER
     asked.clear()
     monkeypatch.setattr(launch, "unmet", lambda problem, go: 300_000 * (problem[1] in (OTHER, TABLE)))

@@ -53,7 +53,7 @@ class Kind(NamedTuple):
 
 
 def kind(kernel: str, without: str = "", having: set[str] | None = None, **flags: Any) -> Kind:
-    """`without` names arguments that are None; `having`, what there is of that which only some problems have."""
+    """`without` names arguments that are None; `having` names optional parts that the problem has."""
     optional = EACH | MOMENTUM | RESIDUALS | DIRECTIONS
     absent = optional - (having or set()) | set(without.split())
     return Kind(kernel, absent, {**dict.fromkeys(FLAGS, 0), "PADDED": 1, **flags})
@@ -102,7 +102,7 @@ PLAIN = list(KINDS)[: list(KINDS).index("positive lista")]
 
 
 def _for_options() -> list[tuple[int, torch.dtype, Tile]]:
-    """Where kernels with options are compiled: the largest tile, and on Hopper the smallest too.
+    """Tiles for which kernels with options are compiled: the largest, and on Hopper also the smallest.
 
     All tiles would take ten minutes more.
     """
@@ -178,7 +178,7 @@ def compiled(arch: int, dtype: torch.dtype, kind: Kind, tile: Tile) -> Any:
 
 
 def assert_long_sums_are_rounded(text: str) -> None:
-    """Of three TF32 products the first begins at zero: what they give is added to long sums by ordinary additions."""
+    """The first of three TF32 products starts at zero: their result is added to long sums by ordinary additions."""
     zeros = re.findall(r"(%\w+) = arith\.constant dense<0\.0+e\+00>", text)
     # In registers a sum is the third operand; in tensor memory the fourth says whether there is one yet.
     begun = re.findall(

@@ -31,7 +31,7 @@ GRADIENTS = ("x", "W_e", "S", "theta", "D", "gain", "z0", "step", "momentum")
 
 
 class Compiler:
-    """Stands for Triton's: keeps what it is asked for, and says that a kernel takes so much shared memory."""
+    """Replaces Triton's: records requests, and reports a given shared memory for kernels."""
 
     def __init__(self, shared=lambda arguments: 0):
         self.shared, self.keys, self.launched, self._binders = shared, set(), [], {}
@@ -49,7 +49,7 @@ class Compiler:
 
 @pytest.fixture
 def compiler(monkeypatch):
-    """A stub for Triton's, and for what is known of kernels that it compiled."""
+    """A stub for Triton's compiler, with no knowledge of earlier compilations."""
     found = Compiler()
     monkeypatch.setattr(JITFunction, "run", lambda function, *values, **more: found.run(function, *values, **more))
     monkeypatch.setattr(launch, "_needed", {})
@@ -57,7 +57,7 @@ def compiler(monkeypatch):
 
 
 def call(p, card=H200):
-    """Forward and backward, with every gradient; what is computed is of no use."""
+    """Forward and backward, with every gradient; results are meaningless."""
     kernels = bottleneck.TritonKernels(card)
     fused._code(kernels, p)
     z, x_hat = p.x.new_zeros(len(p.x), p.n_atoms), None if p.D is None else torch.zeros_like(p.x)
@@ -122,7 +122,7 @@ def test_tile_that_compiles_to_too_much_gives_way_to_the_next_smaller(compiler, 
 
 
 def test_only_one_kernel_of_a_launch_need_be_too_large(compiler):
-    """Here that of the backward pass alone: the forward pass keeps its tile."""
+    """Here only that of the backward pass: the forward pass keeps its tile."""
     table = tiles.tiles((9, 0), 4)
     compiler.shared = lambda bound: H200.shared_bytes + ("adjoints" in bound and bound["BLOCK_M"] == table[0].rows)
     call(problem_of("lista", 20_000, 70, 33, 2))
@@ -170,8 +170,8 @@ def test_kernels_that_fit_are_compiled_ahead_once(compiler, monkeypatch):
     assert len(asked) > first
 
 
-def test_what_only_compiles_stays_so_in_its_own_thread(compiler):
-    """A launch of another thread is one, while this thread only compiles."""
+def test_compile_only_mode_is_limited_to_its_thread(compiler):
+    """Another thread still launches while this thread only compiles."""
     from concurrent.futures import ThreadPoolExecutor
 
     left = torch.zeros(16, 64)
@@ -198,7 +198,7 @@ def way(request):
 
 @pytest.mark.parametrize("name", ["lista", "sparse_code", *VARIANTS])
 def test_rows_and_iterations_compile_nothing_anew(compiler, name, way):
-    """Nor does where the thresholds of an iteration begin: 70 of float32 are no whole number of 16 bytes."""
+    """Nor does the start of an iteration's thresholds: 70 float32 values are not a multiple of 16 bytes."""
     call(problem_of(name, 5, 70, 33, 3))
     known = set(compiler.keys)
     assert known
@@ -208,7 +208,7 @@ def test_rows_and_iterations_compile_nothing_anew(compiler, name, way):
 
 
 def test_few_kernels_are_compiled_for_all_variants(compiler):
-    """What integers are alike is told apart where loads gain by it, and by no other."""
+    """Integers are specialised only where this makes loads faster."""
     for by_iteration in (False, True):
         with launch.forced(by_iteration=by_iteration):
             for name in ("lista", "sparse_code", *VARIANTS):

@@ -1,4 +1,4 @@
-"""What the Triton kernels are launched with: pure functions of the card and the problem."""
+"""Launch parameters of the Triton kernels: pure functions of the card and the problem."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_few_rows_are_dealt_out_to_as_many_multiprocessors_as_can_be():
 
 
 def test_tiles_of_rows_and_columns_are_dealt_out_to_all_multiprocessors():
-    """Some tile gives each one to work on, and no larger one does."""
+    """Some tile gives each of them work, and no larger tile does."""
     tile = choose(H200, torch.bfloat16, 1024, 512)
     assert -(-1024 // tile.rows) * (512 // tile.columns) >= H200.multiprocessors
     larger = [t for t in tiles.tiles((9, 0), 2) if t.rows > tile.rows]

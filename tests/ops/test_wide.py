@@ -1,4 +1,4 @@
-"""The factored form over many atoms: lists of codes, slabs of matrices, and the memory that they take."""
+"""The factored form over many atoms: lists of codes, slabs of matrices, and their memory."""
 
 import os
 import subprocess
@@ -165,9 +165,9 @@ print(call.density, (peak - call.bytes) / 2**20)
 
 
 @pytest.mark.processes
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is counted on Linux alone")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is counted only on Linux")
 def test_memory_of_a_large_dictionary():
-    """Beside arguments, results and gradients."""
+    """In addition to arguments, results and gradients."""
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, env=environment)
     density, mebibytes = map(float, done.stdout.split())

@@ -1,4 +1,4 @@
-"""What is drawn where there is nothing to draw, and under which names."""
+"""Figures without data, and names in figures."""
 
 import warnings
 from pathlib import Path
@@ -22,7 +22,7 @@ def texts(figure: figures.Figure) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_of_files_are_no_mathematics(name: str, tmp_path: Path) -> None:
+def test_file_names_are_not_read_as_mathematics(name: str, tmp_path: Path) -> None:
     picture, labels = scene(8, 8), np.zeros((8, 8), int)
     drawn = [
         figures.reconstructions("Title", [name], [picture], [picture], ["1 dB"]),
@@ -38,7 +38,7 @@ def test_names_of_files_are_no_mathematics(name: str, tmp_path: Path) -> None:
         assert (tmp_path / "x.png").stat().st_size > 1000
 
 
-def test_weights_that_are_the_same_everywhere_are_told_in_words() -> None:
+def test_constant_weights_are_described_in_words() -> None:
     alpha = torch.full((2, 4, 4), 1 / 16)
     alpha[1, 0, 0] = 0.5
     figure = figures.alpha_maps([scene(8, 8), scene(8, 8)], alpha)

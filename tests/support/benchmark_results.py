@@ -1,4 +1,4 @@
-"""Results of benchmarks that nobody measured, for tests of what is made of them."""
+"""Made-up benchmark results, for tests of reports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ERRORS = {"z": 1e-6, "x̂": 8e-7, "∂x": 3e-7, "∂W_e": 3e-7, "∂S": 5e-7, "�
 
 
 def of(case: AnyCase, **found: Any) -> dict[str, Any]:
-    """A result as a results file holds it."""
+    """A result in the format of a results file."""
     return {"name": case.name, "kind": type(case).__name__, "settings": case._asdict(), "took": 1.0, **found}
 
 
@@ -66,7 +66,7 @@ def family(form: str) -> dict[str, Any]:
 
 
 def lasso() -> dict[str, Any]:
-    """ISTA of eager PyTorch does not get there."""
+    """Eager ISTA does not reach the gap."""
     efforts = {
         "ISTA, cpu": {"iterations": 512, "gap": 9e-4},
         "ISTA, clean eager": {"iterations": 4096, "gap": 2e-3},
@@ -85,7 +85,7 @@ def model(direction: str = BOTH) -> dict[str, Any]:
 
 
 def parity(difference: float, deviation: float = 0.01, seeds: int = 3) -> dict[str, Any]:
-    """Losses that fall to 1, ours to so much more; seeds lie so far apart from each other."""
+    """Losses that fall to 1, or for ours to slightly more, with a given distance between seeds."""
     starts = [[3.0] * 6 + [1.0 + i * deviation] * 2 for i in range(-(seeds // 2), seeds - seeds // 2)]
     ours = [[3.0] * 6 + [losses[-1] + difference] * 2 for losses in starts]
     return of(ParityCase("pictures64", steps=8, seeds=seeds), losses={HABITS: starts, OURS: ours}, chosen=OURS)

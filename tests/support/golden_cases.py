@@ -23,7 +23,7 @@ class GoldenCase:
     state_dict: dict[str, Tensor]
 
     def load_options(self) -> dict[str, Any]:
-        """What `load_official` wants to know besides the state dict."""
+        """The arguments of `load_official` besides the state dict."""
         settings = self.settings
         return {
             "n_iter": settings["num_soft_thresh"],

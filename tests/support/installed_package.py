@@ -1,6 +1,6 @@
-"""What an installed wheel must do with torch and numpy alone: import, a layer, `scvae-fast doctor`, training steps.
+"""Checks an installed wheel with only torch and numpy: import, a layer, `scvae-fast doctor`, training steps.
 
-With `--without-compiler` it also fails where PATH leads to a compiler.
+With `--without-compiler` it also fails if there is a compiler on PATH.
 """
 
 import shutil
@@ -56,7 +56,7 @@ def check_doctor() -> None:
 
 
 def check_one_openmp() -> None:
-    """The runtime of torch is the only one; only Linux tells which libraries a process has loaded."""
+    """Torch's runtime must be the only one; only Linux lists the libraries of a process."""
     maps = Path("/proc/self/maps")
     if maps.exists():
         loaded = {line.split()[-1] for line in maps.read_text().splitlines() if "libgomp" in line}

@@ -35,7 +35,7 @@ QUICK_BACKENDS = BACKENDS if INTERPRETED or EMULATED else FLOAT32_BACKENDS
 
 
 def suited(backend: str, problem: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:
-    """The problem on the backend's device: in float64, or in float32 where it takes no more."""
+    """The problem on the backend's device: in float64, or in float32 if it does not support float64."""
     dtype = torch.float64 if backend in BACKENDS else torch.float32
     return {name: None if t is None else t.to(device_of(backend), dtype) for name, t in problem.items()}
 
@@ -82,7 +82,7 @@ def sparse_code_problem(
 
 
 def keywords(problem: dict[str, torch.Tensor | None]) -> dict[str, Any]:
-    """Without what is not given, as keyword arguments."""
+    """The arguments that are not None, as keyword arguments."""
     return {name: t for name, t in problem.items() if t is not None}
 
 
@@ -98,7 +98,7 @@ def record(op: str, n_iter: int, positive: bool = False, **tensors: torch.Tensor
 
 
 class Variant(NamedTuple):
-    """A call with options: the public function, what it takes besides x or b, W_e, S or G, θ and D, and how."""
+    """A call with options: the public function, its arguments besides x or b, W_e, S or G, θ and D, and their form."""
 
     op: str
     each: tuple[str, ...]  # tensors of which every iteration has its own
@@ -171,7 +171,7 @@ def takers(name: str) -> list[str]:
 
 
 def op_of(problem: dict[str, torch.Tensor | None]) -> str:
-    """Which public function takes these tensors."""
+    """The public function for these tensors."""
     return "ista" if "G" in problem else "sparse_code" if "x" in problem else "lista"
 
 
@@ -206,7 +206,7 @@ def unrolled_autoencoder(x, W_enc, b_enc, atoms, b_dec, lmbda, step, momentum, k
 
 
 def bytes_kept(call: Callable[[], object]) -> int:
-    """What autograd keeps of a call for its backward pass."""
+    """Bytes that autograd keeps of a call for its backward pass."""
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t):
         call()
@@ -239,7 +239,7 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 def clear_of_ties(
     problem: dict[str, torch.Tensor | None], n_iter: int, **settings: Any
 ) -> dict[str, torch.Tensor | None]:
-    """The problem with rows drawn anew where a rounding could switch a code on or off: no tolerance covers that."""
+    """The problem, with rows redrawn in which rounding could switch a code on or off, which no tolerance covers."""
     rows = "x" if "x" in problem else "b"
     while bool(
         (near := near_a_tie(record(op_of(problem), n_iter, **to(problem, torch.float64), **settings), 1e-5)).any()
@@ -301,13 +301,13 @@ def assert_as_exact_in_16_bits(
 
 
 def assert_close(a: torch.Tensor, b: torch.Tensor, name: str = "result") -> None:
-    """Equal but for rounding, in float32 for that of sums; NaN equals NaN."""
+    """Equal up to rounding, in float32 up to that of sums; NaN equals NaN."""
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if a.dtype == torch.float32 else {}
     torch.testing.assert_close(a, b, equal_nan=True, msg=lambda m: f"{name}: {m}", **tolerance)
 
 
 def assert_all_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    """Each of them."""
+    """Apply `assert_close` to each pair."""
     assert a.keys() == b.keys()
     for name in a:
         assert_close(a[name], b[name], name)

@@ -14,14 +14,14 @@ OF_OPERATIONS = (
 
 
 def run(*command, **options):
-    """What it printed; it must end without an error."""
+    """Run a program that must succeed, and return its output."""
     done = subprocess.run(command, capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def run_tests_of_kernels(backend, *flags, **environment):
-    """What the operations' tests show of a backend's kernels, in one process: each start takes seconds."""
+    """Run the operations' tests of a backend's kernels in one process, because each start takes seconds."""
     files = [f"tests/{name}.py" for name in (*OF_OPERATIONS, f"ops/test_{backend}")]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", backend, *flags, *files]
     printed = run(*command, env={**os.environ, **environment}, cwd=TESTS.parent)

@@ -1,4 +1,4 @@
-"""The machine code of kernels for Hopper cards, read for whether sums are waited for before anyone touches them."""
+"""Analysis of the machine code of Hopper kernels: whether they wait for sums before using them."""
 
 import re
 from collections.abc import Iterable
@@ -23,12 +23,12 @@ class Instruction(NamedTuple):
 
     @property
     def registers(self) -> set[int]:
-        """Of the thread, named by operands: of wider ones the first."""
+        """Registers of the thread that occur as operands; the first one of wide operands."""
         return {int(number) for number in re.findall(r"\bR(\d+)\b", self.operands)}
 
     @property
     def sums(self) -> set[int]:
-        """Of a product: 64 × N numbers of 4 bytes, in the registers of 128 threads."""
+        """Registers of a product's sums: 64 × N numbers of 4 bytes, over 128 threads."""
         first, columns = re.match(r"R(\d+)", self.operands), re.search(r"\.64x(\d+)x", self.name)
         assert first is not None, self
         assert columns is not None, self
@@ -55,7 +55,7 @@ def _targets(instruction: Instruction) -> list[int]:
 
 
 def _next(kernel: list[Instruction]) -> dict[int, list[int]]:
-    """By address, where the flow may go from there."""
+    """The possible next addresses, by address."""
     reconvergence: dict[str, list[int]] = {}
     for instruction in kernel:
         if instruction.opcode == "BSSY":
@@ -75,7 +75,7 @@ def _next(kernel: list[Instruction]) -> dict[int, list[int]]:
 
 
 def touched_before_done(kernel: list[Instruction]) -> list[Instruction]:
-    """What reads or writes sums on some path from a product to the wait for all products."""
+    """Instructions that read or write sums on some path from a product to the wait for all products."""
     goes, at = _next(kernel), {instruction.address: instruction for instruction in kernel}
     pending: dict[int, set[int]] = {kernel[0].address: set()}
     waiting = [kernel[0].address]

@@ -1,6 +1,6 @@
-"""What several processes do together, for tests that compare it with what one process does.
+"""Work of several processes, for tests that compare it with a single process.
 
-As a program it starts processes that are joined as torchrun's are: forked, for each would take seconds to import torch.
+As a program it starts processes that are joined like torchrun's, but forked, because importing torch takes seconds.
 """
 
 import json
@@ -47,14 +47,14 @@ def _distances(processes: Processes, n: int) -> list[float]:
 
 
 class _Distance(torch.nn.Module):
-    """Stands where LPIPS's network is."""
+    """Replaces LPIPS's network."""
 
     def forward(self, x_hat: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return (x_hat - x).abs().mean((1, 2, 3), keepdim=True)
 
 
 def perceptual(processes: Processes, n: int = 5) -> list[float]:
-    """The mean of LPIPS, and of how many pictures; one of them is too small."""
+    """Mean LPIPS, and the number of pictures; one of them is too small."""
     generator = torch.Generator().manual_seed(6)
     with mock.patch("scvae_fast.metrics.perceptual._network", return_value=_Distance()):
         meter = PerceptualMeter(PerceptualDistance("alex", Path("unused")))
@@ -66,7 +66,7 @@ def perceptual(processes: Processes, n: int = 5) -> list[float]:
 
 
 def clusters(processes: Processes) -> dict[str, Any]:
-    """K-means over made-up rows of which a sample is no more than a part."""
+    """K-means over more made-up rows than the sample holds."""
     dice = np.random.default_rng(4)
     rows = sparse.csr_array(dice.normal(size=(230, 6)) * (dice.random((230, 6)) < 0.4))
     own = processes.share.of(230)

@@ -1,4 +1,4 @@
-"""Small calls of the kernels for GPUs, compared with the formula: `python tests/support/small_calls.py hopper cuda`.
+"""Small calls of the GPU kernels, compared with the formula: `python tests/support/small_calls.py hopper cuda`.
 
 For a process of its own, of kernels that may crash or hang, and for sanitizers, under which every row counts. Needs no
 pytest. "hopper" are the kernels of `cuda` for Hopper cards. Plans are those for a card of two multiprocessors: 128 rows
@@ -73,7 +73,7 @@ def check(kernels: str) -> None:
 
 
 def assert_hopper_is_reached() -> None:
-    """By every shape of theirs."""
+    """Every shape meant for them must reach them."""
     index = torch.cuda.current_device() if device_of("cuda") == "cuda" else None
     for M, K, n in KERNELS["hopper"].shapes:
         plan = device.module().cuda_plan(device.card(index), M, K, n, False, 2)
@@ -81,7 +81,7 @@ def assert_hopper_is_reached() -> None:
 
 
 def compare(op: Any, problem: dict[str, Any], dtype: torch.dtype, **settings: Any) -> None:
-    """In float32, rows that a rounding could switch a code on or off in are drawn anew."""
+    """In float32, rows in which rounding could switch a code on or off are redrawn."""
     if dtype == torch.float32:
         options = {name: value for name, value in settings.items() if name != "backend"}
         assert_as_exact_as_pytorch(op, UNROLLED[op], clear_of_ties(problem, **options), **settings)

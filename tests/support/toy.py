@@ -59,6 +59,6 @@ class Run:
 
     @property
     def losses(self) -> list[dict[str, float]]:
-        """What was logged, without what differs from run to run."""
+        """The logged figures, without those that differ from run to run."""
         unsteady = ("seconds", "pictures_per_second")
         return [{name: value for name, value in row.items() if name not in unsteady} for row in self.history.rows]

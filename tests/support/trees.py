@@ -17,7 +17,7 @@ def flat(lists: Iterable[Iterable[int]]) -> list[int]:
 
 
 def crops(width: int = 40, height: int = 40) -> Iterator[Image.Image]:
-    """As many as anyone wants, all different."""
+    """Any number of crops, all different."""
     photographs = training_photographs()
     for index in range(1_000_000):
         picture = photographs[index % len(photographs)].picture
@@ -34,7 +34,7 @@ def write_pictures(root: Path, names: Iterable[str], width: int = 40, height: in
 
 
 def write_ffhq(root: Path, numbers: Iterable[int]) -> Path:
-    """In folders of a thousand."""
+    """FFHQ in folders of a thousand."""
     return write_pictures(root, [f"{number // 1000 * 1000:05}/{number:05}.png" for number in numbers])
 
 

@@ -83,11 +83,11 @@ def test_psnr_by_hand() -> None:
     assert psnr(torch.full((3, 2, 2), 5.0), torch.ones(3, 2, 2)) == float("inf"), "clipped"
 
 
-def test_arguments_that_can_not_be(model: SCVAE) -> None:
+def test_invalid_arguments(model: SCVAE) -> None:
     codes = encode_tiled(model, A)
-    with pytest.raises(ValueError, match="first and second must be of one size"):
+    with pytest.raises(ValueError, match="first and second must have the same size"):
         interpolate(model, A, scene(23, 31), [0.5])
-    with pytest.raises(ValueError, match="first and second must be of one shape"):
+    with pytest.raises(ValueError, match="first and second must have the same shape"):
         mix_codes(codes, encode_tiled(model, scene(16, 16)), 0.5)
     with pytest.raises(ValueError, match=r"atoms must be 0 … 23, got 24"):
         scale_atoms(codes, {24: 0.0})

@@ -68,9 +68,9 @@ def test_parts_are_not_mixed(exchangeable: bool) -> None:
 def test_too_few_pictures() -> None:
     with pytest.raises(ValueError, match="two classes or more, got 1"):
         make_splits(np.zeros(9), ProbeSettings())
-    with pytest.raises(ValueError, match="as there are folds, 5; class 1 leaves 3"):
+    with pytest.raises(ValueError, match="as there are folds, 5; class 1 has 3"):
         make_splits(np.repeat([0, 1], [20, 4]), ProbeSettings(folds=5))
-    with pytest.raises(ValueError, match="class 0 has not"):
+    with pytest.raises(ValueError, match="class 0 does not"):
         make_splits(np.repeat([0, 1], 20), ProbeSettings(), parts=np.repeat([0, 0, 1], [20, 10, 10]))
 
 
@@ -90,7 +90,7 @@ def test_settings_out_of_range(changes: dict[str, object], message: str) -> None
         ProbeSettings(**changes)  # type: ignore[arg-type]
 
 
-def test_rows_that_are_none() -> None:
+def test_invalid_rows() -> None:
     splits = make_splits(LABELS, ProbeSettings(repeats=1))
     for rows in (np.zeros((3, 2)), np.full((120, 2), np.nan)):
         with pytest.raises(ValueError, match="rows must be finite"):

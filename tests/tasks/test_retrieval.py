@@ -65,7 +65,7 @@ def test_queries_without_a_class_in_the_gallery_are_not_counted() -> None:
         rate_retrieval(QUERIES, GALLERY, np.full(7, 9), GALLERY_LABELS, (2,))
 
 
-def test_what_can_not_be_searched() -> None:
+def test_inputs_that_can_not_be_searched() -> None:
     with pytest.raises(ValueError, match=r"k must be 1 … 40, got 41"):
         nearest(QUERIES, GALLERY, 41)
     with pytest.raises(ValueError, match=r"k must be 1 … 39, got 40"):

@@ -78,7 +78,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_spoils_no_checkpoint(tm
     assert all(value.isfinite().all() for value in state["state_dict"].values())
 
 
-def test_the_loss_of_the_last_step_is_looked_at_as_well(tmp_path: Path) -> None:
+def test_the_loss_of_the_last_step_is_checked_too(tmp_path: Path) -> None:
     class Spoil(Callback):
         def on_train_batch_start(self, trainer: Trainer, pl_module: SCVAEModule, *args: Any) -> None:
             if trainer.global_step == 3:

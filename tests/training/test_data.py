@@ -164,7 +164,7 @@ def test_neither_workers_nor_an_earlier_training_matter(ffhq: Path, tmp_path: Pa
 
 
 def in_process(data: PictureData, rank: int, world_size: int) -> PictureData:
-    """As in one process of a distributed training."""
+    """Acts as one process of a distributed training."""
     progress = SimpleNamespace(total=SimpleNamespace(processed=0))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
     data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, num_devices=1, fit_loop=loop)  # type: ignore[assignment]
@@ -278,7 +278,7 @@ def test_broken_files_end_a_training_with_one_clear_error(
         fit(FFHQ(str(ffhq), most_broken=2, **settings))
 
 
-def test_what_is_missing_is_said_before_the_training(tmp_path: Path, ffhq: Path) -> None:
+def test_missing_inputs_are_reported_before_training(tmp_path: Path, ffhq: Path) -> None:
     cases: list[tuple[Callable[[], PictureData], str]] = [
         (lambda: FFHQ(str(tmp_path / "no"), **SMALL), "no such folder"),
         (lambda: ImageNet(str(ffhq), **SMALL), "contains no folder train/"),

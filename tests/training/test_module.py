@@ -69,7 +69,7 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(tmp_path: Path) -> No
         torch.testing.assert_close(parts.module.state_dict()[name], value, rtol=1e-3, atol=1e-5)
 
 
-def test_averaged_weights_are_what_remains(tmp_path: Path) -> None:
+def test_averaged_weights_remain(tmp_path: Path) -> None:
     class Weights(Callback):
         def __init__(self) -> None:
             self.seen: list[torch.Tensor] = []

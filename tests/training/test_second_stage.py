@@ -17,7 +17,7 @@ def stage() -> SecondStage:
 
 
 def batch() -> tuple[torch.Tensor, nn.Conv2d, torch.Tensor]:
-    """Pictures, a decoder's last layer, and what it makes of noise."""
+    """Pictures, a decoder's last layer, and its output for noise."""
     x, last = torch.rand(2, 3, 32, 32) * 2 - 1, nn.Conv2d(4, 3, 3, padding=1)
     return x, last, last(torch.rand(2, 4, 32, 32))
 
@@ -70,7 +70,7 @@ def test_terms_are_those_of_the_released_code(stage: SecondStage) -> None:
     }
 
 
-def test_before_its_start_the_discriminator_has_no_say(stage: SecondStage) -> None:
+def test_before_its_start_the_discriminator_has_no_effect(stage: SecondStage) -> None:
     x, last, x_hat = batch()
     assert not stage.started(2)
     result = stage(x, x_hat, F.mse_loss(x_hat, x), last.weight, step=2)

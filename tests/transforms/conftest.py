@@ -9,6 +9,6 @@ from transforms.subjects import small_inputs_taken
 
 @pytest.fixture(autouse=True)
 def kernels_take_small_inputs() -> Iterator[None]:
-    """Those of group_norm_silu, which leave small inputs to PyTorch."""
+    """Makes the kernels of group_norm_silu run for small inputs, which they leave to PyTorch."""
     with small_inputs_taken():
         yield

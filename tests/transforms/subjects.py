@@ -1,4 +1,4 @@
-"""What the tests of this folder put through PyTorch's uses: every operation and layer, beside its formula in plain
+"""The subjects of the tests in this folder: every operation and layer, with its formula in plain
 PyTorch, which autograd differentiates.
 """
 
@@ -206,7 +206,7 @@ def _normalisation() -> Subject:
 
 
 def _lasso(**settings: Any) -> Subject:
-    """The optimum, beside so many iterations of ISTA that nothing is left to the optimum."""
+    """The optimum, and enough iterations of ISTA to reach it."""
 
     def plain(x: Tensor, D: Tensor, alpha: Tensor) -> tuple[Tensor, ...]:
         z = x @ D
@@ -271,7 +271,7 @@ SUBJECTS = _subjects()
 
 @contextmanager
 def small_inputs_taken() -> Iterator[None]:
-    """The kernels of group_norm_silu take small inputs meanwhile, as they take large ones."""
+    """Within this context, the kernels of group_norm_silu also run for small inputs."""
     before, normalisation._WORTHWHILE = normalisation._WORTHWHILE, 0
     try:
         yield
@@ -290,7 +290,7 @@ def weighted_sum(results: tuple[Tensor, ...]) -> Tensor:
 
 
 def assert_same(found: Any, expected: Any, single_rtol: float = 1e-3) -> None:
-    """Two trees of tensors are equal but for roundings: of float32, by the size of the whole tensor."""
+    """Two trees of tensors are equal up to rounding in float32, relative to the size of the whole tensor."""
     found, expected = tree_leaves(found), tree_leaves(expected)
     assert len(found) == len(expected)
     for a, b in zip(found, expected, strict=True):

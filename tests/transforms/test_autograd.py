@@ -1,4 +1,4 @@
-"""What autograd offers around a backward pass: checkpoints, hooks, saved tensors, retained graphs, scaled gradients."""
+"""Features of autograd around a backward pass: checkpoints, hooks, saved tensors, retained graphs, scaled gradients."""
 
 import pytest
 import torch

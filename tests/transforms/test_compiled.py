@@ -1,4 +1,4 @@
-"""torch.compile, torch.export, torch.jit.trace and make_fx: the operation is one node, and right or refused."""
+"""torch.compile, torch.export, torch.jit.trace and make_fx: the operation is one node, and correct or refused."""
 
 import contextlib
 import sys
@@ -80,7 +80,7 @@ def test_any_number_of_rows_and_iterations_in_one_graph(backend):
 
 
 def refused_or(call):
-    """What the call gives, or None if torch refuses it. A refusal is no wrong number: callers check what is given."""
+    """What the call gives, or None if torch refuses it. Refusing is not wrong; callers check returned values."""
     with contextlib.suppress(RuntimeError, NotImplementedError):  # torch._dynamo's errors are RuntimeErrors
         return call()
 
@@ -241,7 +241,7 @@ def test_inductor(kind):
 
 
 def warm_layer(kind="official"):
-    """In eval mode, with weights kept where it keeps some."""
+    """In eval mode, with a filled cache of weights if it has one."""
     torch.manual_seed(0)
     layer = LAYERS[kind]().eval()
     with torch.no_grad():
@@ -278,7 +278,7 @@ def test_saved_program_in_a_new_process(tmp_path, kind, of):
 
 @pytest.mark.parametrize("kind", ["official", "autoencoder"])
 def test_traced_layer_follows_its_weights(kind):
-    """One that was warm when it was traced, too."""
+    """Also if its cache was filled when it was traced."""
     layer, x = warm_layer(kind), torch.randn(3, 6)
     with torch.no_grad():
         traced = torch.jit.trace(layer, (x,))

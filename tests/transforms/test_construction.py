@@ -238,6 +238,6 @@ def test_one_value_may_have_any_number_of_dimensions():
             assert soft_threshold(b, theta).shape == b.shape
 
 
-def test_decode_of_a_stranger_is_refused():
+def test_decode_of_a_numpy_array_is_refused():
     with pytest.raises(TypeError, match=r"decode: z must be a torch\.Tensor"):
         decode(np.zeros((2, 3)), torch.zeros(4, 3))

@@ -119,7 +119,7 @@ def plain(model):
 
 
 def assert_close(found, expected):
-    """By the size of each tensor, and of the largest: some gradients are 0 but for roundings."""
+    """Relative to the size of each tensor, and of the largest: some gradients are 0 up to rounding."""
     largest = max(b.norm() for b in expected)
     for a, b in zip(found, expected, strict=True):
         assert (a.double() - b).norm() <= 1e-3 * b.norm() + 1e-5 * largest

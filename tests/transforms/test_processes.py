@@ -29,7 +29,7 @@ N, K, T = 8, 12, 3
 
 
 def layers():
-    """One of each kind, in eval mode, after a call in which it may have kept something."""
+    """One of each kind, in eval mode, after a call that may have filled its cache."""
     torch.manual_seed(0)
     made = [
         LISTA(N, K, T),

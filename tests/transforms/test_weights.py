@@ -1,4 +1,4 @@
-"""Layers whose weights were changed by any route: in eval mode too they code with the weights of now."""
+"""Layers whose weights were changed by any route: in eval mode too they use the current weights."""
 
 import copy
 import threading
@@ -107,7 +107,7 @@ def kind(request):
 
 @pytest.fixture(params=BACKENDS)
 def layer(request, kind):
-    """In eval mode, after a first call in which it may have kept something."""
+    """In eval mode, after a first call that may have filled its cache."""
     torch.manual_seed(0)
     layer = LAYERS[kind][0](backend=request.param).eval()
     with torch.no_grad():
@@ -121,7 +121,7 @@ def x():
 
 
 def assert_current(layer, kind, x):
-    """Codes are those of the formula with the layer's tensors as they are now, and of a copy that kept nothing."""
+    """Codes equal the formula with the layer's current tensors, and those of a copy with an empty cache."""
     with torch.no_grad():
         found = codes(layer, x)
         torch.testing.assert_close(found, LAYERS[kind][1](layer, x), rtol=1e-4, atol=1e-5)
@@ -173,7 +173,7 @@ def _halve(parameters):
 
 
 def test_writes_of_another_thread(layer, kind, x):
-    """However a call and a write interleave, what is kept afterwards is of the values of now."""
+    """For any interleaving of a call and a write, the cache afterwards belongs to the current values."""
     stop = threading.Event()
 
     def write():
@@ -319,7 +319,7 @@ def test_dtypes_change(layer, kind, x):
             assert torch.equal(found, codes(copy.deepcopy(layer), x.to(dtype)))
 
 
-def test_what_is_kept_is_found_again():
+def test_cached_weights_are_reused():
     layer = DictionaryLISTA(dictionaries.random_unit(N, K), T, 0.2).eval()
     x = torch.randn(5, N)
     with torch.no_grad():
@@ -336,7 +336,7 @@ def test_what_is_kept_is_found_again():
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
-def test_nothing_is_kept_where_it_could_not_be_compared_or_would_be_seen():
+def test_nothing_is_cached_under_modes_and_transforms():
     def fresh():
         return DictionaryLISTA(dictionaries.random_unit(N, K), T, 0.2).eval()
 

@@ -1,7 +1,7 @@
-// The rows of a block on a Hopper card: two warp groups sum up 64 rows times 256 columns each by wgmma; a thread of
-// a third group brings the right factor by bulk copies, each of which a block makes for all blocks of its cluster.
+// The rows of a block on a Hopper card: two warp groups each sum 64 rows times 256 columns with wgmma; a thread of a
+// third group loads the right factor with bulk copies, each of which one block makes for all blocks of its cluster.
 //
-// Shared memory: the rows, in blocks of 32 elements of depth; the drive, each thread's pairs where it alone finds them;
+// Shared memory: the rows, in blocks of 32 elements of depth; the drive, as pairs in an order private to each thread;
 // the stages; the thresholds; the barriers. Rows and stages have the layout of stages.h, which wgmma reads as the
 // 64-byte swizzle.
 #pragma once
@@ -12,7 +12,7 @@
 
 namespace scvae::cuda {
 
-// A thread's share of 64 rows and 256 columns, as wgmma leaves it.
+// A thread's share of 64 rows and 256 columns, in wgmma's layout.
 struct WgmmaSums {
   float at[hopper::kColumns / 2];
 
@@ -74,11 +74,11 @@ class WgmmaBlock {
   SCVAE_DEVICE static bool produces() { return machine::thread() >= kComputing; }
   SCVAE_DEVICE void begin(Stages) {}
 
-  // The registers of those that produce go to those that compute.
+  // Moves registers from producers to computing threads.
   SCVAE_DEVICE static void as_producer() { hopper::take_fewer_registers(); }
   SCVAE_DEVICE static void as_consumer() { hopper::take_more_registers(); }
 
-  // Brings the stages, each block of the cluster its part of everyone's. A slot is free once all have used it.
+  // Loads the stages; each block of the cluster loads its part for all blocks. A slot is free once all have used it.
   SCVAE_DEVICE void produce(Stages now) {
     if (machine::thread() != kComputing) return;
     constexpr int part = kHopperStageBytes / kHopperCluster;
@@ -110,7 +110,7 @@ class WgmmaBlock {
   }
 
   static constexpr bool kDrivesInScratch = false;
-  static constexpr bool kSumsBeginWithDrive = false;  // wgmma would wait for what is loaded
+  static constexpr bool kSumsBeginWithDrive = false;  // wgmma would wait for the loads
   static constexpr bool kOnHopper = true;
   SCVAE_DEVICE void keep_drive(E*, int index, float b0, float b1) {
     drives_[index * kComputing + machine::thread()] = {rounded<E>(b0), rounded<E>(b1)};
@@ -119,13 +119,13 @@ class WgmmaBlock {
     load_pair(&drives_[index * kComputing + machine::thread()].first, b0, b1);
   }
 
-  // The thresholds from the next before_put() or multiply() on: not before all threads are past those before them.
+  // Thresholds from the next before_put() or multiply() on; not earlier, as threads may still use the previous ones.
   SCVAE_DEVICE void take_thresholds(const float* row) {
     thetas_[machine::thread()] = machine::load_constant(row + 2 * machine::thread());
   }
   SCVAE_DEVICE Pair<float> threshold(const float*, int column) { return thetas_[column / 2]; }
 
-  // sums += the rows · nowᵀ. All warps have read the rows when it returns.
+  // sums += the rows · nowᵀ. When it returns, all warps have read the rows.
   SCVAE_DEVICE void multiply(Sums& sums, Stages now, Stages) {
     const int group = machine::thread() / hopper::kGroup;
     hopper::hold(sums.at);
@@ -159,7 +159,7 @@ class WgmmaBlock {
       reinterpret_cast<Chunk*>(to + i * width)[j] = *reinterpret_cast<const Chunk*>(at(i, j * kElements));
     });
   }
-  // Writes so many rows of so many elements, one after another.
+  // Writes a number of rows with a number of elements, one after another.
   SCVAE_DEVICE void write(E* to, int rows, int columns) {
     if (in_chunks(to, columns, columns))
       each_element<WgmmaBlock>(rows, columns / kElements, [&](int i, int j) {
@@ -170,20 +170,20 @@ class WgmmaBlock {
   }
   SCVAE_DEVICE Pair<E> get(const Place& at) { return *reinterpret_cast<const Pair<E>*>(pair(at.index)); }
 
-  // No block ends while another copies to it or arrives at its barriers.
+  // No block may end while another one copies to it or arrives at its barriers.
   SCVAE_DEVICE void finish() { hopper::sync_cluster(); }
 
  private:
   static constexpr int kGroups = 2, kComputing = kGroups * hopper::kGroup, kBarrier = 1;
   static_assert(2 * kComputing == kHopperColumns, "each thread takes two thresholds");
 
-  // 16 bytes, which lie in one piece in shared memory too.
+  // 16 bytes, which are contiguous in shared memory too.
   struct alignas(16) Chunk {
     std::uint32_t words[4];
   };
   static constexpr int kElements = sizeof(Chunk) / sizeof(E);
 
-  // Whether rows, so far apart, are whole chunks.
+  // Whether rows at this distance are whole chunks.
   SCVAE_DEVICE static bool in_chunks(const E* rows, std::int64_t stride, int columns) {
     return reinterpret_cast<std::uintptr_t>(rows) % sizeof(Chunk) == 0 && stride % kElements == 0 &&
            columns % kElements == 0;
@@ -195,7 +195,7 @@ class WgmmaBlock {
     return reinterpret_cast<E*>(block + swizzled(row, column % depth / 8)) + column % 8;
   }
 
-  // The same of one of the thread's own pairs: what depends on the index is added to four addresses.
+  // The same for one of the thread's own pairs: the part that depends on the index is added to four addresses.
   SCVAE_DEVICE E* pair(int index) {
     constexpr int chunks = kStepBytes / 16, block_bytes = kRows * kStepBytes;
     const int thread = machine::thread(), lane = thread % 32, row = thread % hopper::kGroup / 32 * 16 + lane / 4;
@@ -205,7 +205,7 @@ class WgmmaBlock {
                                 chunk / chunks * block_bytes);
   }
 
-  // A warp group does not need a stage any more: one of its threads for each block of the cluster says so there.
+  // A warp group no longer needs a stage: for each block of the cluster, one of its threads signals this there.
   SCVAE_DEVICE void release(int step) {
     const int thread = machine::thread() % hopper::kGroup;
     if (thread < kHopperCluster) hopper::arrive_at(empty_ + step % kStages, thread);
@@ -217,7 +217,7 @@ class WgmmaBlock {
   char* stages_;
   Pair<float>* thetas_;
   hopper::Barrier *full_, *empty_;
-  int step_ = 0;  // of all products so far
+  int step_ = 0;  // over all products so far
 };
 
 }  // namespace scvae::cuda

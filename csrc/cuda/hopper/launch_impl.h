@@ -1,4 +1,4 @@
-// Definitions of HopperLauncher, for a source file that instantiates it for one type of element.
+// Definitions of HopperLauncher, for a source file that instantiates it for one element type.
 #pragma once
 
 #include "cuda/by_rows.h"

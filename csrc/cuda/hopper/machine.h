@@ -1,15 +1,15 @@
-// What the kernels need of a Hopper card besides machine.h: clusters of blocks, the bulk copies of its copy engine with
-// their barriers in shared memory, and wgmma. Compiled for sm_90a alone; declarations elsewhere, for an emulator.
+// The features of Hopper cards beyond machine.h that the kernels use: clusters of blocks, the copy engine's bulk copies
+// with their barriers in shared memory, and wgmma. Compiled only for sm_90a; declarations elsewhere, for an emulator.
 #pragma once
 
 #include "cuda/machine.h"
 
 namespace scvae::cuda::hopper {
 
-inline constexpr int kGroup = 128;     // threads of a warp group
-inline constexpr int kColumns = 256;   // of a product, that a warp group sums up
-inline constexpr int kGroupRows = 64;  // of it
-inline constexpr int kDepth = 16;      // that one wgmma sums over: 32 bytes
+inline constexpr int kGroup = 128;     // threads in a warp group
+inline constexpr int kColumns = 256;   // of a product, per warp group
+inline constexpr int kGroupRows = 64;  // of a product, per warp group
+inline constexpr int kDepth = 16;      // of one wgmma: 32 bytes
 
 using Barrier = std::uint64_t;  // in shared memory
 
@@ -42,34 +42,34 @@ SCVAE_DEVICE int rank_in_cluster() {
   return static_cast<int>(rank);
 }
 
-// All threads of all blocks of the cluster; those of a warp need not meet before.
+// Waits for all threads of all blocks of the cluster; the lanes of a warp need not converge before.
 SCVAE_DEVICE void sync_cluster() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
-// So many threads of the block.
+// Waits for this many threads of the block.
 SCVAE_DEVICE void sync_threads(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
-// Its phases end with so many arrivals, and all bytes expected.
+// Phases of the barrier end after this many arrivals and all expected bytes.
 SCVAE_DEVICE void init_barrier(Barrier* barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(machine::shared_address(barrier)), "r"(arrivals)
                : "memory");
 }
 
-// To the cluster and the copy engine, before anyone uses the barriers.
+// Makes the barriers visible to the cluster and the copy engine, before their first use.
 SCVAE_DEVICE void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
-// An arrival; the phase does not end before the bytes have come.
+// An arrival; the phase does not end before these bytes have arrived.
 SCVAE_DEVICE void expect_bytes(Barrier* barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(machine::shared_address(barrier)),
                "r"(bytes)
                : "memory");
 }
 
-// An arrival at the barrier of that place in another block of the cluster. It publishes nothing that this thread wrote:
-// what it says is that products have read a stage. Release in the cluster would be a fence of all memory at every step.
+// An arrival at the corresponding barrier of another block in the cluster. It publishes nothing that this thread wrote:
+// it only signals that products have read a stage. A release in the cluster would be a full memory fence at every step.
 SCVAE_DEVICE void arrive_at(Barrier* barrier, int rank) {
   asm volatile(
       "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
@@ -78,8 +78,8 @@ SCVAE_DEVICE void arrive_at(Barrier* barrier, int rank) {
       : "memory");
 }
 
-// Until the phase of that parity has ended. The bytes that a barrier counts are there then, whoever copied them;
-// acquire in the cluster would empty the first-level cache at every step.
+// Waits for the end of the phase with that parity. By then the bytes that the barrier counts have arrived, from
+// all blocks; an acquire in the cluster would empty the first-level cache at every step.
 SCVAE_DEVICE void wait_for(Barrier* barrier, int parity) {
   asm volatile(
       "{\n.reg .pred done;\nAGAIN:\n"
@@ -89,8 +89,8 @@ SCVAE_DEVICE void wait_for(Barrier* barrier, int parity) {
       : "memory");
 }
 
-// To the same place in the shared memory of the first `ranks` blocks of the cluster; every one's barrier there counts
-// the bytes.
+// Copies to the same place in the shared memory of the first `ranks` blocks of the cluster; the barrier of each block
+// counts the bytes.
 SCVAE_DEVICE void copy_to_cluster(void* to_shared, const void* from, int bytes, Barrier* barrier, int ranks) {
   const std::uint16_t mask = static_cast<std::uint16_t>((1 << ranks) - 1);
   asm volatile(
@@ -100,14 +100,14 @@ SCVAE_DEVICE void copy_to_cluster(void* to_shared, const void* from, int bytes, 
       : "memory");
 }
 
-// What this thread wrote to shared memory, to wgmma and the copy engine; a barrier among threads follows.
+// Makes this thread's writes to shared memory visible to wgmma and the copy engine; a thread barrier must follow.
 SCVAE_DEVICE void publish_to_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// A warp group gives registers up, and two others, of a block of three, take them.
+// In a block of three warp groups, one releases registers, and the two others take them.
 SCVAE_DEVICE void take_fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 40;"); }
 SCVAE_DEVICE void take_more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 232;"); }
 
-// The compiler moves no read or write of the sums across this: wgmma works on them behind its back.
+// Keeps the compiler from moving reads or writes of the sums across this point: wgmma changes them asynchronously.
 SCVAE_DEVICE void hold(float (&sums)[128]) {
 #pragma unroll
   for (int e = 0; e < 128; ++e) asm volatile("" : "+f"(sums[e])::"memory");
@@ -116,7 +116,7 @@ SCVAE_DEVICE void hold(float (&sums)[128]) {
 SCVAE_DEVICE void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 SCVAE_DEVICE void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
-// Until all but the latest `allowed` groups of products are done.
+// Waits until all but the latest `allowed` groups of products are done.
 SCVAE_DEVICE void wait_for_products(int allowed) {
   if (allowed == 0)
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
@@ -124,7 +124,7 @@ SCVAE_DEVICE void wait_for_products(int allowed) {
     asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
 }
 
-// Of a matrix in shared memory with rows of 64 bytes in the 64-byte swizzle: eight rows every 512 bytes.
+// Descriptor of a matrix in shared memory with rows of 64 bytes in the 64-byte swizzle: eight rows per 512 bytes.
 SCVAE_DEVICE std::uint64_t descriptor(const void* matrix) {
   constexpr std::uint64_t swizzle_64 = 2, eight_rows = 512 >> 4;
   return (machine::shared_address(matrix) & 0x3ffff) >> 4 | eight_rows << 32 | swizzle_64 << 62;

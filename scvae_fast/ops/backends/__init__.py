@@ -1,6 +1,6 @@
-"""The backends, and which of them runs a call: decided by device, dtype, options and rows, never by trying one out.
+"""The backends, and the choice between them: by device, dtype, options and rows, never by trying one in a call.
 
-A backend is what `Computes` lists, and a line of the table `BACKENDS`.
+A backend consists of the functions in `Computes` and a line in the table `BACKENDS`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from scvae_fast.ops.problem import Decoding, Gradients, Incoming, Needed, Proble
 
 
 class Computes(Protocol):
-    """What a backend computes, of problems in matrices. Results are packed and share no memory with arguments."""
+    """The functions of a backend, for problems in matrices. Results are packed and share no memory with arguments."""
 
     def code(self, p: Problem) -> tuple[torch.Tensor, ...]:
-        """Codes z_T (M, K), and the reconstruction x̂ (M, n) where there is a dictionary."""
+        """Codes z_T (M, K), and the reconstruction x̂ (M, n) if there is a dictionary."""
 
     def code_backward(self, p: Problem, given: Incoming, needed: Needed) -> Gradients:
         """Gradients of the tensors of p, each in its dtype."""
@@ -34,28 +34,28 @@ class Computes(Protocol):
 
 
 class Keeps(Computes, Protocol):
-    """A backend that can keep iterates."""
+    """A backend that can keep iterates for the backward pass."""
 
     def code(self, p: Problem, iterates: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-        """As `Computes.code`; z_1 … z_{T−1} go into `iterates`, (M, T − 1, K), where there is room."""
+        """As `Computes.code`; z_1 … z_{T−1} are written to `iterates`, (M, T − 1, K), if it is given."""
 
 
 class Backend(NamedTuple):
-    """What a backend computes, and when it can be used."""
+    """A backend's functions, and the calls that it supports."""
 
     computes: Computes
     unusable: Callable[[], str | None]
-    """Why this machine or build can't run it; None where it can."""
+    """Why it can't run on this machine or in this build; None if it can."""
     declines: Callable[[torch.device, torch.dtype], str | None]
-    """Why it doesn't take a call on that device in that dtype; None where it does."""
+    """Why it declines a call on that device in that dtype; None if it doesn't."""
     lacks: frozenset[str] = frozenset()
-    """Options that it doesn't take."""
+    """Options that it does not support."""
     keeps: Keeps | None = None
-    """What computes a call whose iterates are to be kept for the backward pass; None: they are recomputed."""
+    """The functions for calls that keep their iterates for the backward pass; None if it always recomputes them."""
 
 
 PIN = "SCVAE_FAST_BACKEND"
-"""The environment variable that names the backend of CUDA tensors, where a call asks for none."""
+"""The environment variable that names the backend for CUDA tensors when a call names none."""
 _PINNED = ("eager", "triton", "cuda")
 
 
@@ -65,8 +65,8 @@ def _never(*_: object) -> None:
 
 _CPU = InFloat32(cpu)
 
-# In the order of preference on a CPU: the first that takes the call runs it, and eager takes every call. On a GPU
-# `trial.py` knows which of the kernels are right and faster.
+# In order of preference on a CPU: the first backend that takes the call runs it, and eager takes every call. On a
+# GPU, `trial.py` knows which kernels are correct and faster.
 BACKENDS: dict[str, Backend] = {
     "cpu": Backend(_CPU, cpu.unusable, cpu.declines, keeps=_CPU),
     "eager": Backend(InFloat32(reference), unusable=_never, declines=_never),
@@ -78,7 +78,7 @@ REFERENCE = BACKENDS["eager"]
 
 
 def declines(backend: str, device: torch.device, dtype: torch.dtype, options: Sequence[str] = ()) -> str | None:
-    """Why a backend can't run a call on that device in that dtype, with those `Problem.options`; None where it can."""
+    """Why a backend can't run a call on that device in that dtype, with those `Problem.options`; None if it can."""
     asked = BACKENDS[backend]
     reason = asked.unusable() or asked.declines(device, dtype)
     if reason is None and options:
@@ -88,7 +88,7 @@ def declines(backend: str, device: torch.device, dtype: torch.dtype, options: Se
 
 
 def check_name(op: str, backend: str | None) -> None:
-    """Raises ValueError unless `backend` is None or the name of a backend."""
+    """Raise ValueError unless `backend` is None or the name of a backend."""
     if backend is not None and backend not in BACKENDS:
         raise ValueError(f"{op}: backend must be one of {', '.join(BACKENDS)}, or None, got {backend!r}")
 
@@ -96,11 +96,11 @@ def check_name(op: str, backend: str | None) -> None:
 def choose(
     op: str, backend: str | None, device: torch.device, dtype: torch.dtype, rows: int, options: Sequence[str] = ()
 ) -> str:
-    """Name of the backend that runs a call of `op` with so many rows and those `Problem.options`.
+    """Name of the backend that runs a call of `op` with this number of rows and these `Problem.options`.
 
     Raises:
-        ValueError: no backend has that name, or the one that SCVAE_FAST_BACKEND names runs on no GPU.
-        RuntimeError: the backend asked for can't be used here, or declines the call; the message says why.
+        ValueError: no backend has that name, or the one named by SCVAE_FAST_BACKEND does not run on a GPU.
+        RuntimeError: the requested backend can't be used here, or declines the call; the message says why.
     """
     check_name(op, backend)
     if backend is None and device.type == "cuda":
@@ -119,7 +119,7 @@ def choose(
 
 
 def _choose_on_gpu(op: str, device: torch.device, dtype: torch.dtype, rows: int, options: Sequence[str]) -> str:
-    """What SCVAE_FAST_BACKEND names, else the fastest of the kernels that were right on this card, else eager."""
+    """The backend named by SCVAE_FAST_BACKEND, else the fastest that passed its trial on this card, else eager."""
     if pinned := os.environ.get(PIN):
         if pinned not in _PINNED:
             raise ValueError(f"{op}: {PIN} must be one of {', '.join(_PINNED)}, got {pinned!r}")
@@ -133,9 +133,9 @@ def _choose_on_gpu(op: str, device: torch.device, dtype: torch.dtype, rows: int,
 
 
 def prepare(device: torch.device) -> None:
-    """Finds out now, and not within the first call, which kernels run on a GPU; on other devices it does nothing.
+    """Find out now, not during the first call, which kernels run on a GPU; on other devices it does nothing.
 
-    Where torch.distributed is initialised, every rank calls it, and all take the kernels that are right on all cards.
+    If torch.distributed is initialised, every rank must call it, and all use the kernels that are correct on all cards.
     """
     if device.type == "cuda" and not os.environ.get(PIN):
         able = [name for name in trial.NAMES if declines(name, device, torch.float32) is None]
@@ -144,7 +144,7 @@ def prepare(device: torch.device) -> None:
 
 
 def why_not(name: str) -> str | None:
-    """Why a backend isn't used here: it can't be, or its trial on the current GPU failed; None where it may be."""
+    """Why a backend isn't used here: it can't be, or its trial on the current GPU failed; None if it may be used."""
     return BACKENDS[name].unusable() or trial.failure(name)
 
 

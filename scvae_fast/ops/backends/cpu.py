@@ -1,4 +1,4 @@
-"""The C++ kernels of csrc/cpu. They take float32 and float64, and skip the zeros of codes."""
+"""The C++ kernels of csrc/cpu. They support float32 and float64, and skip the zeros of codes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from scvae_fast.ops.problem import Decoding, Gradients, Incoming, Needed, Proble
 
 
 def unusable() -> str | None:
-    """Why no call can run on these kernels here; None where some can."""
+    """Why no call can run on these kernels here; None if some can."""
     return native.missing
 
 
 def declines(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why they don't take a call on that device in that dtype; None where they do."""
+    """Why they decline a call on that device in that dtype; None if they don't."""
     return None if device.type == "cpu" else f"it runs on CPU tensors, got a tensor on {device}"
 
 
@@ -26,7 +26,7 @@ def _empty(p: Problem | Decoding, needed: Needed) -> Gradients:
 
 
 def _options(p: Problem) -> tuple[bool | int, ...] | None:
-    """What the problem has beyond LISTA with shared weights, as the kernels take it."""
+    """The problem's options beyond LISTA with shared weights, as kernel arguments; None without options."""
     if p.is_plain:
         return None
     K, width = p.n_atoms, p.x.shape[1]
@@ -46,7 +46,7 @@ def _options(p: Problem) -> tuple[bool | int, ...] | None:
 
 
 def _arguments(p: Problem) -> tuple[Any, ...]:
-    """The problem as the kernels take it."""
+    """The problem as kernel arguments."""
     M, width = p.x.shape
     gain = 1.0 if p.gain is None else p.gain.item()
     theta = p.theta.data_ptr(), p.theta.dim() > 0 and p.theta.shape[-1] > 1
@@ -58,9 +58,9 @@ def _arguments(p: Problem) -> tuple[Any, ...]:
 
 
 def code(p: Problem, iterates: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-    """Codes z_T (M, K), and the reconstruction x̂ (M, n) where there is a dictionary.
+    """Codes z_T (M, K), and the reconstruction x̂ (M, n) if there is a dictionary.
 
-    Where there is room, z_1 … z_{T−1} go into `iterates`, (M, T − 1, K).
+    If `iterates` (M, T − 1, K) is given, z_1 … z_{T−1} are written to it.
     """
     z = p.x.new_empty(p.x.shape[0], p.n_atoms)
     codes = z.data_ptr(), address(iterates)
@@ -89,25 +89,25 @@ def code_backward(p: Problem, given: Incoming, needed: Needed) -> Gradients:
     return gradients
 
 
-# Where decode is faster than PyTorch's product, measured on two cores of an Intel Xeon.
+# When decode is faster than PyTorch's product, measured on two cores of an Intel Xeon.
 LEAST_ROWS_TO_DECODE = 512
 _LEAST_DICTIONARY = 1 << 16  # elements
 _MOST_DENSE, _MOST_DENSE_BACKWARD = 0.3, 0.15
 
 
 def decodes_fast(dictionary: int, density: float, backward: bool) -> bool:
-    """Whether codes of that density, and a D of so many elements, are better decoded here than by PyTorch's product."""
+    """Whether these kernels decode codes of that density with a D of that size faster than PyTorch's product."""
     return dictionary >= _LEAST_DICTIONARY and density <= (_MOST_DENSE_BACKWARD if backward else _MOST_DENSE)
 
 
 def density(z: torch.Tensor) -> float:
-    """The share of entries of z (M, K) that are not zero, judged by every sixteenth row."""
+    """The share of nonzero entries of z (M, K), estimated from every sixteenth row."""
     seen = z[::16]
     return int(seen.count_nonzero()) / max(1, seen.numel())
 
 
 def _decoding(p: Decoding) -> tuple[bool | int, ...]:
-    """The problem as the kernels take it."""
+    """The problem as kernel arguments."""
     z, D = p
     return (z.dtype is torch.float64, *z.shape, D.shape[0], z.data_ptr(), D.data_ptr())
 

@@ -1,7 +1,7 @@
-"""A backend on fused kernels of a GPU: `Fused`. The backward pass computes the iterates again, in chunks of rows.
+"""A backend built on fused GPU kernels: `Fused`. The backward pass recomputes the iterates, in chunks of rows.
 
-What a set of kernels must offer is `Kernels`; `Fused` uses every set in the same way. Scratch is bounded whatever M and
-T are: the iterates and adjoints of a chunk of rows take at most CHUNK_BYTES.
+`Kernels` is the interface of a set of kernels; `Fused` uses every set in the same way. Scratch is bounded for all M
+and T: the iterates and adjoints of a chunk of rows take at most CHUNK_BYTES.
 """
 
 from __future__ import annotations
@@ -22,65 +22,65 @@ _REFERENCE = InFloat32(reference)
 
 
 class Padding(NamedTuple):
-    """Of the iterates of a chunk of rows."""
+    """Padded sizes of the iterates of a chunk of rows."""
 
-    rows: int  # M in whole blocks
-    block: int  # rows of a block
-    KP: int  # atoms in whole tiles
-    NP: int  # features in whole tiles
+    rows: int  # M, rounded up to whole blocks
+    block: int  # rows per block
+    KP: int  # atoms, rounded up to whole tiles
+    NP: int  # features, rounded up to whole tiles
 
 
 class Iterates(NamedTuple):
-    """Of a chunk of rows, what the backward pass goes through. What a problem doesn't need is None."""
+    """The tensors of the backward pass for a chunk of rows. Those that a problem doesn't need are None."""
 
     codes: torch.Tensor  # z_0 … z_T (T + 1, rows, KP)
     adjoints: torch.Tensor  # ĝ_0 … ĝ_T likewise
-    points: torch.Tensor  # y_0 … y_{T−1}, and one more, likewise; the codes themselves where there is no momentum
-    point_grads: torch.Tensor | None  # of momentum: q_0 … q_{T−1} (T, rows, KP), the gradients of the points
-    directions: torch.Tensor | None  # for the gradient of the step: v_0 … v_{T−1} (T, rows, KP)
-    residuals: torch.Tensor | None  # of the factored form: x − y_t Dᵀ (T, rows, NP)
-    residual_grads: torch.Tensor | None  # likewise: e_t, their gradients
+    points: torch.Tensor  # y_0 … y_{T−1}, and one more, likewise; the codes themselves without momentum
+    point_grads: torch.Tensor | None  # with momentum: q_0 … q_{T−1} (T, rows, KP), the gradients of the points
+    directions: torch.Tensor | None  # if the step needs a gradient: v_0 … v_{T−1} (T, rows, KP)
+    residuals: torch.Tensor | None  # in the factored form: x − y_t Dᵀ (T, rows, NP)
+    residual_grads: torch.Tensor | None  # in the factored form: e_t, their gradients
 
 
 class Collected(NamedTuple):
-    """What adjoints add up to, besides the products. All but the drive is float32."""
+    """Sums of the adjoints that are not matrix products. All but the drive is float32."""
 
-    drive: torch.Tensor | None  # (M, K); None where there is not one drive for all iterations
-    theta: torch.Tensor  # (K,), or (R, K) where there is a threshold for each iteration
-    gain: torch.Tensor | None  # one value; None where z_0 does not come from the drive
-    step: torch.Tensor | None  # (T,), where it is needed
-    momentum: torch.Tensor | None  # (T,), likewise
+    drive: torch.Tensor | None  # (M, K); None unless all iterations share one drive
+    theta: torch.Tensor  # (K,), or (R, K) if each iteration has its own threshold
+    gain: torch.Tensor | None  # one value; None if z_0 does not come from the drive
+    step: torch.Tensor | None  # (T,), if needed
+    momentum: torch.Tensor | None  # (T,), if needed
 
 
 class Kernels(Protocol):
     """The launches, all on the current stream of the tensors' device."""
 
     def forward(self, p: Problem, z: torch.Tensor, x_hat: torch.Tensor | None) -> None:
-        """Writes z (M, K), and x̂ (M, n) where there is a dictionary."""
+        """Writes z (M, K), and x̂ (M, n) if there is a dictionary."""
 
     def prepare_backward(self, p: Problem, needed: Needed, first_chunk: Callable[[], object]) -> None:
-        """Called before the backward pass of p. May time tiles on its first chunk of rows, and choose among them."""
+        """Called before the backward pass of p. It may time tiles on the first chunk of rows, and choose among them."""
 
     def padding(self, p: Problem) -> Padding:
-        """For the tile that `prepare_backward` chose."""
+        """The padding for the tile that `prepare_backward` chose."""
 
     def iterates(self, p: Problem, found: Iterates) -> torch.Tensor | None:
-        """Writes codes but z_T, points, directions and residuals; what rows and atoms there are not get zeros.
+        """Writes codes except z_T, points, directions and residuals; padding rows and atoms are zero.
 
-        Returns the drive of row 0 (≥ M, ≥ K), None where nothing is computed from it.
+        Returns the drive of row 0 (≥ M, ≥ K), or None if nothing is computed from it.
         """
 
     def adjoints(self, p: Problem, found: Iterates) -> None:
-        """Writes ĝ_{T−1} … ĝ_0 and the gradients of points and residuals, given ĝ_T and what `iterates` writes."""
+        """Writes ĝ_{T−1} … ĝ_0 and the gradients of points and residuals, given ĝ_T and the results of `iterates`."""
 
     def collect(self, p: Problem, drive: torch.Tensor | None, found: Iterates, needed: Needed) -> Collected:
-        """Sums over t, and over rows what the rows share."""
+        """Sums over t, and also over rows for what the rows share."""
 
     def outer(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """leftᵀ · right in float32, for left (rows, I) and right (rows, J)."""
 
     def product(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        """The product left · rightᵀ for left (M, depth), rows any distance apart, and right (columns, depth)."""
+        """The product left · rightᵀ for left (M, depth) with any row stride, and right (columns, depth)."""
 
 
 OnDevice = Callable[[torch.Tensor], AbstractContextManager[Kernels]]
@@ -96,19 +96,19 @@ def _code(kernels: Kernels, p: Problem) -> tuple[torch.Tensor, ...]:
 
 
 def chunk_rows(padding: Padding, row_bytes: int) -> int:
-    """Rows whose scratch, so many bytes each, takes at most CHUNK_BYTES: whole blocks, one at least."""
+    """Number of rows whose scratch of `row_bytes` each fits into CHUNK_BYTES: whole blocks, at least one."""
     return max(1, min(padding.rows, CHUNK_BYTES // row_bytes) // padding.block) * padding.block
 
 
 def _row_bytes(p: Problem, padding: Padding, needed: Needed) -> int:
-    """What `_recompute` and `Kernels.collect` take for a row."""
+    """Bytes that `_recompute` and `Kernels.collect` need per row."""
     T, momentum, factored = p.n_iter, p.momentum is not None, p.S is None
     slabs = 2 * (T + 2) + (2 * T + 1) * momentum + T * ("step" in needed)
     return (slabs * padding.KP + 2 * T * factored * padding.NP) * p.x.dtype.itemsize
 
 
 def _grad_of_codes(kernels: Kernels, p: Problem, given: Incoming) -> torch.Tensor:
-    """Through both results."""
+    """∂L/∂z_T, through both results."""
     if given.grad_x_hat is None or p.D is None:
         return torch.zeros_like(given.z) if given.grad_z is None else given.grad_z
     through = kernels.product(given.grad_x_hat, p.D.T)
@@ -116,7 +116,7 @@ def _grad_of_codes(kernels: Kernels, p: Problem, given: Incoming) -> torch.Tenso
 
 
 def _room(p: Problem, padding: Padding, needed: Needed) -> Iterates:
-    """With nothing written yet."""
+    """Allocated iterates, with nothing written yet."""
     T, (rows, _, KP, NP) = p.n_iter, padding
     momentum, factored = p.momentum is not None, p.S is None
     codes = p.x.new_empty(T + 1, rows, KP)
@@ -147,10 +147,10 @@ def _recompute(kernels: Kernels, p: Problem, given: Incoming, needed: Needed) ->
 class _Arrival(NamedTuple):
     """∂L/∂v_t = factor · ĝ, or the same at the start of κ = 0."""
 
-    place: int  # of the gradient, in what there is for each iteration
+    place: int  # index of the gradient among those of the iterations
     factor: torch.Tensor | None  # None stands for 1
     adjoint: torch.Tensor  # ĝ (rows, KP)
-    beside: torch.Tensor  # what it is multiplied with, as the gradient of a matrix
+    beside: torch.Tensor  # the other factor in the gradient of a matrix
 
 
 def _scaled(value: torch.Tensor, factor: torch.Tensor | None) -> torch.Tensor:
@@ -161,7 +161,7 @@ _OF_ROWS = {"x", "z0"}
 
 
 class _Backward:
-    """Sums of the gradients of what all rows share, in float32; and the gradients of the rows themselves."""
+    """Accumulates the gradients of everything that rows share, in float32, and collects the gradients of the rows."""
 
     def __init__(self, kernels: Kernels, p: Problem, needed: Needed) -> None:
         self.kernels, self.needed = kernels, needed
@@ -169,12 +169,12 @@ class _Backward:
         self.sums = {name: torch.zeros_like(getattr(p, name), dtype=torch.float32) for name in needed - _OF_ROWS}
 
     def add_decoding(self, given: Incoming) -> None:
-        """What D gets through the reconstruction."""
+        """Add the gradient of D through the reconstruction."""
         if "D" in self.sums and given.grad_x_hat is not None:
             self.sums["D"] += self.kernels.outer(given.grad_x_hat, given.z)
 
     def add(self, p: Problem, given: Incoming, begin: int) -> None:
-        """The rows of a chunk, of which the first is row `begin`."""
+        """Add a chunk of rows, the first of which is row `begin`."""
         M, K = given.z.shape
         drive, found = _recompute(self.kernels, p, given, self.needed)
         collected = self.kernels.collect(p, drive, found, self.needed)
@@ -219,7 +219,7 @@ class _Backward:
     def _at_iterations(
         self, p: Problem, found: Iterates, places: Iterable[int], beside: torch.Tensor, for_each: bool
     ) -> Iterator[_Arrival]:
-        """What arrives at v_t, beside (T, rows, …): all at once where all add to one gradient with one factor."""
+        """Arrivals at v_t, with beside (T, rows, …); a single one if all add to one gradient with one factor."""
         arrived = found.adjoints[1:]
         if not for_each and (p.step is None or p.step.dim() == 0):
             yield _Arrival(0, p.step, arrived.flatten(0, 1), beside.flatten(0, 1))
@@ -228,7 +228,7 @@ class _Backward:
             yield _Arrival(place, p.step_of(t), arrived[t], beside[t])
 
     def _at_drives(self, p: Problem, found: Iterates) -> Iterator[_Arrival]:
-        """What arrives at the drive of every row, where each has its own."""
+        """Arrivals at the drive of every row, if each row has its own."""
         M = len(p.x)
         if not p.kappa and p.z0 is None:
             yield _Arrival(0, p.gain, found.adjoints[0, :M], p.x)
@@ -262,12 +262,12 @@ def _code_backward(kernels: Kernels, p: Problem, given: Incoming, needed: Needed
 
 
 class Fused(NamedTuple):
-    """What a backend computes, on a set of kernels."""
+    """The functions of a backend, on a set of kernels."""
 
     on_device_of: OnDevice
 
     def code(self, p: Problem) -> tuple[torch.Tensor, ...]:
-        """Codes z_T (M, K), and the reconstruction x̂ (M, n) where there is a dictionary."""
+        """Codes z_T (M, K), and the reconstruction x̂ (M, n) if there is a dictionary."""
         if p.n_iter == 0:
             (z,) = _REFERENCE.code(p._replace(D=None))
             return (z,) if p.D is None else (z, self.decode(Decoding(z, p.D)))

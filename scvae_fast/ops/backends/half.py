@@ -1,4 +1,4 @@
-"""16-bit problems by a backend that takes none: computed in float32, and rounded once."""
+"""Runs 16-bit problems on a backend without 16-bit types: in float32, rounded once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _R = TypeVar("_R", Problem, Decoding, Incoming)
 
 
 def _wide(value: Any) -> Any:
-    """A 16-bit tensor in float32, anything else as it is."""
+    """A 16-bit tensor in float32, anything else unchanged."""
     return value.float() if isinstance(value, torch.Tensor) and is_half(value.dtype) else value
 
 
@@ -22,7 +22,7 @@ def _widened(record: _R) -> _R:
 
 
 def _has_half(p: Problem | Decoding) -> bool:
-    """Whether there is anything to widen. With float32 only S may be narrower."""
+    """Whether any tensor needs widening. If x is float32, only S may be narrower."""
     return is_half(p[0].dtype) or (isinstance(p, Problem) and p.S is not None and is_half(p.S.dtype))
 
 
@@ -31,10 +31,10 @@ def _narrowed(gradients: Gradients, p: Problem | Decoding) -> Gradients:
 
 
 class InFloat32:
-    """A backend that hands another one its 16-bit tensors in float32, and gives results in the dtypes that belong."""
+    """A backend that passes 16-bit tensors to another one in float32, and returns results in their proper dtypes."""
 
     def __init__(self, backend: Any) -> None:
-        """`backend` takes float32 and float64."""
+        """`backend` supports float32 and float64."""
         self._backend = backend
 
     def code(self, p: Problem, iterates: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:

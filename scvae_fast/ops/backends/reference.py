@@ -6,8 +6,8 @@
     u_t = κ y_t + γ_t v_t
     z_{t+1} = h_θ(u_t)                     t = 0 … T−1
 
-It also gives the operations their forward mode and the derivatives of their gradients, so nothing in it may change a
-tensor in place. `half.py` computes 16-bit problems with it in float32.
+It also provides the operations' forward mode and the derivatives of their gradients, so it must not change any tensor
+in place. `half.py` computes 16-bit problems with it in float32.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scvae_fast.ops.problem import Decoding, Gradients, Incoming, Needed, Proble
 def shrink(u: torch.Tensor, theta: torch.Tensor, positive: bool = False) -> torch.Tensor:
     """sign(u)·max(|u| − θ, 0), or max(u − θ, 0). relu's derivative is 0 at a tie, and it keeps a NaN.
 
-    h_θ(0) = 0 for every θ but NaN: sign(0)·∞ is 0, for θ = −∞. Otherwise infinities give what the formula gives: ∞ − ∞
+    h_θ(0) = 0 for every θ except NaN; for θ = −∞, sign(0)·∞ counts as 0. Otherwise infinities follow the formula: ∞ − ∞
     is NaN, for |u| = θ = ∞ and, in max(u − θ, 0), for u = θ = ±∞.
     """
     if positive:
@@ -50,7 +50,7 @@ Drives = Callable[[int], torch.Tensor]
 
 
 def drives(p: Problem) -> Drives:
-    """B (M, K) by its row, which is computed once where all iterations have the same."""
+    """The drive b (M, K) by row; computed once if all iterations share it."""
     if p.is_for_each("W_e") or p.S is None:
         return p.drive
     b = p.drive(0)
@@ -86,22 +86,22 @@ def _residual(p: Problem, y: torch.Tensor) -> torch.Tensor:
 
 
 def code(p: Problem) -> tuple[torch.Tensor, ...]:
-    """Codes z_T (M, K), and the reconstruction x̂ (M, n) where there is a dictionary."""
+    """Codes z_T (M, K), and the reconstruction x̂ (M, n) if there is a dictionary."""
     (z,) = deque(iterates(p), maxlen=1)
-    if z is p.z0:  # for T = 0; a result may not share memory with an argument
+    if z is p.z0:  # for T = 0: a result must not share memory with an argument
         z = z.clone()
     return (z,) if p.D is None else (z, z @ p.D.T)
 
 
 class _Sums:
-    """The gradients that are needed, summed over iterations; what there is for each iteration is summed by itself."""
+    """The needed gradients, summed over iterations; gradients of per-iteration tensors are summed separately."""
 
     def __init__(self, p: Problem, needed: Needed) -> None:
         self._p, self._needed = p, needed
         self._found: dict[str, dict[int, torch.Tensor]] = {name: {} for name in needed}
 
     def add(self, name: str, place: int, value: Callable[[], torch.Tensor]) -> None:
-        """`place`: the row of W_e and θ, else the iteration."""
+        """Add a value; `place` is the row for W_e and θ, otherwise the iteration."""
         if name in self._needed:
             found, key = self._found[name], place if self._p.is_for_each(name) else 0
             found[key] = found[key] + value() if key in found else value()
@@ -126,10 +126,10 @@ def code_backward(p: Problem, given: Incoming, needed: Needed) -> Gradients:
 
 
 def _through_iterations(p: Problem, g: torch.Tensor, z: torch.Tensor, sums: _Sums) -> None:
-    """Adds the gradients of all tensors, for g = ∂L/∂z_T, z = z_T."""
+    """Add the gradients of all tensors, for g = ∂L/∂z_T, z = z_T."""
     codes = [*iterates(p._replace(n_iter=p.n_iter - 1)), z] if p.n_iter > 0 else [z]
     drive, d_b = drives(p), _DriveSums(p, sums)
-    carried = torch.zeros_like(g)  # of ∂L/∂z_t, what came through the momentum of iteration t + 1
+    carried = torch.zeros_like(g)  # the part of ∂L/∂z_t through the momentum of iteration t + 1
     for t in reversed(range(p.n_iter)):
         y = extrapolated(p, t, codes[t], codes[max(t - 1, 0)])
         g = _through_threshold(p, p.row(t), codes[t + 1], g, sums)
@@ -151,7 +151,7 @@ def _through_iterations(p: Problem, g: torch.Tensor, z: torch.Tensor, sums: _Sum
 
 
 def _through_step(p: Problem, t: int, y: torch.Tensor, g: torch.Tensor, drive: Drives, sums: _Sums) -> torch.Tensor:
-    """R = ∂L/∂v_t for g = ∂L/∂u_t."""
+    """The gradient r = ∂L/∂v_t for g = ∂L/∂u_t."""
     step = p.step_of(t)
     if step is None:
         return g
@@ -162,7 +162,7 @@ def _through_step(p: Problem, t: int, y: torch.Tensor, g: torch.Tensor, drive: D
 def _through_momentum(
     p: Problem, t: int, codes: list[torch.Tensor], q: torch.Tensor, sums: _Sums
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What z_t and z_{t−1} get of q = ∂L/∂y_t."""
+    """The gradients that z_t and z_{t−1} get from q = ∂L/∂y_t."""
     momentum = p.momentum_of(t)
     if momentum is None:
         return q, torch.zeros_like(q)
@@ -189,7 +189,7 @@ def _through_inhibition(p: Problem, t: int, y: torch.Tensor, r: torch.Tensor, su
 
 
 def _through_residual(p: Problem, t: int, y: torch.Tensor, r: torch.Tensor, sums: _Sums) -> torch.Tensor:
-    """The same in the factored form."""
+    """∂L/∂y_t for r = ∂L/∂v_t, in the factored form."""
     assert p.D is not None
     e = r @ p.filter(p.row(t))
     sums.add("W_e", p.row(t), lambda: r.T @ _residual(p, y))
@@ -199,7 +199,7 @@ def _through_residual(p: Problem, t: int, y: torch.Tensor, r: torch.Tensor, sums
 
 
 class _DriveSums:
-    """∂L/∂b: what one b of all iterations gets is summed before it goes on to x and W_e."""
+    """∂L/∂b. If all iterations share one b, its gradient is summed first and then passed on to x and W_e."""
 
     def __init__(self, p: Problem, sums: _Sums) -> None:
         self._p, self._sums = p, sums

@@ -1,9 +1,9 @@
-"""Which kernels run on a GPU by themselves: those that were right when this card tried them, where they were faster.
+"""Decides which kernels run on a GPU by default: those that passed a trial on this card, where they were faster.
 
-The trial (`trying.py`) runs in a child process: a crash, a hang or a broken CUDA context there harms nobody. Verdicts
-go one by one into a file of the cache folder, under everything that could change them: the card, the driver, the
-versions of torch, triton and this package, and its build. Within a process what was known first stays, and the ranks of
-torch.distributed agree on what all of them have found.
+The trial (`trying.py`) runs in a child process, so a crash, a hang or a broken CUDA context does no harm. Verdicts are
+written one by one to a file in the cache folder, under everything that could change them: the card, the driver, the
+versions of torch, triton and this package, and its build. A process keeps the verdicts it saw first, and the ranks of
+torch.distributed agree on verdicts that hold for all of them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PAIRS = tuple(f"{name}:{dtype}" for name in NAMES for dtype in DTYPES)
 
 SWITCH = "SCVAE_FAST_TRIAL"
 HANG = 10.0
-"""Seconds after which a launch counts as hung."""
+"""Seconds after which a launch is considered hung."""
 LEAST_GAIN = 1.1
 _DAY = 24 * 3600
 
@@ -44,7 +44,7 @@ log = logging.getLogger("scvae_fast")
 
 @cache
 def _build() -> str:
-    """A digest of the compiled module, of the Triton kernels, and of what calls them."""
+    """A digest of the compiled module, the Triton kernels and the code that calls them."""
     digest = hashlib.sha256()
     files = [Path(native.module.__file__)] if native.module is not None else []
     files += sorted(Path(__file__).parent.rglob("*.py"))
@@ -54,7 +54,7 @@ def _build() -> str:
 
 
 def card_of(index: int) -> Card:
-    """The GPU of that index."""
+    """The GPU with that index."""
     properties = torch.cuda.get_device_properties(index)
     driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: "unknown")()
     words = [
@@ -67,7 +67,7 @@ def card_of(index: int) -> Card:
         f"build {_build()}",
     ]
     named = [word.strip() for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if word.strip()]
-    # What the user's own setting names it goes first: an instance of MIG has a name of its own.
+    # The name from the user's own setting comes first: a MIG instance has its own name.
     visible = named[index] if index < len(named) else f"GPU-{properties.uuid}"
     return Card(properties.name, visible, ", ".join(words))
 
@@ -82,19 +82,19 @@ def run(
     subjects: Path | None = None,
     told: Callable[[str], object] = lambda message: None,
 ) -> None:
-    """Tries pairs of backend and dtype on a card, in child processes, and keeps each verdict as soon as it is there.
+    """Try pairs of backend and dtype on a card, in child processes, and store each verdict as soon as it arrives.
 
-    A launch that does not end, and a process that dies of its kernels, are verdicts. Running out of time or of memory
-    is none.
+    A launch that does not end, and a process that is killed by its kernels, give verdicts. Running out of time or
+    memory does not.
 
     Args:
-        card: where.
-        into: what keeps the verdicts.
-        pairs: of `PAIRS`.
+        card: the card to use.
+        into: stores the verdicts.
+        pairs: pairs from `PAIRS`.
         limit: seconds for all of them.
-        hang: seconds after which a launch counts as hung.
-        subjects: a Python file that the child runs first, for tests.
-        told: gets a line of progress.
+        hang: seconds after which a launch is considered hung.
+        subjects: a Python file that the child runs first; for tests.
+        told: called with lines of progress.
     """
     left, end, added = list(pairs), time.monotonic() + limit, 0
     while left and time.monotonic() < end:
@@ -113,7 +113,7 @@ def run(
 def _child(
     card: Card, pairs: Sequence[str], end: float, hang: float, subjects: Path | None, told: Callable[[str], object]
 ) -> Iterator[tuple[str, Verdict | None]]:
-    """Verdicts of one child process, as they come."""
+    """The verdicts of one child process, as they arrive."""
     command = [sys.executable, "-m", "scvae_fast.ops.backends.trying"]
     command += ["--subjects", str(subjects)] if subjects is not None else []
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), SWITCH: "0"}
@@ -168,7 +168,7 @@ def _events(
 
 
 class _Lines:
-    """Lines of a process, waited for until `end`, and no longer than `patience` seconds each."""
+    """Lines of a process, waiting until `end` and at most `patience` seconds for each."""
 
     def __init__(self, child: subprocess.Popen[str], end: float) -> None:
         assert child.stdout is not None
@@ -178,7 +178,7 @@ class _Lines:
         os.set_blocking(self._descriptor, False)
 
     def next(self) -> str | None:
-        """The next line; "" at the end, None where it took too long."""
+        """The next line; "" at the end, None if it took too long."""
         while not self._lines:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._descriptor, selectors.EVENT_READ)
@@ -195,7 +195,7 @@ _IMPORTED_BY = os.getpid()
 
 
 def hindrance() -> str | None:
-    """Why no trial may start by itself now; None where one may."""
+    """Why no trial may start automatically now; None if one may."""
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH}=0 forbids it"
     if os.getpid() != _IMPORTED_BY:
@@ -208,7 +208,7 @@ def hindrance() -> str | None:
 
 
 def _is_exclusive(card: Card) -> bool:
-    """Whether only one process may use the card; False where nvidia-smi can't tell."""
+    """Whether only one process may use the card; False if nvidia-smi can't tell."""
     command = ["nvidia-smi", f"--id={card.visible}", "--query-gpu=compute_mode", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
@@ -218,16 +218,16 @@ def _is_exclusive(card: Card) -> bool:
 
 
 def ranks() -> int:
-    """How many processes torch.distributed joins; 1 where it is not initialised."""
+    """Number of processes that torch.distributed joins; 1 if it is not initialised."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if distributed else 1
 
 
 def agreed(mine: Verdicts, seconds: float = LIMIT) -> Verdicts:
-    """What the kernels of all ranks were found to be, the same on every rank: right where all are, at the least gain.
+    """The combined verdicts of all ranks, the same on every rank: correct if correct on all, with the smallest gain.
 
-    It goes through the key-value store of the default process group, and is no collective: a rank that never asks makes
-    the others wait so many seconds, after which eager PyTorch runs on all of them.
+    It uses the key-value store of the default process group, not a collective: if a rank never asks, the others wait
+    for `seconds`, and then eager PyTorch runs on all of them.
     """
     group, rank = torch.distributed.distributed_c10d._get_default_store(), torch.distributed.get_rank()
     group.set(f"scvae_fast/verdicts/{rank}", json.dumps({pair: each._asdict() for pair, each in mine.items()}))
@@ -238,7 +238,7 @@ def agreed(mine: Verdicts, seconds: float = LIMIT) -> Verdicts:
     found = [json.loads(group.get(key)) for key in keys] if complete else [{}]
     shared = _shared([{pair: as_verdict(each) for pair, each in of_rank.items()} for of_rank in found])
     decision = json.dumps({pair: each._asdict() for pair, each in shared.items()})
-    # Whoever is first decides: a rank that asks too late takes eager as the others do.
+    # The first rank to finish decides: a rank that asks too late uses eager like the others.
     decided = json.loads(group.compare_set("scvae_fast/decision", "", decision))
     if not decided and mine:
         warn_once(f"the ranks share no verdict, or not all of them asked within {seconds:g} s; eager PyTorch runs")
@@ -246,7 +246,7 @@ def agreed(mine: Verdicts, seconds: float = LIMIT) -> Verdicts:
 
 
 def _shared(found: Sequence[Verdicts]) -> Verdicts:
-    """Verdicts that hold for all of them, of the pairs that all have."""
+    """Verdicts that hold for all, for the pairs that all have."""
     shared = {}
     for pair in found[0]:
         of_all = [each[pair] for each in found if pair in each]
@@ -259,7 +259,7 @@ def _shared(found: Sequence[Verdicts]) -> Verdicts:
 
 
 def fastest(verdicts: Verdicts, dtype: str, rows: int, able: Sequence[str] = NAMES) -> str | None:
-    """The backend that was right in that dtype and is fastest for so many rows; None where eager is."""
+    """The fastest backend for this number of rows among those correct in that dtype; None if eager is faster."""
     found = {each: verdicts.get(f"{each}:{dtype}") for each in able}
     gains = {each: verdict.gain(rows) for each, verdict in found.items() if verdict is not None and verdict.right}
     best = max(gains, key=lambda each: gains[each], default=None)
@@ -267,7 +267,7 @@ def fastest(verdicts: Verdicts, dtype: str, rows: int, able: Sequence[str] = NAM
 
 
 class Chooser:
-    """The verdicts of this process's cards, looked up or found out once."""
+    """The verdicts for this process's cards, each looked up or found out once."""
 
     def __init__(
         self, cards: Callable[[int], Card], stores: Callable[[], Store], tried: Callable[..., None] = run
@@ -276,15 +276,15 @@ class Chooser:
         self._known: dict[int, Verdicts] = {}
 
     def fastest(self, index: int, dtype: torch.dtype, rows: int, able: Sequence[str]) -> str | None:
-        """The backend that was right on the card in that dtype and is fastest for so many rows; None for eager."""
+        """The fastest backend for this number of rows among those correct on the card in that dtype; None for eager."""
         return fastest(self.verdicts(index, able), str(dtype).removeprefix("torch."), rows, able)
 
     def verdicts(self, index: int, able: Sequence[str]) -> Verdicts:
-        """Those of a card; for those who lack one a trial starts, where it may."""
+        """The verdicts of a card; if some are missing, a trial starts, if allowed."""
         if index not in self._known:
             found = self._find(self._cards(index), able)
             if ranks() > 1:
-                # A second card of this rank, which may be another one, takes what all ranks agreed on and it can.
+                # A second card of this rank, possibly of another model, uses what all ranks agreed on if it can run it.
                 found = _shared([agreed(found), found])
             self._known[index] = found
         return self._known[index]
@@ -324,15 +324,15 @@ def _missing(verdicts: Verdicts, names: Sequence[str]) -> list[str]:
 
 
 def summary(verdicts: Verdicts) -> str:
-    """The pairs that were right, in one line."""
+    """The pairs that were correct, in one line."""
     right = [pair.replace(":", " ") for pair, verdict in verdicts.items() if verdict.right]
     return f"right: {', '.join(right)}" if right else "none was right"
 
 
 def failure(name: str) -> str | None:
-    """What a trial found wrong with a backend in every dtype on the current card; None where it did not.
+    """Why a backend failed its trial in every dtype on the current card; None if it didn't.
 
-    It knows of no card before this process uses CUDA.
+    Before this process uses CUDA, no card is known, and the result is None.
     """
     if name not in NAMES or not torch.cuda.is_initialized():
         return None

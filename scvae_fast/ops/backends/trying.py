@@ -1,8 +1,8 @@
-"""Tries kernels on a card: whether they are right, and from how many rows on they are faster than eager PyTorch.
+"""Tries kernels on a card: whether they are correct, and from how many rows on they are faster than eager PyTorch.
 
-`trial.py` runs this module in a process of its own, `python -m scvae_fast.ops.backends.trying DEVICE PAIR…`, a pair
-being a backend and a dtype such as `triton:float32`. Every line on stdout is a JSON object: what is about to happen, or
-a verdict.
+`trial.py` runs this module in a separate process, `python -m scvae_fast.ops.backends.trying DEVICE PAIR…`. A pair is a
+backend and a dtype, such as `triton:float32`. Every line on stdout is a JSON object: what is about to happen, or a
+verdict.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from scvae_fast.ops.problem import Incoming, Needed, Problem
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 GRID = (64, 1024, 16_384)
-"""Rows that are timed, a forward and a backward pass of `sparse_code` each."""
+"""Numbers of rows that are timed, with a forward and a backward pass of `sparse_code` each."""
 TIMED = (512, 256, 16)
-"""K, n and T of these."""
+"""K, n and T of the timed problems."""
 SAMPLES = 7
 
 _LOOSE = 4
-"""How many times as large as PyTorch's own an error may be; by luck PyTorch's is small in a small problem."""
+"""Allowed ratio of an error to PyTorch's own; in a small problem PyTorch's may be small by chance."""
 _ROUNDINGS = 16
 _TIE = 1e-4
-"""Rows whose drive comes that near a threshold are left out: a rounding could switch a code on or off there."""
+"""Rows with a drive this near to a threshold are left out: there, rounding could switch a code on or off."""
 
 
 class Shape(NamedTuple):
-    """A problem to be tried."""
+    """A problem to try."""
 
     op: str
     M: int
@@ -51,8 +51,8 @@ class Shape(NamedTuple):
     momentum: bool = False
     factored: bool = False
     positive: bool = False
-    each: bool = False  # matrices, thresholds, steps and momentum of each iteration
-    broken: bool = False  # a row has a NaN
+    each: bool = False  # separate matrices, thresholds, steps and momentum per iteration
+    broken: bool = False  # one row has a NaN
 
 
 SHAPES = (
@@ -72,18 +72,18 @@ SHAPES = (
 
 
 def tell(event: str, **more: Any) -> None:
-    """A line for the process that started this one."""
+    """Print a line for the process that started this one."""
     print(json.dumps({"event": event, **more}), flush=True)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what was launched."""
+    """Wait for launched work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def drawn(shape: Shape) -> Problem:
-    """A problem in float64 on the CPU, with codes of the order of 1."""
+    """A random problem in float64 on the CPU, with codes of order 1."""
     torch.manual_seed(0)
 
     def normal(*size: int, each: int = 0) -> torch.Tensor:
@@ -119,7 +119,7 @@ def drawn(shape: Shape) -> Problem:
 
 
 def near_a_tie(p: Problem, margin: float) -> torch.Tensor:
-    """For each row (M,) whether anything that a threshold is applied to comes that near it; p is in float64."""
+    """For each row (M,), whether the argument of any threshold is within the margin of it; p is in float64."""
     p = p.in_matrices()
     near = torch.zeros(len(p.x), dtype=torch.bool)
     for row, u in _before_thresholds(p):
@@ -129,7 +129,7 @@ def near_a_tie(p: Problem, margin: float) -> torch.Tensor:
 
 
 def _before_thresholds(p: Problem) -> Iterator[tuple[int, torch.Tensor]]:
-    """What each threshold is applied to (M, K), with the threshold's row."""
+    """The argument (M, K) of each threshold, with the threshold's row."""
     codes, drive = list(reference.iterates(p)), reference.drives(p)
     if p.z0 is None and not p.kappa:
         yield 0, drive(0) if p.gain is None else p.gain * drive(0)
@@ -142,7 +142,7 @@ def _before_thresholds(p: Problem) -> Iterator[tuple[int, torch.Tensor]]:
 
 
 def clear(shape: Shape) -> Problem:
-    """A problem of that shape without rows near a tie; there may be fewer than M."""
+    """A problem of that shape without rows near a tie; it may have fewer than M rows."""
     p = drawn(shape._replace(M=3 * shape.M))
     kept = (~near_a_tie(p, _TIE)).nonzero()[: shape.M, 0]
     return p._replace(x=p.x[kept], z0=None if p.z0 is None else p.z0[kept])
@@ -159,14 +159,14 @@ Given = tuple[torch.Tensor | None, torch.Tensor | None]
 
 
 def grads(p: Problem) -> Given:
-    """Gradients of the codes and of the reconstruction, if there is one; the same for problems of the same shape."""
+    """Gradients of the codes and of the reconstruction, if there is one; equal for problems of equal shape."""
     generator = torch.Generator().manual_seed(1)
     z, *x_hat = (torch.randn(s, generator=generator, dtype=torch.float64).to(p.x) for s in p.result_shapes())
     return z, x_hat[0] if x_hat else None
 
 
 def results(computes: Any, p: Problem, given: Given) -> Found:
-    """Results and all gradients of a problem, for those gradients of the results."""
+    """Results and all gradients of a problem, for these gradients of the results."""
     found = computes.code(p)
     needed: Needed = frozenset(name for name, value in p._asdict().items() if isinstance(value, torch.Tensor))
     gradients = computes.code_backward(p, Incoming(given[0], given[1], found[0]), needed)
@@ -174,7 +174,7 @@ def results(computes: Any, p: Problem, given: Given) -> Found:
 
 
 def launched(computes: Any, p: Problem, compiled: bool) -> Found:
-    """The same, once the card is done; whoever started this process hears when it waits for the card alone."""
+    """The same, after the card has finished; tells the parent process when only the card is waited for."""
     given = grads(p)
     if compiled:
         tell("launch")
@@ -192,7 +192,7 @@ def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def _compared(found: Found, plain: Found, exact: Found, dtype: torch.dtype) -> tuple[float, str]:
-    """The largest error over what is allowed, and what it is of."""
+    """The largest ratio of an error to its limit, and the name of the result."""
     worst, which = 0.0, ""
     for name, reference_value in exact.items():
         ours = found[name].cpu().double()
@@ -201,12 +201,12 @@ def _compared(found: Found, plain: Found, exact: Found, dtype: torch.dtype) -> t
         allowed = _LOOSE * _distance(plain[name].double(), reference_value) + _ROUNDINGS * torch.finfo(dtype).eps
         error = _distance(ours, reference_value) / allowed
         if error > worst:
-            worst, which = error, f"{name} errs by {error:.1f} times what is allowed"
+            worst, which = error, f"{name} has {error:.1f} times the allowed error"
     return worst, which
 
 
 def ways(name: str) -> list[Callable[[], AbstractContextManager[Any]]]:
-    """In which ways a backend can go through the iterations, each to be tried."""
+    """The ways in which a backend can run the iterations, each of which is tried."""
     if name == "triton":
         from scvae_fast.ops.backends.triton import launch
 
@@ -219,7 +219,7 @@ def ways(name: str) -> list[Callable[[], AbstractContextManager[Any]]]:
 
 
 def tried(name: str, dtype: torch.dtype, device: torch.device) -> tuple[float, str]:
-    """The largest error over what is allowed in all shapes, and why the backend is wrong; "" where it is right."""
+    """The largest ratio of an error to its limit in all shapes, and why the backend is wrong; "" if it is correct."""
     backend, worst = backends.BACKENDS[name], 0.0
     for shape in SHAPES:
         rounded = Problem(*(_to(value, dtype) for value in clear(shape)))
@@ -245,7 +245,7 @@ def tried(name: str, dtype: torch.dtype, device: torch.device) -> tuple[float, s
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Of a call, until the card is done."""
+    """Seconds of a call, until the card has finished."""
     synchronize(device)
     begin = time.perf_counter()
     call()
@@ -254,7 +254,7 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 def gains(name: str, dtype: torch.dtype, device: torch.device) -> dict[int, float]:
-    """For each number of rows of the grid, how many times as fast as eager PyTorch a backend is."""
+    """The speed of a backend relative to eager PyTorch, for each number of rows."""
     K, n, T = TIMED
     found = {}
     for rows in GRID:
@@ -262,13 +262,13 @@ def gains(name: str, dtype: torch.dtype, device: torch.device) -> dict[int, floa
         given = grads(p)
         calls = {each: partial(results, backends.BACKENDS[each].computes, p, given) for each in (name, "eager")}
         samples = [{each: seconds(call, device) for each, call in calls.items()} for _ in range(SAMPLES + 1)]
-        took = {each: statistics.median(s[each] for s in samples[1:]) for each in calls}  # the first compiles
+        took = {each: statistics.median(s[each] for s in samples[1:]) for each in calls}  # first: compiles
         found[rows] = took["eager"] / took[name]
     return found
 
 
 def verdict(name: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """Whether a backend is right in that dtype, why not, and its gains."""
+    """Whether a backend is correct in that dtype, why not, and its gains."""
     reason = backends.declines(name, device, dtype)
     if reason is not None:
         return {"right": False, "reason": reason, "error": None, "gains": {}}
@@ -279,7 +279,7 @@ def verdict(name: str, dtype: torch.dtype, device: torch.device) -> dict[str, An
 
 
 def main(words: Sequence[str]) -> int:
-    """Tries the pairs on the device and tells the verdicts. `--subjects FILE` is run before: tests change kernels."""
+    """Try the pairs on the device and print the verdicts. `--subjects FILE` is run first: tests change kernels."""
     if words[0] == "--subjects":
         runpy.run_path(words[1])
         words = words[2:]
@@ -291,7 +291,7 @@ def main(words: Sequence[str]) -> int:
             tell("verdict", pair=pair, **verdict(name, DTYPES[dtype], device))
         except torch.OutOfMemoryError as error:
             tell("no verdict", pair=pair, reason=str(error).splitlines()[0])
-        except Exception as error:  # whatever a kernel does to Python is a verdict
+        except Exception as error:  # any error of a kernel is a verdict
             lines = str(error).splitlines() or [""]
             told = f"{type(error).__name__}: {lines[0]}"
             tell("verdict", pair=pair, right=False, reason=told, error=None, gains={})

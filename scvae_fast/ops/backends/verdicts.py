@@ -1,4 +1,4 @@
-"""What trials of GPU kernels found: verdicts of cards, in a file that many processes share."""
+"""Verdicts of trials of GPU kernels, by card, in a file that many processes share."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from typing import Any, NamedTuple
 from scvae_fast._files import cache_folder, try_lock, unlock, write_json
 
 LIMIT = 180.0
-"""Seconds that a trial may take, and that other processes wait for it."""
+"""Time limit of a trial in seconds, also for other processes that wait for it."""
 SCHEMA = 1
 
 
 class Verdict(NamedTuple):
-    """What a trial found of a backend in a dtype."""
+    """The result of a trial of a backend in a dtype."""
 
     right: bool
-    reason: str  # why it is not right; "" where it is
-    error: float | None  # the largest error over what is allowed
-    gains: dict[int, float]  # rows: times as fast as eager, forward and backward
+    reason: str  # why it is not correct; "" if it is
+    error: float | None  # largest ratio of an error to its limit
+    gains: dict[int, float]  # by rows: speed relative to eager, forward and backward
 
     def gain(self, rows: int) -> float:
-        """At the largest number of rows that was tried and is not above `rows`, else at the smallest."""
+        """The gain at the largest tried number of rows up to `rows`, else at the smallest."""
         below = [tried for tried in self.gains if tried <= rows]
         return self.gains[max(below) if below else min(self.gains)] if self.gains else 0.0
 
@@ -41,9 +41,9 @@ class Card(NamedTuple):
     """A GPU, and how a child process finds it."""
 
     name: str
-    visible: str  # CUDA_VISIBLE_DEVICES for a process that shall see it alone
-    key: str  # under which verdicts are kept
-    device: str = "cuda:0"  # in the child
+    visible: str  # CUDA_VISIBLE_DEVICES for a process that should see only this card
+    key: str  # key of its verdicts
+    device: str = "cuda:0"  # in the child process
 
 
 class Store:
@@ -51,26 +51,26 @@ class Store:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._kept: dict[str, Any] = {}  # where the file can't be written
+        self._kept: dict[str, Any] = {}  # used if the file can't be written
 
     def verdicts(self, key: str) -> Verdicts:
-        """Those of a card."""
+        """The verdicts of a card."""
         return {pair: as_verdict(found) for pair, found in self._card(key)["verdicts"].items()}
 
     def add(self, key: str, pair: str, verdict: Verdict) -> None:
-        """Keeps a verdict, beside what other processes have found by now."""
+        """Store a verdict, beside those that other processes have stored meanwhile."""
         self._change(key, lambda card: card["verdicts"].update({pair: verdict._asdict()}))
 
     def fruitless(self, key: str) -> list[float]:
-        """When trials ended without any new verdict."""
+        """The times of trials that ended without any new verdict."""
         return [float(when) for when in self._card(key)["fruitless"]]
 
     def add_fruitless(self, key: str, when: float) -> None:
-        """Keeps that a trial ended so."""
+        """Store the time of such a trial."""
         self._change(key, lambda card: card["fruitless"].append(when))
 
     def locked(self, key: str, seconds: float) -> AbstractContextManager[bool]:
-        """Holds a card's lock, which dies with the process; False where another one held it for so long."""
+        """Hold a card's lock, which ends with the process; False if another process held it all that time."""
         digest = hashlib.sha256(key.encode()).hexdigest()[:16]
         return _file_lock(self.file.with_name(f"trial-{digest}.lock"), seconds)
 
@@ -106,20 +106,20 @@ class Store:
 
 
 def as_verdict(found: dict[str, Any]) -> Verdict:
-    """A verdict as JSON keeps it."""
+    """A verdict from its JSON form."""
     gains = {int(rows): float(gain) for rows, gain in found["gains"].items()}
     return Verdict(bool(found["right"]), str(found["reason"]), found["error"], gains)
 
 
 @cache
 def warn_once(message: str) -> None:
-    """A warning that this process gives once."""
+    """Give a warning once per process."""
     warnings.warn(message, stacklevel=3)
 
 
 @contextlib.contextmanager
 def _file_lock(path: Path, seconds: float) -> Iterator[bool]:
-    """Whether the lock was free within so many seconds; where the folder can't be written, everyone gets it."""
+    """Whether the lock was free within this time; if the folder can't be written, every process gets it."""
     end = time.monotonic() + seconds
     while True:
         try:
@@ -141,5 +141,5 @@ def _file_lock(path: Path, seconds: float) -> Iterator[bool]:
 
 
 def store() -> Store:
-    """The file of this user."""
+    """The verdicts of this user."""
     return Store(cache_folder() / "trials.json")

@@ -1,4 +1,4 @@
-"""K-means over the codes of cells: fitted in a stream, kept in a file, drawn; `scvae-fast cluster`."""
+"""K-means on the codes of cells: streaming fits, saved clusterings and their quality; `scvae-fast cluster`."""
 
 from scvae_fast.tasks.clustering.kmeans import KMeansFit, KMeansSettings, fit_kmeans
 from scvae_fast.tasks.clustering.rows import RowScale, scaled

@@ -1,4 +1,4 @@
-"""K-means over rows that need not fit into memory: scikit-learn's on a sample, then Lloyd's passes over all rows."""
+"""K-means for more rows than fit into memory: scikit-learn's on a sample, then Lloyd's iterations over all rows."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +28,7 @@ with extra("scvae_fast.tasks.clustering", "scikit-learn"):
     from sklearn.metrics.pairwise import euclidean_distances
 
 
-# Goes through things that take long, and may show on the way how far it has come.
+# Wraps an iterable of slow steps, and may show the progress.
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 
@@ -37,15 +37,15 @@ class KMeansSettings:
     """How rows are clustered.
 
     Args:
-        scale: of rows, see `RowScale`.
+        scale: scaling of rows, see `RowScale`.
         seed: of the sample and of k-means++.
-        starts: k-means++ starts, of which the best counts.
-        sample: so many rows, drawn uniformly, are clustered by scikit-learn; all of them where there are no more.
-        passes: most of Lloyd's iterations over all rows that follow, where the sample is not all of them.
-        tolerance: they end when the mean square of the centres' steps is below this share of their own.
+        starts: number of k-means++ starts, of which the best is kept.
+        sample: number of rows, drawn uniformly, that scikit-learn clusters; all rows if there are no more.
+        passes: largest number of Lloyd's iterations over all rows that follow if the sample doesn't hold all.
+        tolerance: they stop when the mean squared step of the centres falls below this share of their mean square.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of range.
 
     Example:
         >>> from scvae_fast.tasks.clustering import KMeansSettings
@@ -68,7 +68,7 @@ class KMeansSettings:
 
 @dataclass(frozen=True, eq=False)
 class KMeansFit:
-    """What K-means found, d features a row.
+    """The result of K-means, with d features per row.
 
     Example:
         >>> import numpy as np
@@ -79,14 +79,14 @@ class KMeansFit:
         [1, 2]
     """
 
-    centres: np.ndarray  # (k, d) float32, of rows as they are compared
-    means: np.ndarray  # (k, d) float32, of the rows as they are
+    centres: np.ndarray  # (k, d) float32, in the scale in which rows are compared
+    means: np.ndarray  # (k, d) float32, of the unscaled rows
     counts: np.ndarray  # (k,) int64
     inertia: float  # sum of the squared distances of all rows from their centres
 
 
 class Assigned:
-    """A piece of rows and the centres nearest to them."""
+    """Some rows and their nearest centres."""
 
     def __init__(self, rows: Any, centres: np.ndarray, scale: RowScale) -> None:
         self.rows, self.compared = rows, scaled(rows, scale)
@@ -95,7 +95,7 @@ class Assigned:
         self.distances = distances[np.arange(len(distances)), self.labels]  # (M,), squared
 
     def sums(self, rows: Any, k: int) -> np.ndarray:  # -> (k, d)
-        """Of rows of each cluster, float64."""
+        """Sums of the rows of each cluster, in float64."""
         members = sparse.csr_array(
             (np.ones(len(self.labels)), (self.labels, np.arange(len(self.labels)))), shape=(k, len(self.labels))
         )
@@ -104,20 +104,20 @@ class Assigned:
 
 
 def assigned(pieces: Pieces, centres: np.ndarray, scale: RowScale) -> Iterator[Assigned]:
-    """All rows with their centres, at most `ROWS_AT_ONCE` at a time."""
+    """All rows with their nearest centres, at most `ROWS_AT_ONCE` at a time."""
     for piece in pieces():
         for first in range(0, piece.shape[0], ROWS_AT_ONCE):
             yield Assigned(piece[first : first + ROWS_AT_ONCE], centres, scale)
 
 
 def sample_rows(pieces: Pieces, size: int, seed: int) -> tuple[Any, int]:
-    """Rows drawn uniformly without replacement, in their order, and how many there are; all of them if no more.
+    """Rows drawn uniformly without replacement, in order, and the number of all rows; at most all of them.
 
-    Every row gets a random number, and those with the smallest stay. Of `SharedPieces` the first process gets the rows,
-    the others None.
+    Every row gets a random number, and those with the smallest are kept. For `SharedPieces` the first process gets the
+    rows, the others None.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are no rows.
     """
     pieces = shared(pieces)
     dice, processes = pieces.dice(seed), pieces.processes
@@ -135,7 +135,7 @@ def sample_rows(pieces: Pieces, size: int, seed: int) -> tuple[Any, int]:
     if not total:
         raise UsageError("there is nothing to cluster: no rows")
     if not processes.alone:
-        # The rows that can't stay are not sent.
+        # Rows that can't be kept are not sent.
         numbers = np.concatenate(processes.gather(kept[0][0] if kept else np.empty(0)))
         last = np.partition(numbers, size - 1)[size - 1] if len(numbers) > size else np.inf
         own = [(numbers[numbers <= last], rows[numbers <= last]) for numbers, rows in kept]
@@ -160,20 +160,20 @@ def fit_kmeans(
 ) -> list[KMeansFit]:
     """Cluster rows, once for each number of clusters.
 
-    Memory is that of a sample and of a piece, however many rows there are. Rows that fit into the sample are clustered
-    by `sklearn.cluster.KMeans` alone. Of more rows it clusters the sample, and Lloyd's iterations over all rows start
-    from there: they don't depend on the order of the rows, as mini-batches of neighbouring cells would.
+    Memory is bounded by a sample and one piece, for any number of rows. Rows that fit into the sample are clustered by
+    `sklearn.cluster.KMeans` alone. Otherwise it clusters the sample, and Lloyd's iterations over all rows follow:
+    unlike mini-batches of neighbouring cells, they don't depend on the order of the rows.
 
     Args:
-        pieces: a function that starts over, see `Pieces`; rows must be finite. Of `SharedPieces` each process gets the
-            clusters of all rows, those that one process finds to within rounding.
+        pieces: returns a new iterator on each call, see `Pieces`; rows must be finite. For `SharedPieces` each process
+            gets the clusters of all rows, the same up to rounding as those of a single process.
         clusters: numbers k of clusters.
-        settings: see there.
-        progress: goes through the numbers of clusters, and may show how far it has come.
+        settings: see `KMeansSettings`.
+        progress: wraps the iteration over the numbers of clusters, and may show the progress.
 
     Raises:
-        ValueError: there is no k, or one is below 1.
-        UsageError: there are fewer rows than clusters, or fewer that differ.
+        ValueError: clusters is empty, or a k is below 1.
+        UsageError: there are fewer rows, or fewer distinct rows, than clusters.
 
     Example:
         >>> import numpy as np
@@ -202,7 +202,7 @@ def fit_kmeans(
 
 def _fit_sample(sample: Any, k: int, settings: KMeansSettings) -> np.ndarray:
     with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)  # it says one thing only: duplicates
+        warnings.simplefilter("error", ConvergenceWarning)  # its only reason is duplicate rows
         try:
             return KMeans(k, n_init=settings.starts, random_state=settings.seed).fit(sample).cluster_centers_
         except ConvergenceWarning as error:
@@ -217,7 +217,7 @@ def _pass_over(pieces: SharedPieces, centres: np.ndarray, settings: KMeansSettin
             sums += piece.sums(piece.compared, k)
             counts += np.bincount(piece.labels, minlength=k)
         sums, counts = _of_all(pieces, sums), _of_all(pieces, counts)
-        found = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centres)  # none: stays
+        found = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centres)  # empty: keep
         step = np.square(found - centres).sum() / max(np.square(centres).sum(), np.finfo(float).tiny)
         centres = found.astype(centres.dtype)
         if step < settings.tolerance:

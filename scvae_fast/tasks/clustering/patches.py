@@ -1,4 +1,4 @@
-"""The patches behind rows of codes, and what a cluster's mean code paints."""
+"""The patches that belong to rows of codes, and decoded mean codes of clusters."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -16,17 +16,17 @@ CELLS = 5  # side of the grid of codes that is decoded for a patch
 class Place(NamedTuple):
     """A cell of a picture."""
 
-    picture: int  # its number
+    picture: int  # number of the picture
     row: int
     column: int
 
 
 def places_of(grids: Iterable[tuple[int, int]], rows: Iterable[int]) -> dict[int, Place]:
-    """The cells of rows, by their numbers.
+    """The cells of rows, by row number.
 
     Args:
-        grids: (h, w) cells of each picture in its order; read once, until the last row is found.
-        rows: 0 or more each; those beyond the last picture have no place.
+        grids: (h, w) cells of each picture, in order; read once, until the last row is found.
+        rows: row numbers, 0 or more; those beyond the last picture have no place.
     """
     found: dict[int, Place] = {}
     wanted, end = sorted(set(rows), reverse=True), 0
@@ -41,7 +41,7 @@ def places_of(grids: Iterable[tuple[int, int]], rows: Iterable[int]) -> dict[int
 
 
 def cut_patch(picture: Tensor, place: Place, stride: int) -> Tensor:  # (3, H, W) -> (3, 3·stride, 3·stride)
-    """A cell and one cell around it; beyond its edges a picture goes on with its edge pixels."""
+    """A cell and one cell around it; the picture is extended with its edge pixels."""
     missing = [-side % stride for side in picture.shape[1:]]
     top, left = place.row * stride, place.column * stride
     padded = F.pad(picture[None], (stride, stride + missing[1], stride, stride + missing[0]), mode="replicate")[0]
@@ -50,7 +50,7 @@ def cut_patch(picture: Tensor, place: Place, stride: int) -> Tensor:  # (3, H, W
 
 @torch.no_grad()
 def paint_means(model: SCVAE, means: np.ndarray) -> Tensor:  # (k, K) -> (k, 3, 3·stride, 3·stride)
-    """What the decoder makes of a grid of cells that all have a cluster's mean code; the middle of it."""
+    """The middle of the decoded picture of a grid of cells that all have a cluster's mean code."""
     like = model.bottleneck.dictionary
     painted = []
     for mean in torch.from_numpy(means).to(like):

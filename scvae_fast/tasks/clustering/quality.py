@@ -1,4 +1,4 @@
-"""How good a clustering is, and rows that show what its clusters are."""
+"""Quality of a clustering, and example rows of its clusters."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from scvae_fast.tasks.clustering.rows import Pieces, dense, scaled, shared
 with extra("scvae_fast.tasks.clustering", "scikit-learn"):
     from sklearn.metrics import davies_bouldin_score, silhouette_score
 
-# Silhouettes take the distances of all pairs.
+# Largest sample for silhouettes, which need all pairwise distances.
 SAMPLE = 4096
 
 
 def rate(pieces: Pieces, fits: list[KMeansFit], settings: KMeansSettings) -> list[dict[str, Any]]:
-    """Of each clustering k, inertia (of all rows), mean silhouette and Davies-Bouldin index (of a sample of rows).
+    """For each clustering: k, inertia (of all rows), mean silhouette and Davies-Bouldin index (of a sample of rows).
 
-    The last two compare rows as they were clustered; they are None where they are not defined: for a sample in which
-    there is one cluster, or each row is one.
+    The last two compare rows as they were clustered. They are None if the sample has only one cluster, or only clusters
+    of one row, because they are not defined then.
     """
     pieces = shared(pieces)
     sample, _ = sample_rows(pieces, SAMPLE, settings.seed + 1)
@@ -46,25 +46,25 @@ def _rate(sample: Any, fits: list[KMeansFit], settings: KMeansSettings) -> list[
 
 
 def best_of(rated: list[dict[str, Any]]) -> int:
-    """Index of the clustering with the largest silhouette; the first one, if none has any."""
+    """Index of the clustering with the largest silhouette; the first one if none is defined."""
     return max(range(len(rated)), key=lambda i: -np.inf if rated[i]["silhouette"] is None else rated[i]["silhouette"])
 
 
 def examples(pieces: Pieces, fit: KMeansFit, settings: KMeansSettings, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of each cluster by their numbers: those nearest to its centre, the nearest first, and some at random.
+    """Row numbers for each cluster: the rows nearest to its centre, in ascending distance, and random rows.
 
     Args:
         pieces: the rows.
-        fit: their clusters.
-        settings: with which they were found.
-        n: so many of each.
+        fit: the clusters of these rows.
+        settings: the settings of the fit.
+        n: number of rows of each kind.
 
     Returns:
-        Twice (k, n) int64; −1 where a cluster has fewer rows. No row is there twice.
+        Two arrays (k, n) int64; −1 if a cluster has fewer rows. No row occurs twice.
     """
     pieces = shared(pieces)
     k, dice, first = len(fit.centres), pieces.dice(settings.seed), pieces.first
-    by_distance, by_chance = _Smallest(k, n), _Smallest(k, 2 * n)  # n of them may be the nearest as well
+    by_distance, by_chance = _Smallest(k, n), _Smallest(k, 2 * n)  # up to n of them may also be among the nearest
     for piece in assigned(pieces, fit.centres, settings.scale):
         numbers = np.arange(first, first + len(piece.labels))
         by_distance.add(piece.labels, piece.distances, numbers)
@@ -96,7 +96,7 @@ class _Smallest:
             self.rows[cluster] = np.concatenate([self.rows[cluster], numbers[own]])[order]
 
     def gather(self, processes: Processes) -> None:
-        """Those of all processes, on each of them."""
+        """Combine those of all processes, on every process."""
         found = processes.gather((self.keys, self.rows))
         keys, rows = (np.concatenate(each, axis=1) for each in zip(*found, strict=True))
         order = np.argsort(keys, axis=1, kind="stable")[:, : self.keys.shape[1]]

@@ -1,4 +1,4 @@
-"""Rows of a matrix in pieces, dense or sparse, as clustering reads them again and again."""
+"""Rows of a matrix in pieces, dense or sparse, for algorithms that read them repeatedly."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, get_args
@@ -15,21 +15,21 @@ with extra("scvae_fast.tasks.clustering", "scikit-learn"):
     from scipy import sparse
     from sklearn.preprocessing import normalize
 
-# What becomes of a row x before it is compared: x itself, x / ‖x‖, or |x| / ‖x‖. A row of zeros stays one.
+# How a row x is scaled before comparison: x itself, x / ‖x‖, or |x| / ‖x‖. A row of zeros stays zero.
 RowScale = Literal["none", "unit", "magnitude"]
 
-# Pieces of a pass: small pictures are put together until there are so many rows.
+# Small pictures are joined to pieces of at least this many rows.
 ROWS_AT_ONCE = 2**14
 
-# Starts over each time that it is called: pieces (M, d), as arrays or scipy.sparse matrices in CSR form.
+# Returns a new iterator on each call: pieces (M, d), as arrays or scipy.sparse matrices in CSR form.
 Pieces = Callable[[], Iterable[Any]]
 
 
 def scaled(rows: Any, scale: RowScale) -> Any:  # (M, d) -> (M, d), of the same kind
-    """Rows as they are compared.
+    """Rows in the scale in which they are compared.
 
     Raises:
-        ValueError: scale is none of `RowScale`.
+        ValueError: scale is not one of `RowScale`.
 
     Example:
         >>> import numpy as np
@@ -45,19 +45,19 @@ def scaled(rows: Any, scale: RowScale) -> Any:  # (M, d) -> (M, d), of the same 
 
 
 def stacked(parts: list[Any]) -> Any:
-    """Matrices below each other."""
+    """Matrices stacked vertically."""
     return sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
 
 
 def dense(rows: Any) -> np.ndarray:
-    """An array, of either kind of matrix."""
+    """A dense array, from either kind of matrix."""
     return rows.toarray() if sparse.issparse(rows) else rows
 
 
 class CodePieces:
     """The codes of a file as pieces of about `ROWS_AT_ONCE` rows, in the file's order.
 
-    A call starts over, and raises UsageError at codes that are not finite; it names their picture.
+    Each call starts again, and raises UsageError if codes are not finite; the message names their picture.
     """
 
     def __init__(self, file: CodeFile) -> None:
@@ -76,12 +76,12 @@ class CodePieces:
 
 
 class SharedPieces:
-    """Pieces of rows that several processes hold together, each its own, neighbours in the order of the processes.
+    """Pieces of rows that are distributed over several processes, consecutive in the order of the processes.
 
     Args:
         pieces: of this process, see `Pieces`.
-        processes: all call the same functions with theirs.
-        count: how many rows this process has; by default they are counted.
+        processes: all of them must call the same functions.
+        count: number of rows of this process; counted if not given.
     """
 
     def __init__(self, pieces: Pieces, processes: Processes | None = None, count: int | None = None) -> None:
@@ -95,12 +95,12 @@ class SharedPieces:
         return self._pieces()
 
     def dice(self, seed: int) -> np.random.Generator:
-        """What gives a random number for each row in its order, the same whichever process has the row."""
+        """A generator of one random number per row, in order; the numbers don't depend on which process has a row."""
         bits = np.random.PCG64(seed)
         bits.advance(self.first)
         return np.random.Generator(bits)
 
 
 def shared(pieces: Pieces) -> SharedPieces:
-    """The same, with the processes that they belong to; without any, those of one process."""
+    """The pieces as `SharedPieces`; ordinary pieces belong to a single process."""
     return pieces if isinstance(pieces, SharedPieces) else SharedPieces(pieces)

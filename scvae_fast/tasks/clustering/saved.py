@@ -1,4 +1,4 @@
-"""A clustering in a file, and what it makes of pictures."""
+"""A clustering that is saved in a file and applied to pictures."""
 
 import json
 import os
@@ -30,14 +30,14 @@ _ARRAYS = ("centres", "means", "counts")
 
 @dataclass(frozen=True, eq=False)
 class Clustering:
-    """Clusters of the codes of one model's cells.
+    """A clustering of the codes of one model.
 
-    A file of it is a safetensors file: `centres` (k, K), `means` (k, K), `counts` (k,), and in its metadata JSON under
-    "scvae_fast.clustering": schema, version, fingerprint, stride, settings, inertia.
+    Its file is a safetensors file with `centres` (k, K), `means` (k, K), `counts` (k,), and JSON under
+    "scvae_fast.clustering" in the metadata: schema, version, fingerprint, stride, settings, inertia.
 
     Args:
-        fit: centres and what belongs to them, over codes of K atoms.
-        settings: with which they were found.
+        fit: the result of K-means on codes over K atoms.
+        settings: the settings of the fit.
         fingerprint: of the model, see `SCVAE.fingerprint`.
         stride: pixels per cell, in each direction.
 
@@ -58,7 +58,7 @@ class Clustering:
 
     @classmethod
     def of(cls, fit: KMeansFit, settings: KMeansSettings, model: SCVAE) -> "Clustering":
-        """That of codes which this model made."""
+        """A clustering of codes that this model made."""
         return cls(fit, settings, model.fingerprint(), model.config.stride)
 
     @property
@@ -70,7 +70,7 @@ class Clustering:
         """The cluster of each cell of a picture, 0 … k − 1.
 
         Raises:
-            UsageError: the clustering is one of another model's codes; or codes have NaN or infinity in them.
+            UsageError: the codes of another model were clustered, or codes contain NaN or infinity.
         """
         self.check_model(model)
         (cells,) = cells_of(model, [NamedPicture("the picture", picture)])
@@ -80,7 +80,7 @@ class Clustering:
         """The cluster of each code; rows are dense or in CSR form.
 
         Raises:
-            ValueError: rows have another number of columns than there are atoms.
+            ValueError: rows don't have a column per atom.
         """
         if rows.shape[1] != self.fit.centres.shape[1]:
             raise ValueError(f"Clustering: rows must be (M, {self.fit.centres.shape[1]}), got {rows.shape}")
@@ -88,10 +88,10 @@ class Clustering:
         return np.concatenate([np.empty(0, np.int64), *(piece.labels for piece in pieces)])
 
     def check_model(self, model: SCVAE) -> None:
-        """Make sure that it is this model's codes that were clustered.
+        """Check that the codes of this model were clustered.
 
         Raises:
-            UsageError: they are another one's.
+            UsageError: those of another model were.
         """
         found = model.fingerprint()
         if found != self.fingerprint:
@@ -101,7 +101,7 @@ class Clustering:
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file, whole or not at all.
+        """Write the file atomically.
 
         Raises:
             OSError: it can't be written.
@@ -117,15 +117,15 @@ class Clustering:
         arrays = {name: np.ascontiguousarray(getattr(self.fit, name)) for name in _ARRAYS}
         try:
             write_atomically(path, partial(save_file, arrays, metadata={_KEY: json.dumps(about)}))
-        except SafetensorError as error:  # as safetensors reports a full disk
+        except SafetensorError as error:  # safetensors reports a full disk this way
             raise OSError(str(error)) from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Clustering":
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            UsageError: there is no such file, it is no clustering, damaged, or of another version of the format.
+            UsageError: the file is missing, not a clustering, damaged, or of another format version.
         """
         try:
             with safe_open(Path(path), framework="numpy") as file:

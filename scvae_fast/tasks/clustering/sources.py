@@ -1,4 +1,4 @@
-"""The pixels behind clustered codes: of the pictures themselves, or as the decoder makes them of the codes."""
+"""The pixels of clustered codes: from the pictures themselves, or decoded from the codes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -16,20 +16,20 @@ from scvae_fast.tasks.clustering.patches import CELLS, Place, cut_patch, middle
 
 
 class Source(Protocol):
-    """Where pixels come from."""
+    """A source of pixels."""
 
     def patches(self, places: set[Place]) -> dict[Place, Tensor]:
         """Each cell with one cell around it, (3, 3·stride, 3·stride), on the CPU."""
 
     def first(self, n: int) -> list[NamedPicture]:
-        """The first pictures, n of them or all, on the CPU."""
+        """The first n pictures, or all if there are fewer, on the CPU."""
 
 
 class FromPictures:
-    """Cut from pictures.
+    """Pixels from pictures.
 
     Args:
-        pictures: a function that starts over, in the order of the codes.
+        pictures: returns a new iterator on each call, in the order of the codes.
         stride: pixels per cell.
     """
 
@@ -50,7 +50,7 @@ class FromPictures:
 
 
 class FromCodes:
-    """Decoded: a patch from the codes of five by five cells around it, so that no whole picture is decoded for it."""
+    """Decoded pixels. A patch is decoded from the codes of 5 x 5 cells around it, without decoding a whole picture."""
 
     def __init__(self, model: SCVAE, file: CodeFile) -> None:
         self._model, self._file = model, file
@@ -77,7 +77,7 @@ class FromCodes:
 
 
 def _pictures_with(places: set[Place]) -> int:
-    """So many pictures, from the first one on, have all the places."""
+    """Number of pictures, from the first one on, that contain all the places."""
     return 1 + max((place.picture for place in places), default=-1)
 
 

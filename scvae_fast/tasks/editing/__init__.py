@@ -1,4 +1,4 @@
-"""Pictures changed by way of their codes: interpolated, with atoms switched off."""
+"""Editing pictures through their codes: interpolation, and scaling or removing atoms."""
 
 from scvae_fast.tasks.editing.atoms import atom_energies, scale_atoms
 from scvae_fast.tasks.editing.coding import code_latents

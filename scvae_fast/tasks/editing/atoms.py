@@ -1,4 +1,4 @@
-"""Single atoms of a picture's codes: how much they matter, and the codes without them."""
+"""Single atoms of a picture's codes: their energy, and codes with atoms scaled."""
 
 from collections.abc import Mapping
 
@@ -10,9 +10,9 @@ from scvae_fast.codes import SparseCodes
 
 
 def atom_energies(codes: SparseCodes, dictionary: Tensor) -> Tensor:  # dictionary: (n, K) -> (K,) float64
-    """Σ z_k² ‖d_k‖² over the cells: the energy that each atom brings into the latents D z.
+    """Σ z_k² ‖d_k‖² over the cells: the energy that each atom contributes to the latents D z.
 
-    Atoms are not orthogonal: these are not shares of ‖D z‖².
+    Atoms are not orthogonal, so these are not shares of ‖D z‖².
 
     Raises:
         ValueError: the dictionary has another number of atoms than the codes.
@@ -31,12 +31,12 @@ def atom_energies(codes: SparseCodes, dictionary: Tensor) -> Tensor:  # dictiona
 
 
 def scale_atoms(codes: SparseCodes, factors: Mapping[int, float], *, others: float = 1.0) -> SparseCodes:
-    """The codes with the entries of atoms multiplied: by 0 to remove them.
+    """The codes with the entries of some atoms multiplied by factors; a factor of 0 removes an atom.
 
     Args:
         codes: of a picture.
-        factors: of single atoms, by their index.
-        others: of all other atoms; 0 keeps none but those of `factors`.
+        factors: by atom index.
+        others: factor of all other atoms; 0 keeps only those in `factors`.
 
     Raises:
         ValueError: there is no such atom, or a factor is not finite.

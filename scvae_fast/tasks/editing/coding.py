@@ -1,4 +1,4 @@
-"""Coding latents that no picture had."""
+"""Codes of arbitrary latents."""
 
 import torch
 from torch import Tensor
@@ -6,13 +6,13 @@ from torch import Tensor
 from scvae_fast.codes import SparseCodes
 from scvae_fast.models import SCVAE
 
-# So many codes are dense at a time; with K = 512 that is 8 MiB.
+# Number of codes that are dense at a time; with K = 512 they take 8 MiB.
 _CELLS_AT_ONCE = 4096
 
 
 @torch.no_grad()
 def code_latents(model: SCVAE, latents: Tensor) -> SparseCodes:  # (n, h, w)
-    """The sparse codes of latents, as the model's bottleneck finds them.
+    """The sparse codes of latents, from the model's bottleneck.
 
     Raises:
         ValueError: latents are not (n, h, w).

@@ -1,4 +1,4 @@
-"""What lies between two pictures: in their codes, in their latents, in their pixels."""
+"""Interpolation between two pictures: in codes, latents and pixels."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from scvae_fast.tasks.editing.coding import code_latents
 
 
 class Interpolation(NamedTuple):
-    """Pictures (3, H, W) for each share of the second picture, by three ways; and the codes of the first way."""
+    """Pictures (3, H, W) for each share of the second picture, computed in three ways, and the interpolated codes."""
 
     by_codes: list[Tensor]  # decoded from (1 − t) z_a + t z_b
     by_latents: list[Tensor]  # from the codes of (1 − t) E(a) + t E(b)
@@ -21,22 +21,22 @@ class Interpolation(NamedTuple):
 
 
 def interpolate(model: SCVAE, first: Tensor, second: Tensor, shares: Sequence[float]) -> Interpolation:
-    """Interpolate between two pictures of one size, of any size.
+    """Interpolate between two pictures of the same size.
 
-    D z is linear in z: to mix codes is to mix the latents D z that the decoder sees. That way ends in the
-    reconstructions of the pictures, exactly; by latents, up to rounding.
+    D z is linear in z, so interpolating codes interpolates the latents D z that the decoder sees. At shares 0 and 1,
+    this gives exactly the reconstructions of the pictures; interpolating latents gives them up to rounding.
 
     Args:
         model: in evaluation mode.
         first: a, (3, H, W) in −1 … 1.
         second: b, likewise.
-        shares: the t, 0 … 1 (others extrapolate).
+        shares: values of t, 0 … 1 (others extrapolate).
 
     Returns:
         On the model's device.
 
     Raises:
-        ValueError: the pictures are not (3, H, W), or of different sizes.
+        ValueError: the pictures are not (3, H, W), or differ in size.
 
     Example:
         >>> import torch
@@ -49,7 +49,7 @@ def interpolate(model: SCVAE, first: Tensor, second: Tensor, shares: Sequence[fl
     """
     if first.shape != second.shape:
         raise ValueError(
-            f"interpolate: first and second must be of one size, got {tuple(first.shape)} and {tuple(second.shape)}"
+            f"interpolate: first and second must have the same size, got {tuple(first.shape)} and {tuple(second.shape)}"
         )
     size = (first.shape[1], first.shape[2])
     ends = encode_tiled(model, first), encode_tiled(model, second)
@@ -69,7 +69,7 @@ def mix_codes(first: SparseCodes, second: SparseCodes, share: float) -> SparseCo
     """(1 − share) · first + share · second.
 
     Raises:
-        ValueError: they are not of one grid over as many atoms.
+        ValueError: they differ in grid or number of atoms.
 
     Example:
         >>> import torch
@@ -81,5 +81,5 @@ def mix_codes(first: SparseCodes, second: SparseCodes, share: float) -> SparseCo
     """
     shapes = [(each.h, each.w, each.n_atoms) for each in (first, second)]
     if shapes[0] != shapes[1]:
-        raise ValueError(f"mix_codes: first and second must be of one shape, got {shapes[0]} and {shapes[1]}")
+        raise ValueError(f"mix_codes: first and second must have the same shape, got {shapes[0]} and {shapes[1]}")
     return SparseCodes.from_csr((1 - share) * first.csr() + share * second.csr(), (first.h, first.w))

@@ -1,4 +1,4 @@
-"""Segmentation by the codes of cells, with clusters or with a few masks; `scvae-fast segment`."""
+"""Segmentation by the codes of cells, unsupervised or with a few masks; `scvae-fast segment`."""
 
 from scvae_fast.tasks.segmentation.features import FEATURES, Feature, FeatureSettings
 from scvae_fast.tasks.segmentation.scores import confusion, match, matched, rate

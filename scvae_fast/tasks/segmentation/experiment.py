@@ -1,4 +1,4 @@
-"""Ways to segment, compared: each fitted, mapped and scored in the same manner."""
+"""Comparison of segmentation methods: each is fitted, applied and scored in the same way."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -17,13 +17,13 @@ from scvae_fast.tasks.segmentation.segmenter import Classifier, MapSettings, Seg
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One way to segment.
+    """A segmentation method.
 
     Args:
         features: how cells are described.
         maps: how scores of cells become labels of pixels.
-        clusters: how many, where no masks are learned from; None: as many as there are classes.
-        classifier: what learns from masks.
+        clusters: their number, without masks to learn from; None is the number of classes.
+        classifier: which classifier learns from masks.
     """
 
     features: FeatureSettings
@@ -32,7 +32,7 @@ class Method:
     classifier: Classifier = "logistic"
 
     def of(self, feature: Feature, seed: int, *, plain: bool) -> "Method":
-        """The same way with another feature and seed; plain: each cell by its row alone, no words, no smoothing."""
+        """The same method with another feature and seed; plain: single cells, without words, window or smoothing."""
         features = replace(self.features, feature=feature, seed=seed)
         if not plain:
             return replace(self, features=features)
@@ -40,16 +40,16 @@ class Method:
 
 
 class Task(NamedTuple):
-    """Pictures to segment, and what may be learned from."""
+    """Pictures to segment, and the pictures to learn from."""
 
     pictures: MaskedPictures
-    scored: Sequence[int]  # which of them
-    labelled: Sequence[MaskedPicture]  # their masks are learned from; none: clusters
-    fitted: Sequence[int]  # which of the pictures clusters are found in
+    scored: Sequence[int]  # indices of the pictures to score
+    labelled: Sequence[MaskedPicture]  # pictures whose masks are learned from; if empty, clusters are used
+    fitted: Sequence[int]  # indices of the pictures to cluster
 
 
 class Segmented(NamedTuple):
-    """A picture, and the class that was found for each pixel."""
+    """A picture, and the predicted class of each pixel."""
 
     picture: MaskedPicture
     classes: np.ndarray  # (H, W) uint8
@@ -63,21 +63,21 @@ def run(
     *,
     progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> dict[str, Any]:
-    """Fit a method, segment the scored pictures one by one, and rate it.
+    """Fit a method, segment the scored pictures one by one, and rate the result.
 
-    Clusters are given their classes by the masks of all scored pictures together, see `match`: the rating is that of
-    the best naming, as is usual for segmentation without labels.
+    Clusters are matched to classes with the masks of all scored pictures together, see `match`: the rating is that of
+    the best match, as is usual for unsupervised segmentation.
 
     Args:
         model: in evaluation mode.
-        task: see there.
-        method: see there.
-        keep: gets each picture with the classes found. Clusters get their names last: till then they are in a temporary
-            file, and pictures are read again.
-        progress: goes through the pictures, and may show how far it has come.
+        task: see `Task`.
+        method: see `Method`.
+        keep: called with each picture and its predicted classes. Clusters are matched last: until then they are kept in
+            a temporary file, and pictures are read again.
+        progress: wraps the iteration over the pictures, and may show the progress.
 
     Returns:
-        As `rate`, and "classes_of_clusters".
+        The result of `rate`, and "classes_of_clusters".
     """
     segmenter, n_classes = _fit(model, task, method), len(task.pictures.classes)
     n_labels, learned = segmenter.head.n_labels, bool(task.labelled)

@@ -1,4 +1,4 @@
-"""What describes a cell: its row, or a histogram of the words around it."""
+"""Descriptions of cells: their rows, or histograms of words around them."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from scvae_fast.tasks.clustering.rows import RowScale, dense, scaled
 with extra("scvae_fast.tasks.segmentation", "SciPy"):
     from scipy.ndimage import gaussian_filter
 
-# As `CellKind`, and "centred": the pixels of a cell less their mean.
+# `CellKind`, and "centred": the pixels of a cell minus their mean.
 Feature = Literal["codes", "latents", "pixels", "centred", "colour"]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
 
@@ -26,15 +26,15 @@ class FeatureSettings:
     """How cells are described.
 
     Args:
-        feature: what stands for a cell.
-        words: so many clusters of the rows, scaled to unit length (but colours, which are then all the same for grey
-            pictures), are words; a cell is described by the histogram of words around it, with square roots
-            (Hellinger). 0 leaves rows as they are.
-        pool: standard deviation, in cells, of the Gaussian window that looks around a cell; 0 looks at it alone.
-        seed: of the words.
+        feature: what the rows hold.
+        words: number of clusters of the rows that serve as words. Rows are scaled to unit length first, except colours,
+            which would all become the same for grey pictures. A cell is described by the histogram of words around it,
+            with square roots (Hellinger). 0 uses the rows themselves. pool: standard deviation, in cells, of the
+            Gaussian window around a cell; 0 uses the cell alone.
+        seed: for the words.
 
     Raises:
-        ValueError: one is out of its range.
+        ValueError: one of them is out of range.
 
     Example:
         >>> from scvae_fast.tasks.segmentation import FeatureSettings
@@ -56,7 +56,7 @@ class FeatureSettings:
 
 
 def feature_cells(model: SCVAE, pictures: Iterable[NamedPicture], feature: Feature) -> Iterator[PictureCells]:
-    """As `cells_of`, of a feature."""
+    """Like `cells_of`, for a feature."""
     for cells in cells_of(model, pictures, "pixels" if feature == "centred" else feature):
         if feature == "centred":
             channels = cells.rows.reshape(len(cells.rows), 3, -1)
@@ -65,17 +65,17 @@ def feature_cells(model: SCVAE, pictures: Iterable[NamedPicture], feature: Featu
 
 
 class Describer:
-    """Describes cells, with words found in some of them.
+    """Describes cells, with words found in given rows.
 
     Local histograms of vector-quantised patches are textons: M. Varma and A. Zisserman, "A statistical approach to
     texture classification from single images", IJCV 2005.
 
     Args:
-        settings: see there.
-        rows: matrices of rows to find words in; a sample of them counts.
+        settings: see `FeatureSettings`.
+        rows: matrices of rows in which words are found; a sample of them is used.
 
     Raises:
-        UsageError: fewer rows differ than there are words.
+        UsageError: there are fewer distinct rows than words.
     """
 
     def __init__(self, settings: FeatureSettings, rows: list[Any]) -> None:
@@ -89,7 +89,7 @@ class Describer:
             self._words = fit.centres
 
     def __call__(self, cells: PictureCells) -> np.ndarray:  # -> (h·w, d)
-        """The descriptions of the cells of a picture."""
+        """The descriptions of a picture's cells."""
         if self._words is None:
             rows = dense(cells.rows) if not self.settings.pool else dense(scaled(cells.rows, self._scale))
             return self._pooled(rows, cells.grid)

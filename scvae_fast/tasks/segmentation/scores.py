@@ -1,4 +1,4 @@
-"""How well segmentations agree with masks: counts of pixels, classes for clusters, IoU, Dice, accuracy."""
+"""Agreement of segmentations with masks: counts of pixels, classes for clusters, IoU, Dice, accuracy."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ with extra("scvae_fast.tasks.segmentation", "SciPy"):
 
 
 def confusion(mask: np.ndarray, labels: np.ndarray, n_classes: int, n_labels: int) -> np.ndarray:
-    """Pixels of each class (rows) with each label (columns), (n_classes, n_labels) int64; IGNORED ones don't count.
+    """Number of pixels of each class (rows) with each label (columns), (n_classes, n_labels) int64; not IGNORED ones.
 
     Raises:
-        ValueError: mask and labels are of different shapes.
+        ValueError: mask and labels differ in shape.
 
     Example:
         >>> import numpy as np
@@ -25,17 +25,17 @@ def confusion(mask: np.ndarray, labels: np.ndarray, n_classes: int, n_labels: in
                [1, 1]])
     """
     if mask.shape != labels.shape:
-        raise ValueError(f"confusion: labels must be {mask.shape} as the mask, got {labels.shape}")
+        raise ValueError(f"confusion: labels must be {mask.shape} like the mask, got {labels.shape}")
     counted = mask != IGNORED
     pairs = mask[counted].astype(np.int64) * n_labels + labels[counted]
     return np.bincount(pairs, minlength=n_classes * n_labels).reshape(n_classes, n_labels)
 
 
 def match(counts: np.ndarray) -> np.ndarray:  # (n_classes, n_labels) -> (n_labels,)
-    """A class for each label, so that most pixels agree.
+    """A class for each label, so that the most pixels agree.
 
-    Of labels and classes, pairs are chosen by the Hungarian method (Kuhn 1955); labels that are left over, where there
-    are more of them than classes, go to the class that they overlap most.
+    Labels and classes are paired by the Hungarian method (Kuhn 1955). If there are more labels than classes, each
+    remaining label gets the class with which it overlaps most.
 
     Example:
         >>> import numpy as np
@@ -50,7 +50,7 @@ def match(counts: np.ndarray) -> np.ndarray:  # (n_classes, n_labels) -> (n_labe
 
 
 def matched(counts: np.ndarray, classes: np.ndarray) -> np.ndarray:  # -> (n_classes, n_classes)
-    """Counts of pixels when label l is called classes[l].
+    """Counts of pixels after label l is renamed to classes[l].
 
     Example:
         >>> import numpy as np
@@ -65,9 +65,9 @@ def matched(counts: np.ndarray, classes: np.ndarray) -> np.ndarray:  # -> (n_cla
 
 
 def rate(counts: np.ndarray) -> dict[str, Any]:  # (C, C), true classes in rows
-    """IoU and Dice of each class, their means, and the share of pixels that are right.
+    """IoU and Dice of each class, their means, and the share of correct pixels.
 
-    A class that is neither in masks nor in segmentations has neither (None), and is not in the means.
+    A class that occurs neither in masks nor in segmentations has neither (None), and is not part of the means.
 
     Example:
         >>> import numpy as np

@@ -1,4 +1,4 @@
-"""Segmentation of pictures by their cells: by clusters, or by a classifier that saw a few masks."""
+"""Segmentation of pictures by their cells, with clusters or a classifier trained on a few masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,25 +23,25 @@ with extra("scvae_fast.tasks.segmentation", "scikit-learn"):
 
 Classifier = Literal["logistic", "centres"]
 
-# A cell has a class for training if so much of it has.
+# Share of a cell's pixels that must have the same class for the cell to be used in training.
 _MAJORITY = 0.75
 
 
 class Head(Protocol):
-    """Scores of labels for descriptions of cells."""
+    """Scores of labels, from descriptions of cells."""
 
     n_labels: int
 
     def __call__(self, described: np.ndarray) -> np.ndarray:
-        """Shares (M, n_labels), which add up to 1, for descriptions (M, d)."""
+        """Shares (M, n_labels), which sum to 1, for descriptions (M, d)."""
 
 
 class Centres:
-    """Label l where centre l is nearest; scores are a softmax of −d² / the mean d² of a cell to its nearest centre.
+    """Label l where centre l is nearest; scores are a softmax of −d² / the mean d² from a cell to its nearest centre.
 
     Args:
         centres: (n_labels, d).
-        described: (M, d), whose mean distance sets the scale.
+        described: (M, d), the descriptions whose mean distance sets the scale.
     """
 
     def __init__(self, centres: np.ndarray, described: np.ndarray) -> None:
@@ -63,7 +63,7 @@ class Classes:
         self._model = LogisticRegression(max_iter=2000, random_state=seed).fit(described, classes)
 
     def __call__(self, described: np.ndarray) -> np.ndarray:
-        """See `Head`; a class that no labelled cell had gets 0."""
+        """See `Head`; a class without labelled cells gets 0."""
         shares = np.zeros((len(described), self.n_labels))
         shares[:, self._model.classes_] = self._model.predict_proba(described)
         return shares
@@ -74,11 +74,11 @@ class MapSettings:
     """How scores of cells become labels of pixels.
 
     Args:
-        shifts: cells are laid over a picture at so many offsets in each direction, and their maps averaged.
-        smooth: weight of the total variation that smooths the scores (Chambolle 2004, scikit-image's); 0: none.
+        shifts: number of offsets of the cells in each direction, whose maps are averaged.
+        smooth: weight of the total variation that smooths the scores (Chambolle 2004, scikit-image's); 0 turns it off.
 
     Raises:
-        ValueError: one is out of its range.
+        ValueError: one of them is out of range.
 
     Example:
         >>> from scvae_fast.tasks.segmentation import MapSettings
@@ -101,10 +101,10 @@ class Segmenter:
     """Labels the pixels of pictures.
 
     Args:
-        model: whose cells are described.
-        describer: how.
-        head: which label a description speaks for.
-        maps: how that becomes a map.
+        model: makes the cells.
+        describer: describes them.
+        head: turns descriptions into scores.
+        maps: turns scores into maps.
 
     Example:
         >>> from scvae_fast import SCVAE, SCVAEConfig
@@ -147,10 +147,10 @@ class Segmenter:
 def fit_clusters(
     model: SCVAE, pictures: Sequence[NamedPicture], clusters: int, features: FeatureSettings, maps: MapSettings
 ) -> Segmenter:
-    """A segmenter whose labels are the clusters of the cells of pictures; no mask is looked at.
+    """A segmenter whose labels are clusters of the cells of pictures, without masks.
 
     Raises:
-        UsageError: there are fewer cells than clusters or words, or fewer that differ.
+        UsageError: there are fewer cells, or fewer distinct cells, than clusters or words.
 
     Example:
         >>> from scvae_fast import SCVAE, SCVAEConfig
@@ -181,11 +181,11 @@ def fit_classes(
 ) -> Segmenter:
     """A segmenter whose labels are classes, learned from the cells of pictures with masks.
 
-    A cell takes part if three quarters of its pixels are of one class.
+    A cell is used if three quarters of its pixels have the same class.
 
     Args:
-        model: whose cells are described.
-        labelled: the pictures, all of which also give the words.
+        model: makes the cells.
+        labelled: the pictures; the words are found in them too.
         n_classes: C.
         features: how cells are described.
         maps: how scores become maps.
@@ -218,7 +218,7 @@ def fit_classes(
     classes = classes[classes != IGNORED]
     found = np.unique(classes)
     if len(found) < 2:
-        raise UsageError(f"the labelled pictures have cells of {len(found)} classes, it takes 2: label more pictures")
+        raise UsageError(f"the labelled pictures have cells of {len(found)} classes; 2 are needed: label more pictures")
     if classifier == "logistic":
         return Segmenter(model, describer, Classes(described, classes, n_classes, features.seed), maps)
     far = np.full((n_classes, described.shape[1]), 1e6)  # a class without cells is never the nearest
@@ -227,7 +227,7 @@ def fit_classes(
 
 
 def cell_classes(mask: np.ndarray, stride: int, n_classes: int) -> np.ndarray:  # (H, W) -> (h·w,)
-    """The class of each cell, IGNORED where less than three quarters of its pixels are of one."""
+    """The class of each cell; IGNORED if less than three quarters of its pixels have the same class."""
     missing = [(0, -side % stride) for side in mask.shape]
     padded = np.pad(mask, missing, mode="edge")
     blocks = padded.reshape(padded.shape[0] // stride, stride, -1, stride).swapaxes(1, 2).reshape(-1, stride**2)

@@ -104,7 +104,7 @@ def test_examples_are_the_nearest_and_others_at_random() -> None:
         assert set(drawn[cluster]) <= set(own)
 
 
-def test_what_can_not_be_clustered() -> None:
+def test_rows_that_can_not_be_clustered() -> None:
     rows = vstack([csr_array(CENTRES)] * 3, format="csr")
     with pytest.raises(UsageError, match="5 clusters need at least as many distinct patches"):
         fit_kmeans(lambda: [rows], [2, 5])

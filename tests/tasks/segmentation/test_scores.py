@@ -35,7 +35,7 @@ def test_scores_are_scikit_learns() -> None:
     assert scores["accuracy"] == pytest.approx(accuracy_score(truth, found))
 
 
-def test_a_class_that_is_nowhere_is_not_rated() -> None:
+def test_absent_classes_are_not_rated() -> None:
     scores = rate(np.array([[3, 0, 1], [0, 0, 0], [0, 0, 0]]))
     assert scores["iou_of_classes"] == [0.75, None, 0.0]
     assert (scores["miou"], scores["accuracy"]) == (0.375, 0.75)

@@ -130,9 +130,9 @@ def test_scores_are_shares() -> None:
     np.testing.assert_allclose(learned.sum(1), 1)
 
 
-def test_what_can_not_be_learned(model: SCVAE) -> None:
+def test_masks_that_can_not_be_learned(model: SCVAE) -> None:
     one = two_halves("a", 32, 0)
-    with pytest.raises(UsageError, match="cells of 1 classes, it takes 2: label more pictures"):
+    with pytest.raises(UsageError, match="cells of 1 classes; 2 are needed: label more pictures"):
         fit_classes(model, [one], 2, FeatureSettings(feature="colour", words=0), PLAIN)
     with pytest.raises(ValueError, match="classifier must be one of"):
         fit_classes(model, [one], 2, FeatureSettings(), PLAIN, "forest")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What calls the CUDA C++ kernels of csrc/cuda, which are in the compiled module where nvcc was there to build them."""
+"""Calls the CUDA C++ kernels of csrc/cuda, which the compiled module contains if nvcc was found at build time."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from scvae_fast.ops.backends.fused import Kernels
 
 LACKS = frozenset((MOMENTUM, FACTORED))
-"""Options of a `Problem` that these kernels don't have."""
+"""Options of a `Problem` that these kernels don't support."""
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def unusable() -> str | None:
-    """Why no call can run on these kernels here; None where some can."""
+    """Why no call can run on these kernels here; None if some can."""
     if emulated():
         return None
     if native.missing is not None:
@@ -32,7 +32,7 @@ def unusable() -> str | None:
 
 
 def declines(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why they don't take a call on that device in that dtype; None where they do."""
+    """Why they decline a call on that device in that dtype; None if they don't."""
     if device.type != ("cpu" if emulated() else "cuda"):
         return f"it runs on {'CPU tensors, emulated' if emulated() else 'CUDA tensors'}, got a tensor on {device}"
     if dtype not in _DTYPES:
@@ -50,10 +50,11 @@ def _unfit(index: int) -> str | None:
 
 
 def runs_on(target: str, major: int, minor: int) -> bool:
-    """Whether a card runs what was compiled for a target, an entry of CMAKE_CUDA_ARCHITECTURES.
+    """Whether a card can run code compiled for a target, an entry of CMAKE_CUDA_ARCHITECTURES.
 
-    Machine code ("86-real") runs on cards of the same major version and the same or a later minor one, that of "90a" on
-    its own card alone. PTX ("86-virtual") runs on that card and all later ones. Without a suffix there are both.
+    Machine code ("86-real") runs on cards of the same major version and the same or a later minor version, that of
+    "90a" only on its own card. PTX ("86-virtual") runs on that card and all later ones. A target without a suffix has
+    both.
     """
     if target in ("all", "all-major"):
         return True
@@ -69,7 +70,7 @@ def runs_on(target: str, major: int, minor: int) -> bool:
 
 
 def on_device_of(tensor: torch.Tensor) -> AbstractContextManager[Kernels]:
-    """The kernels for its dtype, on its device and that device's current stream."""
+    """The kernels for the tensor's dtype, on its device and that device's current stream."""
     from scvae_fast.ops.backends.cuda import kernels
 
     return kernels.on_device_of(tensor)

@@ -1,6 +1,6 @@
-"""The module that holds the CUDA C++ kernels, and the card that they run on.
+"""The module with the CUDA C++ kernels, and the card that they run on.
 
-SCVAE_FAST_CUDA_EMULATOR names a module in which the same kernels were built for a processor: for tests.
+For tests, SCVAE_FAST_CUDA_EMULATOR names a module in which the same kernels are compiled for the CPU.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def emulated() -> bool:
 
 @cache
 def module() -> Any:
-    """What holds the kernels; asked for only where `unusable` finds no reason against it."""
+    """The module with the kernels; called only if `unusable` returns None."""
     if not emulated():
         return native.module
     spec = importlib.util.spec_from_file_location("_cuda_emulated", os.environ[EMULATOR])
@@ -46,14 +46,14 @@ _few = False
 
 
 def card(index: int | None) -> Any:
-    """The properties of a CUDA device; for None, what is emulated: few multiprocessors, all tiles fit."""
+    """The properties of a CUDA device; None stands for the emulator, with few multiprocessors, where all tiles fit."""
     found = _card(index)
     return module().CudaCard(found.major, found.minor, found.shared_bytes, 2, found.hopper) if _few else found
 
 
 @contextlib.contextmanager
 def few_multiprocessors() -> Iterator[None]:
-    """Plans as for a card of two multiprocessors: small problems then reach the kernels for large ones."""
+    """Plan as for a card with two multiprocessors, so that small problems use the kernels for large ones."""
     global _few
     before, _few = _few, True
     try:

@@ -1,6 +1,6 @@
-"""The CUDA kernels as `fused.Fused` uses them: packs the matrices, makes the scratch, launches.
+"""The CUDA kernels in the form that `fused.Fused` uses: packs matrices, allocates scratch, launches.
 
-All sizes come from the plan that csrc/cuda/tiles.h makes, a pure function of the card and the shape.
+All sizes come from the plan of csrc/cuda/tiles.h, a pure function of the card and the shape.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _kind(tensor: torch.Tensor | None) -> int:
 
 @contextlib.contextmanager
 def on_device_of(tensor: torch.Tensor) -> Iterator[CudaKernels]:
-    """The kernels for its dtype, on its device and that device's current stream."""
+    """The kernels for the tensor's dtype, on its device and that device's current stream."""
     three = torch.backends.cuda.matmul.fp32_precision != "tf32"
     if tensor.device.type != "cuda":
         yield CudaKernels(tensor.dtype, device.card(None), device.module().CudaCall(_kind(tensor), three, 0, 0))
@@ -37,7 +37,7 @@ def on_device_of(tensor: torch.Tensor) -> Iterator[CudaKernels]:
 
 
 def _theta(p: Problem, KP: int) -> torch.Tensor:
-    """(KP,), or (R, KP) where iterations have their own, in float32."""
+    """(KP,), or (R, KP) if each iteration has its own, in float32."""
     rows = p.theta.shape[:1] if p.is_for_each("theta") else ()
     theta = p.theta.new_zeros(*rows, KP, dtype=torch.float32)
     theta[..., : p.n_atoms] = p.theta
@@ -45,25 +45,25 @@ def _theta(p: Problem, KP: int) -> torch.Tensor:
 
 
 def _matrices(p: Problem) -> list[torch.Tensor]:
-    """S (K, K) of all iterations, or of each."""
+    """S (K, K) of all iterations, or a list with that of each."""
     assert p.S is not None
     S = -p.S if p.op == "ista" else p.S
     return [S] if S.dim() == 2 else list(S)
 
 
 def _start_alone(p: Problem, drive: torch.Tensor) -> Problem:
-    """What makes z_0 from its drive (M, K)."""
+    """The problem that computes z_0 from its drive (M, K)."""
     return p._replace(x=drive, W_e=None, S=p.inhibition(0), theta=p.threshold(0), D=None, n_iter=0)
 
 
 def _iteration_alone(p: Problem, t: int, drive: torch.Tensor, z: torch.Tensor) -> Problem:
-    """What makes z_{t+1} from z_t (M, K) and the drive of that iteration (M, K)."""
+    """The problem that computes z_{t+1} from z_t (M, K) and the drive of that iteration (M, K)."""
     shared = p._replace(S=p.inhibition(t), theta=p.threshold(p.row(t)), step=p.step_of(t))
     return shared._replace(x=drive, W_e=None, D=None, gain=None, z0=z, n_iter=1)
 
 
 def _in_whole_chunks(matrix: torch.Tensor) -> torch.Tensor:
-    """The matrix, or a copy of it, with rows that begin at multiples of 16 bytes and end in room of their own."""
+    """The matrix, or a copy whose rows start at multiples of 16 bytes and are padded to whole chunks."""
     unit = 16 // matrix.element_size()
     width = -(-matrix.shape[1] // unit) * unit
     strides = matrix.stride(1) == 1 and matrix.stride(0) % unit == 0 and matrix.stride(0) >= width
@@ -87,12 +87,12 @@ class CudaKernels:
         return self._native.cuda_plan(self._card, rows, atoms, features, product, self._dtype.itemsize)
 
     def plan(self, p: Problem) -> Any:
-        """Raises ValueError where atoms or features are too many for the card's shared memory."""
+        """Raises ValueError if there are too many atoms or features for the card's shared memory."""
         encodes = p.W_e is not None and not p.is_for_each("W_e")
         return self._plan(len(p.x), p.n_atoms, p.x.shape[1] if encodes else 0)
 
     def _packed(self, plan: Any, *factors: tuple[torch.Tensor, int, int]) -> torch.Tensor:
-        """Matrices of any strides as right factors, one after another; with each the passes and its padded depth."""
+        """Matrices of any strides as right factors, one after another; each comes with its passes and padded depth."""
         columns, size = plan.warps * self._native.cuda_warp_columns, self._dtype.itemsize
         sizes = [passes * columns * depth for _, passes, depth in factors]
         packed = torch.empty(sum(sizes), dtype=self._dtype, device=factors[0][0].device)
@@ -105,15 +105,15 @@ class CudaKernels:
         return packed
 
     def prepare_backward(self, p: Problem, needed: Needed, first_chunk: Callable[[], object]) -> None:
-        """There is nothing to choose."""
+        """Does nothing: there is nothing to choose."""
 
     def padding(self, p: Problem) -> Padding:
-        """Of iterates."""
+        """The padding of iterates."""
         plan = self.plan(p)
         return Padding(-(-len(p.x) // plan.rows) * plan.rows, plan.rows, plan.KP, plan.NP)
 
     def forward(self, p: Problem, z: torch.Tensor, x_hat: torch.Tensor | None) -> None:
-        """One launch, codes in shared memory; where every iteration has its own W_e, a launch for each."""
+        """One launch with codes in shared memory, or one launch per iteration if each has its own W_e."""
         if not p.is_for_each("W_e"):
             plan = self.plan(p)
             self._forward(p, p.n_iter, p.x.new_empty(plan.blocks * plan.rows, plan.KP), z=z, x_hat=x_hat)
@@ -141,7 +141,7 @@ class CudaKernels:
         return self.product(p.x, p.filter(row))
 
     def iterates(self, p: Problem, found: Iterates) -> torch.Tensor | None:
-        """The same launches, which also write what is kept; z_T, which is known, only on the way to v_{T−1}."""
+        """The same launches, which also write what is kept; z_T is recomputed only on the way to v_{T−1}."""
         n_iter = p.n_iter - (found.directions is None)
         drives = torch.empty_like(found.codes[0])
         if not p.is_for_each("W_e"):
@@ -164,7 +164,7 @@ class CudaKernels:
         self,
         p: Problem,
         n_iter: int,
-        drives: torch.Tensor,  # scratch of all blocks, (rows, KP); receives b where codes are kept
+        drives: torch.Tensor,  # scratch of all blocks, (rows, KP); receives b if codes are kept
         *,
         codes: torch.Tensor | None = None,  # receives z_0, z_1 … (slabs, rows, KP)
         directions: torch.Tensor | None = None,  # likewise: v_0 …
@@ -190,7 +190,7 @@ class CudaKernels:
         return self._native.CudaFamily(p.kappa, address(p.step), _kind(p.step), stride, p.is_for_each("S"))
 
     def adjoints(self, p: Problem, found: Iterates) -> None:
-        """One launch, the adjoints of a block of rows in shared memory."""
+        """One launch with the adjoints of a block of rows in shared memory."""
         plan, codes = self.plan(p), found.codes
         inhibition = self._packed(plan, *((S.T, plan.passes, plan.KP) for S in _matrices(p)))
         self._native.cuda_adjoint(
@@ -199,7 +199,7 @@ class CudaKernels:
         )  # fmt: skip
 
     def collect(self, p: Problem, drive: torch.Tensor | None, found: Iterates, needed: Needed) -> Collected:
-        """Gradients of b, of θ for each atom, of gain and γ."""
+        """Gradients of b, of θ per atom, of gain and γ."""
         (_, rows, KP), M, K = found.codes.shape, len(p.x), p.n_atoms
         blocks = rows // self._native.cuda_collect_rows
         each_theta, starts = p.is_for_each("theta"), p.z0 is None and not p.kappa
@@ -236,7 +236,7 @@ class CudaKernels:
         return sums.sum(0)
 
     def product(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        """Left · rightᵀ; rows of left are any distance apart, right has any strides."""
+        """The product left · rightᵀ; left may have any row stride, right any strides."""
         (M, depth), columns = left.shape, right.shape[0]
         out = left.new_empty(M, columns)
         if M > 0:

@@ -1,9 +1,9 @@
-"""The Triton kernels and what launches them; neither they nor triton are imported before the first call on them.
+"""The Triton kernels and their launching code; triton is imported only on the first call.
 
-iteration.py: one iteration, for a tile; forward_kernels.py, backward_kernels.py: all of them. products.py: matrix
-products and sums. tiles.py: which tiles they work on, and in how many
-launches; autotune.py: the same, timed. launch.py: packing, scratch, single launches. bottleneck.py: the forward and the
-backward pass of lista and sparse_code.
+iteration.py: one iteration, for a tile; forward_kernels.py, backward_kernels.py: all iterations. products.py: matrix
+products and sums. tiles.py: the choice of tiles and number of launches; autotune.py: the same choice, by timing.
+launch.py: packing, scratch, single launches. bottleneck.py: the forward and the backward pass of lista and
+sparse_code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def interpreted() -> bool:
-    """Whether Triton runs kernels on the CPU, one step after the other: for tests."""
+    """Whether Triton interprets kernels on the CPU, for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -33,7 +33,7 @@ def _installed() -> bool:
 
 
 def unusable() -> str | None:
-    """Why no call can run on these kernels here; None where some can."""
+    """Why no call can run on these kernels here; None if some can."""
     if not _installed():
         return "the package triton is not installed"
     if interpreted() or torch.cuda.is_available():
@@ -42,7 +42,7 @@ def unusable() -> str | None:
 
 
 def declines(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why they don't take a call on that device in that dtype; None where they do."""
+    """Why they decline a call on that device in that dtype; None if they don't."""
     if device.type != ("cpu" if interpreted() else "cuda"):
         return f"it runs on {'CPU tensors, interpreted' if interpreted() else 'CUDA tensors'}, got a tensor on {device}"
     if dtype == torch.float64:
@@ -57,7 +57,7 @@ def _unfit(index: int) -> str | None:
 
 
 def on_device_of(tensor: torch.Tensor) -> AbstractContextManager[Kernels]:
-    """The kernels for its dtype, on its device and that device's current stream."""
+    """The kernels for the tensor's dtype, on its device and that device's current stream."""
     from scvae_fast.ops.backends.triton import bottleneck
 
     return bottleneck.on_device_of(tensor)

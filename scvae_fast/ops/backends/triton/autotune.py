@@ -1,7 +1,7 @@
-"""The fastest tile and way for a problem, timed on its first call and kept on disk, where SCVAE_FAST_AUTOTUNE=1.
+"""With SCVAE_FAST_AUTOTUNE=1: times tiles and launch modes on a problem's first call, and stores the fastest on disk.
 
-Else, and while a CUDA graph is captured, and where kernels are interpreted, the table of tiles.py has the word. What is
-chosen decides the order of sums: results are the same for the same file of choices.
+Otherwise, during the capture of a CUDA graph, and for interpreted kernels, the table of tiles.py decides. The choice
+determines the order of sums, so results are reproducible with the same file of choices.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from scvae_fast.ops.backends.triton.tiles import Card
 SCHEMA = 1
 SAMPLES = 5
 MARGIN = 0.02
-"""By how much, at least, a choice must be faster than the table's: less is noise."""
+"""Smallest relative gain over the table's choice that counts; less is noise."""
 
 Run = Callable[[Choice], object]
 
 
 def enabled() -> bool:
-    """Whether SCVAE_FAST_AUTOTUNE asks for it."""
+    """Whether SCVAE_FAST_AUTOTUNE is set to 1."""
     value = os.environ.get("SCVAE_FAST_AUTOTUNE") or "0"
     if value not in ("0", "1"):
         raise ValueError(f"SCVAE_FAST_AUTOTUNE must be 0 or 1, got {value!r}")
@@ -40,12 +40,12 @@ def enabled() -> bool:
 
 
 def path() -> Path:
-    """The file of choices."""
+    """The path of the file of choices."""
     return cache_folder() / "triton.json"
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Of a call on the current stream: the median of some, once its kernels are compiled."""
+    """Seconds of a call on the current stream: the median of several, after its kernels are compiled."""
     run()
     samples = []
     for _ in range(SAMPLES):
@@ -59,11 +59,11 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 class Tuner:
-    """Choices of a file, and those made here.
+    """Choices from a file, and new ones.
 
     Args:
-        file: where they are kept.
-        clock: seconds of a call.
+        file: the file of choices.
+        clock: measures the seconds of a call.
     """
 
     def __init__(self, file: Path, clock: Callable[[Callable[[], object]], float]) -> None:
@@ -72,17 +72,17 @@ class Tuner:
         self._entries = self._read()
 
     def known(self, key: str, candidates: list[Choice]) -> Choice | None:
-        """What was chosen for a problem; None if nothing was, or nothing that is a candidate now."""
+        """The stored choice for a problem; None if there is none, or if it is no longer a candidate."""
         entry = self._entries.get(key)
         return next((choice for choice in candidates if _entry(choice) == entry), None)
 
     def tune(self, key: str, default: Choice, candidates: list[Choice], run: Run) -> Choice:
-        """Times the candidates and keeps the fastest: the default unless one is faster than it by more than noise."""
+        """Time the candidates and store the fastest: the default unless another is faster by more than noise."""
         took = {choice: self.clock(partial(run, choice)) for choice in candidates}
         best = min(candidates, key=lambda choice: took[choice])
         if took[default] <= (1 + MARGIN) * took[best]:
             best = default
-        # What other processes have found by now stays.
+        # Keep what other processes have stored meanwhile.
         self._entries = {**self._entries, **self._read(), key: _entry(best)}
         self._write()
         return best
@@ -108,14 +108,14 @@ class Tuner:
             self._warn(f"{self.file} can't be written ({error}): choices of tiles are kept for this process alone")
 
     def _warn(self, message: str) -> None:
-        """Once, however often the file is looked at."""
+        """Warn once, however often the file is read."""
         if message not in self._warned:
             warnings.warn(f"SCVAE_FAST_AUTOTUNE: {message}", stacklevel=2)
         self._warned.add(message)
 
 
 def _entry(choice: Choice) -> dict[str, Any]:
-    """A choice as the file has it."""
+    """A choice in the format of the file."""
     return {**choice.tile._asdict(), "by_iteration": choice.by_iteration}
 
 
@@ -125,7 +125,7 @@ def _tuner(file: Path) -> Tuner:
 
 
 def key(card: Card, direction: str, dtype: torch.dtype, M: int, K: int, n: int) -> str:
-    """The problems that share a choice: M up to the same power of two, K and n up to the same multiple of 128."""
+    """A key shared by similar problems: M rounded up to a power of two, K and n to multiples of 128."""
     sizes = f"M {1 << max(0, M - 1).bit_length()}, K {launch.up(K, 128)}, n {launch.up(n, 128)}"
     return f"{card.name}, triton {triton.__version__}, {dtype} {launch.precision(dtype)}, {sizes}, {direction}"
 
@@ -140,12 +140,12 @@ def choice(
     problem: Hashable,  # see `launch.fitting`
     run: Run,
     *,
-    factored: bool = False,  # whether the form of the iteration is
-    launches: bool = False,  # whether every iteration has to be one
+    factored: bool = False,  # whether the iteration has the factored form
+    launches: bool = False,  # whether every iteration must be a separate launch
 ) -> Choice:
-    """For M rows, K atoms and n features, 0 without an encoder: the table's, or where that is asked for the fastest.
+    """The choice for M rows, K atoms and n features (0 without an encoder): the table's, or the fastest if requested.
 
-    Either fits the card as compiled. `run` computes the problem as a choice says; it may be called several times.
+    Either fits the card after compilation. `run` computes the problem with a given choice; it may be called repeatedly.
     """
     default = launch.choice(card, dtype, M, K, n if factored else 0, launches)
     if M == 0:

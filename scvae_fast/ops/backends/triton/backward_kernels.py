@@ -1,6 +1,6 @@
 """The Triton kernels of the adjoint recurrence: all iterations in one launch, or a launch for each product.
 
-Built as the kernels of forward_kernels.py are. Symbols: iteration.py, and `Iterates` of fused.py.
+Built like the kernels of forward_kernels.py. Symbols: iteration.py, and `Iterates` of fused.py.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _step_back(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """A tile of ĝ_t: of g_t = (1 + β_t) q_t − β_{t+1} q_{t+1} on the support of z_t, else 0; q_t is ∂L/∂y_t."""
+    """A tile of ĝ_t: g_t = (1 + β_t) q_t − β_{t+1} q_{t+1} on the support of z_t, else 0; q_t is ∂L/∂y_t."""
     here = tl.arange(0, live.shape[0])[:, None] * KP + column[None, :]
     if FACTORED:
         g = -multiply(residual_grads, NP, inhibition, NP, column, live, NP, False, BLOCK_K, PRECISION)
@@ -97,7 +97,7 @@ def adjoint(
     inhibition,  # Sᵀ (KP, KP), or one for each iteration; FACTORED: Dᵀ (KP, NP)
     step,  # γ, one value or (T,); or None
     codes,  # slabs of (rows, KP): z_0 … z_T
-    adjoints,  # likewise: holds ĝ_T, receives those before
+    adjoints,  # likewise: holds ĝ_T, receives the earlier ones
     residual_grads,  # FACTORED: slabs of (rows, NP), receives e_t
     M,
     n,
@@ -105,13 +105,13 @@ def adjoint(
     NP,
     KP,
     n_iter,
-    steps,  # back from T
+    steps,  # number of steps back from T
     slab,  # elements between slabs of codes
     residual_slab,  # and of e_t
     encoder_slab,  # elements between the W_eᵀ of iterations, or None
     inhibition_slab,  # and of Sᵀ
     step_stride,  # 1, or 0
-    GIVEN: tl.constexpr,  # whether z_0 was given: ĝ_0 is its gradient, and on no support
+    GIVEN: tl.constexpr,  # whether z_0 was given: ĝ_0 is its gradient, not masked by a support
     FACTORED: tl.constexpr,
     KAPPA: tl.constexpr,
     NEGATIVE: tl.constexpr,
@@ -120,7 +120,7 @@ def adjoint(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The adjoint recurrence, from ĝ_T back. With momentum it needs more registers than there are: see `step_back`."""
+    """The adjoint recurrence, from ĝ_T back. With momentum it would need too many registers: see `step_back`."""
     for block in range(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.num_programs(0)):
         first = tl.cast(block, tl.int64) * BLOCK_M
         live = live_rows(first, M, BLOCK_M)
@@ -196,7 +196,7 @@ def filter_back(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """What an iteration of the factored form's adjoint begins with, a tile a program."""
+    """The first part of an adjoint iteration in the factored form; one tile per program."""
     first, feature = own_tile(BLOCK_M, BLOCK_N)
     _filter_back(
         after + first * KP,
@@ -246,7 +246,7 @@ def step_back(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """An iteration of `adjoint`, a tile a program."""
+    """An iteration of `adjoint`; one tile per program."""
     first, column = own_tile(BLOCK_M, BLOCK_N)
     own = first * KP
     _step_back(

@@ -1,4 +1,4 @@
-"""The Triton kernels as `fused.Fused` uses them: all iterations in one launch, or a launch for each."""
+"""The Triton kernels in the form that `fused.Fused` uses: all iterations in one launch, or one launch each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Arguments = dict[str, Any]  # of a kernel, by name
 
 @contextlib.contextmanager
 def on_device_of(tensor: torch.Tensor) -> Iterator[TritonKernels]:
-    """The kernels for its dtype, on its device and that device's current stream."""
+    """The kernels for the tensor's dtype, on its device and that device's current stream."""
     with launch.on_device_of(tensor) as card:
         yield TritonKernels(card)
 
@@ -31,13 +31,13 @@ class TritonKernels:
 
     def __init__(self, card: Card) -> None:
         self.card = card
-        self._chosen: Choice | None = None  # of the backward pass
+        self._chosen: Choice | None = None  # for the backward pass
 
     def _choice(self, p: Problem, direction: str, run: autotune.Run, needed: Needed = frozenset()) -> Choice:
         n = 0 if p.W_e is None else p.x.shape[1]
         purpose = ", ".join((direction, *p.options))
         factored, momentum = p.S is None, p.momentum is not None
-        # In one launch these would need more registers than there are.
+        # In one launch these would need too many registers.
         way = {"factored": factored, "launches": momentum and (factored or direction == "backward")}
         problem = direction, "step" in needed, _compiled_for(p)
         return autotune.choice(self.card, purpose, p.x.dtype, len(p.x), p.n_atoms, n, problem, run, **way)
@@ -49,7 +49,7 @@ class TritonKernels:
         return launch.launch(self.card, chosen, *sizes, atom_bytes=slabs * size, feature_bytes=(p.S is None) * size)
 
     def forward(self, p: Problem, z: torch.Tensor, x_hat: torch.Tensor | None) -> None:
-        """One launch, or a launch for each iteration of a chunk of rows."""
+        """One launch, or one launch per iteration for each chunk of rows."""
         run = partial(self._forward, p, (z, x_hat))
         run(self._choice(p, "forward", run))
 
@@ -64,7 +64,7 @@ class TritonKernels:
     def _forward_chunk(self, p: Problem, results: Results, chosen: Choice) -> None:
         plan, (z, x_hat) = self._plan(p, chosen), results
         scratch = _Scratch.in_flight(p, plan)
-        # Two more products in the same launch would need more registers than there are.
+        # Two more products in the same launch would need too many registers.
         decodes = not plan.by_iteration and _form(p) == "encoded"
         if plan.by_iteration:
             _iterate_by_launches(p, plan, scratch, z, p.n_iter)
@@ -74,7 +74,7 @@ class TritonKernels:
             launch.product(z, p.D, self.card, out=x_hat)
 
     def prepare_backward(self, p: Problem, needed: Needed, first_chunk: Callable[[], object]) -> None:
-        """Chooses the tile, and whether an iteration is a launch."""
+        """Chooses the tile, and whether each iteration is a separate launch."""
 
         def run(chosen: Choice) -> None:
             self._chosen = chosen
@@ -87,16 +87,16 @@ class TritonKernels:
         return self._plan(p, self._chosen)
 
     def padding(self, p: Problem) -> Padding:
-        """Of iterates."""
+        """The padding of iterates."""
         return _padding(self._backward_plan(p))
 
     def iterates(self, p: Problem, found: Iterates) -> torch.Tensor | None:
-        """Writes every z_t; the last, known one is not computed again where nothing else of its iteration is needed."""
+        """Writes every z_t; the known last one is recomputed only if something else of its iteration is needed."""
         plan = self._backward_plan(p)
         drives = found.codes.new_empty(found.codes.shape[1:]) if _has_drives(p) else None
         points = None if p.momentum is None else found.points
         scratch = _Scratch(drives, found.codes, points, found.directions, found.residuals)
-        # The last code is known; of its iteration other things may be needed.
+        # The last code is known, but other parts of its iteration may be needed.
         whole = p.momentum is not None or found.directions is not None or found.residuals is not None
         n_iter = p.n_iter if whole else p.n_iter - 1
         if plan.by_iteration:
@@ -106,15 +106,15 @@ class TritonKernels:
         return p.x if p.W_e is None else drives
 
     def adjoints(self, p: Problem, found: Iterates) -> None:
-        """One launch, or a launch for each product."""
+        """One launch, or one launch per product."""
         plan = self._backward_plan(p)
-        # Nobody asks for the gradient of a z_0 that is 0.
+        # The gradient of a z_0 that is 0 is never needed.
         earliest = 1 if p.kappa and p.z0 is None and p.S is not None else 0
         back = _step_back_by_launches if plan.by_iteration else _step_back_in_one_launch
         back(p, plan, found, earliest)
 
     def collect(self, p: Problem, drive: torch.Tensor | None, found: Iterates, needed: Needed) -> Collected:
-        """Gradients of b, of θ for each atom, of gain, γ and β."""
+        """Gradients of b, of θ per atom, of gain, γ and β."""
         (_, rows, KP), M, K = found.codes.shape, len(p.x), p.n_atoms
         grid = (rows // COLLECTED.rows, KP // COLLECTED.columns)
         each_theta, starts = p.is_for_each("theta"), p.z0 is None and not p.kappa
@@ -160,7 +160,7 @@ class TritonKernels:
 
 
 def _compiled_for(p: Problem) -> Hashable:
-    """What of the problem decides which kernels are compiled."""
+    """The properties of the problem that determine which kernels are compiled."""
     several = p.theta.dim() > 0 and p.theta.shape[-1] > 1, p.n_iter > 1
     arguments = p.x, p.W_e, p.S, p.theta, p.D, p.gain, p.z0, p.step, p.momentum
     sizes = p.n_atoms, p.x.shape[1]
@@ -172,17 +172,17 @@ def _padding(plan: Launch) -> Padding:
 
 
 class _Scratch(NamedTuple):
-    """What the iterations write, in as many slabs as are kept."""
+    """Scratch that the iterations write, with one slab for each kept iterate."""
 
-    drives: torch.Tensor | None  # (rows, KP), where b is encoded before the iterations
+    drives: torch.Tensor | None  # (rows, KP), if b is encoded before the iterations
     codes: torch.Tensor  # (slabs, rows, KP)
-    points: torch.Tensor | None  # likewise: y_t, where there is momentum
-    directions: torch.Tensor | None  # (T, rows, KP), where they are kept
-    residuals: torch.Tensor | None  # (slabs, rows, NP), of the factored form
+    points: torch.Tensor | None  # likewise: y_t, with momentum
+    directions: torch.Tensor | None  # (T, rows, KP), if they are kept
+    residuals: torch.Tensor | None  # (slabs, rows, NP), in the factored form
 
     @classmethod
     def in_flight(cls, p: Problem, plan: Launch) -> _Scratch:
-        """Of the forward pass."""
+        """Scratch of the forward pass."""
         codes = p.x.new_empty(2, plan.in_flight, plan.KP)
         return cls(
             drives=torch.empty_like(codes[0]) if _has_drives(p) else None,
@@ -194,7 +194,7 @@ class _Scratch(NamedTuple):
 
 
 def _form(p: Problem) -> str:
-    """Where v comes from: see iteration.py."""
+    """The source of v: see iteration.py."""
     if p.W_e is None:
         return "given"
     if p.S is None:
@@ -203,17 +203,17 @@ def _form(p: Problem) -> str:
 
 
 def _has_drives(p: Problem) -> bool:
-    """Whether b is encoded before the iterations: that of all of them, or that which z_0 comes from."""
+    """Whether b is encoded before the iterations, either for all of them or only for z_0."""
     return _form(p) == "encoded" or (_form(p) == "each" and p.z0 is None and not p.kappa)
 
 
 def _stride(values: torch.Tensor | None) -> int | None:
-    """Between the values of iterations: 0 for one value."""
+    """Stride between the values of iterations: 0 for a single value."""
     return None if values is None else values.dim()
 
 
 def _slab(matrices: torch.Tensor | None) -> int | None:
-    """Between the matrices of iterations; None where all have the same."""
+    """Stride between the matrices of iterations; None if they share one."""
     return None if matrices is None or matrices.dim() == 2 else matrices.stride(0)
 
 
@@ -227,7 +227,7 @@ def _packed(matrices: torch.Tensor | None, rows: int, columns: int, p: Problem) 
 
 
 def _arguments(p: Problem, plan: Launch) -> Arguments:
-    """What the launches of `_iterate_by_launches` and the one launch have in common."""
+    """Arguments common to the launches of `_iterate_by_launches` and the single launch."""
     return {
         "source": p.x,
         "step": p.step,
@@ -331,13 +331,13 @@ def _iterate_by_launches(
 
 
 def _launcher(kernel: Any, grid: tuple[int, int], card: Card, arguments: Arguments) -> Callable[..., None]:
-    """What launches the kernel with those of the arguments that it has, and others."""
+    """Launches the kernel with those of the arguments that it has, and further ones."""
     own = {name: value for name, value in arguments.items() if name in kernel.arg_names or name.startswith("num_")}
     return partial(launch.run, kernel, grid, card, **own)
 
 
 def _backward_arguments(p: Problem, plan: Launch) -> Arguments:
-    """What the launches of `_step_back_by_launches` and the one launch have in common."""
+    """Arguments common to the launches of `_step_back_by_launches` and the single launch."""
     return {
         "step": p.step,
         "M": len(p.x),
@@ -356,7 +356,7 @@ def _backward_arguments(p: Problem, plan: Launch) -> Arguments:
 
 
 def _transposed(p: Problem, plan: Launch) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """W_eᵀ in the factored form; and Sᵀ, or Dᵀ in that form."""
+    """W_eᵀ in the factored form; and Sᵀ, or Dᵀ in the factored form."""
     if p.S is not None:
         return None, packed(p.S.mT, plan.KP, plan.KP, p.x.dtype)
     assert p.W_e is not None

@@ -1,13 +1,13 @@
-"""The Triton kernels of the iterations: all of them in one launch, or a launch for each.
+"""The Triton kernels of the iterations: all of them in one launch, or one launch each.
 
-`forward`: a program takes BLOCK_M rows through all iterations; their codes go to scratch of their own (`codes`, slab
-after slab) and come back from there, through the second-level cache; a barrier separates what a program writes from
-what it reads next. `start`, `residual` and `iterate`: the same text for a tile of rows and columns, and a launch for
-every product. Symbols, and what FORM says: iteration.py.
+`forward`: a program takes BLOCK_M rows through all iterations. It writes their codes to its own scratch (`codes`, slab
+after slab) and reads them back through the second-level cache; a barrier separates writes from the following reads.
+`start`, `residual` and `iterate`: the same code for a tile of rows and columns, with one launch per product. Symbols,
+and the meaning of FORM: iteration.py.
 
-Triton compiles a kernel again for every new combination of integers that are 1, or multiples of 16, and of addresses
-that are. Widths and row strides keep that, since loads of 16 bytes need it. M, numbers of iterations, the addresses and
-strides of single values, and where the thresholds of an iteration begin are left out of it.
+Triton recompiles a kernel for every new combination of integers that are 1 or multiples of 16, and of addresses that
+are multiples of 16. Widths and row strides use this specialisation, which loads of 16 bytes need. It is turned off for
+M, numbers of iterations, the addresses and strides of single values, and the start of an iteration's thresholds.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from scvae_fast.ops.backends.triton.products import live_rows, multiply, own_til
 def forward(
     source,  # x (M, n); FORM "given": b (M, K)
     encoder,  # W_e (KP, NP), or one for each row of it
-    inhibition,  # S (KP, KP), or one for each iteration; None where FORM is "factored"
+    inhibition,  # S (KP, KP), or one for each iteration; None if FORM is "factored"
     theta,  # (K,), or one value; or rows of it
     gain,  # one value, or None
     z0,  # (M, K), or None
     step,  # γ, one value or (T,); or None
     momentum,  # β, one value or (T,); or None
-    decoder,  # D (NP, KP), where DECODE or FORM "factored", not both
-    drives,  # scratch (rows, KP), where b is encoded
+    decoder,  # D (NP, KP), if DECODE or FORM "factored", not both
+    drives,  # scratch (rows, KP), if b is encoded
     codes,  # scratch, slabs of (rows, KP)
     points,  # likewise: y_t; None without momentum, where it is z_t
     directions,  # likewise: receives v_t, or None
-    residuals,  # FORM "factored": scratch, slabs of (rows, NP), or one where not KEEP
-    z_out,  # (M, K); not written where KEEP
+    residuals,  # FORM "factored": scratch, slabs of (rows, NP), or one unless KEEP
+    z_out,  # (M, K); not written if KEEP
     x_hat,  # DECODE: (M, n)
     M,
     n,
@@ -58,7 +58,7 @@ def forward(
     KAPPA: tl.constexpr,
     NEGATIVE: tl.constexpr,  # S is given as G = −S
     POSITIVE: tl.constexpr,
-    PADDED: tl.constexpr,  # K < KP: the last columns are no atoms
+    PADDED: tl.constexpr,  # K < KP: the last columns are padding
     DECODE: tl.constexpr,
     KEEP: tl.constexpr,  # every z_t in a slab of its own, for the rows of all programs
     BLOCK_M: tl.constexpr,
@@ -66,7 +66,7 @@ def forward(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """z_0, then T times z_{t+1} = h(κ y_t + γ_t v_t); x̂ = z Dᵀ where asked for."""
+    """z_0, then T times z_{t+1} = h(κ y_t + γ_t v_t); x̂ = z Dᵀ if requested."""
     within = tl.arange(0, BLOCK_M)[:, None]
     for block in range(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.num_programs(0)):
         first = tl.cast(block, tl.int64) * BLOCK_M
@@ -199,7 +199,7 @@ def start(
     theta,  # (K,), or one value, of row 0
     gain,  # one value, or None
     z0,  # (M, K), or None
-    drives,  # (rows, KP), receives b where it is encoded
+    drives,  # (rows, KP), receives b if it is encoded
     codes,  # (rows, KP), receives z_0
     points,  # likewise, or None
     M,
@@ -216,7 +216,7 @@ def start(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """What `forward` begins with, a tile a program."""
+    """The start of `forward`; one tile per program."""
     first, column = own_tile(BLOCK_M, BLOCK_N)
     live = live_rows(first, M, BLOCK_M)
     start_tile(
@@ -260,7 +260,7 @@ def residual(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """What an iteration of the factored form begins with, a tile a program."""
+    """The first part of an iteration in the factored form; one tile per program."""
     first, feature = own_tile(BLOCK_M, BLOCK_N)
     residual_tile(
         source,
@@ -280,7 +280,7 @@ def residual(
 
 @triton.jit(
     do_not_specialize=["t", "n_iter", "M", "after_rows", "step_stride", "momentum_stride"],
-    do_not_specialize_on_alignment=["theta", "step", "momentum"],  # those of an iteration begin anywhere
+    do_not_specialize_on_alignment=["theta", "step", "momentum"],  # those of an iteration start at any address
 )
 def iterate(
     codes,  # (rows, KP): z_t
@@ -289,9 +289,9 @@ def iterate(
     drives,  # FORM "encoded": (rows, KP): b
     directions,  # (rows, KP), receives v_t; or None
     after,  # (after_rows, after_columns), receives z_{t+1}
-    later_points,  # (rows, KP), receives y_{t+1} where there is momentum
+    later_points,  # (rows, KP), receives y_{t+1}, with momentum
     source,  # x (M, n); FORM "given": b (M, K)
-    encoder,  # W_e (KP, NP) of this iteration, where FORM is "each" or "factored"
+    encoder,  # W_e (KP, NP) of this iteration, if FORM is "each" or "factored"
     inhibition,  # S (KP, KP) of this iteration
     theta,  # (K,), or one value, of this iteration
     step,  # γ, one value or (T,); or None
@@ -318,7 +318,7 @@ def iterate(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """An iteration of `forward`, a tile a program."""
+    """An iteration of `forward`; one tile per program."""
     first, column = own_tile(BLOCK_M, BLOCK_N)
     live = live_rows(first, M, BLOCK_M)
     own = first * KP

@@ -1,9 +1,9 @@
-"""One iteration of the LISTA family in Triton, for a tile of rows and columns; and what comes before the first.
+"""One iteration of the LISTA family in Triton, for a tile of rows and columns, and the start before the first one.
 
 M rows, n features, K atoms, T iterations; columns are padded to whole tiles: KP, NP. The iteration is that of
-reference.py. FORM says where v comes from: "given", b is an argument; "encoded", b = x W_eᵀ is computed once; "each",
-every iteration has its own W_e; "factored", there is no S. What a problem does not have is None or a flag that is off,
-and leaves nothing in the compiled kernel.
+reference.py. FORM is the source of v: "given", b is an argument; "encoded", b = x W_eᵀ is computed once; "each",
+every iteration has its own W_e; "factored", there is no S. Absent parts of a problem are None or a flag that is off,
+and leave nothing in the compiled kernel.
 
 Matrices are packed by `launch.py`: see products.py.
 """
@@ -23,7 +23,7 @@ def _threshold(u, theta, POSITIVE: tl.constexpr):
         return tl.maximum(u - theta, 0.0, propagate_nan=tl.PropagateNan.ALL)
     else:
         excess = tl.maximum(tl.abs(u) - theta, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        zero = tl.minimum(excess, 0.0, propagate_nan=tl.PropagateNan.ALL)  # or NaN
+        zero = tl.minimum(excess, 0.0, propagate_nan=tl.PropagateNan.ALL)  # 0 or NaN
         return tl.where(u > 0, excess, tl.where(u < 0, -excess, zero))
 
 
@@ -40,10 +40,10 @@ def start_tile(
     theta,  # of row 0
     gain,
     z0,
-    drives,  # scratch, receives b where it is encoded
+    drives,  # scratch, receives b if it is encoded
     codes,  # scratch, receives z_0
     points,  # scratch, receives y_0 = z_0, or None
-    first,  # the first row, and where its scratch begins
+    first,  # the first row, and the start of its scratch
     own,
     column,
     live,
@@ -58,7 +58,7 @@ def start_tile(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """A tile of z_0 = h(gain · b), of 0, or of the given z0; and of b = x W_eᵀ where asked for."""
+    """A tile of z_0 = h(gain · b), of 0, or of the given z0; and of b = x W_eᵀ if requested."""
     within = tl.arange(0, live.shape[0])[:, None]
     inside = live & (column < K)[None, :]
     FROM_DRIVE: tl.constexpr = KAPPA == 0 and z0 is None
@@ -74,7 +74,7 @@ def start_tile(
             u = u * tl.load(gain).to(tl.float32)
         z = _threshold(u, _limits(theta, column, theta_stride, K), POSITIVE)
         if POSITIVE:
-            z = tl.where(inside, z, 0.0)  # a negative θ switches on what there is not
+            z = tl.where(inside, z, 0.0)  # a negative θ makes padding nonzero
     elif z0 is not None:
         z = tl.load(z0 + first * K + (within * K + column[None, :]), mask=inside, other=0.0)
     else:
@@ -121,7 +121,7 @@ def iterate_tile(
     step,
     step_stride,
     t,
-    first,  # the first row, and where its scratch begins
+    first,  # the first row, and the start of its scratch
     own,
     column,
     live,
@@ -161,7 +161,7 @@ def iterate_tile(
     if KAPPA:
         u += tl.load(points + (within * KP + column[None, :])).to(tl.float32)
     z = _threshold(u, _limits(theta, column, theta_stride, K), POSITIVE)
-    # In the padding there is 0 · ∞; in rows that there are not, what a negative θ or a special step makes of 0.
+    # Padding columns may contain 0 · ∞; padding rows, the effect of a negative θ or a special step on 0.
     if PADDED:
         z = tl.where((column < K)[None, :], z, 0.0)
     return tl.where(live, z, 0.0) if KAPPA or POSITIVE else z
@@ -181,7 +181,7 @@ def extrapolate_tile(
     K,
     KP,
 ):
-    """A tile of y_{t+1} = z_{t+1} + β_{t+1} (z_{t+1} − z_t); nobody reads y_T."""
+    """A tile of y_{t+1} = z_{t+1} + β_{t+1} (z_{t+1} − z_t); y_T is never read."""
     here = tl.arange(0, live.shape[0])[:, None] * KP + column[None, :]
     beta = value_of(momentum, tl.minimum(t + 1, n_iter - 1), momentum_stride)
     y = z + beta * (z - tl.load(codes + here).to(tl.float32))

@@ -1,10 +1,10 @@
-"""Launches the Triton kernels: packs the matrices, sizes the scratch, deals rows out to programs.
+"""Launches the Triton kernels: packs matrices, sizes scratch, distributes rows over programs.
 
-All iterations in one launch have scratch for the rows that are in flight; an iteration a launch, and the backward pass,
-work on chunks of rows.
+A single launch for all iterations has scratch for the rows in flight; separate launches per iteration, and the backward
+pass, work on chunks of rows.
 
-What a tile takes of shared memory is known for certain once its kernels are compiled: `fitting` compiles them before
-the first of them is launched, and takes the next smaller tile where the card gives a block less than they need.
+The shared memory that a tile needs is known only after its kernels are compiled. `fitting` compiles them before the
+first launch, and takes the next smaller tile if they need more than the card gives a block.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import triton
 from scvae_fast.ops.backends.triton import products, tiles
 from scvae_fast.ops.backends.triton.tiles import CHAIN, INTERPRETER, MOST_ATOMS, Card, Tile, choose
 
-# Of sums over rows. Their order does not depend on how many multiprocessors a card has.
+# For sums over rows, whose order does not depend on the number of multiprocessors.
 OUTER_PROGRAMS = 512
 ROWS_PER_SPLIT = 512
 
-# What stands in for a card where kernels are interpreted.
+# Stands for a card when kernels are interpreted.
 INTERPRETED = Card((INTERPRETER, 0), shared_bytes=1 << 20, multiprocessors=2, cache_bytes=1 << 30, name="interpreter")
 
 
 @cache
 def card(index: int | None) -> Card:
-    """The properties of a CUDA device; of `INTERPRETED` for None."""
+    """The properties of a CUDA device; `INTERPRETED` for None."""
     if index is None:
         return INTERPRETED
     properties = torch.cuda.get_device_properties(index)
@@ -41,51 +41,51 @@ def card(index: int | None) -> Card:
 
 
 def precision(dtype: torch.dtype) -> str:
-    """How float32 is multiplied: three TF32 products, or one where torch's own setting allows it."""
+    """How float32 is multiplied: with three TF32 products, or one if torch's own setting allows it."""
     if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32":
         return "tf32x3"
     return "tf32"
 
 
 def up(size: int, unit: int) -> int:
-    """The next multiple of the unit."""
+    """The size, rounded up to a multiple of the unit."""
     return -(-size // unit) * unit
 
 
 class Launch(NamedTuple):
-    """How a problem of M rows, K atoms and n features is dealt out."""
+    """How a problem of M rows, K atoms and n features is divided into programs."""
 
     card: Card
     tile: Tile
-    programs: int  # of a launch that has all iterations
-    rows: int  # M in whole tiles
-    KP: int  # atoms in whole tiles
-    NP: int  # features in whole tiles
+    programs: int  # in a launch with all iterations
+    rows: int  # M, rounded up to whole tiles
+    KP: int  # atoms, rounded up to whole tiles
+    NP: int  # features, rounded up to whole tiles
     by_iteration: bool  # a launch for every iteration, of tiles of rows and columns
-    row_bytes: int  # scratch of the forward pass for a row
+    row_bytes: int  # scratch of the forward pass per row
 
     @property
     def scratch_bytes(self) -> int:
-        """Scratch of the forward pass, unless it goes through chunks of rows."""
+        """Scratch of the forward pass, if it does not work on chunks of rows."""
         return self.in_flight * self.row_bytes
 
     @property
     def in_flight(self) -> int:
-        """Rows that the forward pass has scratch for."""
+        """Number of rows with scratch in the forward pass."""
         return self.rows if self.by_iteration else self.programs * self.tile.rows
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Tiles of rows and columns."""
+        """Number of tiles of rows and columns."""
         return self.rows // self.tile.rows, self.KP // self.tile.columns
 
     @property
     def feature_grid(self) -> tuple[int, int]:
-        """Tiles of rows and features."""
+        """Number of tiles of rows and features."""
         return self.rows // self.tile.rows, self.NP // self.tile.columns
 
     def options(self, dtype: torch.dtype) -> dict[str, Any]:
-        """The tile as arguments of a kernel."""
+        """The tile as kernel arguments."""
         return {
             "BLOCK_M": self.tile.rows,
             "BLOCK_N": self.tile.columns,
@@ -97,19 +97,19 @@ class Launch(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What may be chosen for a problem."""
+    """A tile and a launch mode."""
 
     tile: Tile
     by_iteration: bool
 
 
 forced_choice: bool | None = None
-"""What `forced` asks for: a launch for every iteration, or one for all; None where the table is asked."""
+"""The mode set by `forced`: a launch per iteration, or one for all; None uses the table."""
 
 
 @contextlib.contextmanager
 def forced(by_iteration: bool) -> Iterator[None]:
-    """For tests and benchmarks: a launch for every iteration, or one for all, whatever the table says."""
+    """For tests and benchmarks: use one launch per iteration, or one for all, regardless of the table."""
     global forced_choice
     before, forced_choice = forced_choice, by_iteration
     try:
@@ -119,9 +119,9 @@ def forced(by_iteration: bool) -> Iterator[None]:
 
 
 def choice(card: Card, dtype: torch.dtype, M: int, K: int, features: int = 0, launches: bool = False) -> Choice:
-    """The table's, for M rows and K atoms; and so many features, which only the factored form has.
+    """The table's choice for M rows, K atoms and, in the factored form, the number of features.
 
-    `launches`: every iteration has to be one.
+    `launches`: every iteration must be a separate launch.
     """
     by_iteration = tiles.by_iteration(card, dtype, M, K, features) if forced_choice is None else forced_choice
     by_iteration = by_iteration or launches
@@ -134,10 +134,10 @@ def launch(
     M: int,
     K: int,
     n: int,
-    atom_bytes: int = 0,  # of a row's scratch in the forward pass, for each atom
-    feature_bytes: int = 0,  # and for each feature
+    atom_bytes: int = 0,  # of a row's scratch in the forward pass, per atom
+    feature_bytes: int = 0,  # and per feature
 ) -> Launch:
-    """A pure function of the card, what was chosen and the problem."""
+    """The launch plan: a pure function of the card, the choice and the problem."""
     if max(K, n) > MOST_ATOMS:
         raise ValueError(f"backend 'triton': at most {MOST_ATOMS} atoms or features, got {max(K, n)}")
     tile = chosen.tile
@@ -150,7 +150,7 @@ def launch(
 
 
 def packed(matrices: torch.Tensor, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
-    """The matrix (…, rows, columns), or several, in packed rows, padded with zeros."""
+    """A matrix (…, rows, columns), or several, with packed rows, padded with zeros."""
     if matrices.shape[-2:] == (rows, columns) and matrices.dtype == dtype:
         return matrices.contiguous()
     out = matrices.new_zeros(*matrices.shape[:-2], rows, columns, dtype=dtype)
@@ -175,7 +175,7 @@ _needed: dict[Hashable, int] = {}  # bytes of the kernels that don't fit, 0 wher
 
 
 def run(kernel: Any, grid: tuple[int, ...], card: Card, *values: Any, **arguments: Any) -> None:
-    """Launches a kernel; inside `unmet` only compiles it, and raises `_TooLargeError` where it doesn't fit the card."""
+    """Launch a kernel; inside `unmet`, only compile it, and raise `_TooLargeError` if it doesn't fit the card."""
     if not _of_thread.compiles_only:
         kernel[grid](*values, **arguments)
         return
@@ -185,11 +185,11 @@ def run(kernel: Any, grid: tuple[int, ...], card: Card, *values: Any, **argument
 
 
 def unmet(problem: Hashable, go: Callable[[], object]) -> int:
-    """Bytes of shared memory that a compiled kernel needs and the card doesn't give a block; 0 where all kernels fit.
+    """Bytes of shared memory that a compiled kernel needs beyond the card's limit per block; 0 if all kernels fit.
 
     Args:
-        problem: the card, the tile and all else that decides what is compiled; asked about once.
-        go: does the problem's launches by `run`; here they only compile, and results are of no use.
+        problem: the card, the tile and everything else that determines what is compiled; checked once.
+        go: does the problem's launches with `run`; here they only compile, and results are meaningless.
     """
     if problem not in _needed:
         before, _of_thread.compiles_only = _of_thread.compiles_only, True
@@ -204,10 +204,10 @@ def unmet(problem: Hashable, go: Callable[[], object]) -> int:
 
 
 def fitting(card: Card, dtype: torch.dtype, first: Choice, problem: Hashable, go: Callable[[Choice], object]) -> Choice:
-    """The first choice, or the one with the largest smaller tile whose compiled kernels fit the card.
+    """The first choice, or else the one with the largest smaller tile whose compiled kernels fit the card.
 
-    `problem` is what decides, besides card and choice, what is compiled: see `compiled_for`. `go` does the launches of
-    a choice by `run`. Raises RuntimeError where no tile's kernels fit.
+    `problem` is what determines the compiled kernels besides card and choice: see `compiled_for`. `go` does the
+    launches of a choice with `run`. Raises RuntimeError if no tile's kernels fit.
     """
     if card.capability[0] == INTERPRETER:
         return first
@@ -224,7 +224,7 @@ def fitting(card: Card, dtype: torch.dtype, first: Choice, problem: Hashable, go
 
 
 def compiled_for(*arguments: object) -> tuple[Hashable, ...]:
-    """What of arguments decides what is compiled: types, None, which integers and addresses are multiples of 16."""
+    """The properties of arguments that determine compilation: types, None, and which values are multiples of 16."""
     return tuple(map(_compiled_for, arguments))
 
 
@@ -239,7 +239,7 @@ def _compiled_for(argument: object) -> Hashable:
 
 @contextlib.contextmanager
 def on_device_of(tensor: torch.Tensor) -> Iterator[Card]:
-    """Its device, and thereby its current stream, for the launches inside."""
+    """The card of the tensor's device, which is the current device for launches inside."""
     if tensor.device.type != "cuda":
         yield card(None)
         return
@@ -248,7 +248,7 @@ def on_device_of(tensor: torch.Tensor) -> Iterator[Card]:
 
 
 def outer(left: torch.Tensor, right: torch.Tensor, card: Card) -> torch.Tensor:
-    """leftᵀ right in float32 for left (rows, I) and right (rows, J), in an order that shape and tile decide."""
+    """leftᵀ right in float32 for left (rows, I) and right (rows, J), in an order determined by shape and tile."""
     largest = Choice(choose(card, left.dtype, 1 << 30), by_iteration=True)
     sizes = (left.shape[1], right.shape[1], left.stride(0), right.stride(0))
     problem = ("outer", precision(left.dtype), CHAIN, compiled_for(left, right, *sizes))
@@ -258,7 +258,7 @@ def outer(left: torch.Tensor, right: torch.Tensor, card: Card) -> torch.Tensor:
 
 def _outer(left: torch.Tensor, right: torch.Tensor, card: Card, chosen: Choice) -> torch.Tensor:
     rows, I, J, tile = left.shape[0], left.shape[1], right.shape[1], chosen.tile  # noqa: E741
-    # As many rows as columns: neither factor is more often read than the other.
+    # As many rows as columns, so that neither factor is read more often than the other.
     side = min(tile.rows, tile.columns)
     across, down = -(-I // side), -(-J // side)
     splits = max(1, min(OUTER_PROGRAMS // (across * down), rows // ROWS_PER_SPLIT))
@@ -288,7 +288,7 @@ def _outer(left: torch.Tensor, right: torch.Tensor, card: Card, chosen: Choice) 
 
 
 def product(left: torch.Tensor, right: torch.Tensor, card: Card, out: torch.Tensor | None = None) -> torch.Tensor:
-    """The product left · rightᵀ (M, columns) for left (M, depth) and right (columns, depth); into `out`, if given."""
+    """The product left · rightᵀ (M, columns) for left (M, depth) and right (columns, depth); in `out`, if given."""
     (M, depth), columns = left.shape, right.shape[0]
     out = left.new_empty(M, columns) if out is None else out
     if M > 0:

@@ -1,7 +1,7 @@
-"""Matrix products in Triton: tiles of one for other kernels, whole ones; and the sums that gradients are.
+"""Matrix products in Triton, as tiles for other kernels and as kernels; and the sums of gradients.
 
-The right factor of a product is packed by `launch.py`: its row j holds what column j of the product is summed from,
-padded with zeros, so that only rows of the left factor are ever masked.
+The right factor of a product is packed by `launch.py`: its row j holds the summands of column j of the product, padded
+with zeros, so only rows of the left factor ever need masks.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def multiply(
     right,  # rows right_stride apart
     right_stride,
     column,  # (BLOCK_N,): the rows of right
-    live,  # (BLOCK_M, 1): rows of left that there are
+    live,  # (BLOCK_M, 1): which rows of left exist
     depth,  # length of the sums
-    MASKED: tl.constexpr,  # whether left has rows that there are not, or is no whole number of tiles deep
+    MASKED: tl.constexpr,  # whether left has missing rows, or its depth is not a multiple of the tile's
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -46,10 +46,10 @@ def add_product(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The sums and left · rightᵀ.
+    """The sums plus left · rightᵀ.
 
-    Matrix units cut what they add. In float32 that is no more than BLOCK_K deep: the three products of "tf32x3" begin
-    at zero, the small ones first, and Triton adds them to the sums by an ordinary addition.
+    Matrix units truncate what they add. In float32 they therefore add over a depth of only BLOCK_K: the three products
+    of "tf32x3" start at zero, the small ones first, and Triton adds them to the sums with an ordinary addition.
     """
     inner = tl.arange(0, BLOCK_K)
     from_left = left + (tl.arange(0, live.shape[0])[:, None] * left_stride + inner[None, :])
@@ -65,15 +65,15 @@ def add_product(
 
 @triton.jit
 def live_rows(first, M, BLOCK_M: tl.constexpr):
-    """(BLOCK_M, 1): which rows there are of the block that begins with row `first`."""
+    """(BLOCK_M, 1): which rows exist in the block that starts with row `first`."""
     return tl.arange(0, BLOCK_M)[:, None] < tl.minimum(M - first, BLOCK_M).to(tl.int32)
 
 
 @triton.jit
 def own_tile(BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """First row and columns of a program's tile, in a grid of row blocks and column blocks.
+    """First row, and columns, of a program's tile, in a grid of row blocks and column blocks.
 
-    Some column blocks go through all rows together: their part of the right factor stays in the second-level cache.
+    Groups of column blocks go through all rows together, so their part of the right factor stays in the L2 cache.
     """
     j, i = tl.swizzle2d(tl.program_id(1), tl.program_id(0), tl.num_programs(1), tl.num_programs(0), TOGETHER)
     return i.to(tl.int64) * BLOCK_M, j * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -81,7 +81,7 @@ def own_tile(BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
 
 @triton.jit
 def value_of(values, t, stride):
-    """Value t of some that are `stride` apart, in float32."""
+    """Value t of an array with that stride, in float32."""
     return tl.load(values + t * stride).to(tl.float32)
 
 
@@ -95,14 +95,14 @@ def outer(
     J,
     left_stride,
     right_stride,
-    per_split,  # rows of a split, a multiple of BLOCK_K
+    per_split,  # rows per split, a multiple of BLOCK_K
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    CHAIN: tl.constexpr,  # rows that the matrix units sum up: they round less well than an addition does
+    CHAIN: tl.constexpr,  # rows summed in the matrix units, which round less accurately than an addition
     PRECISION: tl.constexpr,
 ):
-    """Sums over rows, left^T right; the rows in a fixed number of splits, each summed in order."""
+    """Sums over rows, leftᵀ right; the rows are in a fixed number of splits, each summed in order."""
     i = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     j = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     split = tl.program_id(2).to(tl.int64)
@@ -152,7 +152,7 @@ def product(
 
 @triton.jit
 def _sign(u):
-    """0 for a NaN, as torch.sign has it."""
+    """The sign; 0 for NaN, like torch.sign."""
     return tl.where(u > 0, 1.0, tl.where(u < 0, -1.0, 0.0))
 
 
@@ -166,12 +166,12 @@ def _total(tile):
 def collect(
     codes,  # slabs of (rows, KP): z_0 … z_T
     adjoints,  # likewise: ĝ_0 … ĝ_T
-    directions,  # likewise: v_0 … v_{T−1}; None where d_step is
-    point_grads,  # likewise: q_0 … q_{T−1}; None where d_momentum is
-    drive,  # b, rows drive_stride apart; not read where GIVEN
+    directions,  # likewise: v_0 … v_{T−1}; None if d_step is
+    point_grads,  # likewise: q_0 … q_{T−1}; None if d_momentum is
+    drive,  # b, rows drive_stride apart; not read if GIVEN
     gain,  # one value, or None
     step,  # γ, one value or (T,); or None
-    d_drive,  # (rows, KP): receives the gradient of b; None where there is not one b for all iterations
+    d_drive,  # (rows, KP): receives the gradient of b; None unless all iterations share one b
     d_theta,  # (R, blocks of rows, KP), float32: receives sums over the rows of a block; R = 1 unless EACH_THETA
     d_gain,  # (blocks of rows, blocks of columns), float32: receives sums over a tile
     d_step,  # (T, blocks of rows, blocks of columns), likewise; or None
@@ -189,7 +189,7 @@ def collect(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """What the adjoints add up to for b, θ, gain, γ and β, in float32."""
+    """The gradients of b, θ, gain, γ and β from the adjoints, in float32."""
     first = tl.program_id(0).to(tl.int64) * BLOCK_M
     within = tl.arange(0, BLOCK_M)[:, None]
     column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)

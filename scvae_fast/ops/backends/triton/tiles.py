@@ -1,4 +1,4 @@
-"""The one table of tile sizes: pure functions of the card's capability and shared memory, of dtype and shape.
+"""The one table of tile sizes: pure functions of the card's capability and shared memory, dtype and shape.
 
 The numbers are the largest tiles that compile without spills (tests/ops/test_triton_build.py prints registers and
 shared memory); they have not been measured on a card yet.
@@ -11,31 +11,31 @@ from typing import NamedTuple
 import torch
 
 OLDEST = (8, 0)
-"""The first compute capability whose matrix units take bfloat16 and TF32."""
+"""The first compute capability whose matrix units support bfloat16 and TF32."""
 
 
 class Tile(NamedTuple):
-    """What a program multiplies at a time: (rows × depth) · (depth × columns)."""
+    """The product of one step of a program: (rows × depth) · (depth × columns)."""
 
     rows: int
     columns: int
     depth: int
     warps: int
-    stages: int  # tiles of both factors on their way at a time
+    stages: int  # tiles of both factors in flight
 
     def shared_bytes(self, itemsize: int) -> int:
-        """Shared memory of the stages, and of what is left of float32 once TF32 is taken off. A choice begins with it.
+        """Shared memory of the stages and of the float32 remainders after TF32, the basis of a choice.
 
-        Triton 3.6, 3.7 and 3.8 take at most 8 KiB more; `launch.fitting` asks what was compiled.
+        With Triton 3.6, 3.7 and 3.8 it is at most 8 KiB more; `launch.fitting` checks the compiled kernels.
         """
         stages = self.stages * (self.rows + self.columns) * self.depth * itemsize
         return stages + (self.rows * self.depth * itemsize if itemsize == 4 else 0)
 
 
 INTERPRETER = 0
-"""Stands for a major version where kernels are interpreted: one step costs the same whatever the size of a tile."""
+"""Stands for a major version when kernels are interpreted, where a step costs the same for tiles of any size."""
 
-# By compute capability's major version and bytes of an element; the largest first.
+# By major version of the compute capability and bytes per element, the largest first.
 _TILES: dict[tuple[int, int], tuple[Tile, ...]] = {
     (INTERPRETER, 2): (Tile(64, 128, 128, 4, 1), Tile(16, 64, 64, 4, 1)),
     (INTERPRETER, 4): (Tile(64, 128, 128, 4, 1), Tile(16, 64, 64, 4, 1)),
@@ -49,48 +49,48 @@ _TILES: dict[tuple[int, int], tuple[Tile, ...]] = {
 
 
 COLLECTED = Tile(rows=16, columns=64, depth=1, warps=4, stages=1)
-"""Of the kernel that adds adjoints up: no other has fewer rows or columns."""
+"""Tile of the kernel that sums adjoints; no other tile has fewer rows or columns."""
 
 CHAIN = 512
-"""Rows that the matrix units sum up before the sum is added to others: a multiple of every tile's depth."""
+"""Rows that the matrix units sum before the sum is added to others: a multiple of every tile's depth."""
 
 REGISTERS = 168
-"""Of a thread, for tiles of at most FEW_SUMS in a launch that has more products than that with S: left alone, the
-compiler takes so few that it spills some."""
+"""Registers per thread, for tiles of at most FEW_SUMS in a launch with more products than that with S. Without this
+setting the compiler uses so few that some are spilled."""
 
 FEW_SUMS = 16 * 128
 
 RESIDENT_WARPS = 8
-"""Of a multiprocessor's programs, in a launch that has all iterations.
+"""Warps of the programs on a multiprocessor, in a launch with all iterations.
 
-It has 65,536 registers. Programs of 8 warps mostly take more than 128 a thread there: a second one would wait for the
-first, and have scratch of its own all the same. The second-level cache should hold the scratch. At K = 512, in 16 bits,
-that is 3 slabs of 1 KiB a row, two of codes and the drive. With one program of 128 rows (or two of 64) on each of 132
-multiprocessors it is 132 · 128 · 3 KiB = 51.9 MB of an H100's 52.4; on the 108 of an A100 42.5 MB, where it has 41.9.
-Twice as many programs would double it. float32 takes the same with half the rows. One program of 64 rows would halve
-it, but read 14 KiB from the cache for a row and iteration instead of 10, S twice as often, and leave 4 warps to hide
-what 8 can.
+A multiprocessor has 65,536 registers. Programs of 8 warps mostly use more than 128 per thread there, so a second
+program would wait for the first, yet need its own scratch. The second-level cache should hold the scratch. At K = 512,
+in 16 bits, that is 3 slabs of 1 KiB per row, two of codes and the drive. With one program of 128 rows (or two of 64) on
+each of 132 multiprocessors it is 132 · 128 · 3 KiB = 51.9 MB of an H100's 52.4; on the 108 of an A100 it is 42.5 MB,
+where the cache has 41.9. Twice as many programs would double it. float32 needs the same with half the rows. One program
+of 64 rows would halve it, but would read 14 instead of 10 KiB from the cache per row and iteration, read S twice as
+often, and leave only 4 warps to hide the latency that 8 can hide.
 """
 
 TOGETHER = 8
-"""Tiles of columns that go through all rows together, where programs have tiles of both."""
+"""Tiles of columns that go through all rows together, if programs have tiles of both."""
 
 MOST_ATOMS = 32_768
-"""Also of features: offsets inside a packed matrix are 32 bits."""
+"""Also for features: offsets in a packed matrix have 32 bits."""
 
 
 class Card(NamedTuple):
-    """What a choice depends on."""
+    """The properties of a card that a choice depends on."""
 
     capability: tuple[int, int]
-    shared_bytes: int  # that a block may have
+    shared_bytes: int  # maximum per block
     multiprocessors: int
-    cache_bytes: int  # of the second level
+    cache_bytes: int  # of the second-level cache
     name: str
 
 
 def unfit(card: Card) -> str | None:
-    """Why the kernels can't run on that card; None where they can."""
+    """Why the kernels can't run on that card; None if they can."""
     if card.capability < OLDEST:
         return f"it needs compute capability 8.0 or newer, this card has {card.capability[0]}.{card.capability[1]}"
     smallest = max(min(tile.shared_bytes(size) for tile in tiles(card.capability, size)) for size in (2, 4))
@@ -100,26 +100,26 @@ def unfit(card: Card) -> str | None:
 
 
 def tiles(capability: tuple[int, int], itemsize: int) -> tuple[Tile, ...]:
-    """Those for a capability of at least `OLDEST`, the largest first; a later one than the table knows has the last."""
+    """Tiles for a capability of at least `OLDEST`, the largest first; later capabilities use the last entry."""
     return _TILES[min(capability[0], max(major for major, _ in _TILES)), itemsize]
 
 
 def fitting(card: Card, dtype: torch.dtype) -> tuple[Tile, ...]:
-    """Those that the card's shared memory takes, the largest first."""
+    """Tiles that fit into the card's shared memory, the largest first."""
     size = dtype.itemsize
     return tuple(tile for tile in tiles(card.capability, size) if tile.shared_bytes(size) <= card.shared_bytes)
 
 
 def resident(tile: Tile) -> int:
-    """Programs of a launch that has all iterations, for each multiprocessor."""
+    """Programs per multiprocessor, in a launch with all iterations."""
     return max(1, RESIDENT_WARPS // tile.warps)
 
 
 def choose(card: Card, dtype: torch.dtype, rows: int, columns: int = 1) -> Tile:
     """The largest tile that fits the card's shared memory and gives each multiprocessor one to work on.
 
-    With too little work for that, the tile with the fewest rows: then most multiprocessors have some. Programs have all
-    columns of some rows, or, where a number of columns is given, tiles of both.
+    If there is too little work for that, the tile with the fewest rows, which uses the most multiprocessors. Programs
+    have all columns of some rows or, if a number of columns is given, tiles of both.
     """
     some = fitting(card, dtype)
     enough = (t for t in some if -(-rows // t.rows) * -(-columns // t.columns) >= card.multiprocessors)
@@ -127,10 +127,10 @@ def choose(card: Card, dtype: torch.dtype, rows: int, columns: int = 1) -> Tile:
 
 
 def by_iteration(card: Card, dtype: torch.dtype, rows: int, atoms: int, features: int = 0) -> bool:
-    """Whether every iteration is a launch of its own, of tiles of rows and columns; else one launch has all of them.
+    """Whether every iteration is a separate launch, with tiles of rows and columns, instead of one launch for all.
 
-    It is where the rows alone would leave more than half of the multiprocessors idle, or where the matrices of an
-    iteration are too large for the second-level cache to keep them beside codes: S, or W_e and D of the factored form,
+    That is the case if the rows alone would leave more than half of the multiprocessors idle, or if the matrices of an
+    iteration are too large for the second-level cache to hold them beside codes: S, or W_e and D of the factored form,
     which has `features`. Neither limit has been measured yet.
     """
     row_blocks = -(-rows // fitting(card, dtype)[-1].rows)
