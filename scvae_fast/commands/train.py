@@ -87,8 +87,11 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise UsageError(f"{self.state} can't be read as the state of a training: {error}") from error
         wanted = model.model.config.to_dict()
-        if different := sorted(name for name in wanted if wanted[name] != found.get(name)):
+        # λ may change between two parts of a training; the weights don't depend on it.
+        if different := sorted(name for name in wanted if name != "lmbda" and wanted[name] != found.get(name)):
             raise UsageError(f"{self.path} holds a training of another network: {', '.join(different)} differ")
+        if wanted["lmbda"] != found["lmbda"]:
+            print(f"resumed with another λ: {found['lmbda']:g} -> {wanted['lmbda']:g}", flush=True)
 
 
 class _Parser(LightningArgumentParser):

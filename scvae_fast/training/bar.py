@@ -37,7 +37,8 @@ class TrainingBar(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar, in the first process only."""
         if trainer.is_global_zero:
-            self._bar = tqdm(total=1.0, desc="training", mininterval=0, bar_format="{bar:20} {desc}")
+            # Without miniters the first step of a resumed training, a large part of the whole, would set it.
+            self._bar = tqdm(total=1.0, desc="training", mininterval=0, miniters=0, bar_format="{bar:20} {desc}")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Update it, but not at every step: reading figures waits for the GPU."""

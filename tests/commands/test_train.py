@@ -245,7 +245,9 @@ class TestArguments:
         with pytest.raises(UsageError, match="0 MiB free, and checkpoints of this training need"):
             train(["--config", str(config), "--out", str(tmp_path / "full")])
 
-    def test_a_training_is_not_overwritten(self, config: Path, tmp_path: Path) -> None:
+    def test_a_training_is_not_overwritten(
+        self, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         out = tmp_path / "out"
         out.mkdir()
         torch.save({"network": {**TINY.to_dict(), "n_atoms": 99}, "state_dict": {}}, out / "last.ckpt")
@@ -253,6 +255,11 @@ class TestArguments:
             train(["--config", str(config), "--out", str(out)])
         with pytest.raises(UsageError, match="a training of another network: n_atoms differ"):
             train(["--config", str(config), "--out", str(out), "--resume"])
+        capsys.readouterr()
+        torch.save({"network": {**TINY.to_dict(), "lmbda": 7.0}, "state_dict": {}}, out / "last.ckpt")
+        with pytest.raises(KeyError):  # λ may be another one; what is missing here is the rest of the state
+            train(["--config", str(config), "--out", str(out), "--resume"])
+        assert f"resumed with another λ: 7 -> {TINY.lmbda:g}\n" in capsys.readouterr().out
         (out / "last.ckpt").write_bytes(b"cut short")
         with pytest.raises(UsageError, match=r"last\.ckpt can't be read as the state of a training"):
             train(["--config", str(config), "--out", str(out), "--resume"])

@@ -245,5 +245,5 @@ def test_packaged_configurations_are_read() -> None:
     for name in ("compare-pictures64", "compare-ffhq256"):
         parser = _parser()
         found[name] = _instantiated(parser, parser.parse_args(spelled_out(["--config", name])))[0]
-    assert found["compare-pictures64"].network == SCVAEConfig.preset("pictures64", n_iter=8)
+    assert found["compare-pictures64"].network == SCVAEConfig.preset("pictures64", n_iter=8, lmbda=0.1)
     assert found["compare-ffhq256"].network == SCVAEConfig.preset("ffhq256-16x16", compat="paper", n_iter=16)
