@@ -95,6 +95,22 @@ class LassoCase(NamedTuple):
         return f"lasso-{self.dictionary}{data}-M{self.rows}-n{n}-K{K}-λ{self.lmbda:g}"
 
 
+class DictionaryLearningCase(NamedTuple):
+    """One pass of online dictionary learning over patches of photographs: its time, and the objective after it."""
+
+    batches: int = 64
+    batch: int = 256  # rows η of a batch
+    side: int = 8  # a patch has side² pixels, a row n = side² features
+    atoms: int = 256  # K
+    lmbda: float = 0.5  # λ, patches having a mean norm of √n
+
+    @property
+    def name(self) -> str:
+        """What --case matches."""
+        sizes = f"{self.batches}x{self.batch}-n{self.side**2}-K{self.atoms}"
+        return f"dictionary-learning-{sizes}-λ{self.lmbda:g}"
+
+
 class ModelCase(NamedTuple):
     """A training step of a whole SC-VAE, or its inference, on a batch of pictures."""
 
@@ -127,10 +143,8 @@ class ParityCase(NamedTuple):
         return f"parity-{self.preset}-B{self.batch}-{self.attention}-{self.steps}-steps"
 
 
-AnyCase: TypeAlias = Case | FamilyCase | MemoryCase | LassoCase | ModelCase | ParityCase
-KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Case, FamilyCase, MemoryCase, LassoCase, ModelCase, ParityCase)
-}
+AnyCase: TypeAlias = Case | FamilyCase | MemoryCase | LassoCase | DictionaryLearningCase | ModelCase | ParityCase
+KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(AnyCase)}
 
 
 def cases_of(kind: Mapping[str, Any]) -> AnyCase:
@@ -212,6 +226,7 @@ def _on_cpu(full: bool) -> dict[str, list[AnyCase]]:
         ),
         "memory": [MemoryCase("sparse_code", n_iter=T) for T in (5, 16, 30, 60)],
         "lasso": _lassos(),
+        "dictionary-learning": [DictionaryLearningCase()],
         "model": [
             ModelCase(direction, "pictures64", released=r) for r in (True, False) for direction in (BOTH, FORWARD)
         ],

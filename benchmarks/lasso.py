@@ -2,14 +2,16 @@
 
 Each contestant gets the fewest iterations that bring the objective within the case's gap of the optimum, (F − F*)/F*;
 one that can't get there is named, with the gap that it reached. `scvae_fast.lasso` goes on until every row is
-certified. F* is found in float64, and the duality gap, which bounds what is missing, stands beside it.
+certified. F* is found in float64, and the duality gap, which bounds what is missing, stands beside it. One whose call
+takes longer than `ONCE` seconds is timed once, and one that would take longer than `MOST_SECONDS` is left out.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -28,7 +30,10 @@ SPAMS_LARS, SPAMS_DESCENT = "SPAMS, LARS", "SPAMS, coordinate descent"
 SKLEARN = "scikit-learn, coordinate descent"
 ITSELF = (OURS, SPAMS_LARS)
 _TOLERANCE = 1e-4  # of coordinate descent, relative to ½‖x‖²
-_MOST_ROWS_OF_SKLEARN = 4096  # it would take minutes
+ONCE, MOST_SECONDS = 1.0, 15.0  # of a call
+_ROWS_OF_SEARCH = 512  # that a number of iterations is looked for with
+_LEAST_SECONDS = 2e-3  # of a sample
+_SETTLING = 0.1  # seconds that a thread of OpenBLAS waits in a loop for more work
 _ROUNDING = 1.01  # of the gap, between contestants that sum in another order
 
 
@@ -79,18 +84,19 @@ def problem(case: LassoCase, device: str) -> Lasso:
     n = case.side**2
     K = case.overcomplete * n
     D = dictionaries.dct(n, K) if case.dictionary == "dct" else dictionaries.random_unit(n, K, generator=drawn)
-    x = _patches(case) if case.data == "patches" else torch.randn(case.rows, n, generator=drawn)
+    x = patches(case.rows, case.side) if case.data == "patches" else torch.randn(case.rows, n, generator=drawn)
     return Lasso(x.to(device), D.to(device), case.lmbda, float(torch.linalg.matrix_norm(D.double(), ord=2) ** 2))
 
 
-def _patches(case: LassoCase) -> torch.Tensor:
+def patches(rows: int, side: int) -> torch.Tensor:  # -> (rows, side²)
+    """Grey patches of the pictures without their means, of norm `side` on average."""
     size = 64
-    per_crop = (size // case.side) ** 2
-    grey = pictures.crops(size, 0, -(-case.rows // per_crop), seed=1).mean(1, keepdim=True)
-    patches = torch.nn.functional.unfold(grey, case.side, stride=case.side)  # (B, n, patches)
-    x = patches.transpose(1, 2).flatten(0, 1)[: case.rows]
+    per_crop = (size // side) ** 2
+    grey = pictures.crops(size, 0, -(-rows // per_crop), seed=1).mean(1, keepdim=True)
+    of_crops = torch.nn.functional.unfold(grey, side, stride=side)  # (B, n, patches)
+    x = of_crops.transpose(1, 2).flatten(0, 1)[:rows]
     x = x - x.mean(1, keepdim=True)
-    return x * (case.side / x.norm(dim=1).mean())
+    return x * (side / x.norm(dim=1).mean())
 
 
 def fista(p: Lasso, n_iter: int) -> torch.Tensor:
@@ -156,7 +162,7 @@ def solvers(p: Lasso, loops: bool = True) -> dict[str, dict[str, Solver]]:
     if p.x.device.type == "cpu" and find_spec("spams"):
         for name, descent in ((SPAMS_LARS, False), (SPAMS_DESCENT, True)):
             found[name] = {name: functools.partial(_by_spams, p, descent)}
-    if p.x.device.type == "cpu" and find_spec("sklearn") and len(p.x) <= _MOST_ROWS_OF_SKLEARN:
+    if p.x.device.type == "cpu" and find_spec("sklearn"):
         found[SKLEARN] = {SKLEARN: functools.partial(_coordinate_descent, p)}
     return found
 
@@ -208,31 +214,79 @@ def fewest(solver: Solver, gap_of: Callable[[torch.Tensor], float], gap: float) 
     return high, reached
 
 
+def samples(
+    able: Mapping[str, Callable[[], object]], took: Mapping[str, float], seconds: float, device: str = "cpu"
+) -> list[dict[str, float]]:
+    """Rounds of the contestants; to the first is added the call of those that take longer than `ONCE`."""
+    quick = {name: run for name, run in able.items() if took[name] <= ONCE}
+    calls = math.ceil(_LEAST_SECONDS / max(min((took[name] for name in quick), default=1.0), 1e-9))
+    settling = {name: _SETTLING for name in quick if took[name] < _SETTLING}
+    rounds = (operations.LEAST_ROUNDS, operations.MOST_ROUNDS)
+    found = timing.until(seconds, quick, *rounds, calls, device, settling)
+    found[0].update({name: took[name] for name in able if name not in quick})
+    return found
+
+
+class Race:
+    """One case's contestants, one after the other.
+
+    Numbers of iterations are looked for with the first rows, and raised where they don't do for all of them.
+    """
+
+    def __init__(self, case: LassoCase, device: str) -> None:
+        """Finds the optimum."""
+        self._case, self._device = case, device
+        self.whole = problem(case, device)
+        self._part = self.whole._replace(x=self.whole.x[:_ROWS_OF_SEARCH])
+        self.best, self.certified = optimum(self.whole)
+        self._best_of_part = optimum(self._part)[0]
+        self.efforts: dict[str, dict[str, Any]] = {}
+        self.left_out: dict[str, str] = {}
+        self.able: dict[str, Callable[[], torch.Tensor]] = {}
+        self.took: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Finds what each contestant needs."""
+        of_part = solvers(self._part, self._case.loops)
+        for key, method in solvers(self.whole, self._case.loops).items():
+            first = next(iter(method))
+            n_iter = None if first in ITSELF else fewest(of_part[key][first], self._gap_of_part, self._case.gap)[0]
+            for name, solver in method.items():
+                seconds = timing.timed(functools.partial(of_part[key][name], n_iter or 0), self._device)[1]
+                expected = seconds * len(self.whole.x) / len(self._part.x)
+                if expected > MOST_SECONDS:
+                    self.left_out[name] = f"a call would take {expected:.0f} s, more than {MOST_SECONDS:g} s"
+                else:
+                    self._enter(name, solver, n_iter)
+
+    def _enter(self, name: str, solver: Solver, n_iter: int | None) -> None:
+        while True:
+            z, seconds = timing.timed(functools.partial(solver, n_iter or 0), self._device)
+            gap = self.whole.objective(z) / self.best - 1
+            reached = gap <= self._case.gap * _ROUNDING
+            if reached or n_iter is None or n_iter >= MOST_ITERATIONS:
+                break
+            n_iter += max(1, n_iter // 16)
+        self.efforts[name] = {"iterations": n_iter, "gap": gap, "density": formulas.density(z)}
+        if reached:
+            self.able[name], self.took[name] = functools.partial(solver, n_iter or 0), seconds
+
+    def _gap_of_part(self, z: torch.Tensor) -> float:
+        return self._part.objective(z) / self._best_of_part - 1
+
+
 def measure(case: LassoCase, device: str, seconds: float) -> dict[str, Any]:
     """Iterations that each contestant takes, the gap that it reaches with them, and samples in seconds."""
-    p = problem(case, device)
-    best, certified = optimum(p)
-
-    def gap_of(z: torch.Tensor) -> float:
-        return p.objective(z) / best - 1
-
-    efforts: dict[str, dict[str, Any]] = {}
-    able = {}
-    for method in solvers(p, case.loops).values():
-        first = next(iter(method))
-        n_iter = None if first in ITSELF else fewest(method[first], gap_of, case.gap)[0]
-        for name, solver in method.items():
-            efforts[name] = {"iterations": n_iter, "gap": gap_of(solver(n_iter or 0))}
-            if efforts[name]["gap"] <= case.gap * _ROUNDING:
-                able[name] = functools.partial(solver, n_iter or 0)
-    samples = timing.until(seconds, able, operations.LEAST_ROUNDS, operations.MOST_ROUNDS, device=device)
-    chosen = OURS if OURS in efforts else OUR_FISTA
+    race = Race(case, device)
+    race.run()
+    chosen = OURS if "cpu" in device else OUR_FISTA
     return {
         "chosen": chosen,
         "pictures": pictures.kind(),
-        "optimum": best,
-        "duality gap": certified,
-        "density": formulas.density(next(iter(solvers(p)[chosen].values()))(efforts[chosen]["iterations"] or 0)),
-        "efforts": efforts,
-        "samples": samples,
+        "optimum": race.best,
+        "duality gap": race.certified,
+        "density": race.efforts.get(chosen, {}).get("density"),
+        "efforts": race.efforts,
+        "left out": race.left_out,
+        "samples": samples(race.able, race.took, seconds, device),
     }

@@ -21,8 +21,20 @@ from typing import Any
 
 import torch
 
-from benchmarks import against, cases, ceilings, environment, family, lasso, memory, model, operations, parity
-from benchmarks.cases import AnyCase, Case, FamilyCase, LassoCase, MemoryCase, ModelCase
+from benchmarks import (
+    against,
+    cases,
+    ceilings,
+    dictionary_learning,
+    environment,
+    family,
+    lasso,
+    memory,
+    model,
+    operations,
+    parity,
+)
+from benchmarks.cases import AnyCase, Case, DictionaryLearningCase, FamilyCase, LassoCase, MemoryCase, ModelCase
 from benchmarks.report import measured
 from benchmarks.report import writing as report
 from benchmarks.results import Results, ResultsError
@@ -92,6 +104,8 @@ def measure(case: AnyCase, device: str, seconds: float) -> dict[str, Any]:
         return memory.measure(case)
     if isinstance(case, LassoCase):
         return lasso.measure(case, device, seconds)
+    if isinstance(case, DictionaryLearningCase):
+        return dictionary_learning.measure(case, seconds)
     if isinstance(case, ModelCase):
         return model.measure(case, device, seconds)
     return parity.measure(case, device)

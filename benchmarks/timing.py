@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+
+Result = TypeVar("Result")
 
 
 class Spread(NamedTuple):
@@ -20,15 +22,26 @@ class Spread(NamedTuple):
 
 
 def interleaved(
-    contestants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2, calls: int = 1, device: str = "cpu"
+    contestants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int = 2,
+    calls: int = 1,
+    device: str = "cpu",
+    settling: Mapping[str, float] | None = None,
 ) -> Iterator[dict[str, float]]:
     """Seconds a call of every contestant, a round at a time: A B C, A B C, …; the rounds of the warm-up are not given.
 
     A machine whose speed drifts slows all contestants of a round alike, so that their ratios stay honest. A sample is
-    the mean of so many `calls` in a row.
+    the mean of so many `calls` in a row. Before its sample a contestant runs untimed for its seconds of `settling`: the
+    threads of the one before it may wait for more work in a loop that keeps a processor busy.
     """
     for i in range(warmup + rounds):
-        seconds = {name: elapsed(run, calls, device) / calls for name, run in contestants.items()}
+        seconds = {}
+        for name, run in contestants.items():
+            end = time.perf_counter() + (settling or {}).get(name, 0.0)
+            while time.perf_counter() < end:
+                elapsed(run, 1, device)
+            seconds[name] = elapsed(run, calls, device) / calls
         if i >= warmup:
             yield seconds
 
@@ -49,6 +62,13 @@ def elapsed(run: Callable[[], object], calls: int = 1, device: str = "cpu") -> f
     return time.perf_counter() - begin
 
 
+def timed(call: Callable[[], Result], device: str = "cpu") -> tuple[Result, float]:
+    """What a call returns, and its seconds."""
+    found: list[Result] = []
+    seconds = elapsed(lambda: found.append(call()), 1, device)
+    return found[0], seconds
+
+
 def calls_that_take(seconds: float, contestants: Mapping[str, Callable[[], object]], device: str = "cpu") -> int:
     """How many calls in a row take even the fastest contestant so many seconds; all of them are warm afterwards."""
     calls = 1
@@ -64,11 +84,12 @@ def until(
     most: int,
     calls: int = 1,
     device: str = "cpu",
+    settling: Mapping[str, float] | None = None,
 ) -> list[dict[str, float]]:
     """Rounds of contestants that are warm, until the time is up: at least and at most so many."""
     end = time.monotonic() + seconds
     samples = []
-    for found in interleaved(contestants, most, warmup=0, calls=calls, device=device):
+    for found in interleaved(contestants, most, warmup=0, calls=calls, device=device, settling=settling):
         samples.append(found)
         if len(samples) >= least and time.monotonic() > end:
             break

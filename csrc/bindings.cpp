@@ -242,14 +242,15 @@ void decode_backward(bool float64, std::int64_t rows, std::int64_t atoms, std::i
   });
 }
 
-// `sizes` are M, K and n; `alpha` its address, and whether each row has its own.
-void lasso(bool float64, std::tuple<std::int64_t, std::int64_t, std::int64_t> sizes, Address x, Address D, bool gram,
+// `sizes` are M, K and n; `alpha` its address, and whether each row has its own. As cpu::lasso, which see.
+bool lasso(bool float64, std::tuple<std::int64_t, std::int64_t, std::int64_t> sizes, Address x, Address D, bool gram,
            std::tuple<Address, bool> alpha, Address z0, bool positive, double tolerance, std::int64_t sweeps,
            Address codes, Address gap, int threads) {
   const auto [rows, atoms, features] = sizes;
   const std::int64_t M = rows, K = atoms, n = features;
   const Address of_alpha = std::get<0>(alpha);
   const bool each = std::get<1>(alpha);
+  bool valid = false;
   with_scalar(float64, [&](auto scalar) {
     using T = decltype(scalar);
     const cpu::LassoProblem<T> problem{M,
@@ -263,8 +264,9 @@ void lasso(bool float64, std::tuple<std::int64_t, std::int64_t, std::int64_t> si
                                        positive,
                                        tolerance,
                                        sweeps};
-    cpu::lasso<T>(problem, pointer<T>(codes), pointer<double>(gap), threads);
+    valid = cpu::lasso<T>(problem, pointer<T>(codes), pointer<double>(gap), threads);
   });
+  return valid;
 }
 
 void update_atoms(bool float64, std::int64_t atoms, std::int64_t features, Address D, Address A, Address B,

@@ -34,6 +34,10 @@ GROUPS = {
     "compiled": ("Against torch.compile", "How much of the gap does torch.compile close?"),
     "memory": ("Memory", "What does autograd keep for the backward pass, and what does a call need at its peak?"),
     "lasso": ("Lasso solvers", "How long does each solver take until its objective is equally good?"),
+    "dictionary-learning": (
+        "Dictionary learning",
+        "How long does a pass over the same patches take, and how good is the dictionary?",
+    ),
     "model": ("Whole models", "How much faster do training and inference of a whole SC-VAE become?"),
     "parity": ("Training losses", "Does training reach the same loss?"),
     "growth": ("How time grows", "With which power of each size does the time grow?"),
@@ -60,7 +64,13 @@ _CELLS = {
     "iterations": "Relative errors against float64, of a forward and a backward pass.",
     "model": "In brackets, the speed-up over the released code.",
 }
-_TABLES = {"headline": tables.headline, "memory": tables.memory, "lasso": tables.lasso, "model": tables.model}
+_TABLES = {
+    "headline": tables.headline,
+    "memory": tables.memory,
+    "lasso": tables.lasso,
+    "dictionary-learning": tables.dictionary_learning,
+    "model": tables.model,
+}
 
 
 class Picture(NamedTuple):
@@ -122,7 +132,8 @@ def html(results: Results, pictures: Mapping[str, bytes]) -> str:
 
 def facts(results: Results) -> list[Fact]:
     """The key ratios: of the whole bottleneck, else of the first group that has any; and of whole models."""
-    groups = [g for g in GROUPS if g not in ("model", "parity", "lasso") and g in results.document["groups"]]
+    solvers = ("lasso", "dictionary-learning")
+    groups = [g for g in GROUPS if g not in ("model", "parity", *solvers) and g in results.document["groups"]]
     first = next((g for g in groups if measured.timed(results.group(g))), None)
     found = []
     for direction in (FORWARD, BOTH):

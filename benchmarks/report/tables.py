@@ -21,6 +21,7 @@ from benchmarks.report.wording import (
     milliseconds,
     notes,
     number,
+    readable,
     times,
     varying,
 )
@@ -156,6 +157,20 @@ def lasso(results: Results) -> Table:
         rows.append([called(name), *cells])
     shown = [in_words(r["settings"], varying(found) or ["dictionary"]) for r in found]
     return Table([f"time to a gap of {found[0]['settings']['gap']:g}", *shown], rows)
+
+
+def dictionary_learning(results: Results) -> Table:
+    """Seconds of each contestant, and the objective over its dictionary."""
+    found = [r for r in results.document["results"] if r["kind"] == "DictionaryLearningCase" and r.get("efforts")]
+    if not found:
+        raise TableError("dictionary-learning: no case was measured")
+    rows = []
+    for result, label in zip(found, labels(found)[1], strict=True):
+        for name, effort in result["efforts"].items():
+            took = measured.seconds(result, name)
+            shown = [called(name), readable(took.median if took else None), f"{effort['objective']:.4f}"]
+            rows.append([label, *shown] if len(found) > 1 else shown)
+    return Table([*([""] if len(found) > 1 else []), "", "time", "objective"], rows)
 
 
 def model(results: Results) -> Table:
@@ -303,6 +318,7 @@ def _lines(results: Results, result: dict[str, Any]) -> list[dict[str, Any]]:
             "bytes at peak": measured.peak(result, name),
             "iterations": effort.get("iterations"),
             "gap reached": effort.get("gap"),
+            "objective": effort.get("objective"),
             "last losses": verdict and {OURS: verdict.ours, HABITS: verdict.released}.get(name),
         }
         found.append({key: value for key, value in line.items() if value is not None})

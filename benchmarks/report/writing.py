@@ -51,6 +51,7 @@ QUOTED: dict[str, Callable[[Results], str]] = {
     "accuracy": _as_markdown(tables.accuracy),
     "environment": tables.measured_on,
     "lasso": _as_markdown(tables.lasso),
+    "dictionary-learning": _as_markdown(tables.dictionary_learning),
     "model": _as_markdown(tables.model),
     "parity": tables.parities,
 }
@@ -105,6 +106,7 @@ def summary(results: Results) -> None:
         print(f"{_cut(label):<{_LABEL}}{cells}{_noise(speedups):>8}")
     _print_memory(results)
     _print_lasso(results)
+    _print_dictionary_learning(results)
     for result in results.document["results"]:
         if (said := tables.parity(result)) is not None:
             print(said)
@@ -232,6 +234,15 @@ def _print_lasso(results: Results) -> None:
         ranked = sorted(medians, key=medians.__getitem__)
         shown = "; ".join(f"{wording.called(name)} {wording.milliseconds(medians[name])}" for name in ranked)
         print(f"lasso, {wording.in_words(result['settings'], ['dictionary'])}, ms: {shown}")
+
+
+def _print_dictionary_learning(results: Results) -> None:
+    found = [r for r in results.document["results"] if r["kind"] == "DictionaryLearningCase" and measured.rounds(r)]
+    for result in found:
+        for name, effort in result["efforts"].items():
+            took = measured.seconds(result, name)
+            shown = wording.readable(None if took is None else took.median)
+            print(f"dictionary learning, {wording.called(name)}: {shown}, objective {effort['objective']:.4f}")
 
 
 def _print_losing(losing: list[Loss], compared: int) -> None:

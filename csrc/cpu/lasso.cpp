@@ -19,6 +19,7 @@ namespace {
 
 constexpr std::int64_t kRowsOfLasso = 48;            // of a block
 constexpr std::int64_t kMostCorrelations = 1 << 20;  // elements of a block's correlations
+constexpr int kLeastScale = -1000;                   // its exponent: one over it is a number
 constexpr int kWithoutProgress = 3;                  // rounds after which rounding is taken for what stops a row
 constexpr double kProgress = 0.7;                    // a gap smaller by that factor is progress
 
@@ -26,7 +27,7 @@ constexpr double kProgress = 0.7;                    // a gap smaller by that fa
 template <typename T>
 struct Shared {
   Shared(const LassoProblem<T>& problem, int threads) : p(problem), atoms(problem, threads), weights(problem.atoms) {
-    if (p.alpha.stride == 0) weights.set(p.alpha[0], atoms.units(), p.atoms);
+    if (p.alpha.stride == 0 && atoms.valid()) weights.set(p.alpha[0], atoms.units(), p.atoms);
   }
 
   const LassoProblem<T>& p;
@@ -54,6 +55,7 @@ class Block {
   Block(Shared<T>& shared, std::int64_t rows)
       : s_(shared),
         p_(shared.p),
+        k_(lasso_kernels<T>()),
         residuals_(whole(rows), p_.features),
         correlations_(whole(rows), s_.atoms.columns()),
         g_(s_.atoms.columns()),
@@ -104,17 +106,12 @@ class Block {
       at.row = begin + r;
       at.sweeps = p_.sweeps;
       const T* x = p_.x[at.row];
-      double largest = 0;
-      for (std::int64_t f = 0; f < p_.features; ++f) largest = std::max(largest, std::fabs(static_cast<double>(x[f])));
+      const auto largest = static_cast<double>(k_.largest(x, p_.features));
       std::fill(codes + at.row * p_.atoms, codes + (at.row + 1) * p_.atoms, T(0));
       gap[at.row] = 0;
       if (largest == 0) continue;
-      at.scale = std::exp2(std::ilogb(largest));
-      at.energy = 0;
-      for (std::int64_t f = 0; f < p_.features; ++f) {
-        const double value = static_cast<double>(x[f]) / at.scale;
-        at.energy += 0.5 * value * value;
-      }
+      at.scale = std::exp2(std::max(std::ilogb(largest), kLeastScale));
+      at.energy = 0.5 * k_.square(x, 1 / at.scale, p_.features);
       if (p_.alpha.stride != 0) weights_[i].set(p_.alpha[at.row], s_.atoms.units(), p_.atoms);
       if (p_.z0.data != nullptr) read(p_.z0[at.row], at);
       if (!p_.gram) begin_row(i);
@@ -143,9 +140,9 @@ class Block {
   void by_gram(const Turn& turn) {
     for (std::size_t i = 0; i < live_.size(); ++i) {
       const T* x = p_.x[progress_[live_[i]].row];
+      const double by = 1 / progress_[live_[i]].scale;
       T* scaled = residuals_.row(static_cast<std::int64_t>(i));
-      for (std::int64_t f = 0; f < p_.features; ++f)
-        scaled[f] = static_cast<T>(static_cast<double>(x[f]) / progress_[live_[i]].scale);
+      for (std::int64_t f = 0; f < p_.features; ++f) scaled[f] = static_cast<T>(static_cast<double>(x[f]) * by);
     }
     clear_rest(static_cast<std::int64_t>(live_.size()));
     s_.atoms.correlate(residuals_, static_cast<std::int64_t>(live_.size()), correlations_);
@@ -185,9 +182,8 @@ class Block {
   // x - D z of a row, rounded once.
   void residual(std::size_t i, std::int64_t to) {
     const Progress<T>& at = progress_[i];
-    lasso_kernels<T>().residual(p_.x[at.row], at.scale, s_.atoms.rows().row(0), s_.atoms.rows().stride(),
-                                at.index.data(), at.codes.data(), static_cast<std::int64_t>(at.index.size()),
-                                p_.features, left_.data());
+    k_.residual(p_.x[at.row], at.scale, s_.atoms.rows().row(0), s_.atoms.rows().stride(), at.index.data(),
+                at.codes.data(), static_cast<std::int64_t>(at.index.size()), p_.features, left_.data());
     T* out = residuals_.row(to);
     for (std::int64_t f = 0; f < p_.features; ++f) out[f] = static_cast<T>(left_.data()[f]);
   }
@@ -216,8 +212,8 @@ class Block {
   // The formula of `Lasso.relative_gap` in scvae_fast/ops/lasso_solver.py, in which nothing cancels.
   double exact_gap(const LassoRow<T>& solver, const Progress<T>& at, const T* r, const T* g) const {
     const double s = 1 / std::max(1.0, solver.ratio(g));
-    double square = 0, slack = 0;
-    for (std::int64_t f = 0; f < p_.features; ++f) square += static_cast<double>(r[f]) * static_cast<double>(r[f]);
+    const double square = k_.square(r, 1, p_.features);
+    double slack = 0;
     for (std::size_t t = 0; t < at.index.size(); ++t) {
       const double code = static_cast<double>(at.codes[t]);
       slack += solver.alpha(at.index[t]) * std::fabs(code) - s * code * static_cast<double>(g[at.index[t]]);
@@ -227,6 +223,7 @@ class Block {
 
   Shared<T>& s_;
   const LassoProblem<T>& p_;
+  const LassoKernels<T>& k_;
   Matrix<T> residuals_, correlations_;
   Buffer<T> g_, minus_;
   Buffer<double> left_;
@@ -239,8 +236,9 @@ class Block {
 }  // namespace
 
 template <typename T>
-void lasso(const LassoProblem<T>& p, T* codes, double* gap, int threads) {
+bool lasso(const LassoProblem<T>& p, T* codes, double* gap, int threads) {
   Shared<T> shared(p, threads);
+  if (!shared.atoms.valid()) return false;
   const std::int64_t most =
       std::clamp<std::int64_t>(kMostCorrelations / shared.atoms.columns(), kDenseRows, kRowsOfLasso);
   const Blocks blocks(p.rows, most, threads);
@@ -252,9 +250,10 @@ void lasso(const LassoProblem<T>& p, T* codes, double* gap, int threads) {
     const std::int64_t begin = block * blocks.size;
     workers[static_cast<std::size_t>(thread)].solve(begin, std::min(blocks.size, p.rows - begin), codes, gap, turn);
   });
+  return true;
 }
 
-template void lasso(const LassoProblem<float>&, float*, double*, int);
-template void lasso(const LassoProblem<double>&, double*, double*, int);
+template bool lasso(const LassoProblem<float>&, float*, double*, int);
+template bool lasso(const LassoProblem<double>&, double*, double*, int);
 
 }  // namespace scvae::cpu

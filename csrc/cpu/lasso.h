@@ -14,7 +14,7 @@ struct LassoProblem {
   std::int64_t atoms = 0;     // K
   std::int64_t features = 0;  // n
   Rows<T> x;                  // (M, n), finite
-  Rows<T> D;                  // (n, K), finite, no column zero
+  Rows<T> D;                  // (n, K)
   bool gram = false;          // whether to work on D^T D, of which few rows of x need a part alone
   Rows<T> alpha;              // (M, K), above 0; a stride of 0 stands for the same in all rows
   Rows<T> z0;                 // (M, K); data is null where the start is 0
@@ -23,8 +23,9 @@ struct LassoProblem {
   std::int64_t sweeps = 0;    // of a row, at most
 };
 
-// Writes codes (M, K), and for each row the duality gap as a share of 1/2 |x|^2.
+// Writes codes (M, K), and for each row the duality gap as a share of 1/2 |x|^2. Returns false, and writes nothing,
+// where D is not finite or has a column of zeros.
 template <typename T>
-void lasso(const LassoProblem<T>& problem, T* codes, double* gap, int threads);
+bool lasso(const LassoProblem<T>& problem, T* codes, double* gap, int threads);
 
 }  // namespace scvae::cpu

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <optional>
 
 #include "cpu/kernels.h"
+#include "cpu/lasso_kernels.h"
 #include "cpu/parallel.h"
 
 namespace scvae::cpu {
@@ -11,38 +14,21 @@ namespace {
 
 constexpr std::int64_t kAlone = 2 * kDenseRows;  // rows of x: below that one thread has them all
 
-// Powers of two within a factor of two of the norms of columns.
+// The exponent of a column's sum of squares where that is out of range; nothing where the column is no atom.
 template <typename T>
-Buffer<T> units_of(Rows<T> D, std::int64_t features, std::int64_t atoms) {
-  const auto count = static_cast<std::size_t>(atoms);
-  std::vector<double> largest(count, 0), square(count, 0);
-  for (std::int64_t f = 0; f < features; ++f)
-    for (std::size_t k = 0; k < count; ++k) {
-      const double size = std::fabs(static_cast<double>(D[f][k]));
-      largest[k] = size > largest[k] ? size : largest[k];
-    }
-  for (std::int64_t f = 0; f < features; ++f)
-    for (std::size_t k = 0; k < count; ++k) {
-      const double share = static_cast<double>(D[f][k]) / largest[k];
-      square[k] += share * share;
-    }
-  Buffer<T> found(atoms);
-  for (std::size_t k = 0; k < count; ++k)
-    found.data()[k] = static_cast<T>(std::exp2(std::ilogb(largest[k] * std::sqrt(square[k]))));
-  return found;
-}
-
-// D with its columns divided by their units, and zeros up to whole vectors.
-template <typename T>
-Matrix<T> scaled(Rows<T> D, std::int64_t features, std::int64_t atoms, const T* units) {
-  Matrix<T> out(features, padded<T>(atoms));
+std::optional<int> careful_exponent(Rows<T> D, std::int64_t features, std::int64_t atom) {
+  double largest = 0, square = 0;
   for (std::int64_t f = 0; f < features; ++f) {
-    const T* from = D[f];
-    T* row = out.row(f);
-    for (std::int64_t k = 0; k < atoms; ++k) row[k] = from[k] / units[k];
-    std::fill(row + atoms, row + out.columns(), T(0));
+    const double size = std::fabs(static_cast<double>(D[f][atom]));
+    if (!std::isfinite(size)) return std::nullopt;
+    largest = std::max(largest, size);
   }
-  return out;
+  if (largest == 0) return std::nullopt;
+  for (std::int64_t f = 0; f < features; ++f) {
+    const double share = std::scalbn(static_cast<double>(D[f][atom]), -std::ilogb(largest));
+    square += share * share;
+  }
+  return 2 * std::ilogb(largest) + std::ilogb(square);
 }
 
 // The columns of a panel of out = coefficients D, for kDenseRows rows.
@@ -74,17 +60,58 @@ LassoAtoms<T>::LassoAtoms(const LassoProblem<T>& problem, int threads)
       features_(problem.features),
       columns_(padded<T>(problem.atoms)),
       by_(columns_, kernels<T>().lanes, kernels<T>().wide),
-      units_(units_of(problem.D, features_, atoms_)),
+      units_(atoms_),
+      valid_(find_units(problem.D)),
+      D_(scaled(problem.D)),
       rows_(columns_, features_),
       packed_(features_, columns_),
       gram_(problem.gram ? columns_ : 0, columns_),
       has_gram_(problem.gram) {
-  const Matrix<T> D = scaled(problem.D, features_, atoms_, units_.data());
-  packed_.pack(D.rows(), features_, threads);
-  rows_.zero();  // products of atoms read whole vectors
-  kernels<T>().transpose(D.row(0), D.stride(), features_, columns_, rows_.row(0), rows_.stride());
-  if (has_gram_ && problem.rows >= kAlone) form_all(threads);
-  if (has_gram_ && problem.rows < kAlone) missing_.assign(static_cast<std::size_t>(columns_), true);
+  if (!valid_) return;
+  const bool few = problem.rows < kAlone;
+  packed_.pack(D_, features_, few ? 1 : threads);
+  if (few) {
+    missing_.assign(static_cast<std::size_t>(columns_), true);
+    return;
+  }
+  for (std::int64_t k = 0; k < columns_; ++k)  // products of atoms read whole vectors
+    std::fill(rows_.row(k) + features_, rows_.row(k) + padded<T>(features_), T(0));
+  kernels<T>().transpose(D_.data, D_.stride, features_, columns_, rows_.row(0), rows_.stride());
+  if (has_gram_) form_all(threads);
+}
+
+// Powers of two within a factor of the square root of 2 of the norms of columns: 1 for atoms of norm 1.
+template <typename T>
+bool LassoAtoms<T>::find_units(Rows<T> D) {
+  constexpr double least = 1e-250, most = 1e250;
+  constexpr int largest = std::numeric_limits<T>::max_exponent - 1;
+  std::vector<double> squares(static_cast<std::size_t>(atoms_));
+  lasso_kernels<T>().column_squares(D.data, D.stride, features_, atoms_, squares.data());
+  for (std::int64_t k = 0; k < atoms_; ++k) {
+    const double square = squares[static_cast<std::size_t>(k)];
+    const bool in_range = square >= least && square <= most;
+    const std::optional<int> exponent = in_range ? std::ilogb(square) : careful_exponent(D, features_, k);
+    if (!exponent) return false;
+    const int half = std::min(*exponent >= 0 ? (*exponent + 1) / 2 : *exponent / 2, largest);
+    units_.data()[k] = half == 0 ? T(1) : static_cast<T>(std::scalbn(1.0, half));
+  }
+  return true;
+}
+
+// With zeros up to whole vectors.
+template <typename T>
+Rows<T> LassoAtoms<T>::scaled(Rows<T> D) {
+  const T* units = units_.data();
+  const bool whole = atoms_ == columns_;
+  if (!valid_ || (whole && std::all_of(units, units + atoms_, [](T unit) { return unit == T(1); }))) return D;
+  own_.emplace_back(features_, columns_);
+  for (std::int64_t f = 0; f < features_; ++f) {
+    const T* from = D[f];
+    T* row = own_[0].row(f);
+    for (std::int64_t k = 0; k < atoms_; ++k) row[k] = from[k] / units[k];
+    std::fill(row + atoms_, row + columns_, T(0));
+  }
+  return own_[0].rows();
 }
 
 // Rows of a panel at a time; what is left of the diagonal is mirrored, which changes nothing, for the sums of both
@@ -115,12 +142,14 @@ void LassoAtoms<T>::need(const std::int32_t* atoms, std::int64_t count) {
   if (found == 0) return;
   const std::int64_t padded_count = (found + kDenseRows - 1) / kDenseRows * kDenseRows;
   Matrix<T> coefficients(padded_count, features_), products(padded_count, columns_);
-  for (std::int64_t i = 0; i < padded_count; ++i)
-    coefficients.set_row(i, rows_.row(wanted[static_cast<std::size_t>(std::min(i, found - 1))]));
-  correlate(coefficients, padded_count, products);
+  coefficients.zero();
+  for (std::int64_t f = 0; f < features_; ++f)
+    for (std::int64_t i = 0; i < found; ++i) coefficients.row(i)[f] = D_[f][wanted[static_cast<std::size_t>(i)]];
+  if (has_gram_) correlate(coefficients, padded_count, products);
   for (std::int64_t i = 0; i < found; ++i) {
     const std::int32_t atom = wanted[static_cast<std::size_t>(i)];
-    products.get_row(i, gram_.row(atom));
+    rows_.set_row(atom, coefficients.row(i));
+    if (has_gram_) products.get_row(i, gram_.row(atom));
     missing_[static_cast<std::size_t>(atom)] = false;
   }
 }

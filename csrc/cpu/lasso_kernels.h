@@ -31,6 +31,12 @@ struct GapTerms {
 
 template <typename T>
 struct LassoKernels {
+  // The largest |x[i]|.
+  T (*largest)(const T* x, std::int64_t size);
+  // The sum of (by x[i])^2, in double.
+  double (*square)(const T* x, double by, std::int64_t size);
+  // The same of each column of a matrix.
+  void (*column_squares)(const T* matrix, std::int64_t stride, std::int64_t rows, std::int64_t columns, double* out);
   // The largest |g[j]| inverse[j], or g[j] inverse[j] for non-negative codes; at least 0.
   T (*largest_ratio)(const T* g, const T* inverse, std::int64_t columns, bool positive);
   // Writes the columns whose ratio is above `bound`, ascending; returns how many. Up to 16 entries beyond those are
@@ -42,7 +48,7 @@ struct LassoKernels {
   // Solves for the codes that are not zero, their signs kept, and goes there; or, where that is better, as far as a
   // code becomes zero, or to zero with all codes that would change their signs. Returns 1 where signs changed, 2 where
   // all were kept, and 0, with nothing changed, where rounding kept it from a solution. Scratch: (size + 6) * stride
-  // elements, and as many indices as the set has atoms.
+  // elements, and 16 indices more than the set has atoms.
   int (*jump)(const WorkingSet<T>& set, T* scratch, std::int32_t* index);
   GapTerms<T> (*gap_terms)(const WorkingSet<T>& set);
   // out[i] = scale x[i] - the sum over the terms of codes[t] atoms[index[t]][i], in double

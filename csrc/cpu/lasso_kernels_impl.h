@@ -38,6 +38,53 @@ template <typename T, int H = kLanes<T> / 2>
     return sum_of_lanes<T, H / 2>(v);
 }
 
+template <typename T>
+T largest(const T* x, std::int64_t size) {
+  constexpr std::int64_t lanes = kLanes<T>;
+  Vector<T> of_lanes = {};
+  std::int64_t i = 0;
+  for (; i + lanes <= size; i += lanes) {
+    const Vector<T> v = absolute<T>(load(x + i));
+    of_lanes = v > of_lanes ? v : of_lanes;
+  }
+  T found = largest_lane<T>(of_lanes);
+  for (; i < size; ++i) {
+    const T v = x[i] < T(0) ? -x[i] : x[i];
+    found = v > found ? v : found;
+  }
+  return found;
+}
+
+// Eight sums, as no compiler may make of one.
+template <typename T>
+double square(const T* x, double by, std::int64_t size) {
+  constexpr std::int64_t sums = 8;
+  double sum[sums] = {};
+  std::int64_t i = 0;
+  for (; i + sums <= size; i += sums)
+    for (std::int64_t s = 0; s < sums; ++s) {
+      const double value = by * static_cast<double>(x[i + s]);
+      sum[s] += value * value;
+    }
+  for (std::int64_t s = 0; i + s < size; ++s) {
+    const double value = by * static_cast<double>(x[i + s]);
+    sum[s] += value * value;
+  }
+  return ((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]));
+}
+
+template <typename T>
+void column_squares(const T* matrix, std::int64_t stride, std::int64_t rows, std::int64_t columns, double* out) {
+  for (std::int64_t j = 0; j < columns; ++j) out[j] = 0;
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const T* row = matrix + i * stride;
+    for (std::int64_t j = 0; j < columns; ++j) {
+      const double value = static_cast<double>(row[j]);
+      out[j] += value * value;
+    }
+  }
+}
+
 // What is beyond the columns has an inverse of zero.
 template <typename T>
 T largest_ratio(const T* g, const T* inverse, std::int64_t columns, bool positive) {
@@ -66,6 +113,14 @@ T largest_ratio(const T* g, const T* inverse, std::int64_t columns, bool positiv
 }
 [[gnu::always_inline]] inline unsigned lanes_above(Vector<double> a, Vector<double> b) {
   return _mm512_cmp_pd_mask(reinterpret_cast<__m512d>(a), reinterpret_cast<__m512d>(b), _CMP_GT_OQ);
+}
+[[gnu::always_inline]] inline Vector<float> compressed(Vector<float> v, unsigned mask) {
+  return reinterpret_cast<Vector<float>>(
+      _mm512_maskz_compress_ps(static_cast<__mmask16>(mask), reinterpret_cast<__m512>(v)));
+}
+[[gnu::always_inline]] inline Vector<double> compressed(Vector<double> v, unsigned mask) {
+  return reinterpret_cast<Vector<double>>(
+      _mm512_maskz_compress_pd(static_cast<__mmask8>(mask), reinterpret_cast<__m512d>(v)));
 }
 #endif
 
@@ -294,30 +349,52 @@ bool step_to_zeros(const WorkingSet<T>& w, const Step<T>& s, const std::int32_t*
   return false;
 }
 
+// out = the elements of a row whose codes are not zero; `index` are their numbers. A whole vector beyond them may be
+// overwritten.
+template <typename T>
+[[gnu::always_inline]] inline void gather(const T* row, const T* codes, std::int64_t size, const std::int32_t* index,
+                                          std::int64_t found, T* out) {
+#if defined(__AVX512F__)
+  for (std::int64_t j = 0; j < size; j += kLanes<T>) {
+    const unsigned mask = not_zero(codes + j, first_lanes<T>(size - j));
+    store<T>(out, compressed(load(row + j), mask));
+    out += __builtin_popcount(mask);
+  }
+  (void)index, (void)found;
+#else
+  for (std::int64_t i = 0; i < found; ++i) out[i] = row[index[i]];
+  (void)codes, (void)size;
+#endif
+}
+
 template <typename T>
 int jump(const WorkingSet<T>& given, T* scratch, std::int32_t* index) {
   const WorkingSet<T> w = given;
   constexpr std::int64_t lanes = kLanes<T>;
-  std::int64_t size = 0;
-  for (std::int64_t j = 0; j < w.size; ++j)
-    if (w.codes[j] != T(0)) index[size++] = static_cast<std::int32_t>(j);
+  const std::int64_t size = support<T>(w.codes, 0, 1, w.size, index);
   if (size == 0) return 2;
   const std::int64_t columns = (size + lanes - 1) / lanes * lanes;
   T* A = scratch;
   T* inverse = scratch + w.size * w.stride;
   Step<T> s = {size, inverse + w.stride, inverse + 2 * w.stride, inverse + 3 * w.stride, 0, 0};
   T *there = inverse + 4 * w.stride, *before = inverse + 5 * w.stride;
-  for (std::int64_t i = 0; i < size; ++i) {
-    const T* row = w.gram + index[i] * w.stride;
-    T* out = A + i * w.stride;
-    for (std::int64_t j = i / lanes * lanes; j < size; ++j) out[j] = row[index[j]];
+  const auto gather_all = [&](const T* row, T* out) __attribute__((always_inline)) {
+    gather<T>(row, w.codes, w.size, index, size, out);
     for (std::int64_t j = size; j < columns; ++j) out[j] = T(0);
-    out[i] += kRidge * kEpsilon<T> * static_cast<T>(size);
-    s.code[i] = w.codes[index[i]];
-    s.alpha[i] = w.alpha[index[i]];
-    there[i] = s.by[i] = w.correlations[index[i]] - (s.code[i] > T(0) ? s.alpha[i] : -s.alpha[i]);
+  };
+  for (std::int64_t i = 0; i < size; ++i) {
+    gather_all(w.gram + index[i] * w.stride, A + i * w.stride);
+    A[i * w.stride + i] += kRidge * kEpsilon<T> * static_cast<T>(size);
   }
-  for (std::int64_t j = size; j < columns; ++j) s.by[j] = s.code[j] = s.alpha[j] = T(0);
+  gather_all(w.correlations, s.by);  // in this order, for each may overwrite what lies behind it
+  gather_all(w.codes, s.code);
+  gather_all(w.alpha, s.alpha);
+  for (std::int64_t j = 0; j < columns; j += lanes) {
+    const Vector<T> code = load(s.code + j), alpha = load(s.alpha + j);
+    const Vector<T> slope = load(s.by + j) - (code < Vector<T>{} ? -alpha : alpha);
+    store<T>(s.by + j, slope);
+    store<T>(there + j, slope);
+  }
   if (!factorise<T>(A, w.stride, size, inverse)) return 0;
   solve<T>(A, w.stride, size, inverse, s.by);
   bool kept = true;
@@ -368,7 +445,8 @@ void residual(const T* x, double scale, const T* atoms, std::int64_t stride, con
 
 template <typename T>
 LassoKernels<T> lasso_table() {
-  return {&largest_ratio<T>, &above<T>, &sweep<T>, &jump<T>, &gap_terms<T>, &residual<T>};
+  return {&largest<T>, &square<T>, &column_squares<T>, &largest_ratio<T>, &above<T>,
+          &sweep<T>,   &jump<T>,   &gap_terms<T>,      &residual<T>};
 }
 
 }  // namespace

@@ -12,10 +12,11 @@ namespace {
 constexpr std::int64_t kFirst = 32;     // atoms that a working set has room for at first
 constexpr std::int64_t kFewAtoms = 16;  // that may join it at a time
 constexpr double kShare = 0.3;          // of the largest violation: who violates more than that joins
+constexpr double kShareJumped = 0.7;    // the same of a row that jumped: of atoms that are correlated, few are needed
 constexpr std::int64_t kSweeps = 2;     // before a jump,
 constexpr std::int64_t kAtoms = 16;     // and one for every so many atoms of the set: it takes about as long as they do
 constexpr double kInner = 0.1;          // of the gap of all atoms that a working set is solved to
-constexpr double kMargin = 0.5;         // of the tolerance, for what is not certified exactly
+constexpr double kMargin = 0.8;         // of the tolerance, for what is not certified exactly
 constexpr std::int64_t kLookEvery = 64;  // sweeps
 
 // Ratios and weights stay away from overflow; beyond that alpha is all, or nothing.
@@ -57,6 +58,7 @@ void LassoRow<T>::begin(const Weights<T>& weights, double scale, const std::int3
                         std::int64_t terms) {
   weigh(weights, scale);
   clear();
+  jumped_ = false;
   add(index, terms);
   std::copy(codes, codes + terms, code_.begin());
 }
@@ -123,7 +125,8 @@ bool LassoRow<T>::grow(const T* g, double largest) {
   std::int64_t live = 0;
   for (std::int64_t i = 0; i < size_; ++i) live += code_[static_cast<std::size_t>(i)] != T(0);
   if (size_ > 4 * live + 4 * kFewAtoms) drop_zeros();
-  const auto bound = static_cast<T>((1 + std::max(rounding, kShare * (largest - 1))) * weight_);
+  const auto bound =
+      static_cast<T>((1 + std::max(rounding, (jumped_ ? kShareJumped : kShare) * (largest - 1))) * weight_);
   const T* inverse = weights_->inverse.data();
   const auto columns = padded<T>(p_.atoms);
   std::int64_t count = k_.above(g, inverse, columns, p_.positive, bound, found_.data());
@@ -243,6 +246,7 @@ T LassoRow<T>::descend(double energy, double enough, std::int64_t& sweeps, const
     if (++since < kSweeps + size_ / kAtoms) continue;
     while (sweeps > 0) {
       const int went = k_.jump(w, scratch_.data(), found_.data());
+      jumped_ = true;
       if (went != 0) first = std::numeric_limits<T>::infinity();
       if (went != 1 || solved()) break;
       --sweeps;

@@ -70,6 +70,7 @@ class LassoRow {
   std::vector<bool> chosen_;         // of all atoms, whether they are in it
   std::vector<std::int32_t> found_;  // scratch
   std::vector<T> gram_, scratch_;
+  bool jumped_ = false;  // since the row began
   std::vector<T> inverse_, alpha_, code_, correlation_;
 };
 

@@ -121,6 +121,21 @@ def choose(algorithm: str | None, problem: Lasso) -> str:
     return algorithm or ("cd" if takes else "fista")
 
 
+def is_finite(name: str, tensor: Tensor) -> None:
+    """Raises ValueError unless all numbers are."""
+    # The sum is quick, and finite at most where all numbers are; it may overflow where they are.
+    if not (math.isfinite(tensor.sum()) or bool(torch.isfinite(tensor).all())):
+        raise ValueError(f"lasso: {name} must be finite, got NaN or infinity")
+
+
+def is_dictionary(D: Tensor) -> None:
+    """Raises ValueError unless all numbers are finite and no atom is zero."""
+    is_finite("D", D)
+    present = (D != 0).any(0)
+    if not bool(present.all()):
+        raise ValueError(f"lasso: D must have no atom that is zero, got column {int(present.int().argmin())}")
+
+
 def solve(
     problem: Lasso, x: Tensor, *, algorithm: str | None, max_iter: int, tol: float, z0: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -138,14 +153,19 @@ def solve(
         max_iter: T ≥ 0, the iterations of a row at most; for "cd" sweeps over its working set.
         tol: 0 makes exactly max_iter iterations of FISTA and ISTA; "cd" goes on until rounding stops it.
         z0: (M, K) codes to start from; None stands for h_θ(b), and for 0 with "cd".
+
+    Raises:
+        ValueError: D is not finite or has an atom of zeros, or "cd" was asked for and doesn't take the problem.
     """
     if not x.numel():
+        is_dictionary(problem.D)
         return x.new_zeros(len(x), problem.D.shape[1]), x.new_zeros(len(x), dtype=torch.float64)
     algorithm = choose(algorithm, problem)
     if z0 is not None:
         z0 = torch.where(x.any(1, keepdim=True), z0.clamp_min(0) if problem.positive else z0, 0.0)
     if algorithm == "cd":
         return _descend(problem, x, z0, max_iter, tol)
+    is_dictionary(problem.D)
     if math.isnan(problem.c):
         problem = Lasso.over(problem.D, problem.alpha, problem.positive)
     return _iterate(problem, x, z0, algorithm, max_iter, tol)
@@ -178,7 +198,7 @@ def _descend(problem: Lasso, x: Tensor, z0: Tensor | None, max_iter: int, tol: f
     alpha = alpha.expand(alpha.shape[0] if alpha.dim() == 2 else 1, K).contiguous()
     x, D, start = x.contiguous(), problem.D.contiguous(), None if z0 is None else z0.contiguous()
     codes, gap = x.new_empty(M, K), x.new_empty(M, dtype=torch.float64)
-    native.module.lasso(
+    valid = native.module.lasso(
         x.dtype is torch.float64,
         (M, K, n),
         x.data_ptr(),
@@ -193,6 +213,9 @@ def _descend(problem: Lasso, x: Tensor, z0: Tensor | None, max_iter: int, tol: f
         gap.data_ptr(),
         native.threads(),
     )
+    if not valid:
+        is_dictionary(problem.D)
+        raise AssertionError("lasso: D was refused, and nothing is wrong with it")
     return codes, gap
 
 

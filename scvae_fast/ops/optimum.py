@@ -12,7 +12,6 @@ pseudo-inverse replaces the inverse, which gives the smallest of the possible ch
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from scvae_fast.ops import checks
-from scvae_fast.ops.lasso_solver import Lasso, solve, warn_of_unfinished
+from scvae_fast.ops.lasso_solver import Lasso, is_finite, solve, warn_of_unfinished
 from scvae_fast.ops.operations import shaped
 from scvae_fast.ops.registration import Keeps, Operation, OptionalTensors, Outcome, Results
 
@@ -65,16 +64,12 @@ class _Arguments(NamedTuple):
             checks.has_shape(_NAME, "z0", self.z0, (*rows, K), "(..., K)")
 
     def check_values(self) -> None:
-        """Raises ValueError for numbers that make no problem."""
-        for name, tensor in (("x", self.x), ("D", self.D), ("z0", self.z0), ("alpha", self._alpha)):
-            # The sum is quick, and finite at most where all numbers are; it may overflow where they are.
-            if tensor is not None and not (math.isfinite(tensor.sum()) or bool(torch.isfinite(tensor).all())):
-                raise ValueError(f"{_NAME}: {name} must be finite, got NaN or infinity")
+        """Raises ValueError for numbers that make no problem; `solve` looks at those of D."""
+        for name, tensor in (("x", self.x), ("z0", self.z0), ("alpha", self._alpha)):
+            if tensor is not None:
+                is_finite(name, tensor)
         if bool((self._alpha < 0).any()):
             raise ValueError(f"{_NAME}: alpha must be at least 0, got {float(self._alpha.min())}")
-        sizes = self.D.abs().sum(0)
-        if not bool(sizes.all()):
-            raise ValueError(f"{_NAME}: D must have no atom that is zero, got column {int(sizes.argmin())}")
 
     @property
     def _alpha(self) -> Tensor:

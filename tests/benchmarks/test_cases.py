@@ -10,6 +10,7 @@ from benchmarks.cases import (
     EXTENTS,
     FORWARD,
     Case,
+    DictionaryLearningCase,
     LassoCase,
     MemoryCase,
     ModelCase,
@@ -46,7 +47,7 @@ def test_the_full_plan_has_every_axis(device):
     assert "default+max-autotune" in values["compiled"]
     kinds = {type(case) for case in cases.by_name(cases.plan(device, "full")).values()}
     assert kinds >= {Case, LassoCase, ModelCase, ParityCase}
-    assert (MemoryCase in kinds) == (device == "cpu")
+    assert (MemoryCase in kinds) == (DictionaryLearningCase in kinds) == (device == "cpu")
 
 
 def test_the_quick_plan_is_the_layer_alone():

@@ -51,6 +51,26 @@ def test_gaussian_rows_are_for_solvers_alone():
     assert {name for name in found["efforts"] if not name.startswith("SPAMS")} == {OURS, OUR_FISTA, SKLEARN}
 
 
+def test_iterations_are_found_with_a_part_of_the_rows_and_do_for_all(monkeypatch):
+    monkeypatch.setattr(lasso, "_ROWS_OF_SEARCH", 2)
+    found = lasso.measure(SMALL._replace(loops=False), "cpu", 0)
+    assert found["efforts"][OUR_FISTA]["iterations"] > 1
+    assert all(effort["gap"] <= 1.01e-4 for effort in found["efforts"].values())
+
+
+def test_who_takes_too_long_is_left_out_and_who_takes_long_is_timed_once(monkeypatch):
+    monkeypatch.setattr(lasso, "ONCE", 0.0)
+    found = lasso.measure(SMALL._replace(loops=False), "cpu", 0)
+    assert found["left out"] == {}
+    assert {OURS, OUR_FISTA, SKLEARN} <= set(found["samples"][0])
+    assert not any(found["samples"][1:])
+    monkeypatch.setattr(lasso, "MOST_SECONDS", 0.0)
+    found = lasso.measure(SMALL._replace(loops=False), "cpu", 0)
+    assert {OURS, OUR_FISTA, SKLEARN} <= set(found["left out"])
+    assert all("more than 0 s" in why for why in found["left out"].values())
+    assert not any(found["samples"])
+
+
 @pytest.mark.parametrize("needed", [1, 2, 3, 37, 64, 65, 1000])
 def test_the_fewest_iterations_are_found_to_within_a_sixteenth(needed):
     n, reached = fewest(lambda n: torch.tensor(float(n)), lambda z: 0.0 if z >= needed else 1.0, 0.5)

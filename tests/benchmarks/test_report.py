@@ -91,6 +91,7 @@ def troubled(folder: Path) -> Results:
         made.of(made.ModelCase(BOTH, "pictures64"), raised="ValueError: a model"),
         made.of(made.MemoryCase("sparse_code"), raised="NoCountError: not Linux"),
         made.of(made.LassoCase(), raised="ValueError: a solver"),
+        made.of(made.DictionaryLearningCase(), raised="ValueError: a learner"),
         made.of(made.ParityCase("pictures64"), raised="ValueError: a loss"),
     ]
     names = {"crossover": [r["name"] for r in members], "rows": ["never-measured"]}

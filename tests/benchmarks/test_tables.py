@@ -240,12 +240,16 @@ def test_the_nearest_case_is_found_by_its_sizes(tmp_path: Path) -> None:
     ]
 
 
-def test_lasso_and_model(tmp_path: Path) -> None:
+def test_lasso_dictionary_learning_and_model(tmp_path: Path) -> None:
     results = made.everything(tmp_path)
     assert tables.lasso(results).rows == [
         ["ISTA, cpu", "20.0 ms, 512 iterations"],
         ["ISTA, tuned loop", "gap 2.0e-03 after 4096 iterations"],
         ["FISTA, eager", "10.0 ms, 64 iterations"],
+    ]
+    assert tables.dictionary_learning(results).rows == [
+        ["scvae_fast.estimators.OnlineDictionaryLearning", "500 ms", "7.5000"],
+        ["scikit-learn, MiniBatchDictionaryLearning", "10.00 s", "7.7500"],
     ]
     assert tables.model(results).rows[0] == ["training step", "4.00", "8.00 (2.0 ×)", "10.0 (2.5 ×)", "16.0 (4.0 ×)"]
 

@@ -25,6 +25,26 @@ def test_a_sample_is_the_mean_of_its_calls():
     assert len(samples) == 2
 
 
+def test_a_contestant_settles_before_its_sample(monkeypatch):
+    now, calls = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def runs(name, seconds):
+        calls.append(name)
+        now[0] += seconds
+
+    contestants = {"a": lambda: runs("a", 0.25), "b": lambda: runs("b", 0.5)}
+    samples = list(timing.interleaved(contestants, rounds=2, warmup=0, settling={"a": 0.75}))
+    assert "".join(calls) == "aaaab" * 2
+    assert samples == [{"a": 0.25, "b": 0.5}] * 2
+
+
+def test_what_a_timed_call_returns():
+    found, seconds = timing.timed(lambda: "codes")
+    assert found == "codes"
+    assert seconds >= 0
+
+
 def test_calls_are_repeated_until_the_fastest_takes_long_enough(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -106,7 +107,7 @@ void check(const LassoCase& c) {
   const LassoInputs<T> inputs(c);
   Block<T> codes(c.rows * c.atoms, T(7)), again(c.rows * c.atoms, T(7));
   Block<double> gap(c.rows, -1), gap_again(c.rows, -1);
-  cpu::lasso(inputs.problem(tolerance), codes.data(), gap.data(), 1);
+  expect(cpu::lasso(inputs.problem(tolerance), codes.data(), gap.data(), 1), what + ": refused");
   cpu::lasso(inputs.problem(tolerance), again.data(), gap_again.data(), 3);
   for (std::int64_t m = 0; m < c.rows; ++m)
     expect(gap[m] >= 0 && gap[m] <= tolerance, what + ": a gap of " + std::to_string(gap[m]));
@@ -117,9 +118,26 @@ void check(const LassoCase& c) {
   expect(std::memcmp(codes.data(), again.data(), bytes) == 0, what + ": 3 threads give what 1 gives");
 }
 
+// A column of zeros, or a number that is not finite: refused, whatever the size of the other numbers.
+template <typename T>
+void check_refusals() {
+  for (const T wrong : {T(0), std::numeric_limits<T>::infinity(), std::numeric_limits<T>::quiet_NaN()})
+    for (const T size : {T(1), std::numeric_limits<T>::max() / 4, std::numeric_limits<T>::min()}) {
+      LassoInputs<T> inputs({2, 5, 3, true, false, false, false});
+      for (std::int64_t i = 0; i < inputs.D.size(); ++i) inputs.D[i] *= size;
+      for (std::int64_t f = 0; f < 3; ++f) inputs.D[f * inputs.columns + 4] = wrong;
+      Block<T> codes(2 * 5, T(7));
+      Block<double> gap(2, -1);
+      expect(!cpu::lasso(inputs.problem(1e-4), codes.data(), gap.data(), 1), "lasso: a column is no atom");
+      expect(codes[0] == T(7) && gap[0] == -1, "lasso: a refusal wrote results");
+    }
+}
+
 }  // namespace
 
 void test_lasso() {
+  check_refusals<float>();
+  check_refusals<double>();
   struct Shape {
     std::int64_t rows, atoms, features;
   };

@@ -98,9 +98,10 @@ def test_codes_are_scikit_learns(monkeypatch, positive, gram):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [5, 200])
 @pytest.mark.parametrize("gram", [False, True])
-def test_threads_and_other_rows_change_nothing(monkeypatch, dtype, rows, gram):
+@pytest.mark.parametrize(("K", "size"), [(70, 1.0), (64, 1.0), (64, 5.0)])  # D is read as it is in the second alone
+def test_threads_and_other_rows_change_nothing(monkeypatch, dtype, rows, gram, K, size):
     monkeypatch.setattr("scvae_fast.ops.lasso_solver._MOST_GRAM", 1 << 30 if gram else 0)
-    x, D = torch.randn(rows, 24, dtype=dtype), dictionary(24, 70, dtype)
+    x, D = torch.randn(rows, 24, dtype=dtype), size * dictionary(24, K, dtype)
     before = torch.get_num_threads()
     try:
         found = []
@@ -313,6 +314,17 @@ def test_the_gap_and_the_start_get_no_gradient():
             "lasso: D must have no atom that is zero, got column 0",
         ),
         ({"D": torch.full((9, 3), torch.inf, dtype=torch.float64)}, ValueError, "lasso: D must be finite"),
+        ({"D": torch.full((9, 3), torch.nan, dtype=torch.float64)}, ValueError, "lasso: D must be finite"),
+        (
+            {"D": torch.zeros(9, 3, dtype=torch.float64), "algorithm": "fista"},
+            ValueError,
+            "lasso: D must have no atom that is zero, got column 0",
+        ),
+        (
+            {"x": torch.ones(0, 9, dtype=torch.float64), "D": torch.zeros(9, 3, dtype=torch.float64)},
+            ValueError,
+            "lasso: D must have no atom that is zero, got column 0",
+        ),
         ({"x": torch.full((2, 9), torch.nan, dtype=torch.float64)}, ValueError, "lasso: x must be finite"),
         ({"alpha": -0.5}, ValueError, "lasso: alpha must be at least 0, got -0.5"),
         ({"alpha": float("inf")}, ValueError, "lasso: alpha must be finite"),

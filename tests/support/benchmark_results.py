@@ -5,7 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import BOTH, FORWARD, AnyCase, Case, FamilyCase, LassoCase, MemoryCase, ModelCase, ParityCase
+from benchmarks import dictionary_learning as learning
+from benchmarks.cases import (
+    BOTH,
+    FORWARD,
+    AnyCase,
+    Case,
+    DictionaryLearningCase,
+    FamilyCase,
+    LassoCase,
+    MemoryCase,
+    ModelCase,
+    ParityCase,
+)
 from benchmarks.family import LOOP, NETWORKS
 from benchmarks.model import EAGER, FLOAT32, HABITS, OURS
 from benchmarks.results import SCHEMA, Results
@@ -76,6 +88,13 @@ def lasso() -> dict[str, Any]:
     return of(LassoCase(), chosen="ISTA, cpu", efforts=efforts, samples=samples, optimum=1.0, density=0.1)
 
 
+def dictionary_learning() -> dict[str, Any]:
+    """scikit-learn takes twenty times as long, and is timed once."""
+    efforts = {learning.OURS: {"objective": 7.5}, learning.SKLEARN: {"objective": 7.75}}
+    samples = [{learning.OURS: 0.5, learning.SKLEARN: 10.0}, {learning.OURS: 0.5}]
+    return of(DictionaryLearningCase(), chosen=learning.OURS, efforts=efforts, samples=samples, start=9.0)
+
+
 def model(direction: str = BOTH) -> dict[str, Any]:
     """Ours is four times as fast as the released code's habits."""
     samples = [{HABITS: 2.0, EAGER: 1.0, FLOAT32: 0.8, OURS: 0.5}] * 3
@@ -118,6 +137,7 @@ def everything(folder: Path) -> Results:
         "family": [family(form) for form in NETWORKS],
         "memory": [memory(5), memory(30)],
         "lasso": [lasso()],
+        "dictionary-learning": [dictionary_learning()],
         "model": [model(), model(FORWARD)],
         "parity": [parity(0.0)],
     }
