@@ -19,7 +19,6 @@ from scvae_fast.models._hub import RECORD_FILE, SHIPPED
 from scvae_fast.models.loading import load_model
 
 _METRICS = ("psnr", "ssim", "codes", "block-means")
-_ORIGIN = "Trained with `{command}` for {minutes:.0f} minutes on {machine}. The weights are rounded to float16."
 
 
 def ship(training: Path, folder: Path, origin: str) -> None:
@@ -50,14 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Ship the model of a training."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pretrained", description=__doc__)
     parser.add_argument("training", type=Path, help="folder that scvae-fast train wrote")
-    parser.add_argument("--command", required=True, help="that trained it, for the card")
-    parser.add_argument("--machine", required=True, help="that it was trained on, for the card")
+    parser.add_argument("--origin", required=True, help="how and where it was trained, for the card")
     parser.add_argument("--name", default="pictures64", help="default: %(default)s")
     options = parser.parse_args(arguments)
-    seconds = json.loads((options.training / RECORD_FILE).read_text(encoding="utf-8"))["seconds"]
-    origin = _ORIGIN.format(command=options.command, machine=options.machine, minutes=seconds / 60)
     folder = SHIPPED / options.name
-    ship(options.training, folder, origin)
+    ship(options.training, folder, f"{options.origin} The weights are rounded to float16.")
     print((folder / "README.md").read_text(encoding="utf-8"))
     return 0
 
