@@ -122,7 +122,11 @@ class _TrainCLI(LightningCLI):
         folder = RunFolder(Path(self.config.out))
         settings = dict(self.config_init.trainer)
         self.stop, self.history = StopOnSignal(), History()
-        callbacks: list[Callback] = [] if settings["max_time"] else [Timer(verbose=False)]
+        # Trainer would put its own timer behind the others, and KeepCheckpoint would not see that the time is over.
+        max_time = settings.pop("max_time")
+        if max_time is not None and settings["max_epochs"] is None:
+            settings["max_epochs"] = -1  # as Trainer does
+        callbacks: list[Callback] = [Timer(max_time, verbose=False)]
         if self.config.ema is not None:
             callbacks.append(EMAWeightAveraging(decay=self.config.ema))
         callbacks += [CodeMonitor(), LossGuard(), self.history, PictureMonitor(folder.pictures), self.stop]

@@ -24,7 +24,7 @@ from scvae_fast.commands import train as run
 from scvae_fast.commands.train import train
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE, SCVAEConfig
-from scvae_fast.models.loading import load_model
+from scvae_fast.models.loading import load_model, read_training_state
 
 pytestmark = pytest.mark.processes
 
@@ -94,6 +94,13 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
             return
         time.sleep(0.05)
     raise AssertionError(f"{path} has not appeared")
+
+
+def test_the_state_is_that_of_the_end_when_the_time_is_over(config: Path, tmp_path: Path) -> None:
+    limit = ("--trainer.max_steps=-1", "--trainer.max_time=00:00:00:02", "--data.samples=100000")
+    run_to_the_end(config, tmp_path / "out", "--checkpoint_minutes=60", *limit)
+    steps = json.loads((tmp_path / "out" / "training.json").read_text(encoding="utf-8"))["steps"]
+    assert read_training_state(tmp_path / "out" / "last.ckpt")["global_step"] == steps > 0
 
 
 def test_repeatedly_killed_training_gives_the_same_losses(config: Path, tmp_path: Path) -> None:
