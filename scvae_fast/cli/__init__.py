@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, ImportError) as error:  # an ImportError names an extra that is not installed
         print(f"{name}: {error}", file=sys.stderr)
         return WRONG if isinstance(error, ArgumentError) else FAILED
-    except BrokenPipeError:  # who read the output wants no more of it
+    except BrokenPipeError:  # the reader of the output has closed it
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -101,7 +101,7 @@ def _share(options: Namespace) -> Share | None:
 
 
 def _compare_part(comparison: Comparison, share: Share, page: Path | None) -> int:
-    """As `_compare`, of the methods of one part; who comes last does the rest."""
+    """`_compare` for the methods of one part; the process that finishes last does the rest."""
     own = comparison.part(share)
     if (signal := own.train()) is not None:
         print("Stopped. The state of the training is kept: the same command goes on from there.")

@@ -106,9 +106,9 @@ def _table(content: dict[str, Any]) -> str:
     ]
     learned, tested = (_range(content[name]) for name in ("n_train", "n_test"))
     about = (
-        f"{content['data']}: {len(content['classes'])} classes; {learned} pictures learned from, {tested} tested, "
-        f"{content['repeats']} splits (± their standard deviation). Who always says the largest class tells "
-        f"{100 * content['share_of_largest_class']:.1f} % right."
+        f"{content['data']}: {len(content['classes'])} classes; {learned} pictures to learn from, {tested} to test, "
+        f"{content['repeats']} splits (± their standard deviation). The largest class alone would be right for "
+        f"{100 * content['share_of_largest_class']:.1f} %."
     )
     return markdown_table(("descriptor", "dimension", "accuracy"), rows) + f"\n\n{about}"
 

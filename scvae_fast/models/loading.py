@@ -96,7 +96,7 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _meant(path: Path) -> Iterator[Path]:
-    """Folders that somebody may have meant who named this path: around it, in it, or of nearly its name."""
+    """Checkpoints that this path may be meant for: around it, in it, or with a similar name."""
     around = path.parent
     siblings = [each.name for each in around.iterdir()] if around.is_dir() else []
     inside = sorted(each for each in path.iterdir() if each.is_dir()) if path.is_dir() else []

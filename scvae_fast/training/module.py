@@ -155,7 +155,7 @@ class SCVAEModule(AutoencoderModule):
             self._restarts.load_state_dict(checkpoint["restarts"], self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note what the network is, for those who load the weights alone, and the counts of atoms."""
+        """Store the network's configuration, for loading the weights alone, and the counts of atoms."""
         checkpoint["network"] = self.model.config.to_dict()
         if self._restarts is not None:
             checkpoint["restarts"] = self._restarts.state_dict(self.trainer)
