@@ -165,7 +165,7 @@ def test_errors_come_before_the_work_and_leave_older_results(
     monkeypatch.setattr("scvae_fast.commands.retrieve.describe", work)
     wrong = {
         ("probe", "one"): "two classes or more, got 1",
-        ("probe", "classes", "--folds", "7"): "as there are folds, 7; class 0 leaves 6",
+        ("probe", "classes", "--folds", "7"): "as there are folds, 7; class 0 has 6",
         ("probe", "classes", "--folds", "1"): "folds must be 2 or more",
         ("probe", "flat"): "must have a folder for each class",
         ("probe", "empty"): "no pictures in this folder",
