@@ -1,8 +1,8 @@
 """Online dictionary learning: seconds of one pass over patches in batches, and the objective over what was learned.
 
-All contestants start from the same dictionary, of atoms of unit norm. They get the same batches in the same order; one
-that draws its batches by itself, from the same rows, is named so. The objective is the mean of ½‖x − Dz‖² + λ‖z‖₁ over
-all rows, at codes z that `scvae_fast.lasso` certifies.
+All contestants start from the same dictionary, of atoms of unit norm. They get the same batches in the same order; the
+name of a contestant that draws its own batches, from the same rows, says so. The objective is the mean of ½‖x − Dz‖² +
+λ‖z‖₁ over all rows, at codes z that `scvae_fast.lasso` certifies.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """`python -m benchmarks.pretrained TRAINING`: make the model that comes with the package from the folder of a training.
 
-The weights are rounded to float16, and what is rounded so is evaluated on the held-out photographs. The record of the
-training and this evaluation are in the model's card.
+The weights are rounded to float16, and the rounded model is evaluated on the held-out photographs. Its card has the
+record of the training and this evaluation.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from scvae_fast._files import write_json
 from scvae_fast.commands.evaluate import evaluate_checkpoint
 from scvae_fast.evaluation.settings import EvaluationSettings
-from scvae_fast.models._hub import RECORD_FILE, SHIPPED
+from scvae_fast.models._hub import RECORD_FILE, SHIPPED, WEIGHTS_FILE
 from scvae_fast.models.loading import load_model
 
 _METRICS = ("psnr", "ssim", "codes", "block-means")
@@ -32,14 +33,15 @@ def ship(training: Path, folder: Path, origin: str) -> None:
     record = json.loads((training / RECORD_FILE).read_text(encoding="utf-8"))
     record = {key: value for key, value in record.items() if key != "history"} | {"origin": origin}
     model = load_model(training).half()
-    (folder / "README.md").unlink(missing_ok=True)
-    model.save_pretrained(folder)
+    settings = EvaluationSettings(metrics=_METRICS)
     with tempfile.TemporaryDirectory() as out:
-        record["evaluation"] = evaluate_checkpoint(
-            folder, "photographs", Path(out), EvaluationSettings(metrics=_METRICS), resize=None
-        )
-    (folder / "README.md").unlink()
-    model.save_pretrained(folder, record=record)
+        rounded = Path(out, folder.name)
+        model.save_pretrained(rounded)
+        record["evaluation"] = evaluate_checkpoint(rounded, "photographs", Path(out), settings, resize=None)
+        (folder / "README.md").unlink(missing_ok=True)
+        model.save_pretrained(folder, record=record)
+        # The file of which the evaluation has the digest: safetensors writes its metadata in any order.
+        shutil.copyfile(rounded / WEIGHTS_FILE, folder / WEIGHTS_FILE)
     written = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     # The record belongs to the weights in float32, which is what the model has once it is loaded.
     write_json(folder / RECORD_FILE, {**written, "weights": model.float().fingerprint()})

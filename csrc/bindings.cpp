@@ -242,7 +242,7 @@ void decode_backward(bool float64, std::int64_t rows, std::int64_t atoms, std::i
   });
 }
 
-// `sizes` are M, K and n; `alpha` its address, and whether each row has its own. As cpu::lasso, which see.
+// `sizes` are M, K and n; `alpha` its address, and whether each row has its own. Returns what cpu::lasso returns.
 bool lasso(bool float64, std::tuple<std::int64_t, std::int64_t, std::int64_t> sizes, Address x, Address D, bool gram,
            std::tuple<Address, bool> alpha, Address z0, bool positive, double tolerance, std::int64_t sweeps,
            Address codes, Address gap, int threads) {

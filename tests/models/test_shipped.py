@@ -1,5 +1,6 @@
 """The model that comes with the package: its files, and where it is found."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -35,6 +36,11 @@ def test_it_is_small_and_has_the_preset_of_its_name() -> None:
 def test_its_record_goes_with_it(tmp_path: Path) -> None:
     SCVAE.from_pretrained("pictures64").save_pretrained(tmp_path / "copy")
     assert json.loads((tmp_path / "copy" / "training.json").read_text(encoding="utf-8")) == RECORD
+
+
+def test_its_evaluation_is_of_this_file() -> None:
+    digest = hashlib.sha256((FOLDER / "model.safetensors").read_bytes()).hexdigest()
+    assert RECORD["evaluation"]["checkpoint"]["sha256"] == digest
 
 
 @pytest.mark.slow
