@@ -50,11 +50,14 @@ def side(text: str) -> int:
     return pixels
 
 
+def side_or_none(text: str) -> int | None:
+    """Side in pixels of squares that pictures are made into; "none" leaves them whole."""
+    return None if text in ("none", "0") else side(text)
+
+
 def square_side(text: str) -> int | Literal["model"] | None:
-    """Side in pixels of the squares that pictures are made into; "model" is the model's, None leaves pictures whole."""
-    if text in ("none", "0"):
-        return None
-    return "model" if text == "model" else side(text)
+    """The same, or "model" for the model's resolution."""
+    return "model" if text == "model" else side_or_none(text)
 
 
 def counts(text: str) -> list[int]:
@@ -145,9 +148,9 @@ def add_resize(parser: argparse.ArgumentParser) -> None:
     """Add `--resize`, for commands that leave pictures whole without it."""
     parser.add_argument(
         "--resize",
-        type=side,
+        type=side_or_none,
         metavar="PIXELS",
-        help="scale the shorter side to this many pixels and crop the centre (default: keep pictures whole)",
+        help='scale the shorter side to this many pixels and crop the centre (default: "none" keeps pictures whole)',
     )
 
 

@@ -44,6 +44,8 @@ _HELP = "--help_keys"  # asks for these; the command itself answers --help
 
 # Room that a checkpoint needs beyond its tensors, in bytes.
 _SPARE = 64 * 2**20
+# What a checkpoint has beside the network and its weights.
+_RESUMED = ("epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
 
 
 class RunFolder:
@@ -83,9 +85,12 @@ class RunFolder:
 
     def _check_network(self, model: SCVAEModule) -> None:
         try:
-            found = SCVAEConfig.from_dict(read_training_state(self.state)["network"]).to_dict()
+            state = read_training_state(self.state)
+            found = SCVAEConfig.from_dict(state["network"]).to_dict()
         except (OSError, ValueError) as error:
             raise UsageError(f"{self.state} can't be read as the state of a training: {error}") from error
+        if missing := [name for name in _RESUMED if name not in state]:
+            raise UsageError(f"{self.state} can't be resumed, because it has no {', '.join(missing)}")
         wanted = model.model.config.to_dict()
         # λ may change between two parts of a training; the weights don't depend on it.
         if different := sorted(name for name in wanted if name != "lmbda" and wanted[name] != found.get(name)):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from pictures import TINY, scene
 
+from scvae_fast import cli
 from scvae_fast.codes import CodedPicture, SparseCodes
 from scvae_fast.codes.storage import CodeFile, write_codes
 from scvae_fast.codes.tiling import reconstruct_tiled
@@ -74,6 +75,18 @@ def test_some_pictures_as_squares(
     encode_data(checkpoint, data, tmp_path / "codes.parquet", layout="folder", split="train", resize=8)
     assert seen == [{"layout": "folder", "split": "train", "resize": 8, "limit": None}]
     assert "the picture files" not in capsys.readouterr().out  # they were not coded whole
+
+
+@pytest.mark.parametrize(("side", "size"), [("none", (7, 40)), ("8", (8, 8))])
+def test_resize_on_the_command_line(
+    side: str, size: tuple[int, int], checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    codes = str(tmp_path / "codes.parquet")
+    picture = str(data / "deep" / "er" / "c.png")
+    command = ["encode", "--checkpoint", str(checkpoint), "--data", picture, "--resize", side, "--out", codes]
+    assert cli.main(command) == 0
+    (coded,) = CodeFile(codes)
+    assert coded.size == size
 
 
 def test_codes_of_another_model(checkpoint: Path, data: Path, tmp_path: Path) -> None:

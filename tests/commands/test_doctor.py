@@ -66,7 +66,7 @@ def test_trial_prints_a_table(a_card, monkeypatch, capsys):
     def run(card, into, pairs, told):
         told("trying triton, float32")
         into.add(card.key, "triton:float32", trial.Verdict(True, "", 0.25, {64: 0.5, 1024: 3.0}))
-        into.add(card.key, "cuda:float32", trial.Verdict(False, "∂S errs", 9.0, {}))
+        into.add(card.key, "cuda:float32", trial.Verdict(False, "∂S has 9.0 times the allowed error", 9.0, {}))
 
     monkeypatch.setattr(trial, "run", run)
     assert doctor.try_kernels() == 1
@@ -76,14 +76,14 @@ def test_trial_prints_a_table(a_card, monkeypatch, capsys):
         "a card: 180 s at most",
         "trying triton, float32",
         right,
-        "wrong: ∂S errs",
+        "wrong: ∂S has 9.0 times the allowed error",
         "cuda, float16    no verdict",
         "float32: runs eager from 1 rows on, triton from 1024 rows on",
         "float16: runs eager from 1 rows on\n",
     ):
         assert line in printed
     found = doctor.report()["GPU kernels"]
-    assert found == {"0, a card": "right: triton float32", "0, cuda:float32": "∂S errs"}
+    assert found == {"0, a card": "right: triton float32", "0, cuda:float32": "∂S has 9.0 times the allowed error"}
 
 
 def test_report_says_that_nothing_was_tried(a_card):
