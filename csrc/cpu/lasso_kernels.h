@@ -6,8 +6,9 @@
 
 namespace scvae::cpu {
 
-// A row's problem over some of its atoms, with their Gram matrix at hand. Vectors are padded to whole vectors of any
-// instruction set: `alpha` with numbers above 0, the others with zeros.
+// A row's problem over some of its atoms, with their Gram matrix at hand. Vectors and rows are aligned to kLine, and
+// padded by at least one element to whole vectors of any instruction set: `alpha` with numbers above 0, the others with
+// zeros.
 template <typename T>
 struct WorkingSet {
   std::int64_t size;

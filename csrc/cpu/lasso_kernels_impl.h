@@ -165,6 +165,8 @@ template <typename T>
                         d * load(x + 3 * stride + j));
 }
 
+// A coordinate's minimum is u less its clamp to +-alpha / gram[j][j], with u = code + correlation / gram[j][j]. Each
+// coordinate waits for the one before, so what is on that path is kept short.
 template <typename T>
 T sweep(const WorkingSet<T>& given) {
   const WorkingSet<T> w = given;
@@ -173,14 +175,18 @@ T sweep(const WorkingSet<T>& given) {
   T correlation = w.size > 0 ? w.correlations[0] : T(0);
   for (std::int64_t j = 0; j < w.size; ++j) {
     const T* row = w.gram + j * w.stride;
-    const T code = w.codes[j], alpha = w.alpha[j];
-    const T drive = correlation + code * row[j];
-    const T below = drive < alpha ? drive : alpha;
-    const T next = (drive - (!w.positive && below < -alpha ? -alpha : below)) * w.inverse[j];
-    const T change = next - code;
-    // By itself, so that the next code need not wait for the vectors to go to memory and come back.
-    correlation = j + 1 < w.size ? w.correlations[j + 1] - change * row[j + 1] : T(0);
-    if (change == T(0)) continue;
+    const T code = w.codes[j], inverse = w.inverse[j], limit = w.alpha[j] * inverse;
+    const T pull = correlation * inverse, u = code + correlation * inverse;
+    const T below = u < limit ? u : limit;
+    const T inside = !w.positive && below < -limit ? -limit : below;
+    const T next = u - inside, change = next - code;
+    if (change == T(0)) {
+      correlation = w.correlations[j + 1];
+      continue;
+    }
+    // By itself, so that the next code need not wait for the vectors to go to memory and come back; the change, rounded
+    // in another way, so that it need not wait for `next` either.
+    correlation = w.correlations[j + 1] - (pull - inside) * row[j + 1];
     w.codes[j] = next;
     subtract<T>(row, change, columns, w.correlations);
     const T size = change < T(0) ? -change : change;
@@ -436,7 +442,17 @@ template <typename T>
 void residual(const T* x, double scale, const T* atoms, std::int64_t stride, const std::int32_t* index, const T* codes,
               std::int64_t terms, std::int64_t features, double* out) {
   for (std::int64_t i = 0; i < features; ++i) out[i] = static_cast<double>(x[i]) / scale;
-  for (std::int64_t t = 0; t < terms; ++t) {
+  std::int64_t t = 0;
+  for (; t + 4 <= terms; t += 4) {
+    const T *a = atoms + index[t] * stride, *b = atoms + index[t + 1] * stride, *c = atoms + index[t + 2] * stride,
+            *d = atoms + index[t + 3] * stride;
+    const double by[4] = {static_cast<double>(codes[t]), static_cast<double>(codes[t + 1]),
+                          static_cast<double>(codes[t + 2]), static_cast<double>(codes[t + 3])};
+    for (std::int64_t i = 0; i < features; ++i)
+      out[i] = out[i] - by[0] * static_cast<double>(a[i]) - by[1] * static_cast<double>(b[i]) -
+               by[2] * static_cast<double>(c[i]) - by[3] * static_cast<double>(d[i]);
+  }
+  for (; t < terms; ++t) {
     const T* atom = atoms + index[t] * stride;
     const double code = static_cast<double>(codes[t]);
     for (std::int64_t i = 0; i < features; ++i) out[i] -= code * static_cast<double>(atom[i]);

@@ -89,14 +89,17 @@ typename LassoRow<T>::State LassoRow<T>::advance(const T* g, double energy, std:
 
 template <typename T>
 void LassoRow<T>::codes(std::vector<std::int32_t>& index, std::vector<T>& values) const {
-  index.clear();
-  for (std::int64_t i = 0; i < size_; ++i)
-    if (code_[static_cast<std::size_t>(i)] != T(0)) index.push_back(static_cast<std::int32_t>(i));
-  values.clear();
-  for (std::int32_t& i : index) {
-    values.push_back(code_[static_cast<std::size_t>(i)]);
-    i = atom_[static_cast<std::size_t>(i)];
+  const auto size = static_cast<std::size_t>(size_);
+  index.resize(size);
+  values.resize(size);
+  std::size_t found = 0;
+  for (std::size_t i = 0; i < size; ++i) {
+    index[found] = atom_[i];
+    values[found] = code_[i];
+    found += code_[i] != T(0);  // a branch would often be mispredicted
   }
+  index.resize(found);
+  values.resize(found);
 }
 
 template <typename T>
@@ -133,7 +136,7 @@ bool LassoRow<T>::grow(const T* g, double largest) {
   const auto end = std::remove_if(found_.begin(), found_.begin() + count,
                                   [&](std::int32_t k) { return chosen_[static_cast<std::size_t>(k)]; });
   count = end - found_.begin();
-  const std::int64_t most = std::max(kFewAtoms, live);
+  const std::int64_t most = std::max(kFewAtoms, 2 * live);
   if (count > most) {
     const auto size = [&](std::int32_t k) { return (p_.positive ? g[k] : std::fabs(g[k])) * inverse[k]; };
     std::nth_element(found_.begin(), found_.begin() + most, end, [&](std::int32_t a, std::int32_t b) {
@@ -195,15 +198,16 @@ void LassoRow<T>::clear() {
 
 template <typename T>
 void LassoRow<T>::reserve(std::int64_t size) {
-  if (size <= capacity_) return;
+  if (size < capacity_) return;
   const std::int64_t before = capacity_;
-  capacity_ = padded<T>(std::max({kFirst, size, std::min(2 * before, p_.atoms)}));
-  std::vector<T> gram(static_cast<std::size_t>(capacity_ * capacity_), T(0));
+  constexpr std::int64_t lanes = kLine / sizeof(T);
+  capacity_ = (padded<T>(std::max({kFirst, size + 1, std::min(2 * before, p_.atoms + 1)})) / lanes | 1) * lanes;
+  AlignedVector<T> gram(static_cast<std::size_t>(capacity_ * capacity_), T(0));
   for (std::int64_t i = 0; i < size_; ++i)
     std::copy(gram_.begin() + i * before, gram_.begin() + i * before + size_, gram.begin() + i * capacity_);
   gram_ = std::move(gram);
   scratch_.resize(static_cast<std::size_t>(capacity_ * (capacity_ + 6)));
-  for (std::vector<T>* each : {&inverse_, &code_, &correlation_})
+  for (AlignedVector<T>* each : {&inverse_, &code_, &correlation_})
     each->resize(static_cast<std::size_t>(capacity_), T(0));
   alpha_.resize(static_cast<std::size_t>(capacity_), T(1));
   atom_.resize(static_cast<std::size_t>(capacity_));

@@ -69,9 +69,9 @@ class LassoRow {
   std::vector<std::int32_t> atom_;   // of the set
   std::vector<bool> chosen_;         // of all atoms, whether they are in it
   std::vector<std::int32_t> found_;  // scratch
-  std::vector<T> gram_, scratch_;
+  AlignedVector<T> gram_, scratch_;
   bool jumped_ = false;  // since the row began
-  std::vector<T> inverse_, alpha_, code_, correlation_;
+  AlignedVector<T> inverse_, alpha_, code_, correlation_;
 };
 
 }  // namespace scvae::cpu

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <new>
+#include <vector>
 
 #include "lista.h"
 
@@ -65,6 +66,23 @@ class Buffer {
   Scratch scratch_;
   std::int64_t size_;
 };
+
+// Lets a std::vector have memory aligned to kLine. A load across two cache lines takes twice as long, and has to wait
+// until earlier stores to both have reached the cache.
+template <typename T>
+struct Aligned {
+  using value_type = T;
+  Aligned() = default;
+  template <typename U>
+  Aligned(const Aligned<U>&) noexcept {}
+  T* allocate(std::size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(kLine))); }
+  void deallocate(T* block, std::size_t) noexcept { ::operator delete(block, std::align_val_t(kLine)); }
+  friend bool operator==(const Aligned&, const Aligned&) { return true; }
+  friend bool operator!=(const Aligned&, const Aligned&) { return false; }
+};
+
+template <typename T>
+using AlignedVector = std::vector<T, Aligned<T>>;
 
 // A scratch matrix. Its rows are padded to an odd number of cache lines, because with a power of two the same columns
 // of all rows would compete for a few sets of the cache.
