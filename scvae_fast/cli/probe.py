@@ -41,8 +41,8 @@ def add_labelled(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="DATA",
-        help="folder with CLASS/… or with train/CLASS/… and val/CLASS/…; patches (of the embedded photographs; a class "
-        "is a photograph, and its two ends are learned from and tested on) or digits (scikit-learn's, enlarged)",
+        help="folder with CLASS/… or with train/CLASS/… and val/CLASS/…; patches (of the embedded photographs: each "
+        "is a class, with one end for training and the other for testing) or digits (scikit-learn's, enlarged)",
     )
     parser.add_argument(
         "--resize",

@@ -93,7 +93,7 @@ def _share(options: Namespace) -> Share | None:
     if options.part is None:
         return None
     if options.again is not None:
-        raise ArgumentError("--again does a phase for all methods, --part trains some: give one of the two")
+        raise ArgumentError("--again and --part can't be used together")
     try:
         return Share.parse(options.part)
     except ArgumentError as error:
@@ -109,7 +109,7 @@ def _compare_part(comparison: Comparison, share: Share, page: Path | None) -> in
     own.rate(anew=False)
     with locked(comparison.folder.path, _PATIENCE):
         if missing := comparison.missing():
-            print(f"part {share} is done; not trained and rated yet: {', '.join(missing)}")
+            print(f"part {share} is done; not trained and evaluated yet: {', '.join(missing)}")
             return 0
         comparison.time(anew=False)
         comparison.write(page)

@@ -69,13 +69,13 @@ def _from_official(source: Path, out: Path, given: OfficialOptions) -> str:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{source} becomes a folder, but {out} is a file")
     if (out / CONFIG_FILE).exists():
-        raise UsageError(f"{out} holds a model already: choose another folder")
+        raise UsageError(f"{out} already holds a model: choose another folder")
     given, ddconfig = _completed(given)
     weights = _read_official(source)
     missing = [f"--{name.replace('_', '-')}" for name in ("n_iter", "beta", "attention") if not _has(given, name)]
     if missing:
         raise UsageError(
-            f"a checkpoint of the authors' code doesn't hold all that a model needs: give {', '.join(missing)} too "
+            f"a checkpoint of the authors' code lacks some settings of a model: give {', '.join(missing)} too "
             "(--preset and --config have n_iter; β and attention were options of the authors' training)"
         )
     try:
@@ -100,7 +100,7 @@ def _write_official(source: str | os.PathLike[str], out: Path) -> str:
     if out.is_dir():
         raise UsageError(f"{source} becomes a file, but {out} is a folder")
     if out.exists():
-        raise UsageError(f"{out} is there already: choose another name")
+        raise UsageError(f"{out} already exists: choose another name")
     model = load_model(source)
     try:
         state_dict = to_official(model)
@@ -162,5 +162,5 @@ def _read_official(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise whatever their bytes lead the unpickler to
         raise UsageError(
-            f"{path} can't be read as a checkpoint that holds weights and nothing else: {type(error).__name__}"
+            f"{path} can't be read as a checkpoint that contains only weights: {type(error).__name__}"
         ) from error

@@ -55,7 +55,7 @@ def decode_codes(
         try:
             file.check_model(model)
         except UsageError as error:
-            raise UsageError(f"{error}; --force decodes them all the same") from error
+            raise UsageError(f"{error}; --force decodes them anyway") from error
     if (file.info.n_atoms, file.info.stride) != (model.config.n_atoms, model.config.stride):
         raise UsageError(
             f"{codes} has codes over {file.info.n_atoms} atoms for {file.info.stride} x {file.info.stride} pixels, "
@@ -98,7 +98,7 @@ def _write(
 def _safe(name: str) -> str:
     path = Path(name)
     if path.anchor or ".." in path.parts or not path.name or "\0" in name:
-        raise UsageError(f"the file has a picture by the name of {name!r}, which would not be in the folder")
+        raise UsageError(f"the file contains a picture named {name!r}, which would be outside the folder")
     return name
 
 

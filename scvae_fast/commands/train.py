@@ -165,7 +165,7 @@ def train(arguments: Sequence[str]) -> int:
         first = cli.trainer.is_global_zero
         averaged = cli.config.ema is not None
         if averaged and isinstance(cli.trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
-            raise ArgumentError("--ema can't average weights that are spread over processes (FSDP): use ddp, or no ema")
+            raise ArgumentError("--ema can't average sharded weights (FSDP): use ddp, or no ema")
         stride, resolution = cli.model.model.config.stride, cli.datamodule.resolution
         if resolution % stride:
             raise ArgumentError(
@@ -201,7 +201,7 @@ def _require_config(arguments: Sequence[str]) -> None:
     """Lightning would name a key that nobody has heard of."""
     known = ("--config", "-c", "--data", "--print_config", _HELP)
     if not any(argument.partition("=")[0].startswith(known) for argument in arguments):
-        raise ArgumentError("--config is missing: a YAML file, or the name of one of the package, such as pictures64")
+        raise ArgumentError("--config is missing: give a YAML file, or the name of a packaged one, such as pictures64")
 
 
 def _cli(arguments: list[str]) -> _TrainCLI:
@@ -235,7 +235,7 @@ def spelled_out(arguments: list[str]) -> list[str]:
     """
     for argument in arguments:
         if (shown := printable(argument)) != argument:
-            raise ArgumentError(f"{shown}: a configuration holds no names but in UTF-8: give it another one")
+            raise ArgumentError(f"{shown}: names in a configuration must be valid UTF-8: rename it")
     packaged = {Path(str(path)).stem: str(path) for path in files("scvae_fast.configs").iterdir() if _is_yaml(path)}
 
     def found(name: str) -> str:
@@ -290,6 +290,6 @@ def _finish(cli: _TrainCLI, folder: RunFolder) -> None:
     model.save_pretrained(folder.model, record={key: value for key, value in record.items() if key != "history"})
     print(
         f"{trainer.global_step} steps in {clock(record['seconds'])}: {figures_line(trainer.callback_metrics)}\n"
-        f"{folder.model} holds the model; rate it with\n"
+        f"{folder.model} holds the model; evaluate it with\n"
         f"  scvae-fast evaluate --checkpoint {folder.model} --data …"
     )

@@ -73,7 +73,7 @@ class Comparison:
         return replace(self, methods=[self.methods[number] for number in share.of(len(self.methods))])
 
     def missing(self) -> list[str]:
-        """The methods that are not trained and rated yet."""
+        """The methods that are not trained and evaluated yet."""
         kept = {name: self.folder.method(name) for name in self.methods}
         return [name for name, each in kept.items() if not (each.trained.exists() and each.rating.exists())]
 

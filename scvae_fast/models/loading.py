@@ -57,8 +57,8 @@ def load_model(checkpoint: str | os.PathLike[str], device: str | torch.device = 
         hub = f"; a name on the hub is {HUB}{name}" if not path.exists() and name.count("/") == 1 else ""
         raise UsageError(f"the checkpoint {name} can't be loaded: {what}{meant}{hub}")
     if printable(str(path)) != str(path):
-        what = "a name in bytes that are no UTF-8, which PyTorch and safetensors can't open"
-        raise UsageError(f"the checkpoint {name} can't be loaded: it has {what}: give it another one")
+        reason = "PyTorch and safetensors can't open names that are no UTF-8: rename it"
+        raise UsageError(f"the checkpoint {name} can't be loaded: {reason}")
     return _loaded(name, path, device)
 
 

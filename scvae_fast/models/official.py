@@ -110,7 +110,7 @@ def to_official(model: SCVAE) -> dict[str, Tensor]:
         "its graph network is not for 512 atoms": uses_graph and config.n_atoms != _GRAPH_ATOMS,
     }
     if reasons := [reason for reason, present in obstacles.items() if present]:
-        raise ValueError(f"to_official: not for the authors' code: {', '.join(reasons)}")
+        raise ValueError(f"to_official: the authors' code can't represent this model: {', '.join(reasons)}")
     return {name: tensor.clone() for name, tensor in _by_official_name(model).items()}
 
 

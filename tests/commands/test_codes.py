@@ -93,7 +93,7 @@ def test_codes_of_another_model(checkpoint: Path, data: Path, tmp_path: Path) ->
     torch.manual_seed(1)
     SCVAE(TINY).save_pretrained(tmp_path / "other")
     encode_data(checkpoint, data, tmp_path / "codes.parquet")
-    with pytest.raises(UsageError, match=r"made by another model.*; --force decodes them all the same"):
+    with pytest.raises(UsageError, match=r"made by another model.*; --force decodes them anyway"):
         decode_codes(tmp_path / "other", tmp_path / "codes.parquet", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert decode_codes(tmp_path / "other", tmp_path / "codes.parquet", tmp_path / "out", force=True) == 4
@@ -107,7 +107,7 @@ def test_no_picture_gets_out_of_the_folder(name: str, checkpoint: Path, tmp_path
     fine, blank = "fine.png", SparseCodes.of(torch.zeros(1, 1, 24))
     pictures = [CodedPicture(fine, (2, 2), blank), CodedPicture(name, (1, 2), blank)]
     write_codes(tmp_path / "codes.parquet", load_model(checkpoint), pictures)
-    with pytest.raises(UsageError, match="which would not be in the folder"):
+    with pytest.raises(UsageError, match="which would be outside the folder"):
         decode_codes(checkpoint, tmp_path / "codes.parquet", tmp_path / "a" / "out")
     assert {path.name for path in tmp_path.rglob("*.png")} <= {fine}
 

@@ -121,7 +121,7 @@ def test_files_that_are_no_configuration(content, message, official, given, tmp_
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 no archive", b"\x80\x02}q\x00(X"])
 def test_files_that_are_no_checkpoint(content, given, tmp_path):
     (tmp_path / "x.pt").write_bytes(content)
-    with pytest.raises(UsageError, match=r"x.pt can't be read as a checkpoint that holds weights and nothing else"):
+    with pytest.raises(UsageError, match=r"x.pt can't be read as a checkpoint that contains only weights"):
         convert(tmp_path / "x.pt", tmp_path / "model", OfficialOptions())  # and nothing is asked for
 
 

@@ -116,7 +116,7 @@ def test_parts_are_merged_by_the_one_that_comes_last(
     out, short = tmp_path / "out", ("--steps", "2")
     arguments = ["--config", str(config), "--out", str(out), *short]
     assert run([*arguments, "--part", "2/2"]) == 0
-    assert "part 2/2 is done; not trained and rated yet: vqgan" in capsys.readouterr().out
+    assert "part 2/2 is done; not trained and evaluated yet: vqgan" in capsys.readouterr().out
     assert not (out / "comparison.json").exists()
     with pytest.raises(UsageError, match=r"other settings \(steps\)"):
         run([*arguments[:-1], "3", "--part", "1/2"])
