@@ -131,7 +131,7 @@ def test_parts_are_merged_by_the_one_that_comes_last(
     assert run([*arguments, "--part", "3/3"]) == 0, "more parts than methods"
     with pytest.raises(ArgumentError, match="--part must be I/N"):
         run([*arguments, "--part", "0/2"])
-    with pytest.raises(ArgumentError, match="--again does a phase for all methods"):
+    with pytest.raises(ArgumentError, match="--again and --part can't be used together"):
         run([*arguments, "--part", "1/2", "--again", "table"])
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.setenv(name, "1")
