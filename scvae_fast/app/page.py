@@ -20,8 +20,8 @@ _KEPT_SECONDS = 3600  # for which uploads and views of idle pages are kept
 
 _HINT = (
     '<p class="hint">You will see the picture next to its reconstruction, how close the two are, how many bits the '
-    "codes take, where in the picture codes are long, which cells have similar codes, and the atoms that "
-    "the picture is made of.</p>"
+    "codes take, where in the picture codes are dense, which cells have similar codes, and which atoms "
+    "the picture uses most.</p>"
 )
 STYLE = """
 .gradio-container { max-width: min(1180px, 100vw) !important; margin: auto; }
@@ -114,7 +114,7 @@ def build(model: SCVAE, limits: views.Limits, name: str) -> gr.Blocks:
         gr.Markdown(
             "# A picture as sparse codes\n"
             f"The model describes each cell of {cell} pixels as a sum of a few *atoms*, out of {model.config.n_atoms} "
-            "that it has learned, and paints the picture again from this description alone. "
+            "that it has learned, and reconstructs the picture from these sparse codes alone. "
             "Drop in your own picture: it is sent only to the machine that serves this page. "
             f"*Model: {html.escape(name)}*"
         )
@@ -143,10 +143,10 @@ def _results(visit: Visit, cell: str) -> tuple[gr.Column, list[Any], gr.Slider]:
     with gr.Column(visible=False) as column:
         with gr.Row():
             original = _image("original", "The picture", "at its full size")
-            rebuilt = _image("rebuilt", "Painted again", "from its sparse codes alone")
+            rebuilt = _image("rebuilt", "Reconstruction", "from its sparse codes alone")
         figures = gr.HTML(elem_id="figures", padding=False)
         with gr.Row():
-            density = _image("density", "Where codes are long", "red: some atoms, yellow: many")
+            density = _image("density", "Code density", "nonzero entries per cell; yellow: many")
             with gr.Column():
                 grouped = _image("clusters", "Cells with similar codes", "one colour for each group", alone=False)
                 legend = gr.HTML(padding=False)
@@ -159,8 +159,8 @@ def _results(visit: Visit, cell: str) -> tuple[gr.Column, list[Any], gr.Slider]:
                     elem_id="groups",
                 )
         _caption(
-            "The atoms it uses most",
-            f"what each paints in and around its cell of {cell} pixels, its number, and the share of cells that use it",
+            "Most used atoms",
+            f"what each adds to its cell of {cell} pixels and around it, its number, and the share of cells using it",
         )
         atoms = gr.Gallery(
             show_label=False,
@@ -198,14 +198,14 @@ def _figures(view: views.View, stride: int) -> str:
     height, width = view.picture.shape[1:]
     cells, entries = len(view.codes.counts), view.codes.n_entries
     cards = (
-        (f"{view.psnr:.2f} dB", "PSNR: how close the two are; from 30 dB on they look much the same"),
+        (f"{view.psnr:.2f} dB", "PSNR; from 30 dB on, the two look much the same"),
         (
             f"{100 * view.codes.density:.1f} % of the entries",
             f"of the codes are not zero: {entries / cells:.1f} of {view.codes.n_atoms} atoms in a cell",
         ),
         (
-            f"{view.bits_per_pixel:.2f} bits a pixel",
-            f"for which atoms, and {views.VALUE_BITS} bits for each value; nothing is entropy-coded",
+            f"{view.bits_per_pixel:.2f} bits per pixel",
+            f"for the positions of the entries and {views.VALUE_BITS} bits for each value, without entropy coding",
         ),
         (f"{view.codes.w} × {view.codes.h} cells", f"of {stride} × {stride} pixels, for {width} × {height} pixels"),
     )

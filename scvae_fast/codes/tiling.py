@@ -83,17 +83,19 @@ def encode_tiled(
 ) -> SparseCodes:
     """Code a picture of any size in tiles.
 
-    The encoder sees overlapping tiles of the size that the model was trained on, so that group statistics are as in
-    training, and the inner part of each tile is kept. The overlap adds context, not codes: there is one code per cell.
-    The picture is extended with its edge pixels. If neither tile nor margin is given, a picture that `goes_whole` is
-    coded like `SCVAE.encode` does.
+    The encoder sees tiles of the size that the model was trained on, so that the statistics of its groups and the
+    padding of its convolutions are as in training. The picture is extended with its edge pixels. If neither tile nor
+    margin is given, a picture that `goes_whole` is coded like `SCVAE.encode` does.
+
+    With a margin, tiles overlap and only their inner parts are kept: each cell is coded once, with more context. But
+    then a decoded tile mixes codes of several tiles, with the statistics of each. With `pictures64` and two cells of
+    margin this lowers the PSNR by 0.8 dB, shows as a grid in smooth areas, and takes four times as long.
 
     Args:
         model: in evaluation mode.
         picture: (3, H, W) in −1 … 1, on any device: tiles are moved to the model's.
         tile: a tile's side in pixels, `model.config.resolution` by default.
-        margin: pixels of context on each side of a tile; two cells by default, fewer if no inner part would be left.
-            With one cell, the padding of the convolutions shows as a faint grid.
+        margin: pixels of context on each side of a tile, 0 by default.
         on_codes: called with dense codes (rows, columns, K), with each cell once.
 
     Raises:
@@ -252,7 +254,7 @@ class _Grid(NamedTuple):
         if tile is None and margin is None and goes_whole(model.config, *size):
             return None
         tile = model.config.resolution if tile is None else tile
-        margin = stride * max(0, min(2, (tile // stride - 1) // 2)) if margin is None else margin
+        margin = 0 if margin is None else margin
         if tile % stride or margin % stride or margin < 0 or tile <= 2 * margin:
             raise ValueError(
                 f"{function}: tile and margin must be multiples of {stride}, with tile > 2 · margin ≥ 0, "

@@ -27,11 +27,11 @@ class Described(Protocol):
 
 
 _INTRODUCTION = """\
-SC-VAE, a sparse-coding autoencoder for pictures: an encoder makes a vector of {n} features of every {s} x {s} pixels,
-LISTA (a learned iterative soft-thresholding, {T} iterations) writes it as a sparse combination of {K} learned atoms,
-and a decoder makes the picture of these combinations. The files are those of the Python package scvae_fast.
+SC-VAE, a sparse-coding autoencoder for pictures: an encoder turns every {s} x {s} pixels into a vector of {n} features,
+LISTA ({T} iterations of learned soft-thresholding) codes it as a sparse combination of {K} learned atoms, and a decoder
+turns these combinations back into a picture. The files are those of the Python package scvae_fast.
 
-The model is that of P. Xiao et al., *SC-VAE: Sparse Coding-based Variational Autoencoder with Learned ISTA*
+The model is described by P. Xiao et al., *SC-VAE: Sparse Coding-based Variational Autoencoder with Learned ISTA*
 ([arXiv 2303.16666](https://arxiv.org/abs/2303.16666)){variant}."""
 
 _VARIANTS = {
@@ -60,10 +60,10 @@ Codes of many pictures, in a Parquet file, and back:
     scvae-fast decode --checkpoint {checkpoint} codes.parquet --out rebuilt/"""
 
 _LIMITS = """\
-It rebuilds pictures that are like those it was trained on; of others, and of fine detail and writing above all, it may
-make something else than was there. The encoder and the decoder normalise over the whole of their input: pictures larger
-than {resolution} x {resolution} are therefore coded in overlapping tiles. It is no generative model by itself: codes
-drawn at random are no pictures. Biases of the training data have not been studied."""
+It reconstructs pictures like those it was trained on. Other pictures, and above all fine detail and writing, may come
+out changed. Encoder and decoder normalise over their whole input, so pictures larger than {resolution} x {resolution}
+are coded in tiles of that size. By itself it is not a generative model: codes drawn at random do not decode to
+pictures. Biases of the training data have not been studied."""
 
 _CITATION = """\
 ```bibtex

@@ -188,7 +188,7 @@ PRESETS = {
     "imagenet256-32x32": _FFHQ_32,
     "pictures64": SCVAEConfig(
         n_iter=16,
-        lmbda=0.15,
+        lmbda=0.16,
         resolution=64,
         ch=16,
         ch_mult=(1, 2, 6, 8),

@@ -83,12 +83,12 @@ def test_an_upload_shows_the_figures_of_the_library(page, served: Served, tmp_pa
     page.locator("#message", has_text="You will see").wait_for()
     page.locator("input[type=file]").first.set_input_files(tmp_path / "waves.png")
     figures = page.locator("#figures")
-    figures.get_by_text("bits a pixel").wait_for()
+    figures.get_by_text("bits per pixel").wait_for()
     view = views.look(load_model(served.checkpoint), load_picture(tmp_path / "waves.png"))
     text = figures.inner_text()
     assert f"{view.psnr:.2f} dB" in text
     assert f"{100 * view.codes.density:.1f} % of the entries" in text
-    assert f"{view.bits_per_pixel:.2f} bits a pixel" in text
+    assert f"{view.bits_per_pixel:.2f} bits per pixel" in text
     for name in ("original", "rebuilt", "density", "clusters"):
         image = page.locator(f"#{name} img")
         image.wait_for()
@@ -124,7 +124,7 @@ def test_results_fit_a_telephone(page, tmp_path: Path) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     save_picture(tmp_path / "waves.png", scene(37, 50))
     page.locator("input[type=file]").first.set_input_files(tmp_path / "waves.png")
-    page.locator("#figures").get_by_text("bits a pixel").wait_for()
+    page.locator("#figures").get_by_text("bits per pixel").wait_for()
     page.locator("#atoms img").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 

@@ -48,7 +48,7 @@ def test_an_upload_shows_its_results(visit, model: SCVAE, tmp_path: Path) -> Non
     np.testing.assert_array_equal(original, to_bytes(expected.picture))
     np.testing.assert_array_equal(rebuilt, to_bytes(expected.x_hat))
     assert f"<b>{expected.psnr:.2f} dB</b>" in figures
-    assert f"<b>{expected.bits_per_pixel:.2f} bits a pixel</b>" in figures
+    assert f"<b>{expected.bits_per_pixel:.2f} bits per pixel</b>" in figures
     assert "30 × 20 pixels" in figures
     assert density.shape == clusters.shape == (20, 30, 3)
     assert len(re.findall(r"\d+ %", legend)) == 3
