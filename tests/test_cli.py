@@ -287,7 +287,7 @@ def test_encode_and_decode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert cli.main(["encode", *common, "--data", data, "--out", codes]) == 0
     before = (tmp_path / "pictures" / "x.png").read_bytes()
     assert cli.main(["encode", *common, "--data", data, "--out", f"{data}/x.png"]) == cli.FAILED
-    assert "x.png already exists and is no file of codes" in capsys.readouterr().err
+    assert "x.png already exists and is not a file of codes" in capsys.readouterr().err
     assert (tmp_path / "pictures" / "x.png").read_bytes() == before
 
 

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # terminals that lack a letter, names that are no UTF-8
+            stream.reconfigure(errors="backslashreplace")  # terminals that lack a letter, names that are not UTF-8
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     # A command with options of its own to parse says so by a default for `rest`.

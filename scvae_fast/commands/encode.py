@@ -140,7 +140,7 @@ def _check_replaced(out: Path) -> None:
         if out.is_file():
             CodeFile(out)
     except CodeFileError as error:
-        raise UsageError(f"{out} already exists and is no file of codes: choose another --out") from error
+        raise UsageError(f"{out} already exists and is not a file of codes: choose another --out") from error
 
 
 class _SourceFiles:

@@ -139,7 +139,7 @@ def _check_masks(out: Path, labels: Labels) -> None:
     """An earlier result gives way; a folder of the same name that is none does not."""
     is_data = os.fspath(labels.data) != MOSAICS and out.resolve() == Path(labels.data).resolve()
     if (out / "masks").exists() and (is_data or not (out / "metrics.json").exists()):
-        raise UsageError(f"{out / 'masks'} already exists and is no result of an earlier run: choose another --out")
+        raise UsageError(f"{out / 'masks'} already exists and is not a result of an earlier run: choose another --out")
 
 
 def _keep(folder: Path, free: FreeNames, shown: list[Segmented], segmented: Segmented) -> None:

@@ -57,7 +57,7 @@ def load_model(checkpoint: str | os.PathLike[str], device: str | torch.device = 
         hub = f"; a name on the hub is {HUB}{name}" if not path.exists() and name.count("/") == 1 else ""
         raise UsageError(f"the checkpoint {name} can't be loaded: {what}{meant}{hub}")
     if printable(str(path)) != str(path):
-        reason = "PyTorch and safetensors can't open names that are no UTF-8: rename it"
+        reason = "PyTorch and safetensors can't open names that are not UTF-8: rename it"
         raise UsageError(f"the checkpoint {name} can't be loaded: {reason}")
     return _loaded(name, path, device)
 

@@ -159,5 +159,5 @@ def test_masks_of_the_user_are_kept(
     before = (data / "masks" / "a.png").read_bytes()
     for out in (data, other)[: 1 if earlier else 2]:
         assert run(folder, out, "--data", str(data)) == cli.FAILED
-        assert "masks already exists and is no result of an earlier run" in capsys.readouterr().err
+        assert "masks already exists and is not a result of an earlier run" in capsys.readouterr().err
     assert (data / "masks" / "a.png").read_bytes() == before
