@@ -200,8 +200,7 @@ template <typename T>
 void LassoRow<T>::reserve(std::int64_t size) {
   if (size < capacity_) return;
   const std::int64_t before = capacity_;
-  constexpr std::int64_t lanes = kLine / sizeof(T);
-  capacity_ = (padded<T>(std::max({kFirst, size + 1, std::min(2 * before, p_.atoms + 1)})) / lanes | 1) * lanes;
+  capacity_ = row_distance<T>(std::max({kFirst, size + 1, std::min(2 * before, p_.atoms + 1)}));
   AlignedVector<T> gram(static_cast<std::size_t>(capacity_ * capacity_), T(0));
   for (std::int64_t i = 0; i < size_; ++i)
     std::copy(gram_.begin() + i * before, gram_.begin() + i * before + size_, gram.begin() + i * capacity_);

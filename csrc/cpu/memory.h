@@ -20,6 +20,14 @@ constexpr std::int64_t padded(std::int64_t columns) {
   return (columns + lanes - 1) / lanes * lanes;
 }
 
+// The same, to an odd number of cache lines: between the rows of a matrix, where with a power of two the same columns
+// of all rows would compete for a few sets of the cache.
+template <typename T>
+constexpr std::int64_t row_distance(std::int64_t columns) {
+  constexpr std::int64_t lanes = kLine / sizeof(T);
+  return (padded<T>(columns) / lanes | 1) * lanes;
+}
+
 // Memory aligned to kLine, with its size.
 struct Scratch {
   void* block = nullptr;
@@ -84,13 +92,12 @@ struct Aligned {
 template <typename T>
 using AlignedVector = std::vector<T, Aligned<T>>;
 
-// A scratch matrix. Its rows are padded to an odd number of cache lines, because with a power of two the same columns
-// of all rows would compete for a few sets of the cache.
+// A scratch matrix.
 template <typename T>
 class Matrix {
  public:
   Matrix(std::int64_t rows, std::int64_t columns)
-      : columns_(columns), stride_(distance(columns)), buffer_(rows * stride_) {}
+      : columns_(columns), stride_(row_distance<T>(columns)), buffer_(rows * stride_) {}
 
   T* row(std::int64_t i) { return buffer_.data() + i * stride_; }
   const T* row(std::int64_t i) const { return buffer_.data() + i * stride_; }
@@ -108,11 +115,6 @@ class Matrix {
   void get_row(std::int64_t i, T* target) const { std::copy(row(i), row(i) + columns_, target); }
 
  private:
-  static std::int64_t distance(std::int64_t columns) {
-    constexpr std::int64_t lanes = kLine / sizeof(T);
-    return (padded<T>(columns) / lanes | 1) * lanes;
-  }
-
   std::int64_t columns_;
   std::int64_t stride_;
   Buffer<T> buffer_;
