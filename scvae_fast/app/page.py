@@ -1,4 +1,4 @@
-"""The page: its layout, and which output follows from which input."""
+"""The page: its layout, and how its outputs follow from its inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scvae_fast.data.pictures import PictureError, to_bytes
 from scvae_fast.models import SCVAE
 
 _ATOMS_SHOWN = 24
-_KEPT_SECONDS = 3600  # for which uploads and views of idle pages are kept
+_KEPT_SECONDS = 3600  # how long uploads and the views of idle pages are kept
 
 _HINT = (
     '<p class="hint">You will see the picture next to its reconstruction, how close the two are, how many bits the '
@@ -42,7 +42,7 @@ STYLE = """
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; }
 .legend i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 6px; }
 """
-# Fonts of the visitor's own machine: gradio's themes would download some.
+# Only fonts of the visitor's own machine: gradio's themes would download others.
 THEME = gr.themes.Base(
     primary_hue="blue",
     neutral_hue="slate",
@@ -63,7 +63,7 @@ class Visit:
         self.model, self.limits, self.stride = model, limits, model.config.stride
 
     def upload(self, path: str | None, n_clusters: int) -> list[Any]:
-        """Show an uploaded file; None after its removal."""
+        """Show an uploaded file; None stands for a removed one."""
         if path is None:
             return self._nothing(_HINT)
         try:
@@ -139,7 +139,7 @@ def build(model: SCVAE, limits: views.Limits, name: str) -> gr.Blocks:
 
 
 def _results(visit: Visit, cell: str) -> tuple[gr.Column, list[Any], gr.Slider]:
-    """The part of the page that shows results, hidden at first; what `Visit` fills; and the slider."""
+    """The part of the page that shows results, hidden at first; its outputs, which `Visit` fills; and the slider."""
     with gr.Column(visible=False) as column:
         with gr.Row():
             original = _image("original", "The picture", "at its full size")
@@ -194,7 +194,7 @@ def _caption(title: str, text: str) -> None:
 
 
 def _figures(view: views.View, stride: int) -> str:
-    """PSNR, density and bits, and what they mean."""
+    """PSNR, density and bits, with explanations, as HTML."""
     height, width = view.picture.shape[1:]
     cells, entries = len(view.codes.counts), view.codes.n_entries
     cards = (
@@ -215,7 +215,7 @@ def _figures(view: views.View, stride: int) -> str:
 
 
 def _legend(labels: np.ndarray) -> str:
-    """The colour and share of each cluster."""
+    """The colour and share of each cluster, as HTML."""
     counts = np.bincount(labels.ravel())
     items = (
         f'<span><i style="background:{colour}"></i>{100 * count / labels.size:.0f} %</span>'

@@ -27,7 +27,7 @@ PALETTE = (
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377",
     "#ee7733", "#009988", "#332288", "#ddaa33", "#882255", "#777777",
 )  # fmt: skip
-_CELLS_FOR_MEANS = 8192  # cells that K-means is fitted to at most; the others go to the nearest centre
+_CELLS_FOR_MEANS = 8192  # largest number of cells to fit K-means to; the others go to the nearest centre
 _ATOM_SIDE = 96  # side in pixels of an atom's picture on the page
 
 

@@ -1,4 +1,4 @@
-"""The command `scvae-fast`: a module here for each of its commands, with `add(commands)`."""
+"""The command line of `scvae-fast`: one module for each command, with a function `add(commands)`."""
 
 import argparse
 import contextlib
@@ -28,10 +28,10 @@ from scvae_fast.cli import (
 )
 from scvae_fast.errors import ArgumentError, UsageError
 
-# Exit statuses beside 0.
-FAILED = 1  # what was asked for can't be done
-WRONG = 2  # the command line is wrong in itself, as argparse counts it
-STOPPED = 130  # by Ctrl-C, as a shell counts it
+# Exit statuses other than 0.
+FAILED = 1  # the request can't be fulfilled
+WRONG = 2  # the command line is invalid; argparse's own status
+STOPPED = 130  # by Ctrl-C; the status that shells report
 
 _COMMANDS = (
     demo,
@@ -54,13 +54,13 @@ _COMMANDS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
+    """Run a command, and return the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # terminals that lack a letter, names that are not UTF-8
+            stream.reconfigure(errors="backslashreplace")  # for names that are not UTF-8, terminals lacking a letter
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    # A command with options of its own to parse says so by a default for `rest`.
+    # A command that parses further options itself sets a default for `rest`.
     if "rest" in options:
         options.rest = rest
     elif rest:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = " ".join(filter(None, ("scvae-fast", options.command, getattr(options, "way", None))))
     try:
         status = int(options.run(options))
-        sys.stdout.flush()  # what can't be printed shows here
+        sys.stdout.flush()  # raises errors of printing here, where they are handled
         return status
     except (UsageError, ImportError) as error:  # an ImportError names an extra that is not installed
         print(f"{name}: {error}", file=sys.stderr)
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except OSError as error:  # a disk that is full or broken, in the midst of the work
+    except OSError as error:  # for example, the disk is full or broken
         print(f"{name}: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Options that commands share, their types, and the type of what `add` gets."""
+"""Options shared by commands, their types, and the type of the argument of `add`."""
 
 import argparse
 import re
@@ -15,7 +15,7 @@ else:
     Commands = object
 
 
-# Of `PictureStream`, which takes long to import.
+# Copied from `PictureStream`, which takes long to import.
 LAYOUTS = ("auto", "photographs", "folder", "ffhq", "imagenet", "shards")
 SPLITS = ("train", "val")
 
@@ -39,11 +39,11 @@ def count(text: str) -> int:
 
 
 def side(text: str) -> int:
-    """Side in pixels of squares that pictures are made into."""
+    """Side in pixels of the squares that pictures are resized and cropped to."""
     pixels = count(text)
     try:
         problem = too_large(pixels, pixels)
-    except UsageError as error:  # of the variable that raises the limit
+    except UsageError as error:  # the variable that sets the limit is invalid
         problem = str(error)
     if problem:
         raise argparse.ArgumentTypeError(problem)
@@ -51,29 +51,29 @@ def side(text: str) -> int:
 
 
 def side_or_none(text: str) -> int | None:
-    """Side in pixels of squares that pictures are made into; "none" leaves them whole."""
+    """Side in pixels of the squares that pictures are resized and cropped to; "none" keeps them whole."""
     return None if text in ("none", "0") else side(text)
 
 
 def square_side(text: str) -> int | Literal["model"] | None:
-    """The same, or "model" for the model's resolution."""
+    """Like `side_or_none`, or "model" for the model's resolution."""
     return "model" if text == "model" else side_or_none(text)
 
 
 def counts(text: str) -> list[int]:
-    """Numbers of things, with commas between them."""
+    """Numbers of things, separated by commas."""
     return [count(part.strip()) for part in text.split(",")]
 
 
 def natural(text: str) -> int:
-    """A number, 0 or more."""
+    """An integer, 0 or more."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be 0 or more, got {text!r}")
     return int(text)
 
 
 def part(text: str) -> Share:
-    """What a process does of a work, see `Share.parse`."""
+    """The share of the work that a process does, see `Share.parse`."""
     try:
         return Share.parse(text)
     except UsageError as error:
@@ -81,9 +81,9 @@ def part(text: str) -> Share:
 
 
 def add_keyed(commands: Commands, name: str, *, options: str, help: str, description: str) -> argparse.ArgumentParser:
-    """Add a command whose options are the keys of a YAML file; its own parser takes seconds to import.
+    """Add a command with the keys of a YAML file as options. Its full parser takes seconds to import.
 
-    So `--help` says what everyone needs, and `--help_keys` asks that parser for every key.
+    Therefore `--help` covers only the essentials, and `--help_keys` has the full parser list every key.
     """
     return commands.add_parser(
         name,
@@ -97,7 +97,7 @@ def add_keyed(commands: Commands, name: str, *, options: str, help: str, descrip
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Add `--checkpoint`, what `load_model` takes; the default is the model that comes with the package."""
+    """Add `--checkpoint`, see `load_model`; the default is the model that comes with the package."""
     parser.add_argument(
         "--checkpoint",
         default="pictures64",
@@ -108,7 +108,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pictures(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Add the options that say which pictures, what `PictureStream` takes but for `--resize`."""
+    """Add the options that select pictures, see `PictureStream`; without `--resize`."""
     parser.add_argument(
         "--data",
         required=required,
@@ -123,7 +123,7 @@ def add_pictures(parser: argparse.ArgumentParser, *, required: bool = True) -> N
 
 
 def add_codes(parser: argparse.ArgumentParser, note: str = "") -> None:
-    """Add `--codes`, which `check_source` allows in the place of `--data`."""
+    """Add `--codes`, which replaces `--data`, see `check_source`."""
     parser.add_argument(
         "--codes",
         type=Path,
@@ -133,7 +133,7 @@ def add_codes(parser: argparse.ArgumentParser, note: str = "") -> None:
 
 
 def check_source(options: argparse.Namespace) -> None:
-    """Refuse what does not go together with `--codes`.
+    """Check that `--data`, `--codes` and `--limit` are compatible.
 
     Raises:
         ArgumentError: both or neither of --data and --codes are given, or --limit with --codes.
@@ -145,7 +145,7 @@ def check_source(options: argparse.Namespace) -> None:
 
 
 def add_resize(parser: argparse.ArgumentParser) -> None:
-    """Add `--resize`, for commands that leave pictures whole without it."""
+    """Add `--resize`, for commands that keep pictures whole by default."""
     parser.add_argument(
         "--resize",
         type=side_or_none,
@@ -155,13 +155,13 @@ def add_resize(parser: argparse.ArgumentParser) -> None:
 
 
 def add_batching(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how many pictures go together, and where."""
+    """Add `--batch-size` and `--device`."""
     parser.add_argument("--batch-size", type=count, default=16, metavar="N", help="default: %(default)s")
     add_device(parser)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add `--device`, what `find_device` takes."""
+    """Add `--device`, see `find_device`."""
     parser.add_argument("--device", type=_device, help="cpu, cuda, cuda:1 … (default: cuda if available)")
 
 

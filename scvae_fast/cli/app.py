@@ -55,10 +55,10 @@ def _port(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # It is imported later, and the extra brings all the rest.
+    # Checked first because it is imported later; its extra installs everything else too.
     if find_spec("gradio") is None:
         raise ImportError('the page needs gradio: pip install "scvae_fast[app]"')
-    print("starting …", flush=True)  # what is imported takes seconds
+    print("starting …", flush=True)  # the imports take seconds
     from scvae_fast.app.views import Limits
     from scvae_fast.commands.app import serve
 

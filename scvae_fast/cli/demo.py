@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # The base installation has neither Lightning nor Pillow.
+    # Imported here because the base installation has neither Lightning nor Pillow.
     from scvae_fast.commands.demo import run_demo
 
     return run_demo(options.out, options.minutes)

@@ -1,4 +1,4 @@
-"""`scvae-fast edit`, with a command for each way to edit."""
+"""`scvae-fast edit`, with a subcommand for each way to edit."""
 
 import argparse
 import math

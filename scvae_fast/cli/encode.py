@@ -38,7 +38,7 @@ def add(commands: Commands) -> None:
 
 
 def add_running(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how a model is run."""
+    """Add `--batch-size`, `--device` and `--precision`."""
     add_batching(parser)
     parser.add_argument(
         "--precision",

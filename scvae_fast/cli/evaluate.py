@@ -15,7 +15,7 @@ from scvae_fast.cli._types import (
 )
 from scvae_fast.errors import ArgumentError
 
-# Exit status: what could be computed was, but not every metric that was asked for.
+# Exit status: some of the requested metrics could not be computed.
 UNAVAILABLE = 3
 
 _METRICS = ("psnr", "ssim", "lpips-alex", "lpips-vgg", "fid", "kid", "codes", "block-means")
@@ -83,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
         options.metrics = options.metrics or ["codes"]
         if options.metrics != ["codes"]:
             raise ArgumentError("with --codes, only --metrics codes can be computed; the other metrics need --data")
-    # The base installation has neither torchmetrics nor Pillow.
+    # Imported here because the base installation has neither torchmetrics nor Pillow.
     from scvae_fast._devices import find_device
     from scvae_fast.commands.evaluate import evaluate_checkpoint
     from scvae_fast.evaluation.settings import METRICS, EvaluationSettings

@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
 
 
 def add_labelled(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which labelled pictures, and how they are described."""
+    """Add the options that select labelled pictures and their descriptors."""
     parser.add_argument(
         "--data",
         required=True,

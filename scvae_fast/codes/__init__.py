@@ -1,4 +1,4 @@
-"""Sparse codes of pictures, in memory and in files. `storage` and `coding` have more dependencies: import them."""
+"""Sparse codes of pictures, in memory and in files. Import `storage` and `coding` directly: they need more packages."""
 
 from scvae_fast.codes.sparse import CodedPicture, SparseCodes
 

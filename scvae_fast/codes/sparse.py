@@ -196,7 +196,7 @@ class CodedPicture(NamedTuple):
         """Return the picture itself if its codes have the shape that a model of this configuration gives them.
 
         Raises:
-            ValueError: they are not.
+            ValueError: they have another shape.
         """
         expected = (*config.grid(*self.size), config.n_atoms)
         if (self.codes.h, self.codes.w, self.codes.n_atoms) != expected:

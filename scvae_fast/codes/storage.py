@@ -32,7 +32,7 @@ with extra("scvae_fast.codes.storage", "pyarrow"):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-# A row group is written once it has so many entries or pictures: about 12 MiB in memory.
+# A row group is written once it has this many entries or pictures: about 12 MiB in memory.
 _ENTRIES_AT_ONCE = 2**21
 _PICTURES_AT_ONCE = 4096
 
@@ -264,7 +264,7 @@ def _write(path: Path, info: CodeFileInfo, pictures: Iterable[CodedPicture], abo
         "compression": "zstd",
         "compression_level": 9,
         "use_dictionary": False,
-        # On the codes of the demo's model it reduces atoms by a third and values by a twelfth.
+        # On codes of the demo's model, this encoding shrinks atoms by a third and values by a twelfth.
         "column_encoding": {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in ARRAYS},
         "write_statistics": ["name", "height", "width"],
         "write_page_checksum": True,

@@ -41,9 +41,9 @@ def goes_whole(config: SCVAEConfig, height: int, width: int) -> bool:
 
 
 def batches_of_one_size(config: SCVAEConfig, items: Iterable[_T], batch_size: int) -> Iterator[tuple[list[_T], bool]]:
-    """Batches of at most batch_size consecutive items of one size, each with whether its pictures `goes_whole`.
+    """Batches of at most batch_size consecutive items of the same size, each with the result of `goes_whole`.
 
-    Items that don't are yielded one by one. Sizes are (H, W).
+    Items for which that is False are yielded one by one. Sizes are (H, W).
     """
     for (height, width), same in groupby(items, key=lambda item: item.size):
         whole = goes_whole(config, height, width)
@@ -249,7 +249,7 @@ class _Grid(NamedTuple):
     def of(
         cls, function: str, model: SCVAE, tile: int | None, margin: int | None, size: tuple[int, ...]
     ) -> "_Grid | None":
-        """From side and margin in pixels, or their defaults; None for a picture that `goes_whole`."""
+        """The grid from tile and margin in pixels, or their defaults; None for a picture that `goes_whole`."""
         stride = model.config.stride
         if tile is None and margin is None and goes_whole(model.config, *size):
             return None

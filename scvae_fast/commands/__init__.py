@@ -1,1 +1,1 @@
-"""What the commands of `scvae-fast` do: read files, call the packages below, write a folder."""
+"""Implementation of each command of `scvae-fast`: read files, call the packages below, write a folder."""

@@ -1,4 +1,4 @@
-"""What the commands of `scvae-fast edit` share: how they read, and what they leave."""
+"""Input and output shared by the commands of `scvae-fast edit`."""
 
 import os
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ Checkpoint = str | os.PathLike[str]
 
 
 def start(checkpoint: Checkpoint, out: Path, device: str | None) -> SCVAE:
-    """The model, after it was found out that the folder can be written to.
+    """Check that the folder can be written to, then load the model.
 
     Raises:
-        UsageError: it can't, or the model can't be loaded.
+        UsageError: the folder can't be written to, or the model can't be loaded.
     """
     inference = InferenceOptions(device=device)
     claim_folder(out)
@@ -33,10 +33,10 @@ def start(checkpoint: Checkpoint, out: Path, device: str | None) -> SCVAE:
 
 
 def read(path: Path) -> Tensor:
-    """The picture of a file.
+    """Read a picture file.
 
     Raises:
-        UsageError: it can't be read.
+        UsageError: the file can't be read.
     """
     try:
         return load_picture(path)
@@ -45,7 +45,7 @@ def read(path: Path) -> Tensor:
 
 
 def decibels(value: float) -> str:
-    """A PSNR in words."""
+    """A PSNR as text, in dB."""
     return f"{value:.2f} dB"
 
 
@@ -57,10 +57,10 @@ def finish(
     figures: Mapping[str, Figure],
     pictures: Mapping[str, Tensor],
 ) -> dict[str, Any]:
-    """Write what was found, and print the table and where all is.
+    """Write the results to the folder, then print the table and the path of the folder.
 
     Returns:
-        What `metrics.json` holds.
+        The content of `metrics.json`.
 
     Raises:
         UsageError: the folder can't be written to.

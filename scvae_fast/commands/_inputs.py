@@ -1,4 +1,4 @@
-"""What commands read: the model of a checkpoint, and how it is run."""
+"""Helpers shared by the commands: load a model, set how it runs, and show progress."""
 
 import os
 import sys
@@ -26,9 +26,9 @@ class InferenceOptions:
     """How a model is run.
 
     Args:
-        device: its name; None takes a GPU where there is one.
+        device: name of the device; None takes a GPU if there is one.
         precision: of encoder and decoder; codes are computed in float32.
-        batch_size: most pictures of one size that go through the model together.
+        batch_size: largest number of pictures of the same size that go through the model together.
 
     Raises:
         UsageError: there is no such device.
@@ -42,10 +42,10 @@ class InferenceOptions:
         find_device(self.device)
 
     def load(self, checkpoint: str | os.PathLike[str]) -> tuple[SCVAE, SpeedSettings]:
-        """The model of a checkpoint for pictures with three colours, where it is to run, and how.
+        """Load the model of a checkpoint onto the device, and return it with its speed settings.
 
         Raises:
-            UsageError: there is no such checkpoint, or the model is for other pictures.
+            UsageError: the checkpoint can't be loaded, or its model is not for pictures with 3 channels.
         """
         speed = SpeedSettings(precision=self.precision)
         model = load_model(checkpoint, find_device(self.device))
@@ -55,17 +55,17 @@ class InferenceOptions:
 
 
 def with_progress(things: Iterable[T], total: int | None = None, unit: str = "pictures") -> Iterable[T]:
-    """The same, with a bar on a terminal; of a stream that knows its length, nobody need say the total.
+    """The same things, with a progress bar on a terminal; `total` is not needed for a stream that knows its length.
 
-    Of the processes of torchrun the first one has the bar, of its own share.
+    Under torchrun, only the first process shows a bar, for its own share.
     """
     total = getattr(things, "length", None) if total is None else total
-    disable = None if _is_first() else True  # None: where nobody watches
+    disable = None if _is_first() else True  # None: hide the bar if stderr is not a terminal
     return tqdm(things, total=total, unit=f" {unit}", leave=False, disable=disable)
 
 
 def tell(stage: str) -> None:
-    """Say on a terminal what begins now and may take long."""
+    """Announce a stage that may take long, if stderr is a terminal."""
     if sys.stderr.isatty() and _is_first():
         print(f"{stage} …", file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""What `scvae-fast retrieve` and `scvae-fast probe` share: their data, their descriptors, their record."""
+"""Data, descriptors and records shared by `scvae-fast retrieve` and `scvae-fast probe`."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from scvae_fast.models import SCVAEConfig
 from scvae_fast.plotting.figures import Figure
 from scvae_fast.tasks.descriptors import Descriptor
 
-# What is compared if nobody says what; the first one is what sheets show.
+# The descriptors that are compared by default. Sheets of neighbours show the first one.
 DEFAULTS = (
     "codes:signs:1",
     "codes:signs:2",
@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class LabelledData:
-    """What the commands take as data: see `open_labelled`; side "model" is the model's resolution."""
+    """The data options of both commands, see `open_labelled`; side "model" is the model's resolution."""
 
     data: str | os.PathLike[str]
     side: int | Literal["model"] | None = "model"
@@ -43,7 +43,7 @@ class LabelledData:
     seed: int = 0
 
     def open(self, config: SCVAEConfig) -> LabelledPictures:
-        """The pictures.
+        """Open the pictures.
 
         Raises:
             UsageError: see `open_labelled`; or the seed is negative.
@@ -53,33 +53,33 @@ class LabelledData:
         return open_labelled(self.data, self.pixels(config), per_class=self.per_class, seed=self.seed)
 
     def pixels(self, config: SCVAEConfig) -> int | None:
-        """Side of the squares, None for whole pictures."""
+        """Side of the square pictures; None for whole pictures."""
         return config.resolution if self.side == "model" else self.side
 
 
 def parse_descriptors(texts: Sequence[str] | None) -> list[Descriptor]:
-    """Those of the texts, each once, or the `DEFAULTS`.
+    """Parse descriptors and drop duplicates; without texts, parse the `DEFAULTS`.
 
     Raises:
-        UsageError: a text is none, see `Descriptor.parse`.
+        UsageError: a text is not a descriptor, see `Descriptor.parse`.
     """
     return [usable(partial(Descriptor.parse, text), ArgumentError) for text in dict.fromkeys(texts or DEFAULTS)]
 
 
 def labels_of(pictures: LabelledPictures, names: list[str]) -> np.ndarray:
-    """(N,) indices of the classes."""
+    """(N,) class index of each picture."""
     return np.array([pictures.labels[name] for name in names])
 
 
 def usable(make: Callable[[], _T], wrong: type[UsageError] = UsageError) -> _T:
-    """What `make` makes; a value that it doesn't take was given by the user.
+    """Call `make`, and report a ValueError as an error in the user's input.
 
     Args:
-        make: a call.
-        wrong: the error to raise; `ArgumentError` for a value that no data would make right.
+        make: the call.
+        wrong: class of the reported error; `ArgumentError` for a value that is invalid whatever the data.
 
     Raises:
-        UsageError: instead of a ValueError, with its message.
+        UsageError: replaces a ValueError, with the same message.
     """
     try:
         return make()
@@ -90,7 +90,7 @@ def usable(make: Callable[[], _T], wrong: type[UsageError] = UsageError) -> _T:
 def content_of(
     checkpoint: str | os.PathLike[str], pictures: LabelledPictures, data: LabelledData, n_pictures: int
 ) -> dict[str, Any]:
-    """What both write down of a run."""
+    """Record entries that both commands write."""
     return {
         **head(checkpoint, "scikit-learn"),
         "data": pictures.data,
@@ -103,7 +103,7 @@ def content_of(
 
 
 def finish(out: Path, content: dict[str, Any], table: str, figures: Mapping[str, Figure]) -> None:
-    """Write the results, and print the table and where they are.
+    """Write the results, then print the table and the paths of the files.
 
     Raises:
         UsageError: the folder can't be written to.

@@ -1,4 +1,4 @@
-"""What a command leaves in its folder: metrics.json, a table, figures."""
+"""Results in the output folder of a command: metrics.json, a table, figures."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,18 +19,18 @@ def write_results(
     pictures: Mapping[str, Tensor] | None = None,
     others: Mapping[str, Callable[[Path], object]] | None = None,
 ) -> list[Path]:
-    """Write NAME.png of each picture and figure, metrics.md (the table) and metrics.json (content), each whole.
+    """Write pictures and figures as NAME.png, the table as metrics.md, the content as metrics.json; each atomically.
 
     Args:
-        out: the folder; made if it doesn't exist.
-        content: what JSON can hold.
+        out: the folder; created if it doesn't exist.
+        content: JSON-serialisable.
         table: Markdown.
-        figures: by their names.
-        pictures: (3, H, W) in −1 … 1, by their names.
-        others: what writes a file whole to the path that it is given, by the names of the files.
+        figures: by name.
+        pictures: (3, H, W) in −1 … 1, by name.
+        others: by file name, a function that writes the file atomically to the path it gets.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
         UsageError: the folder can't be written to.

@@ -1,4 +1,4 @@
-"""`scvae-fast app`: the page, served until someone stops it."""
+"""`scvae-fast app`: serves the page until it is stopped."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from scvae_fast.commands._inputs import InferenceOptions
 from scvae_fast.errors import UsageError
 from scvae_fast.models.loading import MODEL_FOLDER, STATE_FILE
 
-# Visitors whose last codes are kept, and how many times as large a file may be as one that is taken.
+# Number of visitors whose last codes are kept.
 _SESSIONS = 32
+# Gradio refuses uploads above this multiple of the largest file that the page accepts.
 _TAKEN_TO_BE_REFUSED = 4
 
 
@@ -32,18 +33,18 @@ def serve(
     names: Sequence[str] = (),
     device: str | None = None,
 ) -> None:
-    """Serve the page until Ctrl-C or SIGTERM. Nothing is sent to another machine, and uploads go when it ends.
+    """Serve the page until Ctrl-C or SIGTERM. Nothing is sent to other machines; uploads are deleted at the end.
 
     Args:
-        checkpoint: what `load_model` takes.
-        host: the address to listen on; "127.0.0.1" is for this machine alone.
+        checkpoint: see `load_model`.
+        host: the address to listen on; "127.0.0.1" admits only this machine.
         port: 1 … 65535.
-        limits: of the pictures that are taken.
-        names: by which browsers may ask for the page, see `KnownHosts`.
-        device: where the model runs; a GPU where there is one if None.
+        limits: on the pictures that are accepted.
+        names: additional host names that the page answers to, see `KnownHosts`.
+        device: where the model runs; None takes a GPU if there is one.
 
     Raises:
-        UsageError: the checkpoint can't be loaded, or the address can't be listened on.
+        UsageError: the checkpoint can't be loaded, or the server can't listen on the address.
     """
     _check_free(host, port)
     model, _ = InferenceOptions(device=device).load(checkpoint)
@@ -65,7 +66,7 @@ def serve(
                     show_error=False,
                     enable_monitoring=False,
                     footer_links=[],
-                    # The page itself refuses what is somewhat larger, with a sentence that stays.
+                    # Files that are only somewhat too large reach the page, which refuses them with a lasting message.
                     max_file_size=int(_TAKEN_TO_BE_REFUSED * limits.mebibytes * MEBI),
                     state_session_capacity=_SESSIONS,
                     app_kwargs={"middleware": [Middleware(KnownHosts, names=(host, *names))]},
@@ -84,17 +85,17 @@ def serve(
 
 
 def _called(checkpoint: str) -> str:
-    """A name for it: that of the training, where it is a part of one."""
+    """A name for the checkpoint; within the folder of a training, the name of that folder."""
     path = Path(checkpoint).resolve()
     return path.parent.name if path.name in (MODEL_FOLDER, STATE_FILE) else path.name
 
 
 def _check_free(host: str, port: int) -> None:
-    """Raises UsageError unless the address can be listened on."""
+    """Check that a server can listen on the address; raise UsageError otherwise."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # As servers do it: a connection that has just ended does not keep the port.
+            # As in servers: a connection that has just ended then does not block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
@@ -109,13 +110,13 @@ def _shown(host: str) -> str:
 
 @contextmanager
 def _quiet_gradio(folder: str) -> Iterator[None]:
-    """Gradio reads its folder and whether to report its use from the environment."""
+    """Make gradio keep its files in the folder and report nothing; it reads both from the environment."""
     ours = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of what gradio itself imports
+            warnings.simplefilter("ignore", DeprecationWarning)  # from gradio's own imports
             yield
     finally:
         for name, value in before.items():

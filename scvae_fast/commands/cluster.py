@@ -1,4 +1,4 @@
-"""`scvae-fast cluster`: a checkpoint, pictures or their codes, and a folder for clusters of patches."""
+"""`scvae-fast cluster`: clusters the patches of pictures by their codes, and writes the clusters to a folder."""
 
 import os
 import tempfile
@@ -41,14 +41,14 @@ _MAPS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """Which pictures are clustered: what `PictureStream` takes.
+    """The pictures to cluster, as arguments of `PictureStream`.
 
     Args:
-        data: see `PictureStream`; this goes for layout, split and resize as well.
+        data: see `PictureStream`, also for layout, split and resize.
         layout: how the data is arranged.
-        split: of a layout that has splits.
-        resize: side of the squares that pictures are made into; None leaves them whole.
-        limit: so many pictures at most.
+        split: for layouts with splits.
+        resize: side of the squares that pictures are resized and cropped to; None keeps them whole.
+        limit: largest number of pictures.
 
     Raises:
         UsageError: layout or split is unknown.
@@ -64,10 +64,10 @@ class Pictures:
         check_arrangement(self.layout, self.split)
 
     def stream(self) -> PictureStream:
-        """The pictures.
+        """The stream of these pictures.
 
         Raises:
-            UsageError: there are none.
+            UsageError: there are no pictures.
         """
         return PictureStream(self.data, layout=self.layout, split=self.split, resize=self.resize, limit=self.limit)
 
@@ -81,26 +81,26 @@ def cluster_codes(
     settings: KMeansSettings | None = None,
     inference: InferenceOptions | None = None,
 ) -> dict[str, Any]:
-    """Cluster the codes of all patches, and write what was found to a folder.
+    """Cluster the codes of all patches, and write the results to a folder.
 
-    The folder gets `clustering.safetensors` (see `Clustering`) of the best number of clusters, `metrics.json`, the
-    table `metrics.md`, and pictures: `patches.png`, `maps.png` and, of several numbers, `quality.png`. All is computed
-    before anything is written. Codes of pictures lie in a temporary file meanwhile; memory does not grow with them.
-    Under torchrun each process has its share of the pictures, and the clusters are those of all.
+    The folder gets `clustering.safetensors` (see `Clustering`) with the best number of clusters, `metrics.json`, the
+    table `metrics.md`, and the figures `patches.png`, `maps.png` and, for several numbers, `quality.png`. Everything is
+    computed before anything is written. Until then, the codes of pictures are in a temporary file, so memory does not
+    grow with their number. Under torchrun, the processes divide the pictures, and cluster the codes of all together.
 
     Args:
         checkpoint: see `load_model`.
-        source: pictures, or a file or a folder of parts that `scvae-fast encode` wrote.
-        out: the folder; made if it doesn't exist.
-        clusters: numbers of clusters; of several, the one with the largest silhouette is taken.
+        source: pictures, or a file or a folder of parts written by `scvae-fast encode`.
+        out: the folder; created if it doesn't exist.
+        clusters: numbers of clusters; if there are several, the one with the largest silhouette is used.
         settings: of K-means.
         inference: how the model is run.
 
     Returns:
-        What `metrics.json` holds.
+        The content of `metrics.json`.
 
     Raises:
-        UsageError: something that was given can't be used; there are no pictures, or fewer patches than clusters.
+        UsageError: an argument can't be used; there are no pictures, or fewer patches than clusters.
     """
     settings, inference, clusters = settings or KMeansSettings(), inference or InferenceOptions(), sorted(set(clusters))
     if not clusters or clusters[0] < 1:
@@ -133,7 +133,7 @@ def cluster_codes(
 def _codes(
     model: SCVAE, source: Pictures | Path, inference: InferenceOptions, speed: SpeedSettings, processes: Processes
 ) -> Iterator[tuple[CodeFile, Source]]:
-    """The process's share of the codes, and its pictures: those given, or what the decoder makes of the codes."""
+    """This process's share of the codes, and the pictures for them: the given ones, or ones decoded from the codes."""
     if isinstance(source, Path):
         file = CodeFile(source)
         file.check_model(model)
@@ -158,12 +158,12 @@ def _codes(
 
 @dataclass(frozen=True)
 class _Shown:
-    """What the first process draws, gathered from all."""
+    """Patches and pictures to draw, gathered from all processes."""
 
-    rows: tuple[np.ndarray, np.ndarray]  # of each cluster the nearest ones, and some at random; −1 for none
-    patches: dict[int, Tensor]  # by row
+    rows: tuple[np.ndarray, np.ndarray]  # for each cluster: nearest and random rows; −1 for none
+    patches: dict[int, Tensor]  # by row number
     whole: list[NamedPicture]
-    labels: list[np.ndarray]  # of their cells, (h, w)
+    labels: list[np.ndarray]  # clusters of the cells of `whole`, (h, w) each
 
     @classmethod
     def of(
@@ -175,7 +175,7 @@ class _Shown:
         pieces: SharedPieces,
         counts: list[int],
     ) -> "_Shown":
-        """Called by all, each with its own pictures; `counts` says how many each has."""
+        """Gather from all processes, which all call this; `counts` has the number of pictures of each."""
         processes = pieces.processes
         rows = examples(pieces, clustering.fit, clustering.settings, _EXAMPLES)
         chosen = [int(row) - pieces.first for kind in rows for row in kind.flat if row >= pieces.first]
@@ -197,7 +197,7 @@ class _Shown:
         )
 
     def draw(self, model: SCVAE, clustering: Clustering) -> dict[str, Figure]:
-        """The sheet of patches, and the maps."""
+        """Draw the sheet of patches and the maps."""
         nearest, drawn = (
             [[self.patches[int(row)] for row in cluster if row >= 0] for cluster in kind] for kind in self.rows
         )
@@ -236,7 +236,7 @@ def _record(
 
 
 def table(content: dict[str, Any]) -> str:
-    """The quality of each number of clusters as a Markdown table, and below what was clustered."""
+    """A Markdown table of the quality of each number of clusters, and a sentence about the data."""
     rows = []
     for each in content["quality"]:
         scores = (f"{each[key]:.3f}" if each[key] is not None else "–" for key in ("silhouette", "davies_bouldin"))

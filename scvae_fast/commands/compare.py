@@ -1,4 +1,4 @@
-"""`scvae-fast compare`: its command line, a YAML file every key of which can be overridden."""
+"""`scvae-fast compare`: its command line, which takes a YAML file and options that override its keys."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -20,25 +20,25 @@ from scvae_fast.training.data import PictureData
 
 _DESCRIPTION = "All keys of a configuration; see scvae-fast compare --help for what the command does."
 
-# Seconds for another job that claims the folder, or times the steps of all methods.
+# Seconds to wait for another job that claims the folder, or times the steps of all methods.
 _PATIENCE = 600.0
 
-# Of the command line, and no part of what a folder is claimed for.
+# Options that may change between calls for the same folder; the folder stores all others.
 _HOW = ("config", "out", "resume", "again", "docs", "methods", "weights", "download", "checkpoint_minutes", "part")
 
 
 class _Parser(ArgumentParser):
-    """jsonargparse's, with errors that are one line and no page of usage."""
+    """jsonargparse's parser, with one-line errors instead of a page of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help_keys lists all keys)\n")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Compare as a configuration says, and keep everything in the folder `out`.
+    """Run the comparison that a configuration describes, and keep everything in the folder `out`.
 
     Args:
-        arguments: of the command line, after `scvae-fast compare`.
+        arguments: the command line after `scvae-fast compare`.
 
     Returns:
         0, or 128 + the number of the signal that stopped a training.
@@ -59,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ArgumentError(
             f"network.in_channels must be 3, got {settings.network.in_channels}: all data have 3 channels"
         )
-    data.setup("fit")  # says what is wrong with the data before anything is written
+    data.setup("fit")  # reports problems with the data before anything is written
     folder, page = ComparisonFolder(Path(options.out)), Path(options.docs) if options.docs else None
     if options.again is not None and not folder.settings.exists():
         raise UsageError(f"{folder.path} holds no comparison, so --again has nothing to repeat")
@@ -101,7 +101,7 @@ def _share(options: Namespace) -> Share | None:
 
 
 def _compare_part(comparison: Comparison, share: Share, page: Path | None) -> int:
-    """`_compare` for the methods of one part; the process that finishes last does the rest."""
+    """Like `_compare`, for one part of the methods; the last process to finish times the steps and writes the table."""
     own = comparison.part(share)
     if (signal := own.train()) is not None:
         print("Stopped. The state of the training is kept: the same command goes on from there.")
@@ -117,10 +117,10 @@ def _compare_part(comparison: Comparison, share: Share, page: Path | None) -> in
 
 
 def _compare(comparison: Comparison, *, again: Phase | None = None, page: Path | None = None) -> int:
-    """All phases that are left, or one of them anew; then the table.
+    """Run the phases that are not done yet, or repeat one phase; then write the table.
 
     Returns:
-        0, or 128 + the number of the signal that stopped a training: its state is kept.
+        0, or 128 + the number of the signal that stopped a training; its state is kept.
 
     Raises:
         UsageError: a phase can't be done; the message says why.
@@ -166,7 +166,7 @@ def _instantiated(parser: _Parser, options: Namespace) -> tuple[ComparisonSettin
     try:
         made = parser.instantiate(options)
         return ComparisonSettings(**{each.name: made[each.name] for each in fields(ComparisonSettings)}), made.data
-    except (ValueError, TypeError, OSError) as error:  # what the classes say about their arguments
+    except (ValueError, TypeError, OSError) as error:  # the classes reject an argument
         raise ArgumentError(str(error)) from error
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' released code to folders for `from_pretrained`, and back."""
+"""`scvae-fast convert`: converts the authors' checkpoints into folders for `from_pretrained`, and back."""
 
 import hashlib
 import os
@@ -22,14 +22,14 @@ from scvae_fast.nn.attention import AttentionName
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialOptions:
-    """What a checkpoint of the authors' code doesn't hold.
+    """Settings that a checkpoint of the authors' code does not contain.
 
     Args:
         n_iter: T, the authors' `num_soft_thresh`.
         beta: β.
         attention: the attention network that the model was trained with.
-        preset: name of a published configuration, for n_iter and the architecture.
-        config: a file for these two and, if it has it, β: the authors' configuration, or a `ddconfig` alone.
+        preset: name of a published configuration, which has n_iter and the architecture.
+        config: a file with the authors' configuration (these two, possibly β), or only its `ddconfig` (architecture).
     """
 
     n_iter: int | None = None
@@ -40,18 +40,18 @@ class OfficialOptions:
 
 
 def convert(source: str | os.PathLike[str], out: Path, given: OfficialOptions | None = None) -> str:
-    """Convert a checkpoint: a file is one of the authors' code, a folder or hf:user/name is one of ours.
+    """Convert a checkpoint: a file comes from the authors' code, a folder or hf:user/name from this package.
 
     Args:
-        source: what to convert.
-        out: the folder or the file to write, whole or not at all; neither a model nor a file may be there.
-        given: what the authors' checkpoint doesn't hold; nothing is needed for the other direction.
+        source: the checkpoint.
+        out: the folder or file to write, completely or not at all; no file or model may exist there.
+        given: settings that the authors' checkpoint does not contain; none are allowed in the other direction.
 
     Returns:
-        What was done, in words.
+        A message that describes the conversion.
 
     Raises:
-        UsageError: the source can't be read or converted, something is missing or too much, or the result can't be
+        UsageError: the source can't be read or converted, a setting is missing or not allowed, or the result can't be
             written.
     """
     given = given or OfficialOptions()
@@ -108,7 +108,7 @@ def _write_official(source: str | os.PathLike[str], out: Path) -> str:
         raise UsageError(f"{source} can't be converted: {error}") from error
     try:
         write_atomically(out, partial(torch.save, state_dict))
-    except RuntimeError as error:  # as torch's writer reports a full disk
+    except RuntimeError as error:  # torch's writer raises this if the disk is full
         raise UsageError(f"{out} can't be written: {error}") from error
     config = model.config
     return (
@@ -122,7 +122,7 @@ def _has(given: OfficialOptions, name: str) -> bool:
 
 
 def _completed(given: OfficialOptions) -> tuple[OfficialOptions, dict[str, Any] | None]:
-    """With what preset and file say where nothing else was said, and the `ddconfig` if either has one."""
+    """The settings, with missing ones from the preset or file, and the `ddconfig` of that; None without either."""
     if given.preset is not None and given.config is not None:
         raise ArgumentError("--preset and --config both give the architecture: pass one of them")
     if given.preset is not None:
@@ -147,7 +147,7 @@ def _completed(given: OfficialOptions) -> tuple[OfficialOptions, dict[str, Any] 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
     with extra("--config", "PyYAML"):
-        import yaml  # type: ignore[import-untyped]  # JSON is YAML as well
+        import yaml  # type: ignore[import-untyped]  # reads JSON too
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -160,7 +160,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 def _read_official(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise whatever their bytes lead the unpickler to
+    except Exception as error:  # a damaged file can make the unpickler raise any error
         raise UsageError(
             f"{path} can't be read as a checkpoint that contains only weights: {type(error).__name__}"
         ) from error

@@ -1,4 +1,4 @@
-"""`scvae-fast decode`: a file of codes, or a folder of their parts, to pictures."""
+"""`scvae-fast decode`: decodes a file of codes, or a folder of parts, into pictures."""
 
 import os
 from functools import partial
@@ -30,23 +30,23 @@ def decode_codes(
     force: bool = False,
     inference: InferenceOptions | None = None,
 ) -> int:
-    """Write the pictures that a file of codes holds, under the names that they had.
+    """Decode a file of codes, and write the pictures under their original names.
 
-    Under torchrun each process writes its share of them, under the names that one process would give.
+    Under torchrun, each process writes its share; the file names are the same as with a single process.
 
     Args:
         checkpoint: see `load_model`.
         codes: the file, or the folder of its parts.
-        out: a folder that is empty or doesn't exist. No picture gets outside of it.
+        out: a folder that is empty or doesn't exist. No picture is written outside of it.
         suffix: format of the pictures: "png", or another one that Pillow writes.
-        force: whether the codes may have been made by another model.
+        force: whether to accept codes that another model made.
         inference: how the model is run.
 
     Returns:
-        How many pictures there were.
+        The number of pictures.
 
     Raises:
-        UsageError: something that was given can't be used, a name would lead out of the folder, or a picture can't be
+        UsageError: an argument can't be used, a picture's name leads out of the folder, or a picture can't be
             written.
     """
     file, inference = CodeFile(codes), inference or InferenceOptions()
@@ -79,7 +79,7 @@ def _write(
     speed: SpeedSettings,
     processes: Processes,
 ) -> int:
-    """Write this process's share of the pictures; returns the pixels of all of them."""
+    """Write this process's share of the pictures; return the number of pixels that all processes wrote."""
     own, pixels = file.part(processes.share, inference.batch_size), 0
     targets = Targets(lambda: map(_safe, file.names()), lambda name: _target(out, name, suffix))
     for name in islice(file.names(), own.first):
@@ -103,7 +103,7 @@ def _safe(name: str) -> str:
 
 
 def _target(out: Path, name: str, suffix: str) -> Path:
-    """`name.png` for a `name` or `name.jpg`."""
+    """Path of a picture: `name.png` for `name` or `name.jpg`."""
     path = out / name
     is_picture = path.suffix.lower() in Image.registered_extensions()
     stem = path.stem if is_picture else path.name

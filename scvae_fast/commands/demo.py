@@ -1,4 +1,4 @@
-"""`scvae-fast demo`: `train` with pictures64.yaml and a time limit, then `evaluate`, then pictures."""
+"""`scvae-fast demo`: runs `train` with pictures64.yaml and a time limit, draws pictures, and runs `evaluate`."""
 
 import json
 import math
@@ -18,25 +18,25 @@ from scvae_fast.models import SCVAE
 from scvae_fast.models.loading import load_model
 from scvae_fast.plotting import figures
 
-# No metric that needs weights from elsewhere.
+# All metrics that need no downloaded weights.
 _METRICS = ("psnr", "ssim", "codes", "block-means")
 
 
 def run_demo(out: Path, minutes: float, settings: Sequence[str] = ()) -> int:
-    """Train for `minutes`, evaluate and draw, into the folder `out`; go on there if that was stopped before.
+    """Train for `minutes` in the folder `out`, draw pictures and evaluate; continue a training that was stopped there.
 
     The folder is that of a training (see docs/training.md), with the evaluation in `evaluation` and three more
-    pictures: `held_out`, `density` and `losses`. Where it holds the result of as many minutes or more, that is printed
-    and nothing is trained. Where it holds the result of fewer, training goes on from there, with the learning rate of
-    that point of the longer schedule.
+    pictures: `held_out`, `density` and `losses`. If it holds the result of at least as many minutes, that is printed
+    and nothing is trained. If it holds the result of fewer minutes, training continues from there, with the learning
+    rate at that point of the longer schedule.
 
     Args:
         out: the folder.
-        minutes: time for training, in all; rounded up to seconds.
+        minutes: total training time, rounded up to seconds.
         settings: more arguments of `scvae-fast train`.
 
     Returns:
-        0, or 128 + the number of a signal that stopped the training: its state is kept, and the next call goes on.
+        0, or 128 + the number of a signal that stopped the training; its state is kept, and the next call continues.
 
     Raises:
         UsageError: minutes is not positive; or as `train` and `evaluate_checkpoint`.
@@ -56,7 +56,7 @@ def run_demo(out: Path, minutes: float, settings: Sequence[str] = ()) -> int:
     if _read(metrics).get("checkpoint") == identity(folder.model):
         print((metrics.parent / "metrics.md").read_text(encoding="utf-8"))
     else:
-        # Pictures first: where the evaluation is there, everything is.
+        # Pictures first: if the evaluation exists, everything else does.
         for name, figure in _draw(load_model(folder.model), _read(folder.record).get("history", [])).items():
             figures.save(folder.pictures / f"{name}.png", figure, bbox_inches="tight", pad_inches=0.1)
         evaluation = EvaluationSettings(metrics=_METRICS)
@@ -66,18 +66,18 @@ def run_demo(out: Path, minutes: float, settings: Sequence[str] = ()) -> int:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; nothing where there is none."""
+    """The content of a JSON file; an empty dictionary if there is no file."""
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def _clock(seconds: int) -> str:
-    """DD:HH:MM:SS, as Lightning takes a time."""
+    """Format as DD:HH:MM:SS for Lightning."""
     minutes, hours = seconds // 60, seconds // 3600
     return f"{hours // 24:02}:{hours % 24:02}:{minutes % 60:02}:{seconds % 60:02}"
 
 
 def _seconds_of(folder: RunFolder) -> int:
-    """The time that the training in the folder had, if it is over; 0 if it is not."""
+    """The time limit, in seconds, of the training in the folder if it is finished; 0 otherwise."""
     record = _read(folder.record)
     limit = record.get("settings", {}).get("trainer", {}).get("max_time")
     if record.get("stopped") or not isinstance(limit, str):
@@ -87,7 +87,7 @@ def _seconds_of(folder: RunFolder) -> int:
 
 
 def _draw(model: SCVAE, history: Sequence[dict[str, float]]) -> dict[str, figures.Figure]:
-    """The held-out photographs and what became of them, how dense their codes are, and the losses."""
+    """Draw the held-out photographs and their reconstructions, the density of their codes, and the losses."""
     photographs = held_out_photographs()
     names, originals = [each.name for each in photographs], [each.picture for each in photographs]
     rebuilt = [reconstruct_tiled(model, picture) for picture in originals]

@@ -1,4 +1,4 @@
-"""`scvae-fast doctor`: what this installation is made of and what it can use."""
+"""`scvae-fast doctor`: reports versions, hardware and usable backends of this installation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OPTIONAL = ("triton", "lightning", "torchmetrics", "scikit-learn", "scikit-imag
 
 
 def processor() -> str:
-    """The processor's name, which Linux keeps in /proc/cpuinfo."""
+    """The processor's name; on Linux, from /proc/cpuinfo."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
@@ -40,26 +40,26 @@ def _gpus() -> list[str]:
 
 
 def _native_module() -> dict[str, str]:
-    """How it was built and what it uses, or what is wrong with it."""
+    """How the native module was built and what it uses, or why it can't be used."""
     if native.module is None:
         return {"missing": str(native.missing)}
     try:
         return dict(native.module.build_info())
-    except RuntimeError as error:  # what SCVAE_FAST_ISA asks for is not there
+    except RuntimeError as error:  # SCVAE_FAST_ISA names an unavailable instruction set
         return {"problem": str(error)}
 
 
 def report() -> dict[str, dict[str, str]]:
-    """Sections of names and findings: versions, cpu, gpu, native module, backends, trials of GPU kernels."""
+    """Findings by section and name: versions, cpu, gpu, native module, backends, trials of GPU kernels."""
     versions = {name: installed_version(name) for name in ("scvae-fast", "torch", "numpy", *_OPTIONAL)}
-    versions["torch"] = torch.__version__  # with the kind of build, which its package need not name
+    versions["torch"] = torch.__version__  # has the kind of build, which the metadata may lack
     cpu = {
         "processor": processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
     }
-    verdicts = _verdicts() or {"trial": "no GPU"}  # first: backends that failed on a card say so once CUDA is in use
+    verdicts = _verdicts() or {"trial": "no GPU"}  # first: `backends` reports failed trials only once CUDA is in use
     return {
         "versions": {"python": platform.python_version(), **versions},
         "cpu": cpu,
@@ -71,7 +71,7 @@ def report() -> dict[str, dict[str, str]]:
 
 
 def _verdicts() -> dict[str, str]:
-    """What the trial found of each card."""
+    """The results of the trial on each card."""
     found = {}
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         card = trial.card_of(index)
@@ -82,9 +82,9 @@ def _verdicts() -> dict[str, str]:
 
 
 def try_kernels() -> int:
-    """Tries the GPU kernels on every card, in a child process, prints and keeps the verdicts.
+    """Try the GPU kernels on every card in a child process; print and store the verdicts.
 
-    Returns 0 if every kernel that can be tried was right, 1 otherwise or where there is no card.
+    Return 0 if every kernel that can be tried was right; 1 otherwise, or if there is no card.
     """
     if not torch.cuda.is_available():
         print(f"no trial: {_gpus()[0]}", file=sys.stderr)
@@ -103,7 +103,7 @@ def try_kernels() -> int:
 
 
 def table(verdicts: trial.Verdicts) -> list[str]:
-    """Lines: error over what is allowed, speed against eager by rows, why a backend is wrong, and what is chosen."""
+    """Lines for each kernel (error over allowed error, speed over eager's by rows, or the fault), then the choices."""
     lines = []
     for pair in trial.PAIRS:
         name = pair.replace(":", ", ")
@@ -119,7 +119,7 @@ def table(verdicts: trial.Verdicts) -> list[str]:
 
 
 def _choice(verdicts: trial.Verdicts, dtype: str) -> str:
-    """Which backend runs how many rows."""
+    """The chosen backend by number of rows, as text."""
     tried = sorted({rows for verdict in verdicts.values() for rows in verdict.gains})
     chosen = {rows: trial.fastest(verdicts, dtype, rows) or "eager" for rows in [1, *tried[1:]]}
     changes = [rows for last, rows in zip([0, *chosen], chosen, strict=False) if chosen.get(last) != chosen[rows]]
@@ -127,7 +127,7 @@ def _choice(verdicts: trial.Verdicts, dtype: str) -> str:
 
 
 def main() -> int:
-    """Prints the report. Returns 0 if the native module is there and can be used, else 1."""
+    """Print the report. Return 0 if the native module exists and can be used, otherwise 1."""
     findings = report()
     for section, found in findings.items():
         print(f"{section}:", *(f"  {name}: {finding}" for name, finding in found.items()), sep="\n")

@@ -35,21 +35,21 @@ def edit_atoms(
 ) -> dict[str, Any]:
     """Rank the atoms of a picture by their energy, and decode its codes with some of them changed.
 
-    The folder gets reconstruction.png, edited.png, difference.png (grey: no change), atoms.png, metrics.md and
-    metrics.json.
+    The folder gets reconstruction.png, edited.png, difference.png (grey: no change), atoms.png, sheet.png, metrics.md
+    and metrics.json.
 
     Args:
         checkpoint: see `load_model`.
         picture: a picture file of any size.
-        out: the folder; made if it doesn't exist.
-        factors: of single atoms; 0 removes one.
-        keep: if there are any, all other atoms but those of `factors` are removed.
-        keep_top: likewise, of the so many atoms of the highest energies.
-        top: so many atoms are listed and drawn.
+        out: the folder; created if it doesn't exist.
+        factors: multiply the entries of single atoms, by index; 0 removes an atom.
+        keep: atoms to keep; if there are any, all others that have no factor are removed.
+        keep_top: likewise keeps this many of the atoms with the highest energies.
+        top: number of atoms to list and draw.
         device: where the model runs.
 
     Raises:
-        UsageError: there is no such atom, or something else that was given can't be used.
+        UsageError: there is no such atom, or another argument can't be used.
     """
     original = read(picture)
     model = start(checkpoint, out, device)

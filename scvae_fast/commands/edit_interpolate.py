@@ -14,12 +14,12 @@ from scvae_fast.tasks.editing.interpolation import interpolate
 def interpolate_files(
     checkpoint: Checkpoint, first: Path, second: Path, out: Path, *, steps: int = 7, device: str | None = None
 ) -> dict[str, Any]:
-    """Interpolate between two pictures of one size in their codes, latents and pixels.
+    """Interpolate between two pictures of the same size: in codes, in latents and in pixels.
 
-    The folder gets codes-0.png … of the first way, strip.png, metrics.md and metrics.json.
+    The folder gets codes-0.png … (interpolated in codes), strip.png (all three ways), metrics.md and metrics.json.
 
     Raises:
-        UsageError: the pictures differ in size, or something else that was given can't be used.
+        UsageError: the pictures differ in size, or another argument can't be used.
     """
     if steps < 2:
         raise ArgumentError(f"--steps must be 2 or more, got {steps}")

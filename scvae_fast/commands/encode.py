@@ -1,4 +1,4 @@
-"""`scvae-fast encode`: pictures to a file of codes, or to a folder of parts."""
+"""`scvae-fast encode`: encodes pictures into a file of codes, or into a folder of parts."""
 
 import os
 from collections.abc import Iterator
@@ -31,29 +31,30 @@ def encode_data(
     inference: InferenceOptions | None = None,
     part: Share | None = None,
 ) -> CodeFileSize | None:
-    """Code pictures into a file, and print how much it holds and how large it is.
+    """Code pictures into a file, and print what it contains and how large it is.
 
-    With a part, and under torchrun, `out` is a folder, and each process writes one part of it; what is whole there
-    already is left as it is.
+    With a part, or under torchrun, `out` is a folder, and each process writes one part of it. Parts that are already
+    complete are not written again.
 
     Args:
         checkpoint: see `load_model`.
-        data: see `PictureStream`; this goes for layout, split and resize as well.
-        out: the file, see `write_codes`; only other codes may be there. Or the folder, see `codes.parts`.
+        data: see `PictureStream`, also for layout, split and resize.
+        out: the file, see `write_codes`, which may replace only another file of codes; or the folder, see
+            `codes.parts`.
         layout: how the data is arranged.
-        split: of a layout that has splits.
-        resize: side of the squares that pictures are made into; None leaves them whole.
-        limit: the first so many pictures.
-        values: dtype in which values are kept.
+        split: for layouts with splits.
+        resize: side of the squares that pictures are resized and cropped to; None keeps them whole.
+        limit: number of pictures to take, starting with the first.
+        values: dtype of the stored values.
         inference: how the model is run.
-        part: what of the pictures this process codes, beside others that it does not talk to.
+        part: share of the pictures that this process codes, without communicating with other processes.
 
     Returns:
-        How much is in the file, or in the folder; None as long as that lacks parts.
+        The size of the file or folder; None while the folder lacks parts.
 
     Raises:
-        UsageError: something that was given can't be used, no picture could be read, or the file can't be written; or
-            the folder holds parts of another model, of other pictures or settings.
+        UsageError: an argument can't be used, no picture could be read, or the file can't be written; or the folder
+            has parts from another model, other pictures or other settings.
     """
     check_arrangement(layout, split)
     share, inference = own_share(part), inference or InferenceOptions()
@@ -63,7 +64,7 @@ def encode_data(
     stream = PictureStream(data, layout=layout, split=split, resize=resize, limit=limit)
     if share is not None:
         _encode_part(model, stream, out, share, values=values, inference=inference, speed=speed)
-        with joined() as processes:  # no sooner: they have nothing to say to each other before
+        with joined() as processes:  # not earlier, because the processes exchange nothing before
             processes.wait()
             return processes.on_first(partial(_report_on_folder, out, share.parts, model, values))
     sources = _SourceFiles(Path(data), whole=resize is None)
@@ -87,7 +88,7 @@ def _encode_part(
     inference: InferenceOptions,
     speed: SpeedSettings,
 ) -> None:
-    """Write a part, unless it is there."""
+    """Write a part, unless it exists already."""
     claim_folder(out)
     own, listing = stream.part(share, inference.batch_size), stream.listing()
     settings = {
@@ -112,7 +113,7 @@ def _encode_part(
 
 
 def _report_on_folder(out: Path, parts: int, model: SCVAE, values: ValueType) -> CodeFileSize | None:
-    """Say what is in a folder, or which parts it lacks; None then."""
+    """Print and return a folder's size, or print its missing parts and return None."""
     if missing := missing_parts(out, parts):
         print(f"{out} still lacks {len(missing)} of {parts} parts: {listed(missing)}")
         return None
@@ -144,7 +145,7 @@ def _check_replaced(out: Path) -> None:
 
 
 class _SourceFiles:
-    """The size of the picture files, unless one was no file of its own or not coded whole."""
+    """Total size of the picture files; None if pictures were resized, or one is not a separate file."""
 
     def __init__(self, data: Path, *, whole: bool) -> None:
         self._root = data if data.is_dir() else data.parent

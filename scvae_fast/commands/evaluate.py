@@ -1,4 +1,4 @@
-"""`scvae-fast evaluate`: a checkpoint, pictures, and a folder for the result."""
+"""`scvae-fast evaluate`: evaluates a checkpoint on pictures, and writes the result to a folder."""
 
 import os
 import sys
@@ -30,30 +30,30 @@ def evaluate_checkpoint(
     split: str = "val",
     resize: int | Literal["model"] | None = "model",
 ) -> dict[str, Any]:
-    """Rate a checkpoint on pictures, print the figures, and write them to a folder.
+    """Evaluate a checkpoint on pictures, print the figures, and write them to a folder.
 
-    Under torchrun the processes share the pictures out; the figures are those of one process, to within rounding.
+    Under torchrun, the processes divide the pictures; the figures are those of a single process, up to rounding.
 
-    The folder gets `metrics.json` (see `record`), `metrics.md` (the table) and `pictures/best.png` and `worst.png`:
-    originals above reconstructions, unless codes are rated. They are written when all is computed; until then an older
-    result stays.
+    The folder gets `metrics.json` (see `record`), `metrics.md` (the table) and, unless codes are evaluated,
+    `pictures/best.png` and `pictures/worst.png` (originals above reconstructions). They are written once everything is
+    computed; until then, an older result is kept.
 
     Args:
         checkpoint: see `load_model`.
-        data: see `PictureStream`; this goes for layout and split as well. None with codes.
-        out: the folder; made if it doesn't exist.
+        data: see `PictureStream`, also for layout and split. None with codes.
+        out: the folder; created if it doesn't exist.
         settings: what to compute, and how.
-        codes: a file or a folder that `scvae-fast encode` wrote, whose own figures are computed: the metric "codes".
+        codes: a file or a folder written by `scvae-fast encode`; only the metric "codes" can be computed then.
         layout: how the data is arranged.
-        split: of a layout that has splits.
-        resize: side of the squares that pictures are made into, "model" for the model's resolution; None leaves them
-            whole.
+        split: for layouts with splits.
+        resize: side of the squares that pictures are resized and cropped to, "model" for the model's resolution; None
+            keeps them whole.
 
     Returns:
-        What `metrics.json` holds.
+        The content of `metrics.json`.
 
     Raises:
-        UsageError: something that was given can't be used; or as `evaluate`.
+        UsageError: an argument can't be used; or as `evaluate`.
     """
     check_arrangement(layout, split)
     claim_folder(out)
@@ -64,7 +64,7 @@ def evaluate_checkpoint(
             source = CodeFile(codes)
             evaluation = evaluate_codes(model, source, settings, processes=processes)
         else:
-            assert data is not None  # the command line has one of the two
+            assert data is not None  # the command line requires either data or codes
             side = model.config.resolution if resize == "model" else resize
             stream = PictureStream(data, layout=layout, split=split, resize=side, limit=settings.limit)  # type: ignore[arg-type]
             source = stream if processes.alone else stream.part(processes.share)
@@ -74,7 +74,7 @@ def evaluate_checkpoint(
         content = record(checkpoint, model.config, source, settings, evaluation, processes.share.parts)
         if processes.first:
             _write(out, content, evaluation)
-        # torchrun ends all processes at the first exit status but 0, such as that of a missing metric.
+        # torchrun ends all processes once one exits with a status other than 0, for example for a missing metric.
         processes.wait()
     return content
 
@@ -85,8 +85,8 @@ def _write(out: Path, content: dict[str, Any], evaluation: Evaluation) -> None:
     sheets = _sheets(evaluation)
     written = write_results(out, content, table(content), sheets)
     for name in {"pictures/best", "pictures/worst"} - sheets.keys():
-        (out / f"{name}.png").unlink(missing_ok=True)  # of an older result
-    # What is missing was told already.
+        (out / f"{name}.png").unlink(missing_ok=True)  # from an older result
+    # The notes were already printed on stderr.
     print(f"{table(content, notes=False)}\n\n{', '.join(map(str, written))}")
 
 

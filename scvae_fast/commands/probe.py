@@ -1,4 +1,4 @@
-"""`scvae-fast probe`: a checkpoint, labelled pictures, and a folder for the result."""
+"""`scvae-fast probe`: trains classifiers on descriptors of labelled pictures, and writes the result."""
 
 import os
 from collections.abc import Sequence
@@ -34,22 +34,23 @@ def probe_checkpoint(
     folds: int = 3,
     inference: InferenceOptions | None = None,
 ) -> dict[str, Any]:
-    """Tell classes apart by descriptors of pictures, print a table, and write it to a folder with `metrics.json`.
+    """Train classifiers on descriptors of pictures, print a table, and write it to a folder with `metrics.json`.
 
     Args:
         checkpoint: see `load_model`.
         data: the labelled pictures.
-        out: the folder; made if it doesn't exist.
+        out: the folder; created if it doesn't exist.
         descriptors: see `Descriptor.parse`; `DEFAULTS` by default.
         repeats: see `ProbeSettings`.
         folds: see `ProbeSettings`.
         inference: how the model is run.
 
     Returns:
-        What `metrics.json` holds.
+        The content of `metrics.json`.
 
     Raises:
-        UsageError: something that was given can't be used: there is one class alone, a class has too few pictures …
+        UsageError: an argument can't be used, for example because there is only one class, or a class has too few
+            pictures.
     """
     chosen = parse_descriptors(descriptors)
     settings = usable(lambda: ProbeSettings(repeats=repeats, folds=folds, seed=data.seed), ArgumentError)
@@ -57,7 +58,7 @@ def probe_checkpoint(
     claim_folder(out)
     model, speed = inference.load(checkpoint)
     pictures = data.open(model.config)
-    _splits(pictures, list(pictures.labels), settings)  # an error before the work is better than one after it
+    _splits(pictures, list(pictures.labels), settings)  # raises its errors before the work, not after it
     described = describe(model, with_progress(pictures.pictures), chosen, batch_size=inference.batch_size, speed=speed)
     labels, splits = labels_of(pictures, described.names), _splits(pictures, described.names, settings)
     tell(f"fitting {len(splits)} classifiers for each of {len(chosen)} descriptors")

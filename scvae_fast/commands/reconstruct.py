@@ -1,4 +1,4 @@
-"""`scvae-fast reconstruct`: anyone's picture files through a trained model."""
+"""`scvae-fast reconstruct`: encodes picture files with a trained model, and decodes them again."""
 
 import os
 import sys
@@ -19,15 +19,15 @@ from scvae_fast.metrics import CodeStatistics, PictureQuality
 def reconstruct_files(
     checkpoint: str | os.PathLike[str], pictures: Sequence[Path], out: Path, *, device: str | None = None
 ) -> list[Path]:
-    """Rebuild picture files and print the PSNR and the density of the codes of each.
+    """Reconstruct picture files, and print the PSNR and the code density of each.
 
     Results are PNG files in `out`, see `result_paths`. Files that can't be read are named on stderr and skipped.
 
     Args:
         checkpoint: see `load_model`.
-        pictures: files of any size, and folders, of which all pictures are taken.
-        out: a folder; made if it doesn't exist.
-        device: where the model runs; a GPU where there is one if None.
+        pictures: files of any size; a folder stands for all pictures in it.
+        out: a folder; created if it doesn't exist.
+        device: where the model runs; None takes a GPU if there is one.
 
     Returns:
         The files that could not be read.
@@ -71,10 +71,10 @@ def _rating(picture: Tensor, result: TiledReconstruction) -> str:
 
 
 def result_paths(pictures: Sequence[Path], out: Path) -> list[Path]:
-    """A PNG file in `out` for each picture: `name.png`, or `name-2.png` … where that is taken.
+    """The path of a PNG file in `out` for each picture: `name.png`, or `name-2.png` … if that is taken.
 
-    Taken are the results of pictures before it, even if only upper and lower case differ, and all pictures themselves;
-    in a folder that holds one of these, whatever else there is.
+    The paths of all pictures and of earlier results are taken, even if only upper and lower case differ. If one of the
+    pictures lies in `out`, everything else in that folder is taken too.
     """
     taken = {_key(picture) for picture in pictures}
     if any(picture.resolve().parent == out.resolve() for picture in pictures) and out.is_dir():

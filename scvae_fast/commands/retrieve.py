@@ -1,4 +1,4 @@
-"""`scvae-fast retrieve`: a checkpoint, pictures, and a folder for the result."""
+"""`scvae-fast retrieve`: finds the nearest neighbours of pictures, and writes them to a folder."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ from scvae_fast.plotting.neighbours import SHOWN_PIXELS, Neighbour, neighbour_sh
 from scvae_fast.tasks.descriptors import Described, Descriptor, describe
 from scvae_fast.tasks.retrieval import Neighbours, RetrievalRating, nearest, rate_retrieval
 
-_SHOWN = 6  # queries on a sheet, where nobody says which
+_SHOWN = 6  # number of queries on a sheet, if the user gives none
 
 
 def retrieve_checkpoint(
@@ -44,26 +44,26 @@ def retrieve_checkpoint(
     k: int = 5,
     inference: InferenceOptions | None = None,
 ) -> dict[str, Any]:
-    """Find nearest neighbours, rate them where there are classes, draw some, and write all to a folder.
+    """Find nearest neighbours, rate or list them, draw some, and write everything to a folder.
 
-    Without queries, each labelled picture is one: against all others, or, of data in two parts, against the other part.
-    With queries, their neighbours in any pictures are found, and there is nothing to be rated. A query that lies among
-    these is no neighbour of itself.
+    Without queries, the labelled pictures are the queries, and the neighbours are rated by their classes. Neighbours
+    come from all other pictures or, if the data has two parts, from the other part. With queries, any pictures can be
+    searched, with or without classes, and nothing is rated. A query is never its own neighbour.
 
     Args:
         checkpoint: see `load_model`.
         data: the pictures to search.
-        out: the folder; made if it doesn't exist.
+        out: the folder; created if it doesn't exist.
         queries: picture files.
-        descriptors: see `Descriptor.parse`. By default `DEFAULTS` are rated; the first one is drawn.
-        k: neighbours of each query.
+        descriptors: see `Descriptor.parse`; `DEFAULTS` by default, with queries only the first. The first one is drawn.
+        k: number of neighbours of each query.
         inference: how the model is run.
 
     Returns:
-        What `metrics.json` holds.
+        The content of `metrics.json`.
 
     Raises:
-        UsageError: something that was given can't be used: k is larger than the gallery, there is one class alone …
+        UsageError: an argument can't be used: for example, k is larger than the gallery, or there is only one class.
     """
     chosen = parse_descriptors(descriptors or (DEFAULTS[:1] if queries else None))
     inference = inference or InferenceOptions()
@@ -101,11 +101,11 @@ def _described(
 
 
 class _Round(NamedTuple):
-    """Queries, and the gallery that they are looked for in, as indices of the data's pictures."""
+    """Queries, and the gallery to search for their neighbours, as indices of the data's pictures."""
 
     queries: np.ndarray
     gallery: np.ndarray
-    own: np.ndarray | None  # places of the queries in the gallery
+    own: np.ndarray | None  # places of the queries in the gallery, if they are in it
 
 
 class _Shown(NamedTuple):
@@ -115,7 +115,7 @@ class _Shown(NamedTuple):
 
 
 def _searched(data: LabelledData, config: SCVAEConfig) -> LabelledPictures:
-    """Any pictures, with or without classes."""
+    """The pictures to search, with or without classes."""
     if data.data in (PATCHES, DIGITS):
         return data.open(config)
     stream = PictureStream(data.data, resize=data.pixels(config))
@@ -123,7 +123,7 @@ def _searched(data: LabelledData, config: SCVAEConfig) -> LabelledPictures:
 
 
 def _check_gallery(source: LabelledPictures, k: int, *, rated: bool) -> None:
-    """What can be known before any picture is read."""
+    """Check classes and k as far as possible without reading pictures."""
     size = source.pictures.length if isinstance(source.pictures, PictureStream) else len(source.labels)
     if rated:
         if len(set(source.labels.values())) < 2:
@@ -144,7 +144,7 @@ def _rounds(source: LabelledPictures, names: list[str]) -> list[_Round]:
 
 
 def _own_places(queries: Sequence[Path], data: str | os.PathLike[str], names: list[str]) -> list[int | None]:
-    """Where each query lies in the gallery, if it does."""
+    """The place of each query in the gallery; None for a query outside it."""
     root, places = Path(data).resolve(), {name: place for place, name in enumerate(names)}
     inside = [path.resolve() for path in queries]
     return [
@@ -192,7 +192,7 @@ def _rated(source: LabelledPictures, gallery: Described, k: int) -> dict[str, An
 
 
 def _rate(rows: np.ndarray, labels: np.ndarray, rounds: list[_Round], k: int) -> RetrievalRating:
-    """The mean over the queries of all rounds."""
+    """The rating averaged over the queries of all rounds."""
     ratings = [
         usable(partial(rate_retrieval, rows[q], rows[g], labels[q], labels[g], (1, k), own=own)) for q, g, own in rounds
     ]
@@ -223,7 +223,7 @@ def _sheet(title: str, shown: list[_Shown], source: LabelledPictures, names: lis
     wanted = {names[index] for each in shown for index in each.neighbours}
     wanted |= {each.name for each in shown if each.query is None}
     found = source.pictures
-    if isinstance(found, PictureStream):  # with more pixels than are compared, if the files have them
+    if isinstance(found, PictureStream):  # drawn with more pixels than are compared, if the files have them
         found = found.some(wanted, side)
     pictures = {named.name: named.picture.clone() for named in found if named.name in wanted}
 

@@ -1,4 +1,4 @@
-"""`scvae-fast segment`: a checkpoint, pictures with masks, and a folder for segmentations and their scores."""
+"""`scvae-fast segment`: segments pictures that have masks, and writes masks and scores to a folder."""
 
 import os
 import shutil
@@ -32,16 +32,16 @@ _SCORES = ("miou", "dice", "accuracy")
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Which pictures are segmented, and how many masks are learned from.
+    """The pictures to segment, and how many masks to learn from.
 
     Args:
         data: a folder, see `MaskedFiles`; or "mosaics", see `Mosaics`.
-        layout: of a folder.
-        classes: of a folder with images/ and masks/.
-        labelled: so many pictures' masks are learned from; 0: none. Of a folder they are drawn at random, and not
-            segmented; of mosaics they are pictures of the other halves of the textures.
-        limit: so many pictures at most are segmented; of mosaics, 16 if None.
-        fit: clusters are found in so many pictures at most, evenly spread.
+        layout: how the folder is arranged.
+        classes: number of classes, for a folder with images/ and masks/.
+        labelled: number of pictures with masks to learn from, or 0. In a folder, they are drawn at random and not
+            segmented; mosaics to learn from show the other halves of the textures.
+        limit: largest number of pictures to segment; None stands for all, or for 16 mosaics.
+        fit: largest number of pictures, evenly spread, in which clusters are found.
     """
 
     data: str | os.PathLike[str]
@@ -55,7 +55,7 @@ class Labels:
         """The pictures and masks for a seed.
 
         Raises:
-            UsageError: the data can't be used, or there are fewer pictures than are to be labelled and segmented.
+            UsageError: the data can't be used, or no pictures remain to be segmented besides the labelled ones.
         """
         pictures: MaskedPictures
         if os.fspath(self.data) == MOSAICS:
@@ -92,26 +92,26 @@ def segment_pictures(
     repeats: int = 1,
     inference: InferenceOptions | None = None,
 ) -> dict[str, Any]:
-    """Segment pictures, rate it, and write masks, overlays, `metrics.json` and a table (`metrics.md`) to a folder.
+    """Segment pictures, score them, and write masks, overlays, `metrics.json` and a table (`metrics.md`) to a folder.
 
-    Masks are `masks/NAME.png` with a palette, of the first feature and the first seed; `NAME-2.png` where pictures
-    differ in nothing but their suffix. All is computed before anything that an earlier run left is replaced.
+    Masks are palette images `masks/NAME.png`, from the first feature and the first seed; `NAME-2.png` if pictures
+    differ only in their suffix. Everything is computed before the results of an earlier run are replaced.
 
     Args:
         checkpoint: see `load_model`.
         labels: pictures and masks.
-        out: the folder; made if it doesn't exist.
-        method: how; its feature is replaced by each of `features`.
-        features: what stands for a cell; of several, the table compares them.
-        plain: whether the table has K-means (or the classifier) on single cells without words and smoothing as well.
-        repeats: so many seeds, from the method's on; they change mosaics, drawn labels, words and clusters.
+        out: the folder; created if it doesn't exist.
+        method: how to segment; each of `features` in turn replaces its feature.
+        features: features of cells; if there are several, the table compares them.
+        plain: whether the table also has K-means (or the classifier) on single cells, without words and smoothing.
+        repeats: number of seeds, starting with the method's. They change mosaics, drawn labels, words and clusters.
         inference: where the model runs.
 
     Returns:
-        What `metrics.json` holds.
+        The content of `metrics.json`.
 
     Raises:
-        UsageError: something that was given can't be used, or `masks` is there already and no result.
+        UsageError: an argument can't be used, or `masks` already exists and is not a result of an earlier run.
     """
     claim_folder(out)
     _check_masks(out, labels)
@@ -136,7 +136,7 @@ def segment_pictures(
 
 
 def _check_masks(out: Path, labels: Labels) -> None:
-    """An earlier result gives way; a folder of the same name that is none does not."""
+    """Check that `masks` doesn't exist, or is an earlier result, which may be replaced."""
     is_data = os.fspath(labels.data) != MOSAICS and out.resolve() == Path(labels.data).resolve()
     if (out / "masks").exists() and (is_data or not (out / "metrics.json").exists()):
         raise UsageError(f"{out / 'masks'} already exists and is not a result of an earlier run: choose another --out")
@@ -146,7 +146,7 @@ def _keep(folder: Path, free: FreeNames, shown: list[Segmented], segmented: Segm
     path = free((folder / "masks" / segmented.picture.name).with_suffix(".png"))
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(segmented.classes)
-    image.putpalette(palette())  # of grey levels that makes a palette
+    image.putpalette(palette())  # turns a grey image into a palette image
     image.save(path)
     if len(shown) < _SHOWN:
         shown.append(segmented)
@@ -172,7 +172,7 @@ def _record(
 
 
 def table(content: dict[str, Any]) -> str:
-    """The mean of each way's scores over the seeds, and their standard deviation, as a Markdown table."""
+    """A Markdown table of the scores of each method: mean and standard deviation over the seeds."""
     method = content["method"]
     labelled = content["data"]["labelled"]
     way = f"{method['classifier']}, {labelled} labelled pictures" if labelled else "K-means, no labels"

@@ -1,4 +1,4 @@
-"""`scvae-fast train`: one YAML file holds everything, every key can be overridden, Lightning does the rest."""
+"""`scvae-fast train`: takes a YAML file and options that override its keys, and trains with Lightning."""
 
 import shutil
 from collections.abc import Sequence
@@ -40,32 +40,32 @@ with extra("scvae_fast.commands.train", "lightning"):
     from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 _DESCRIPTION = "All keys of a configuration; see scvae-fast train --help for the options beside them."
-_HELP = "--help_keys"  # asks for these; the command itself answers --help
+_HELP = "--help_keys"  # lists these keys; --help belongs to the command itself
 
-# Room that a checkpoint needs beyond its tensors, in bytes.
+# Space that a checkpoint needs in addition to its tensors, in bytes.
 _SPARE = 64 * 2**20
-# What a checkpoint has beside the network and its weights.
+# Entries of a checkpoint that resuming needs, besides the network and its weights.
 _RESUMED = ("epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
 
 
 class RunFolder:
-    """What a training keeps in its folder."""
+    """The files in the folder of a training."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
-        self.state = path / STATE_FILE  # all that a resumption needs
+        self.state = path / STATE_FILE  # everything needed to resume
         self.logs = path / "logs"
         self.pictures = path / "pictures"
         self.model = path / MODEL_FOLDER  # for SCVAE.from_pretrained
         self.record = path / "training.json"
 
     def check(self, model: SCVAEModule, *, resume: bool, averaged: bool) -> None:
-        """Make sure, before any work, that there is room for checkpoints here, and that none is lost.
+        """Check, before any work, that there is disk space for checkpoints, and that no training is overwritten.
 
         Raises:
-            UsageError: the folder has no room, or holds a training that is not to be resumed or
-                is one of another network.
+            UsageError: the disk has too little space, or the folder holds a training that is not to be resumed, or one
+                of another network.
         """
         if self.state.exists() and not resume:
             raise UsageError(
@@ -75,7 +75,7 @@ class RunFolder:
             self._check_network(model)
         free = shutil.disk_usage(self.path).free
         weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-        # Weights, two moments of Adam, and averaged weights; a new checkpoint is written beside the last two.
+        # Weights, two moments of Adam, and averaged weights; the last two checkpoints stay while a new one is written.
         needed = 3 * weights * (4 if averaged else 3) + weights + _SPARE
         if free < needed:
             raise UsageError(
@@ -100,14 +100,14 @@ class RunFolder:
 
 
 class _Parser(LightningArgumentParser):
-    """Lightning's, with errors that are one line and no page of usage."""
+    """Lightning's parser, with one-line errors instead of a page of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help_keys lists all keys)\n")
 
 
 class _TrainCLI(LightningCLI):
-    """Lightning's, with our callbacks, loggers and checkpoints."""
+    """Lightning's command line, with our callbacks, loggers and checkpoints."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--out", type=str, default="out/train", help="folder of the training")
@@ -127,7 +127,7 @@ class _TrainCLI(LightningCLI):
         folder = RunFolder(Path(self.config.out))
         settings = dict(self.config_init.trainer)
         self.stop, self.history = StopOnSignal(), History()
-        # Trainer would put its own timer behind the others, and KeepCheckpoint would not see that the time is over.
+        # Trainer would add its own timer as the last callback, too late for KeepCheckpoint to see that the time is up.
         max_time = settings.pop("max_time")
         if max_time is not None and settings["max_epochs"] is None:
             settings["max_epochs"] = -1  # as Trainer does
@@ -147,13 +147,13 @@ class _TrainCLI(LightningCLI):
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Train as a configuration says, and keep everything in the folder `out`.
+    """Run the training that a configuration describes, and keep everything in the folder `out`.
 
     Args:
-        arguments: of the command line, after `scvae-fast train`.
+        arguments: the command line after `scvae-fast train`.
 
     Returns:
-        0, or 128 + the number of the signal that stopped the training: its state is kept. Either end leaves the same.
+        0, or 128 + the number of the signal that stopped the training. In both cases, state and model are written.
 
     Raises:
         UsageError: the configuration, the data or the folder can't be used, or the loss is not finite.
@@ -175,7 +175,7 @@ def train(arguments: Sequence[str]) -> int:
             raise ArgumentError(
                 f"model.network.in_channels must be 3, got {channels}: all data have pictures of 3 channels"
             )
-        cli.datamodule.setup("fit")  # says what is wrong with the data before anything is written
+        cli.datamodule.setup("fit")  # reports problems with the data before anything is written
         resume = cli.config.resume and folder.state.exists()
         if first:
             claim_folder(folder.path)
@@ -198,7 +198,7 @@ def train(arguments: Sequence[str]) -> int:
 
 
 def _require_config(arguments: Sequence[str]) -> None:
-    """Lightning would name a key that nobody has heard of."""
+    """Require a configuration; Lightning would name an obscure key."""
     known = ("--config", "-c", "--data", "--print_config", _HELP)
     if not any(argument.partition("=")[0].startswith(known) for argument in arguments):
         raise ArgumentError("--config is missing: give a YAML file, or the name of a packaged one, such as pictures64")
@@ -220,18 +220,18 @@ def _cli(arguments: list[str]) -> _TrainCLI:
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
-    except (ValueError, TypeError, OSError) as error:  # what the classes say about their arguments
+    except (ValueError, TypeError, OSError) as error:  # the classes reject an argument
         raise ArgumentError(str(error)) from error
 
 
 def spelled_out(arguments: list[str]) -> list[str]:
-    """The arguments of a command line as their parser takes them.
+    """Rewrite the arguments of a command line for its parser.
 
-    Names of configurations that come with the package become their paths, where there is no file of that name, and
-    --help_keys becomes --help.
+    Names of packaged configurations become their paths, unless a file of that name exists, and --help_keys becomes
+    --help.
 
     Raises:
-        ArgumentError: there is neither a file nor a configuration of a name, or an argument is not in UTF-8.
+        ArgumentError: there is no file or packaged configuration of a given name, or an argument is not valid UTF-8.
     """
     for argument in arguments:
         if (shown := printable(argument)) != argument:

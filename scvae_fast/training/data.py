@@ -1,10 +1,10 @@
 """Lightning data modules: FFHQ, ImageNet, a folder of pictures, tar shards, the embedded photographs.
 
-Their training data is a stream of numbered samples without end, of which W processes with batches of B take the next
-B·W in each step. So results depend neither on W nor on the number of worker processes (tar shards are an exception), a
-checkpoint needs to hold the number of samples seen and no more, and a training resumed in the midst of an epoch sees
-the very batches that it would have seen. Build the trainer with `use_distributed_sampler=False`: the modules share the
-samples out by themselves.
+The training data is an endless stream of numbered samples. In each step, W processes with batches of B take the next
+B·W samples. So, for the same B·W, results depend neither on W nor on the number of worker processes (except with tar
+shards). A checkpoint stores only the number of samples seen, and a training resumed within an epoch sees exactly the
+batches that it would have seen. Build the trainer with `use_distributed_sampler=False`: the modules divide the
+samples themselves.
 """
 
 import hashlib
@@ -32,8 +32,8 @@ from scvae_fast.data.unreadable import UnreadableFiles
 from scvae_fast.errors import UsageError
 from scvae_fast.training.progress import batches_seen
 
-# "zoomed": a random square of 75 … 100 % of the largest, resized, as the released code trains on FFHQ; "placed": the
-# shorter side resized and a random square taken, as it trains on ImageNet.
+# As in the released code. "zoomed", for FFHQ: a random square with 75 … 100 % of the area of the largest one, resized.
+# "placed", for ImageNet: a random square, after the shorter side is resized to the resolution.
 CropKind = Literal["zoomed", "placed"]
 
 # More worker processes than this seldom help one GPU.
@@ -41,9 +41,9 @@ _MOST_WORKERS = 8
 
 
 class Found(NamedTuple):
-    """What a data module works with: pictures to train on, samples in an epoch, and pictures to validate on, if any.
+    """The data of a module: training pictures, number of samples per epoch, and validation pictures, if any.
 
-    The training pictures are made for a number of worker processes.
+    `training` returns the training pictures for a given number of worker processes.
 
     Example:
         >>> from scvae_fast.training.data import Photographs
@@ -57,18 +57,18 @@ class Found(NamedTuple):
 
 
 class PictureData(LightningDataModule, ABC):
-    """What the data modules have in common; each yields batches (B, 3, resolution, resolution) in −1 … 1.
+    """Base class of the data modules, which yield batches (B, 3, resolution, resolution) in −1 … 1.
 
-    Training has no end and validation a fixed order. A file that can't be read is named on stderr and replaced by the
-    next one.
+    Training batches are endless; validation has a fixed order. A file that can't be read is named on stderr and
+    replaced by the next readable one.
 
     Args:
         resolution: height and width of the samples.
-        batch_size: of each process.
-        num_workers: processes that decode pictures, for each training process; by default its share of the
-            processors, at most 8, or 0 where the system has no semaphores.
-        seed: of the order and of the crops.
-        most_broken: so many files may be unreadable; one more ends the training with an error.
+        batch_size: per process.
+        num_workers: processes that decode pictures, per training process; by default its share of the processors, at
+            most 8, or 0 if the system has no semaphores.
+        seed: for the order and the crops.
+        most_broken: number of files that may be unreadable; one more ends the training with an error.
 
     Example:
         >>> from scvae_fast.training.data import Photographs
@@ -101,21 +101,21 @@ class PictureData(LightningDataModule, ABC):
         """Find the pictures.
 
         Raises:
-            UsageError: there are none, or there can't be so many workers.
+            UsageError: there are no pictures, or this system can't run the requested workers.
         """
         self._workers()
         if self._pictures().validation is None:
-            # Lightning leaves a validation out whose hook is its own; of an empty one it warns.
+            # Lightning skips validation if the hook is not overridden; it would warn of an empty loader.
             self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
         if stage == "fit":
             self._before = {"samples": 0, "batches": 0}  # Lightning loads a checkpoint after this
 
     @abstractmethod
     def find(self) -> Found:
-        """Look for the pictures; each module has its own way.
+        """Find the pictures; each module implements this.
 
         Raises:
-            UsageError: there are none.
+            UsageError: there are no pictures.
         """
 
     def credits(self) -> dict[str, Credit]:
@@ -123,13 +123,13 @@ class PictureData(LightningDataModule, ABC):
         return {}
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        """Batches without end, from the first sample that no step has seen; `len` is the batches of an epoch."""
+        """Endless batches, starting with the first sample not seen yet; `len` is the number of batches in an epoch."""
         found, workers = self._pictures(), self._workers()
         batches = StreamBatches(found.epoch, self.batch_size, first=self._samples, **self._process())
         return picture_loader(found.training(workers), batches, num_workers=workers)
 
     def val_dataloader(self) -> DataLoader[Tensor] | list[DataLoader[Tensor]]:
-        """Each picture once; of several processes, each gets equally many. No loader if there is nothing for it."""
+        """Batches with each picture once, in equal numbers per process; an empty list if there are no pictures."""
         pictures = self._pictures().validation
         if pictures is None:
             return []
@@ -141,7 +141,7 @@ class PictureData(LightningDataModule, ABC):
         return picture_loader(pictures, batches, num_workers=self._workers())
 
     def first_samples(self, count: int) -> Tensor:  # -> (count, 3, resolution, resolution)
-        """The samples that a training begins with, in every process the same; of shards, those of this process."""
+        """The first samples of a training, the same in every process; for shards, the first ones of this process."""
         pictures = self._pictures().training(0)
         if isinstance(pictures, RandomCrops | TrainingPictures):
             return torch.stack([pictures[number] for number in range(count)])
@@ -149,7 +149,7 @@ class PictureData(LightningDataModule, ABC):
         return torch.cat(list(batches))[:count]
 
     def first_validated(self, count: int) -> Tensor | None:  # -> (count, 3, resolution, resolution)
-        """The first pictures to validate on, fewer where there are fewer; None where there are none."""
+        """The first validation pictures, fewer than `count` if there are fewer; None if there are none."""
         pictures = self._pictures().validation
         if pictures is None:
             return None
@@ -157,11 +157,11 @@ class PictureData(LightningDataModule, ABC):
         return next(iter(picture_loader(pictures, batches)))
 
     def state_dict(self) -> dict[str, Any]:
-        """How many samples all processes have seen, and Lightning's count of batches at that moment."""
+        """The number of samples that all processes have seen, and Lightning's count of batches at that point."""
         return {"samples": self._samples(), "batches": self._batches_done()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there; with another size of the batches, or number of processes, as well."""
+        """Continue from a saved state; batch size and number of processes may have changed."""
         self._before = {name: int(state_dict[name]) for name in ("samples", "batches")}
 
     def _pictures(self) -> Found:
@@ -190,7 +190,7 @@ class PictureData(LightningDataModule, ABC):
         if self.num_workers is not None:
             return self.num_workers
         here = 1 if self.trainer is None else self.trainer.num_devices
-        # Where the system can say so, those that this process may use.
+        # Only the processors that this process may use, if the system can tell.
         count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, min(_MOST_WORKERS, count // here))
 
@@ -205,13 +205,13 @@ class _FileData(PictureData):
 
 
 class FFHQ(_FileData):
-    """FFHQ, 60,000 pictures to train on and 10,000 to validate on, by their numbers.
+    """FFHQ: 60,000 training pictures and 10,000 validation pictures, divided by their numbers.
 
-    Training crops are random squares of 75 … 100 % of a picture's area, mirrored or not.
+    Training crops are random squares with 75 … 100 % of a picture's area, mirrored at random.
 
     Args:
-        root: the folder of 00000.png … 69999.png, in folders of a thousand or not, or the one with images1024x1024 or
-            thumbnails128x128 in it.
+        root: the folder with 00000.png … 69999.png, directly or in folders of a thousand, or one that contains
+            images1024x1024 or thumbnails128x128.
         others: see `PictureData`.
 
     Example:
@@ -232,10 +232,10 @@ class FFHQ(_FileData):
 class ImageNet(_FileData):
     """ImageNet, in folders train/CLASS/ and val/CLASS/.
 
-    Training crops are random squares as wide as the shorter side, mirrored or not.
+    Training crops are random squares as wide as the shorter side, mirrored at random.
 
     Args:
-        root: the folder of train/ and val/.
+        root: the folder that contains train/ and val/.
         others: see `PictureData`.
 
     Example:
@@ -254,14 +254,15 @@ class ImageNet(_FileData):
 
 
 class PictureFolder(_FileData):
-    """Any folder of pictures, of any sizes.
+    """Any folder of pictures of any sizes.
 
     Args:
         root: the folder.
-        val_root: another folder, to validate on; without, a share of the first is held out for that.
-        held_out: that share. Which pictures those are depends on their names alone.
-        recursive: whether folders in the folder are searched as well.
-        crop: "zoomed" (a random square of 75 … 100 % of the largest) or "placed" (one as wide as the shorter side).
+        val_root: folder of validation pictures; without one, a share of `root` is held out for validation.
+        held_out: that share; which pictures are held out depends only on their names.
+        recursive: whether to include subfolders.
+        crop: "zoomed" (a random square with 75 … 100 % of the area of the largest one) or "placed" (one as wide as the
+            shorter side).
         others: see `PictureData`.
 
     Example:
@@ -301,19 +302,19 @@ class PictureFolder(_FileData):
 
 
 class Shards(PictureData):
-    """Pictures in tar shards as WebDataset has them, for what doesn't fit one machine.
+    """Pictures in WebDataset's tar shards, for data sets that don't fit on one machine.
 
-    Shards are read from front to back by every worker process, so that the order depends on the number of those and of
-    the training processes, and on the size of the batches; a training resumed with the same of all three sees the very
-    batches that it would have seen. A resumption reads again, without decoding, what came before in the epoch.
+    Every worker process reads shards from front to back, so the order depends on the number of worker processes, the
+    number of training processes, and the batch size. A training resumed with the same values of all three sees exactly
+    the batches that it would have seen; resuming reads the earlier pictures of the epoch again, without decoding them.
 
     Args:
-        train: shards to train on: a pattern "data/train-{000..127}.tar", a command "pipe:…", a folder, or a list.
-        val: shards to validate on. Every worker process reads all of them.
-        samples: pictures in an epoch; counted in the headers of local tar files, must be given for pipes.
-        val_samples: pictures in `val`, as `samples`.
-        crop: as `PictureFolder`.
-        buffer: so many encoded pictures of a worker process are mixed.
+        train: training shards: a pattern "data/train-{000..127}.tar", a command "pipe:…", a folder, or a list of these.
+        val: validation shards. Every worker process reads all of them.
+        samples: pictures per epoch; counted from the headers of local tar files, required for pipes.
+        val_samples: pictures in `val`, like `samples`.
+        crop: see `PictureFolder`.
+        buffer: number of encoded pictures that a worker process shuffles together.
         others: see `PictureData`.
 
     Example:
@@ -369,12 +370,12 @@ class Shards(PictureData):
 class Photographs(PictureData):
     """The photographs in scikit-image and scikit-learn: strongly augmented random crops of nineteen of them.
 
-    Validation is on the other two, cut into squares.
+    Validation uses the other two, cut into squares.
 
     Args:
         crops: how training crops are drawn and changed; their size is `resolution`.
         samples: crops in an epoch.
-        num_workers: see `PictureData`; a crop takes little time, so none is the default.
+        num_workers: see `PictureData`; 0 by default, because a crop takes little time.
         others: see `PictureData`.
 
     Example:
@@ -433,7 +434,7 @@ def _counted(name: str, shards: str | list[str], argument: str, samples: int | N
 
 
 def _grid(picture: Tensor, side: int) -> list[Tensor]:  # (3, H, W) -> (3, side, side) each
-    """As many squares as fit side by side into the middle; if none does, the middle of the resized picture."""
+    """As many adjacent squares as fit, centred; if none fits, the middle square of the resized picture."""
     height, width = picture.shape[1:]
     if min(height, width) < side:
         return [centre_square(picture, side)]
