@@ -265,7 +265,7 @@ def decode(z: torch.Tensor, D: torch.Tensor, *, backend: str | None = None) -> t
 
 
 def _is_plain_product(z: torch.Tensor, backend: str | None) -> bool:
-    """Whether PyTorch's own product decodes z directly; our operation's overhead is as long as that for few rows.
+    """Whether PyTorch's own product decodes z directly; for few rows, our operation has too much overhead.
 
     Compiled code, and calls that compute in another dtype, use our operation all the same.
     """
@@ -395,7 +395,7 @@ def lasso(
 
 
 def _common(op: str, n_iter: int, positive: bool, backend: str | None) -> Any:
-    """T as an int; raises if it, `positive` or `backend` is invalid."""
+    """T as an int; raises an error if T, `positive` or `backend` is invalid."""
     if positive is not False and positive is not True:
         raise TypeError(f"{op}: positive must be a bool, got {type(positive).__name__}")
     if backend is not None:

@@ -1,4 +1,4 @@
-"""Sparse coding behind scikit-learn's interface: coders and a dictionary learner for pipelines and searches."""
+"""Sparse coding with scikit-learn's interface: coders and a dictionary learner for pipelines and searches."""
 
 from scvae_fast._extras import extra
 

@@ -1,7 +1,7 @@
-"""What the estimators share: the way from scikit-learn's arrays to tensors and back.
+"""Base classes of the estimators, with the conversion between scikit-learn's arrays and tensors.
 
-scikit-learn writes an atom as a row, `components_` (n_components, n_features) = (K, n): the transpose of this package's
-D (n, K). `components_` and `dictionary` are scikit-learn's way round everywhere here.
+In scikit-learn an atom is a row: `components_` is (n_components, n_features) = (K, n), the transpose of this package's
+D (n, K). All estimators here use scikit-learn's layout for `components_` and `dictionary`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ROWS_AT_ONCE = 4096  # with K = 512 in float32, their codes take 8 MiB
 
 
 class SparseTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC):
-    """Rows to sparse codes over `components_` and back; who inherits says how rows are coded."""
+    """Transforms rows to sparse codes over `components_` and back; subclasses define how rows are coded."""
 
     components_: np.ndarray  # (K, n), an atom a row
     alpha: float
@@ -38,7 +38,7 @@ class SparseTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     def transform(self, X: Any) -> Any:
         """Codes (n_samples, n_components) of X (n_samples, n_features), in X's dtype (float64 unless it is float32).
 
-        With `sparse_output`, as SciPy's csr_array.
+        A SciPy csr_array if `sparse_output` is set.
         """
         check_is_fitted(self, "components_")
         X = validate_data(self, X, dtype=FLOATS, reset=False)
@@ -50,7 +50,7 @@ class SparseTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return vstack([csr_array(piece) for piece in codes], format="csr")
 
     def inverse_transform(self, X: Any) -> np.ndarray:
-        """The rows Dz (n_samples, n_features) that codes X (n_samples, n_components), dense or sparse, stand for."""
+        """The rows Dz (n_samples, n_features) for codes X (n_samples, n_components), which may be dense or sparse."""
         check_is_fitted(self, "components_")
         codes = check_array(X, dtype=FLOATS, accept_sparse="csr", input_name="X")
         if codes.shape[1] != len(self.components_):
@@ -61,7 +61,7 @@ class SparseTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return np.asarray(codes @ self.components_.astype(codes.dtype, copy=False))
 
     def score(self, X: Any, y: object = None) -> float:
-        """Minus the mean of ½‖x − Dz‖² + α‖z‖₁ over the rows: more is better, at the same α."""
+        """Minus the mean of ½‖x − Dz‖² + α‖z‖₁ over the rows; higher is better, for the same α."""
         check_is_fitted(self, "components_")
         X = validate_data(self, X, dtype=FLOATS, reset=False)
         problem = Lasso(self._dictionary(X.dtype), self.alpha)
@@ -70,7 +70,7 @@ class SparseTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
     @abstractmethod
     def _codes(self, X: np.ndarray) -> Iterator[torch.Tensor]:  # (M, n) -> (M, K) in all
-        """The codes of rows, for each of their `_pieces`."""
+        """The codes of the rows, one tensor per piece."""
 
     def _pieces(self, X: np.ndarray) -> Iterator[torch.Tensor]:
         for first in range(0, len(X), _ROWS_AT_ONCE):
@@ -96,7 +96,7 @@ class SparseTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return tags
 
     def _given_dictionary(self, name: str, like: np.ndarray) -> np.ndarray:  # (M, n) -> (K, n)
-        """The dictionary that parameter `name` gives, as an array of its own in the dtype of the rows `like`.
+        """The dictionary in parameter `name`, copied to an array in the dtype of the rows `like`.
 
         None stands for the orthonormal DCT.
         """
@@ -112,14 +112,14 @@ class SparseTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return atoms
 
     def _check_numbers(self, *names: str, zero: bool = False) -> None:
-        """Raises ValueError unless these parameters are finite numbers above 0, or at 0 where that is allowed."""
+        """Raise ValueError unless these parameters are finite numbers above 0, or 0 if `zero` is set."""
         for name in names:
             value = getattr(self, name)
             if not isinstance(value, Real) or not 0 <= float(value) < math.inf or (value == 0 and not zero):
                 raise ValueError(f"{self._name}: {name} must be a number {'>=' if zero else '>'} 0, got {value!r}")
 
     def _check_counts(self, least: int, *names: str) -> None:
-        """Raises ValueError unless these parameters are whole numbers from `least` on."""
+        """Raise ValueError unless these parameters are whole numbers >= `least`."""
         for name in names:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
@@ -127,7 +127,7 @@ class SparseTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
 
 class LassoTransformer(SparseTransformer):
-    """Codes that solve the lasso over `components_`, which may be bound to be non-negative."""
+    """Transforms rows to solutions of the lasso over `components_`, optionally non-negative ones."""
 
     transform_algorithm: str | None
     transform_max_iter: int
@@ -135,7 +135,7 @@ class LassoTransformer(SparseTransformer):
 
     @property
     def _non_negative(self) -> bool:
-        """Whether codes are."""
+        """Whether codes must be non-negative."""
         return False
 
     def _problem(self, dtype: np.dtype) -> Lasso:
@@ -163,7 +163,7 @@ class LassoTransformer(SparseTransformer):
         )
 
     def _check_lasso(self) -> None:
-        """Raises ValueError for a parameter of the lasso or its solver that is out of range."""
+        """Raise ValueError if a parameter of the lasso or its solver is out of range."""
         if self.transform_algorithm is not None and self.transform_algorithm not in ALGORITHMS:
             raise ValueError(
                 f"{self._name}: transform_algorithm must be None or one of {ALGORITHMS}, got "
@@ -176,7 +176,7 @@ class LassoTransformer(SparseTransformer):
         self._check_counts(0, "transform_max_iter")
 
     def _check_flags(self, *names: str) -> None:
-        """Raises ValueError unless these parameters are True or False."""
+        """Raise ValueError unless these parameters are True or False."""
         for name in names:
             if not isinstance(value := getattr(self, name), (bool, np.bool_)):
                 raise ValueError(f"{self._name}: {name} must be True or False, got {value!r}")

@@ -1,4 +1,4 @@
-"""Codes over a dictionary that is given."""
+"""Sparse coding over a given dictionary."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from scvae_fast.estimators._base import FLOATS, LassoTransformer
 class LassoCoder(LassoTransformer):
     """Sparse codes over a fixed dictionary: z minimises ½‖x − Dz‖² + α‖z‖₁, as `sparse_encode(algorithm="lasso_cd")`.
 
-    By `scvae_fast.lasso`, until the duality gap of a row, which bounds how far its objective is from the minimum, is
-    small enough. Unlike scikit-learn's `SparseCoder` it has to be fitted: that checks the dictionary and the number of
-    features. One α for each row, and derivatives, are for `scvae_fast.lasso` itself.
+    `scvae_fast.lasso` iterates each row until its duality gap, which bounds how far its objective is from the
+    minimum, is small enough. Unlike scikit-learn's `SparseCoder`, this estimator must be fitted: `fit` checks the
+    dictionary and the number of features. For an α per row, or for derivatives, use `scvae_fast.lasso` directly.
 
     Args:
-        dictionary: (n_components, n_features), an atom a row, of any norm: the transpose of this package's D (n, K), so
-            `dictionaries.dct(64, 128).T`. None is the orthonormal DCT.
+        dictionary: (n_components, n_features), an atom a row, of any norm: the transpose of this package's D (n, K),
+            for example `dictionaries.dct(64, 128).T`. None stands for the orthonormal DCT.
         alpha: α > 0, this package's λ, in the units of X.
-        positive: whether codes are non-negative, as scikit-learn's `positive_code`.
+        positive: whether codes are non-negative; scikit-learn's `positive_code`.
         transform_algorithm: "cd" (coordinate descent, on CPUs), "fista" (Beck & Teboulle 2009, with restarts) or plain
-            "ista"; None is "cd" on a CPU and "fista" elsewhere.
-        transform_max_iter: iterations of a row at most.
-        transform_tol: the gap to reach, as a share of ½‖x‖². With 0, "fista" and "ista" make exactly
-            `transform_max_iter` iterations, as a LISTA network does, and "cd" goes on until rounding stops it. In
-            float32 rounding keeps the gap from going much below 1e-6.
+            "ista"; None chooses "cd" on a CPU and "fista" elsewhere.
+        transform_max_iter: largest number of iterations per row.
+        transform_tol: largest gap, as a share of ½‖x‖². With 0, "fista" and "ista" make exactly `transform_max_iter`
+            iterations, like a LISTA network, and "cd" continues until rounding stops it. In float32, rounding keeps
+            the gap from falling much below 1e-6.
         sparse_output: whether `transform` returns a csr_array.
         device: where to compute, "cpu" or "cuda".
 
     Attributes:
         components_: (n_components, n_features), the dictionary.
         n_features_in_: n.
-        feature_names_in_: names of the features, where X has them.
+        feature_names_in_: names of the features, if X has them.
 
     Raises:
-        ValueError: from `fit`, for a parameter out of range, or a dictionary of another number of features than X.
-        UsageError: from `fit`, where this machine has no such device.
-        sklearn.exceptions.ConvergenceWarning: from `transform`, when rows did not reach the gap.
+        ValueError: from `fit`, if a parameter is out of range, or dictionary and X differ in the number of features.
+        UsageError: from `fit`, if this machine has no such device.
+        sklearn.exceptions.ConvergenceWarning: from `transform`, if rows did not reach the gap.
 
     Example:
         >>> import numpy as np

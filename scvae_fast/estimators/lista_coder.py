@@ -30,34 +30,34 @@ class LISTACoder(SparseTransformer):
     """Sparse codes in a fixed, small number of iterations, by a network that is trained for the data.
 
     The network is one of `scvae_fast.nn`, by default LISTA (Gregor & LeCun, "Learning fast approximations of sparse
-    coding", ICML 2010). It starts as T iterations of ISTA, "alista" as its authors' code does, and learns its weights
-    by Adam on the mean of ½‖x − Dz‖² + α‖z‖₁ over the rows itself (as Ablin et al., "Learning step sizes for unfolded
-    sparse coding", NeurIPS 2019), so no exact codes are needed. D stays as it is.
+    coding", ICML 2010). It starts as T iterations of ISTA ("alista" starts as in its authors' code). Adam then
+    minimises the mean of ½‖x − Dz‖² + α‖z‖₁ over the rows directly (as in Ablin et al., "Learning step sizes for
+    unfolded sparse coding", NeurIPS 2019), so no exact codes are needed. D is not changed.
 
     Args:
         dictionary: (n_components, n_features), an atom a row: `OnlineDictionaryLearning.components_`, or the transpose
-            of this package's D (n, K). None is the orthonormal DCT.
+            of this package's D (n, K). None stands for the orthonormal DCT.
         alpha: α > 0, this package's λ, in the units of X.
-        method: "lista", "lista-cp", "tilista", "alista" or "slista". They learn all weights, a W for each iteration,
-            one W with steps, steps and thresholds, or steps alone.
+        method: "lista", "lista-cp", "tilista", "alista" or "slista". In this order, they learn all weights; a W for
+            each iteration; one W with steps; steps and thresholds; only steps.
         n_iter: T ≥ 0, iterations of the network. "lista" also computes z_0 from x; the others start at 0.
-        epochs: passes over the rows in training; 0 leaves ISTA as it is.
-        batch_size: rows of a batch.
+        epochs: passes over the rows in training; 0 keeps the initial weights.
+        batch_size: rows per batch.
         learning_rate: Adam's; it falls to 0 along a cosine.
-        random_state: of the order of the rows.
+        random_state: for the order of the rows.
         sparse_output: whether `transform` returns a csr_array.
         device: where to compute, "cpu" or "cuda".
 
     Attributes:
         components_: (n_components, n_features), the dictionary.
-        network_: the layer of `scvae_fast.nn` with the weights of the best epoch, to use in PyTorch; on the CPU.
+        network_: the layer of `scvae_fast.nn` with the weights of the best epoch, for use in PyTorch; on the CPU.
         error_: (epochs + 1,), mean objective of the rows: before training, then after each epoch.
         n_features_in_: n.
-        feature_names_in_: names of the features, where X has them.
+        feature_names_in_: names of the features, if X has them.
 
     Raises:
-        ValueError: from `fit`, for a parameter out of range, or a dictionary of another number of features than X.
-        UsageError: from `fit`, where this machine has no such device.
+        ValueError: from `fit`, if a parameter is out of range, or dictionary and X differ in the number of features.
+        UsageError: from `fit`, if this machine has no such device.
 
     Example:
         >>> import numpy as np
@@ -102,7 +102,7 @@ class LISTACoder(SparseTransformer):
         find_device(self.device)
         X = validate_data(self, X, dtype=FLOATS)
         atoms = self._given_dictionary("dictionary", X)
-        # Codes scale with x and α: trained at rows of norm 1, θ gets steps that fit it.
+        # Codes scale with x and α. Training with rows of norm 1 makes Adam's steps fit the size of θ.
         scale = float(np.sqrt(np.square(X, dtype=np.float64).sum(1).mean())) or 1.0
         problem = Lasso(self._tensor(atoms.T), self.alpha / scale, float("nan"))
         network = self._network(problem)
@@ -123,7 +123,7 @@ class LISTACoder(SparseTransformer):
         return LISTA(n, K, T, dictionary=D, lmbda=lmbda, device=D.device, dtype=D.dtype)
 
     def _train(self, network: SparseCoder, problem: Lasso, X: np.ndarray) -> list[float]:
-        """Train to the best epoch's weights; returns the mean objective before, and after each epoch."""
+        """Train, load the best epoch's weights, and return the mean objective before training and after each epoch."""
         random = check_random_state(self.random_state)
         optimiser = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
         steps = -(-len(X) // self.batch_size) * self.epochs
@@ -149,7 +149,7 @@ class LISTACoder(SparseTransformer):
         return sum(float(problem.objective(x, network(x)).double().sum()) for x in self._pieces(X)) / len(X)
 
     def _codes(self, X: np.ndarray) -> Iterator[torch.Tensor]:
-        # A network of its own for each call: others may be using the estimator, and it stays as it was.
+        # A copy for each call, because other threads may be using the estimator, and `network_` must not change.
         network = copy.deepcopy(self.network_).to(self._dictionary(X.dtype))
         for x in self._pieces(X):
             with torch.no_grad():

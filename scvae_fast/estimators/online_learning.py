@@ -16,17 +16,17 @@ from scvae_fast.ops import native
 from scvae_fast.ops.lasso_solver import unit_of
 
 _ATOMS_AT_ONCE = 16
-_MOST_COMPILED = 1 << 20  # bytes of atoms, all of which the compiled round reads for each atom
-_DEAD = 1e-6  # an atom whose mean squared entry is below that share of all atoms' mean
+_MOST_COMPILED = 1 << 20  # largest size of the atoms, in bytes, for the compiled round, which reads all for each atom
+_DEAD = 1e-6  # a dead atom's codes have at most this share of the mean energy of all atoms' codes
 
 
 class OnlineDictionaryLearning(LassoTransformer):
-    """Learns atoms of unit norm that make ½‖x − Dz‖² + α‖z‖₁ small: online dictionary learning.
+    """Online dictionary learning: learns atoms of unit norm that make ½‖x − Dz‖² + α‖z‖₁ small.
 
-    For each batch of η rows: their codes z over the present D, as `LassoCoder` finds them; A ← βA + Σ z zᵀ and
-    B ← βB + Σ x zᵀ; then one round of block-coordinate descent, d_j ← u_j/‖u_j‖ with u_j = d_j + (b_j − D a_j)/A_jj,
-    which is the best d_j of unit norm. β forgets the codes over old dictionaries. An atom that nothing uses is replaced
-    by a row of the batch, drawn in proportion to what the dictionary leaves of it.
+    Each batch of η rows is coded over the current D as by `LassoCoder`. Its codes z update A ← βA + Σ z zᵀ and
+    B ← βB + Σ x zᵀ. One round of block-coordinate descent follows: d_j ← u_j/‖u_j‖ with u_j = d_j + (b_j − D a_j)/A_jj,
+    the best d_j of unit norm. β discounts the codes over older dictionaries. An unused atom is replaced by a row of the
+    batch, drawn with a probability proportional to its squared error.
 
     Source: J. Mairal, F. Bach, J. Ponce and G. Sapiro, "Online dictionary learning for sparse coding", ICML 2009,
     algorithms 1 and 2, β from section 3.4.2; codes come from `scvae_fast.lasso` instead of LARS.
@@ -34,16 +34,16 @@ class OnlineDictionaryLearning(LassoTransformer):
     Args:
         n_components: K, number of atoms; the number of features if None.
         alpha: α > 0, this package's λ, in the units of X.
-        max_iter: passes over the rows at most.
-        batch_size: η, rows of a batch.
-        tol: `fit` ends when a pass lowers the mean objective by no more than that share of it; 0 makes all passes.
+        max_iter: largest number of passes over the rows.
+        batch_size: η, rows per batch.
+        tol: `fit` stops when a pass lowers the mean objective by at most this share of it; 0 makes all passes.
         positive_code: whether codes are non-negative.
-        positive_dict: whether atoms are. The best atom is then the positive part of u_j, of unit norm.
-        dict_init: (n_components, n_features) atoms to start from, an atom a row; rows of X drawn at random if None.
-        random_state: of the start, the order of the rows and the replaced atoms.
-        transform_algorithm: see `LassoCoder`, as the following.
-        transform_max_iter: iterations of a row at most, in learning as well.
-        transform_tol: the duality gap to reach, as a share of ½‖x‖².
+        positive_dict: whether atoms are non-negative. The best atom is then the positive part of u_j, at unit norm.
+        dict_init: (n_components, n_features) initial atoms, an atom a row; None draws rows of X at random.
+        random_state: for the initial atoms, the order of the rows and the replaced atoms.
+        transform_algorithm: see `LassoCoder`, also for the next two.
+        transform_max_iter: largest number of iterations per row, also during learning.
+        transform_tol: largest duality gap, as a share of ½‖x‖².
         sparse_output: whether `transform` returns a csr_array.
         device: where to compute, "cpu" or "cuda".
 
@@ -51,14 +51,14 @@ class OnlineDictionaryLearning(LassoTransformer):
         components_: (n_components, n_features), the atoms, of unit norm; the transpose of this package's D.
         n_iter_: passes made by `fit`.
         n_steps_: batches seen.
-        error_: (n_iter_,), mean objective of the rows in each pass of `fit`, each row over the dictionary it met.
+        error_: (n_iter_,), mean objective of the rows in each pass of `fit`, each over the dictionary of its batch.
         n_features_in_: n.
-        feature_names_in_: names of the features, where X has them.
+        feature_names_in_: names of the features, if X has them.
 
     Raises:
-        ValueError: from `fit` and `partial_fit`, for a parameter out of range or a `dict_init` that doesn't fit.
-        UsageError: from the same, where this machine has no such device.
-        sklearn.exceptions.ConvergenceWarning: from `transform`, when rows did not reach the gap.
+        ValueError: from `fit` and `partial_fit`, if a parameter is out of range or `dict_init` doesn't fit.
+        UsageError: from `fit` and `partial_fit`, if this machine has no such device.
+        sklearn.exceptions.ConvergenceWarning: from `transform`, if rows did not reach the gap.
 
     Example:
         >>> import numpy as np
@@ -102,7 +102,7 @@ class OnlineDictionaryLearning(LassoTransformer):
         self.device = device
 
     def fit(self, X: Any, y: object = None) -> OnlineDictionaryLearning:
-        """Learn from X (n_samples, n_features), from the start."""
+        """Learn from X (n_samples, n_features), starting anew."""
         self._check_parameters()
         X = validate_data(self, X, dtype=FLOATS)
         self._start(X)
@@ -117,7 +117,7 @@ class OnlineDictionaryLearning(LassoTransformer):
         return self
 
     def partial_fit(self, X: Any, y: object = None) -> OnlineDictionaryLearning:
-        """Learn from X (n_samples, n_features), one batch, and go on from what was learned before."""
+        """Learn from X (n_samples, n_features) as one batch, continuing after earlier calls."""
         started = hasattr(self, "components_")
         self._check_parameters()
         X = validate_data(self, X, dtype=self.components_.dtype if started else FLOATS, reset=not started)
@@ -140,7 +140,7 @@ class OnlineDictionaryLearning(LassoTransformer):
     def _start(self, X: np.ndarray) -> None:
         K = X.shape[1] if self.n_components is None else int(self.n_components)
         self._random = check_random_state(self.random_state)
-        self._unit = unit_of(self.alpha)  # the sums are of squares, which vanish or overflow in that of the data
+        self._unit = unit_of(self.alpha)  # in the data's own unit, the sums of squares might underflow or overflow
         X = X / X.dtype.type(self._unit)
         if self.dict_init is None:
             rows = _draw(self._random, (X != 0).any(1).astype(float), K)
@@ -157,7 +157,7 @@ class OnlineDictionaryLearning(LassoTransformer):
         self.n_steps_ = 0
 
     def _step(self, X: np.ndarray) -> float:
-        """Learn from one batch; returns the sum of its rows' objectives before that."""
+        """Learn from one batch; return the sum of its rows' objectives before the update."""
         X = X / X.dtype.type(self._unit)
         x = self._tensor(X)
         problem = self._problem(X.dtype)._replace(alpha=self.alpha / self._unit)
@@ -174,7 +174,7 @@ class OnlineDictionaryLearning(LassoTransformer):
         return before * self._unit**2
 
     def _replace_dead(self, atoms: np.ndarray, X: np.ndarray, z: torch.Tensor) -> None:
-        """Rows of X (M, n), drawn by what codes z (M, K) leave of their energy, take the place of unused atoms."""
+        """Replace unused atoms by rows of X (M, n), drawn in proportion to their squared error with codes z (M, K)."""
         energy = self._A.diagonal()
         dead = np.flatnonzero(energy <= _DEAD * energy.mean())
         if not len(dead):
@@ -186,23 +186,23 @@ class OnlineDictionaryLearning(LassoTransformer):
             self._A[atom] = self._A[:, atom] = self._B[atom] = 0
 
     def _allowed(self, rows: np.ndarray) -> np.ndarray:
-        """Rows as atoms."""
+        """Rows as valid atoms: with `positive_dict`, their absolute values."""
         return np.abs(rows) if self.positive_dict else rows
 
 
 def _forgetting(step: int, rows: int) -> float:
-    """β of Mairal et al. 2009, section 3.4.2: the first batches, over a dictionary still poor, count less."""
+    """β of Mairal et al. 2009, section 3.4.2: the first batches count less, as their dictionary is poor."""
     seen = step * rows if step < rows else rows**2 + step - rows
     return (seen + 1 - rows) / (seen + 1)
 
 
 def _update_atoms(atoms: np.ndarray, A: np.ndarray, B: np.ndarray, positive: bool = False) -> None:
-    """One round over the atoms (K, n) that A (K, K) uses, in place: algorithm 2, with ‖d_j‖ = 1. B is (K, n).
+    """Update the used atoms of (K, n) in place, in one round of algorithm 2 with ‖d_j‖ = 1. A is (K, K), B is (K, n).
 
-    In C++ where that is compiled and the atoms fit into a cache. Else the gradient b_j − D a_j of each atom is kept for
-    a block of atoms and brought up to date as those before it change.
+    This runs in C++ if that is compiled and the atoms fit into a cache. Otherwise the gradients b_j − D a_j are
+    computed for a block of atoms at once, and corrected after each change of an atom in the block.
     """
-    # After `components_` was set to another dtype.
+    # The dtypes differ if `components_` was set to another one.
     A, B = (np.ascontiguousarray(each, atoms.dtype) for each in (A, B))
     fit = (A.shape, B.shape) == ((len(atoms),) * 2, atoms.shape)
     if native.missing is None and fit and atoms.nbytes <= _MOST_COMPILED:
@@ -227,7 +227,7 @@ def _update_atoms(atoms: np.ndarray, A: np.ndarray, B: np.ndarray, positive: boo
 
 
 def _draw(random: np.random.RandomState, weights: np.ndarray, count: int) -> np.ndarray:
-    """Numbers of different rows, drawn in proportion to their weights; fewer where fewer have one above 0."""
+    """Indices of distinct rows, drawn in proportion to their weights; fewer if fewer weights are above 0."""
     able = int((weights > 0).sum())
     if not able or not count:
         return np.empty(0, int)

@@ -37,7 +37,7 @@ class Extremes:
             self.worst = self._insert(self.worst, shown, 1)
 
     def gather(self, processes: Processes) -> None:
-        """Combine those of all processes on the first one."""
+        """Combine the pictures kept by all processes, on the first one."""
         for other in processes.gather_on_first((self.best, self.worst))[1:]:
             for shown in other[0]:
                 self.best = self._insert(self.best, shown, -1)

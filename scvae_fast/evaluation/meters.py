@@ -23,13 +23,13 @@ class Meter(Protocol):
         """Add a batch."""
 
     def sum_over(self, processes: Processes) -> None:
-        """Combine with the results of the other processes; all call it once, at the end."""
+        """Combine with the results of the other processes; every process calls this once, at the end."""
 
     def figures(self, metric: str) -> dict[str, Any]:
         """The figures of a metric; `n`, the number of pictures behind them; `warnings`, if there are any.
 
         Raises:
-            UnavailableError: they can't be computed; the message says why.
+            UnavailableError: the figures can't be computed; the message says why.
         """
 
 
@@ -40,8 +40,8 @@ class Meters:
 
     Args:
         settings: which metrics, and how.
-        others: makes the meters of metrics that need more than pictures and reconstructions, by name.
-        processes: that evaluate together; a metric that one of them can't compute is unavailable to all.
+        others: functions that make the meters for metrics that need more than pictures and reconstructions, by name.
+        processes: the processes that evaluate together; if one can't compute a metric, it is unavailable in all.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class Meters:
             self._by_metric[metric] = self._others[metric]()
 
     def update(self, rebuilt: Rebuilt) -> None:
-        """Add a batch; a `CodesMeter` must have got its codes already."""
+        """Add a batch; a `CodesMeter` must have received its codes already."""
         for meter in self._meters:
             meter.update(rebuilt)
 
     def sum_over(self, processes: Processes) -> None:
-        """Combine with the results of the other processes; then the first one has the figures."""
+        """Combine with the results of the other processes; afterwards the first one has the figures."""
         for meter in self._meters:
             meter.sum_over(processes)
 

@@ -174,7 +174,7 @@ def head(checkpoint: str | os.PathLike[str] | None, *packages: str) -> dict[str,
 
 
 def identity(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
-    """The path or name, and for files the SHA-256."""
+    """Path or name of a checkpoint; SHA-256 of a local file."""
     path = checkpoint_path(checkpoint)
     file = path / WEIGHTS_FILE if path.is_dir() else path
     return {"path": os.fspath(checkpoint), "sha256": inspect(file, "").sha256 if file.is_file() else None}

@@ -20,7 +20,7 @@ from scvae_fast.evaluation.settings import EvaluationSettings
 from scvae_fast.metrics.weights import WeightsFile
 from scvae_fast.models import SCVAE
 
-# Number of codes that are dense at a time.
+# Number of codes that are made dense at a time.
 _CELLS_AT_ONCE = 4096
 
 
@@ -53,12 +53,12 @@ def evaluate(
     """Evaluate a model on pictures. Memory does not grow with their number.
 
     Args:
-        model: put into evaluation mode, float32 and on the settings' device.
+        model: the model; it is converted to float32, moved to the settings' device and put into evaluation mode.
         pictures: (3, H, W) in −1 … 1, each with its name; for instance a `PictureStream`.
         settings: see `EvaluationSettings`.
         warn: called for each metric that is unavailable because its weights are missing, before any work is done.
-        processes: that evaluate together, each on its share of the pictures. All get the figures, and the first one
-            also gets the pictures to show.
+        processes: the processes that evaluate together, each on its share of the pictures. All get the figures; only
+            the first one gets the pictures to show.
 
     Raises:
         UsageError: there are no pictures, the model is not for colour pictures, or a reconstruction is not finite.
@@ -112,14 +112,14 @@ def evaluate_codes(
     """The figures of existing codes, without the pictures; nothing is encoded or decoded.
 
     Args:
-        model: the model that made them.
+        model: the model that made the codes.
         codes: the file, or the folder of parts.
         settings: its only metric must be "codes".
-        processes: that evaluate together, each on its share of the codes.
+        processes: the processes that evaluate together, each on its share of the codes.
 
     Raises:
         ValueError: other metrics are requested.
-        UsageError: another model made the codes, or there are none.
+        UsageError: another model made the codes, or there are no codes.
     """
     processes = processes or Processes()
     if settings.metrics != ("codes",):

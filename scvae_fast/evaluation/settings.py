@@ -12,7 +12,7 @@ METRICS = ("psnr", "ssim", "lpips-alex", "lpips-vgg", "fid", "kid", "codes", "bl
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """What an evaluation computes, apart from the model and the pictures.
+    """Everything that defines an evaluation, apart from the model and the pictures.
 
     Args:
         metrics: names in `METRICS`.
@@ -20,8 +20,8 @@ class EvaluationSettings:
         batch_size: pictures of one size in a batch.
         device: where the model and the networks of the metrics run.
         speed: how the model runs; the default is float32 without any changes.
-        weights: a folder with weights of the metrics' networks, searched before torch hub's.
-        download: whether to fetch weights that are missing.
+        weights: a folder with weights of the metrics' networks, searched before the folder of torch.hub.
+        download: whether to download missing weights.
         value_bits: bits charged for a value of a code, see `CodeSparsity`.
         extremes: number of the best and of the worst reconstructions to keep.
 

@@ -27,7 +27,7 @@ except ImportError as error:
     _missing: ImportError | None = error
 
     class _HubMixin:  # type: ignore[no-redef]
-        """Stands for huggingface_hub's mixin where that can't be imported."""
+        """Replaces huggingface_hub's mixin if that can't be imported."""
 else:
     _missing = None
 
@@ -35,13 +35,13 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 RECORD_FILE = "training.json"
 
-# Before a name that is one of the hub's and no path.
+# Prefix that marks a name as a repository on the hub, not a path.
 HUB = "hf:"
-# The models that come with the package: a folder each, weights in float16.
+# The models that come with the package, each in its own folder, with weights in float16.
 SHIPPED = Path(__file__).parent / "pretrained"
 _ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES_OF_MODELS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".json", ".yaml")
-# In the metadata of the weights: which configuration they were saved with.
+# Key in the weights' metadata for the digest of the configuration.
 _DIGEST = "scvae_fast.config"
 
 ModelT = TypeVar("ModelT", bound="PretrainedModel")
@@ -49,10 +49,10 @@ ValueT = TypeVar("ValueT")
 
 
 def uncompiled(weights: Mapping[str, ValueT]) -> dict[str, ValueT]:
-    """Weights under the names that they have without torch.compile, which puts `_orig_mod.` before those of a module.
+    """The weights under their names without torch.compile, which inserts `_orig_mod.` into names.
 
     Raises:
-        ValueError: two of them have one name then.
+        ValueError: two weights would have the same name.
     """
     renamed = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
     if len(renamed) < len(weights):
@@ -66,8 +66,8 @@ class PretrainedModel(nn.Module, _HubMixin):
     A subclass's `__init__` takes the configuration, an initial `dictionary`, and options that are not saved.
 
     Attributes:
-        record: what is known of the model's training, see `scvae_fast.models.card.model_card`; None if nothing is.
-            `from_pretrained` finds it beside the weights.
+        record: the record of the model's training, see `scvae_fast.models.card.model_card`; None if there is none.
+            `from_pretrained` reads it from the file beside the weights.
     """
 
     def __init__(self, config: SCVAEConfig, **options: Any) -> None:
@@ -76,7 +76,7 @@ class PretrainedModel(nn.Module, _HubMixin):
         self.record: Mapping[str, Any] | None = None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Takes weights whatever is compiled, in this model and in the one that they come from."""
+        """Load weights whether or not this model, or the one they come from, is compiled."""
         own = [name for name, _ in (*self.named_parameters(remove_duplicate=False), *self.named_buffers())]
         named = dict(zip(uncompiled(dict.fromkeys(own)), own, strict=True))
         under = {name.removeprefix(prefix): state_dict.pop(name) for name in [*state_dict] if name.startswith(prefix)}
@@ -86,7 +86,7 @@ class PretrainedModel(nn.Module, _HubMixin):
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of configuration and weights.
 
-        Device, memory format, compilation and mode of the model don't change it; its dtype does.
+        The model's dtype changes it; device, memory format, compilation and mode don't.
         """
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
         for name, tensor in sorted(uncompiled(self.state_dict()).items()):
@@ -102,18 +102,18 @@ class PretrainedModel(nn.Module, _HubMixin):
         repo_id: str | None = None,
         **options: Any,
     ) -> str | None:
-        """Write `config.json`, `model.safetensors`, `training.json` and, if there is none, a model card into a folder.
+        """Write `config.json`, `model.safetensors`, `training.json` and, if there is none, a model card to a folder.
 
-        Each file appears whole. The weights hold a digest of the configuration: what an interruption leaves of two
-        models is refused by `from_pretrained`. `training.json` and the card are written for everyone to read, without
-        paths, commands and keys; what `push_to_hub` uploads are the files that this writes into an empty folder.
+        Each file is written atomically. The weights contain a digest of the configuration, so `from_pretrained` refuses
+        files of two models mixed by an interruption. `training.json` and the card may be published: they contain no
+        full paths, commands or keys. `push_to_hub` uploads the files that this method writes to an empty folder.
 
         Args:
-            save_directory: the folder; made if it doesn't exist.
-            record: of the training, for `training.json` and the card; see `scvae_fast.models.card.model_card`. The
-                default is the one with which the model was loaded, if its weights are still the same. Without a record
-                no `training.json` is left in the folder.
-            repo_id: name on the hub for `push_to_hub=True`, the folder's name by default.
+            save_directory: the folder; created if it doesn't exist.
+            record: record of the training, for `training.json` and the card; see `scvae_fast.models.card.model_card`.
+                The default is the record loaded with the model, if the weights have not changed since. Without a
+                record, an existing `training.json` is removed.
+            repo_id: name on the hub for `push_to_hub=True`; by default the folder's name.
             options: more arguments of `huggingface_hub.ModelHubMixin.save_pretrained`, such as `push_to_hub`.
 
         Returns:
@@ -135,19 +135,19 @@ class PretrainedModel(nn.Module, _HubMixin):
                 about = {**without_secrets(card["record"]), "weights": self.fingerprint()}
                 write_json(temporary / RECORD_FILE, about)
             else:
-                Path(folder, RECORD_FILE).unlink(missing_ok=True)  # it is of other weights
+                Path(folder, RECORD_FILE).unlink(missing_ok=True)  # it describes other weights
             for written in temporary.iterdir():
                 if written.name != "README.md" or not (folder / "README.md").exists():
                     write_atomically(folder / written.name, written.replace)
         return commit
 
     def push_to_hub(self, repo_id: str, *, record: Mapping[str, Any] | None = None, **options: Any) -> str:
-        """Upload what `save_pretrained` writes to a repository of the hub, in one commit.
+        """Upload the files of `save_pretrained` to a repository on the hub, in one commit.
 
-        The card there is replaced: `ignore_patterns="README.md"` keeps it.
+        This replaces the card there, unless `ignore_patterns="README.md"` is given.
 
         Args:
-            repo_id: such as "user/name"; the repository is made if it doesn't exist.
+            repo_id: such as "user/name"; the repository is created if it doesn't exist.
             record: see `save_pretrained`.
             options: more arguments of `huggingface_hub.ModelHubMixin.push_to_hub`, such as `private`.
 
@@ -156,21 +156,21 @@ class PretrainedModel(nn.Module, _HubMixin):
 
         Raises:
             ImportError: huggingface_hub or safetensors is not installed.
-            huggingface_hub.errors.HfHubHTTPError: the hub refuses it.
+            huggingface_hub.errors.HfHubHTTPError: the hub refuses the upload.
         """
         _require_hub(type(self), "push_to_hub")
         card = self._card_arguments(repo_id, record, options)
         return super().push_to_hub(repo_id, model_card_kwargs=card, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write the weights, as huggingface_hub's method of this name, with the digest of the configuration."""
+        """Write the weights, with the digest of the configuration; overrides huggingface_hub's method."""
         weights = {name: tensor.contiguous() for name, tensor in uncompiled(self.state_dict()).items()}
         path = Path(save_directory, WEIGHTS_FILE)
         try:
             save_file(weights, path, metadata={"format": "pt", _DIGEST: _digest(self.config)})
-        except SafetensorError as error:  # as safetensors reports a full disk
+        except SafetensorError as error:  # safetensors reports a full disk in this way
             raise OSError(str(error)) from error
-        # safetensors lets only the owner read; other files have the permissions that the user wants.
+        # safetensors lets only the owner read the file. Give it the permissions that the user's umask asks for.
         path.with_name("model").touch()
         path.chmod(path.with_name("model").stat().st_mode)
         path.with_name("model").unlink()
@@ -182,7 +182,7 @@ class PretrainedModel(nn.Module, _HubMixin):
         return huggingface_hub.ModelCard(model_card(self, record, name=name))
 
     def _card_arguments(self, name: str, record: Mapping[str, Any] | None, options: dict[str, Any]) -> dict[str, Any]:
-        # huggingface_hub's two methods call each other, and pass on what they were given.
+        # huggingface_hub's two methods call each other and pass the card's arguments on.
         if passed_on := options.pop("model_card_kwargs", None):
             return dict(passed_on)
         if record is None and self.record is not None and self.record.get("weights") == self.fingerprint():
@@ -202,27 +202,27 @@ class PretrainedModel(nn.Module, _HubMixin):
         token: str | bool | None = None,
         **options: Any,
     ) -> ModelT:
-        """Load what `save_pretrained` wrote, in evaluation mode.
+        """Load a model that `save_pretrained` wrote, in evaluation mode.
 
         Args:
-            pretrained_model_name_or_path: a folder; or "pictures64", the model that comes with the package; or a
-                repository on the hub: "hf:user/name", or "user/name" where there is no folder `user` here. A folder
-                goes first. Only the hub needs a network, and stderr says when it is asked.
-            device: where the model is to be.
-            revision: of the repository; this and what follows as in `huggingface_hub.hf_hub_download`.
-            cache_dir: where downloads are kept.
-            force_download: whether to download what the cache holds already.
-            local_files_only: whether to use the cache only.
-            token: of the hub.
+            pretrained_model_name_or_path: a folder; "pictures64", the model that comes with the package; or a
+                repository on the hub: "hf:user/name", or "user/name" if there is no folder `user` here. An existing
+                folder takes precedence. Only the hub needs a network; a message on stderr tells when it is used.
+            device: device for the model.
+            revision: revision of the repository; see `huggingface_hub.hf_hub_download`, also for the next arguments.
+            cache_dir: folder for downloads.
+            force_download: whether to download files that are already in the cache.
+            local_files_only: whether to use only the cache.
+            token: access token for the hub.
             options: keyword arguments of the class, such as `backend`.
 
         Raises:
             ImportError: huggingface_hub or safetensors is not installed.
-            FileNotFoundError: there is no such folder or repository, or it lacks one of the two files.
+            FileNotFoundError: there is no such folder or repository, or it lacks the configuration or the weights.
             ValueError: a file is damaged, or the weights don't fit the configuration.
 
-        The weights keep the dtype in which they were saved; those of the package become float32.
-        `training.json` is read as well, if there is one: `model.record`.
+        The weights keep the dtype in which they were saved; those of the package's model become float32.
+        The content of `training.json`, if there is one, becomes `model.record`.
         """
         _require_hub(cls, "from_pretrained")
         source = str(pretrained_model_name_or_path)
@@ -255,25 +255,25 @@ class PretrainedModel(nn.Module, _HubMixin):
 
 
 def shipped_models() -> dict[str, Path]:
-    """The folders of the models that come with the package, by their names."""
+    """The folders of the models that come with the package, by name."""
     return {folder.name: folder for folder in sorted(SHIPPED.iterdir()) if (folder / CONFIG_FILE).is_file()}
 
 
 def with_weights(
     cls: type[ModelT], config: SCVAEConfig, weights: Mapping[str, Tensor], *, assign: bool, **options: Any
 ) -> ModelT:
-    """A model, of which nothing is allocated before it is known that the weights fill it.
+    """A model with the given weights. It is allocated only after the weights are found to fit.
 
     Args:
-        cls: its class.
-        config: which may come from anyone.
-        weights: as `state_dict` gives them.
-        assign: whether the model takes these very tensors.
-        options: of the class.
+        cls: class of the model.
+        config: the configuration, possibly from an untrusted source.
+        weights: as `state_dict` returns them.
+        assign: whether the model keeps these tensors instead of copies.
+        options: keyword arguments of the class.
 
     Raises:
-        ValueError: the weights don't fit, or the configuration asks for more than the limits allow.
-        RuntimeError: as `load_state_dict`.
+        ValueError: the weights don't fit, or the configuration exceeds the limits.
+        RuntimeError: from `load_state_dict`.
     """
     if config.n_iter > most_iterations():
         raise ValueError(
@@ -291,7 +291,7 @@ def with_weights(
             raise ValueError(f"{name} must be {tuple(outline[name].shape)}, got {tuple(weights[name].shape)}")
     if missing := sorted(outline.keys() - weights.keys()):
         raise ValueError(f"weights are missing: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")
-    model = cls(config, dictionary=weights.get("bottleneck.dictionary"), **options)  # saves it from making its own
+    model = cls(config, dictionary=weights.get("bottleneck.dictionary"), **options)  # saves computing the default D
     model.load_state_dict(dict(weights), assign=assign)
     return model
 
@@ -300,7 +300,7 @@ def _repository(cls: type, source: str) -> str:
     """The name of a repository on the hub.
 
     Raises:
-        FileNotFoundError: it is a path of this machine, where there is no such folder.
+        FileNotFoundError: source can only be a local path, and there is no such folder.
     """
     name = source.removeprefix(HUB)
     is_path = name == source and (Path(source).parent.is_dir() or source.endswith(_FILES_OF_MODELS))
@@ -340,7 +340,7 @@ def _download(cls: type, repository: str, name: str, hub: dict[str, Any]) -> Pat
 
 
 def _download_record(repository: str, hub: dict[str, Any]) -> Path | None:
-    """None for a repository without one; what else can go wrong did so at the files before."""
+    """Download the training record; None if there is none. Other errors have occurred at the files before it."""
     try:
         return Path(huggingface_hub.hf_hub_download(repository, RECORD_FILE, **hub))
     except EntryNotFoundError:

@@ -1,4 +1,4 @@
-"""What the atoms of a dictionary stand for: each one decoded to an image patch."""
+"""Pictures of a dictionary's atoms: each atom decoded to an image patch."""
 
 import torch
 from torch import Tensor
@@ -10,17 +10,17 @@ _AT_ONCE = 64
 
 @torch.no_grad()
 def decode_atoms(model: SCVAE, atoms: Tensor | None = None, *, amplitude: float = 1.0, cells: int = 5) -> Tensor:
-    """The change in a grey picture that a single atom in its middle cell makes.
+    """The change that a single atom in the middle cell makes to a grey picture.
 
     Args:
         model: in evaluation mode.
-        atoms: (N,) int64, which ones; all K if None.
-        amplitude: the entry of that one code.
-        cells: side of the grid, an odd number; what an atom paints reaches over its own cell into its neighbours.
+        atoms: (N,) int64, indices of atoms; all K if None.
+        amplitude: value of the only nonzero entry of the codes.
+        cells: side of the grid in cells, odd; an atom also affects the neighbours of its own cell.
 
     Returns:
-        (N, C, side, side), side = 3 cells' pixels: half the difference between the decoded pictures for +amplitude and
-        for −amplitude.
+        (N, C, side, side), side = 3 · stride pixels: half the difference between the decoded pictures for +amplitude
+        and for −amplitude.
     """
     K, stride, middle = model.config.n_atoms, model.config.stride, cells // 2
     like = model.bottleneck.dictionary

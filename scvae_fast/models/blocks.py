@@ -18,20 +18,20 @@ from scvae_fast.ops.normalisation import group_norm_formula, group_norm_silu
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
     """Group normalisation over the greatest common divisor of `groups` and `channels` groups.
 
-    With VQGAN's 32, a width that 32 divides gets 32 groups; another width as many as divide both numbers.
+    With VQGAN's 32, any width that is a multiple of 32 gets 32 groups; other widths get fewer.
     """
     return nn.GroupNorm(math.gcd(groups, channels), channels, eps=1e-6)
 
 
 def normalise(norm: nn.Module, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
-    """norm(x), by a formula that has a forward mode where one is needed."""
+    """norm(x); where forward mode is needed, by a formula that supports it."""
     if not isinstance(norm, nn.GroupNorm) or torch.compiler.is_compiling() or not in_forward_mode():
         return norm(x)
     return group_norm_formula(x, norm.weight, norm.bias, norm.num_groups, norm.eps).to(x.dtype)
 
 
 def norm_swish(norm: nn.Module, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
-    """swish(norm(x)), swish being SiLU; in one operation if norm is a group normalisation."""
+    """swish(norm(x)), where swish is SiLU; one operation if norm is a group normalisation."""
     if not isinstance(norm, nn.GroupNorm):
         return F.silu(norm(x))
     return group_norm_silu(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
@@ -56,7 +56,7 @@ class ResnetBlock(nn.Module):
 
 
 class AttnBlock(nn.Module):
-    """Self-attention of one head over all positions of a feature map, added to its input."""
+    """Single-head self-attention over all positions of a feature map, added to its input."""
 
     def __init__(self, channels: int, *, norm_groups: int) -> None:
         super().__init__()
@@ -73,9 +73,9 @@ class AttnBlock(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (B, heads, N, C) each -> (B, heads, N, C)
-    """softmax(q kᵀ / √C) v, by PyTorch's kernels where they can differentiate it.
+    """softmax(q kᵀ / √C) v, by PyTorch's kernels if they support the required derivatives.
 
-    The kernels have a backward pass, but no derivative of it and no forward mode. These follow the formula.
+    The kernels have a backward pass, but no second derivatives and no forward mode. Both use the plain formula.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return F.scaled_dot_product_attention(q, k, v)
@@ -91,7 +91,7 @@ def _attend_plainly(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class _Attend(torch.autograd.Function):
-    """Keeps q, k and v alone, and computes the rest again in the backward pass."""
+    """Keeps only q, k and v, and recomputes the rest in the backward pass."""
 
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -130,8 +130,8 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Doubles height and width: nearest neighbour, then a 3 x 3 convolution.
 
-    Computed as one transposed convolution: an output sees 2 x 2 inputs and not 3 x 3 copies of them, 4/9 of the
-    multiply-adds, and the enlarged copy of x is never made.
+    It is computed as one transposed convolution, without an enlarged copy of x. Each output depends on 2 x 2 inputs
+    instead of 3 x 3 copies of them, which takes 4/9 of the multiply-adds.
     """
 
     def __init__(self, channels: int) -> None:
@@ -143,9 +143,9 @@ class Upsample(nn.Module):
 
 
 def _enlarging(weight: Tensor) -> Tensor:  # (C', C, 3, 3) -> (C, C', 4, 4)
-    """The transposed convolution of stride 2 that does what this convolution does to x with its pixels doubled.
+    """Weight of the stride-2 transposed convolution of x that equals this convolution of x enlarged twofold.
 
-    Pixel i of x stands at 2i and 2i + 1, so that each tap is the sum of two neighbouring ones of the convolution.
+    The enlarged x has pixel i at 2i and 2i + 1, so along each axis a tap is the sum of two neighbouring taps.
     """
     padded = F.pad(weight.transpose(0, 1).flip(2, 3), (1, 1, 1, 1))
     rows = padded[:, :, :-1] + padded[:, :, 1:]

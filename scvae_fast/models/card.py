@@ -1,4 +1,4 @@
-"""The model card: what a model is, how it was trained and how good it is, as the hub shows it."""
+"""The model card for the hub: description, training and evaluation of a model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Described(Protocol):
     config: SCVAEConfig
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Those of a module."""
+        """As in `nn.Module`."""
 
 
 _INTRODUCTION = """\
@@ -75,7 +75,7 @@ _CITATION = """\
 }
 ```"""
 
-# Figures of an evaluation that the hub lists: their place in it, the hub's name, and ours.
+# Figures of an evaluation that the hub lists: their key in the evaluation, the hub's name, and our name.
 _LISTED = {
     "psnr": ("psnr", "PSNR (dB)"),
     "psnr.pooled": ("psnr", "PSNR, pooled (dB)"),
@@ -89,17 +89,17 @@ _LISTED = {
 
 
 def model_card(model: Described, record: Mapping[str, Any] | None = None, *, name: str | None = None) -> str:
-    """A model card, Markdown with the hub's YAML before it.
+    """A model card: Markdown, after a header in YAML for the hub.
 
     Args:
-        model: to be described.
-        record: what is known of its training, as JSON can hold it; every key may be missing. `data`: what it was
-            trained on, `steps`, `epochs`, `seconds`, `settings`: of optimiser, precision and so on, `versions`: of
-            packages, `origin`: a sentence on where the weights come from otherwise, `credits`: of pictures, by name,
-            each with `author`, `licence` and `source`, `datasets`: names on the hub,
-            `license` ("mit" by default), and `evaluation`: what `scvae-fast evaluate` writes into metrics.json. It is
-            shown as `without_secrets` leaves it.
-        name: that of the repository or folder, for the example.
+        model: the model to describe.
+        record: the record of its training, JSON-serialisable; every key is optional: `data`, the training data;
+            `steps`, `epochs` and `seconds`; `settings` of optimiser, precision and so on; `versions` of packages;
+            `origin`, a sentence on where the weights come from, if not from a recorded training run; `credits` of
+            pictures, by name, each with `author`, `licence` and `source`; `datasets`, names on the hub; `license`,
+            "mit" by default; and `evaluation`, the metrics.json of `scvae-fast evaluate`. The card shows the record
+            as `without_secrets` returns it.
+        name: name of the repository or folder, for the title and the example.
 
     Raises:
         ImportError: huggingface_hub is not installed.
@@ -123,22 +123,22 @@ def model_card(model: Described, record: Mapping[str, Any] | None = None, *, nam
     return f"---\n{_front_matter(record, title).to_yaml()}\n---\n\n{body}\n"
 
 
-# Names of settings whose values are nobody else's business.
+# Names of settings whose values must not be published.
 _SECRET = re.compile(r"(?i)(^|_)(api|access|auth\w*|credentials?|key|passw\w*|pwd|secrets?|token)($|_)")
-# Of texts: a path with a folder in it, from the root, the home, or a drive.
+# A path within a text that starts at the root, the home folder or a drive.
 _PATH = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:[\\/]|~?/)[^\s'\",;:()]+")
-# Keys whose values are names on the hub, or credits, for everyone to read.
+# Keys whose values, names on the hub and credits, are public.
 _NAMES = ("credits", "datasets", "license")
 HIDDEN = "…"
-# What is said of each picture that a model was trained on.
+# The credits of each picture that a model was trained on.
 _CREDIT = ("author", "licence", "source")
 
 
 def without_secrets(value: Any) -> Any:
-    """A record for everyone to read: of paths and addresses the last part alone, of commands nothing, and no keys.
+    """A copy of a record for publication: only the last part of paths and addresses, and no commands or keys.
 
     Args:
-        value: as JSON can hold it.
+        value: JSON-serialisable.
     """
     if isinstance(value, Mapping):
         return {
@@ -228,7 +228,7 @@ def _data(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _weights(files: Any) -> str:
-    """Names and check sums of weight files, as an evaluation lists them."""
+    """Names and checksums of weight files, as listed in an evaluation."""
     shown = []
     for file in files if isinstance(files, list) else [files]:
         found = file if isinstance(file, Mapping) else {"path": file}
@@ -238,7 +238,7 @@ def _weights(files: Any) -> str:
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Pairs such as optimiser.betas and their values."""
+    """Pairs of dotted keys, such as optimiser.betas, and values."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{before}{key}.")

@@ -1,4 +1,4 @@
-"""What an SC-VAE is made of, in one frozen dataclass, and the presets."""
+"""The architecture of an SC-VAE as a frozen dataclass, and the presets."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -23,23 +23,23 @@ _FLAGS = ("learn_dictionary", "learn_c", "mid_attention", "norm_out")
 
 @dataclass(frozen=True, kw_only=True)
 class SCVAEConfig:
-    """Architecture of an `SCVAE`. Fields of the encoder and decoder are VQGAN's.
+    """Architecture of an `SCVAE`. The fields of the encoder and decoder follow VQGAN.
 
     Args:
         n_features: n, length of a latent vector.
         n_atoms: K, columns of the dictionary.
         n_iter: T, iterations of LISTA.
         lmbda: λ of the paper, β of the released code: the threshold is lmbda / c.
-        compat: "paper", or "official" for what the authors' code computes, see `DictionaryLISTA`.
+        compat: "paper", or "official" for the variant in the authors' code, see `DictionaryLISTA`.
         attention: the network that weighs positions in the loss, see `scvae_fast.nn.attention`.
         attention_hidden: hidden width of the "eq" network.
         learn_dictionary: whether D is a parameter or a buffer.
         learn_c: whether c is a parameter or a buffer.
         in_channels: channels of a picture.
         resolution: height and width of the pictures that the model is meant for. No layer depends on it: any
-            height and width that `stride` divides will do.
+            multiples of `stride` work.
         ch: base width of encoder and decoder.
-        ch_mult: width of each level in units of `ch`; between each two levels the grid is halved.
+        ch_mult: width of each level, in units of `ch`; from one level to the next, height and width are halved.
         num_res_blocks: residual blocks per level (the decoder has one more).
         attn_levels: levels with attention, 0 being full resolution.
         mid_attention: whether the bottlenecks of encoder and decoder have attention.
@@ -48,7 +48,7 @@ class SCVAEConfig:
         norm_out: whether encoder and decoder normalise before their last convolution, as VQGAN's do.
 
     Raises:
-        ValueError: a field is out of its range or of a wrong type; the message names it.
+        ValueError: a field is out of range or of the wrong type; the message names it.
 
     Example:
         >>> from scvae_fast import SCVAEConfig
@@ -111,7 +111,7 @@ class SCVAEConfig:
 
     @property
     def levels(self) -> dict[str, Any]:
-        """What `Encoder` and `Decoder` are told alike."""
+        """The arguments that `Encoder` and `Decoder` share."""
         return {
             "ch": self.ch,
             "ch_mult": self.ch_mult,
@@ -124,12 +124,12 @@ class SCVAEConfig:
         }
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the cells of stride x stride pixels that cover a picture."""
+        """Number of rows and of columns of the stride x stride cells that cover a picture."""
         return -(-height // self.stride), -(-width // self.stride)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "SCVAEConfig":
-        """A named configuration, with `changes` to single fields.
+        """A named configuration, with `changes` to individual fields.
 
         Raises:
             ValueError: there is no preset of that name, or a changed field is not valid.
@@ -139,7 +139,7 @@ class SCVAEConfig:
         return replace(PRESETS[name], **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, as `from_dict` reads them."""
+        """All fields, in the form that `from_dict` reads."""
         return asdict(self)
 
     @classmethod
@@ -147,7 +147,7 @@ class SCVAEConfig:
         """The configuration with exactly these fields.
 
         Raises:
-            ValueError: values is no mapping, or a field is missing, unknown or not valid.
+            ValueError: values is not a mapping, or a field is missing, unknown or not valid.
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"SCVAEConfig.from_dict: values must be a mapping, got {type(values).__name__}")
@@ -160,7 +160,7 @@ class SCVAEConfig:
         return cls(**values)
 
 
-# Of fields, in files written before they had their present names.
+# Former names of fields, which older files still contain.
 _FORMER_NAMES = {"sparsity": "lmbda", "learn_step": "learn_c"}
 
 
@@ -177,7 +177,7 @@ def _is_number(value: object, least: float, below: float) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value < below
 
 
-# The authors' released configurations; they leave β, here 1, to the command line.
+# The authors' released configurations. Their code takes β from the command line; here it is 1.
 _FFHQ_16 = SCVAEConfig(compat="official", n_iter=30)
 _FFHQ_32 = replace(_FFHQ_16, n_iter=16, ch_mult=(1, 2, 2, 4), attn_levels=())
 

@@ -8,7 +8,7 @@ from scvae_fast.models.blocks import Level, Middle, Upsample, group_norm, norm_s
 
 
 class DecoderLevel(Level):
-    """One resolution of the decoder, left by an up-sampling unless it is the highest."""
+    """One resolution of the decoder; it ends with an up-sampling unless it is the highest."""
 
     def __init__(
         self,
@@ -30,8 +30,8 @@ class DecoderLevel(Level):
 class Decoder(nn.Module):
     """G: latents (B, n_features, h, w) to pictures (B, out_channels, stride·h, stride·w).
 
-    The encoder's mirror image (see `Encoder` for the arguments), with one residual block more per level.
-    As in VQGAN `up[0]` is the level of full resolution: levels run from the last to the first.
+    The mirror image of `Encoder` (see there for the arguments), with one more residual block per level.
+    As in VQGAN, `up[0]` is the level of full resolution, so the levels run from last to first.
 
     Example:
         >>> import torch

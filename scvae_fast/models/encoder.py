@@ -8,7 +8,7 @@ from scvae_fast.models.blocks import Downsample, Level, Middle, group_norm, norm
 
 
 class EncoderLevel(Level):
-    """One resolution of the encoder, left by a down-sampling unless it is the lowest."""
+    """One resolution of the encoder; it ends with a down-sampling unless it is the lowest."""
 
     def __init__(
         self,
@@ -30,8 +30,8 @@ class EncoderLevel(Level):
 class Encoder(nn.Module):
     """E: pictures (B, in_channels, H, W) to latents (B, n_features, H/stride, W/stride).
 
-    There is a level for each entry of `ch_mult`, of `ch * ch_mult[level]` channels and `num_res_blocks`
-    residual blocks, and a down-sampling between each two levels: `stride = 2 ** (len(ch_mult) - 1)`.
+    Each entry of `ch_mult` stands for a level of `ch * ch_mult[level]` channels and `num_res_blocks`
+    residual blocks. There is a down-sampling between levels, so `stride = 2 ** (len(ch_mult) - 1)`.
 
     Args:
         in_channels: channels of a picture.
@@ -41,7 +41,7 @@ class Encoder(nn.Module):
         num_res_blocks: residual blocks per level.
         attn_levels: the levels (0 is full resolution) with attention after each residual block.
         mid_attention: whether the bottleneck has attention; VQGAN's does.
-        dropout: in residual blocks, in training.
+        dropout: rate in residual blocks during training.
         norm_groups: groups of the group normalisation; see `blocks.group_norm`.
         norm_out: whether normalisation and swish precede the last convolution, as in VQGAN. Without them the
             brightness and contrast of a picture reach the latents, along the residual blocks' shortcuts.

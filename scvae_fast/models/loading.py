@@ -1,4 +1,4 @@
-"""A trained model, from whatever a command was given as its checkpoint."""
+"""Loading a trained model from any kind of checkpoint that a command accepts."""
 
 import difflib
 import json
@@ -25,23 +25,23 @@ from scvae_fast.models._hub import (
 from scvae_fast.models.config import SCVAEConfig
 from scvae_fast.models.scvae import SCVAE
 
-# What a training keeps in its folder.
+# Names in the folder of a training run.
 STATE_FILE = "last.ckpt"
 MODEL_FOLDER = "model"
 
 
 def load_model(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> SCVAE:
-    """The model of a checkpoint, in float32 and in evaluation mode.
+    """Load the model of a checkpoint, in float32 and in evaluation mode.
 
     Args:
-        checkpoint: a folder that `SCVAE.save_pretrained` wrote, the folder of a training (its model, or the state that
-            it has come to), the state of a training (`last.ckpt`; averaged weights, if it has them), "pictures64", the
-            model that comes with the package, unless there is a folder of this name, or "hf:user/name", a repository
-            on the hub. Anything else is a path, and nobody is asked for it.
-        device: where the model is to be.
+        checkpoint: one of: a folder written by `SCVAE.save_pretrained`; the folder of a training run (its model, or its
+            state if that is newer); the state of a run (`last.ckpt`; its averaged weights, if it has them);
+            "pictures64", the model that comes with the package, unless a file or folder has this name; "hf:user/name",
+            a repository on the hub. Any other name is a local path; the hub is not asked for it.
+        device: device for the model.
 
     Raises:
-        UsageError: it can't be loaded; where one beside it seems to be meant, the message names that.
+        UsageError: the checkpoint can't be loaded; if another one seems to be meant, the message names it.
         ImportError: huggingface_hub or safetensors is not installed.
     """
     name, path = os.fspath(checkpoint), checkpoint_path(checkpoint)
@@ -63,7 +63,7 @@ def load_model(checkpoint: str | os.PathLike[str], device: str | torch.device = 
 
 
 def checkpoint_path(checkpoint: str | os.PathLike[str]) -> Path:
-    """Where the model of a checkpoint is: in the folder of a training, in the package, or in the path itself."""
+    """The path of a checkpoint's model: in the folder of a training run, in the package, or the given path itself."""
     path = Path(checkpoint)
     if path.is_dir() and not (path / CONFIG_FILE).exists():
         return _newest(path)
@@ -80,14 +80,14 @@ def _loaded(name: str, source: str | Path, device: str | torch.device) -> SCVAE:
 
 
 def _newest(training: Path) -> Path:
-    """Of the folder of a training its model, or its state, if that has come further; the folder itself without them."""
+    """The model in the folder of a training run, or the state if it is newer; without either, the folder itself."""
     model, state = training / MODEL_FOLDER, training / STATE_FILE
     if not (model.exists() and state.exists()):
         return next((kept for kept in (model, state) if kept.exists()), training)
     try:
         steps = json.loads((model / RECORD_FILE).read_text(encoding="utf-8"))["steps"]
         return state if read_training_state(state)["global_step"] > steps else model
-    except (OSError, ValueError, KeyError, TypeError):  # one of them is not there to be compared
+    except (OSError, ValueError, KeyError, TypeError):  # no comparison: one of the files is missing or damaged
         return model
 
 
@@ -96,7 +96,7 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _meant(path: Path) -> Iterator[Path]:
-    """Checkpoints that this path may be meant for: around it, in it, or with a similar name."""
+    """Checkpoints that may be meant by this path: the folder around it, folders in it, and similar names."""
     around = path.parent
     siblings = [each.name for each in around.iterdir()] if around.is_dir() else []
     inside = sorted(each for each in path.iterdir() if each.is_dir()) if path.is_dir() else []
@@ -108,16 +108,16 @@ def _meant(path: Path) -> Iterator[Path]:
 
 
 def read_training_state(path: Path) -> dict[str, Any]:
-    """What `scvae-fast train` keeps in its `last.ckpt`: `network`, `state_dict` and more. Tensors stay on disk.
+    """The content of the `last.ckpt` of `scvae-fast train`: `network`, `state_dict` and more. Tensors stay on disk.
 
     Raises:
         OSError: the file can't be read.
-        ValueError: it is no such file.
+        ValueError: the file is not the state of a training run.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         missing = {"network", "state_dict"} - state.keys()
-    # torch reports files that are no checkpoints in many ways.
+    # torch raises many kinds of errors for files that are not checkpoints.
     except (RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is not the state of a training") from error
     if missing:

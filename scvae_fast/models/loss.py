@@ -10,7 +10,7 @@ Reduction = Literal["sum", "mean"]
 
 
 class SCVAELoss(NamedTuple):
-    """The loss and its terms, scalars; `total` is the sum of the others, which have their weights in them."""
+    """The loss and its terms, all scalars; `total` is the sum of the others, which include their weights."""
 
     total: Tensor
     image: Tensor
@@ -34,19 +34,19 @@ def scvae_loss(
 
     Args:
         x: (B, C, H, W), the pictures.
-        output: what the model made of them.
+        output: the model's output for them.
         lmbda: λ, the weight of the codes' absolute values; 0 leaves that term out.
-        reduction: "sum" adds up over a picture, as the paper's norms do, and averages over the batch. "mean"
+        reduction: "sum" sums over a picture, as the paper's norms do, and averages over the batch. "mean"
             averages each term over all of its entries: pixels, (B, h, w, n) for the latents, (B, h, w, K) for
-            the codes. As α sums to 1 over a picture already, that divides the last two terms by the number
-            of positions twice; weigh them accordingly.
-        image_weight: of the first term.
-        latent_weight: of the second term.
+            the codes. Since α already sums to 1 over a picture, "mean" divides the last two terms by the
+            number of positions twice; choose their weights accordingly.
+        image_weight: weight of the first term.
+        latent_weight: weight of the second term.
 
-    For ‖z‖₁ the weight of a position is the mean of α over its last dimension.
+    For ‖z‖₁, the weight of a position is the mean of α over the last dimension of α.
 
     Raises:
-        ValueError: x is not of x_hat's shape, or reduction is neither "sum" nor "mean".
+        ValueError: x does not have x_hat's shape, or reduction is neither "sum" nor "mean".
     """
     if x.shape != output.x_hat.shape:
         raise ValueError(f"scvae_loss: x must be {tuple(output.x_hat.shape)}, as output.x_hat is, got {tuple(x.shape)}")

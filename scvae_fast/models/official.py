@@ -1,9 +1,9 @@
-"""Checkpoints of the authors' released code, read and written.
+"""Reading and writing checkpoints of the authors' released code.
 
-Their model (class `Model_VAEf16`) holds the encoder, the decoder, `Dict` and `c` of the sparse coding, all of
-the attention networks whichever is used, and a vector `w` that nothing uses. `load_official` takes what an
-`SCVAE` needs. `to_official` adds the rest: ones for `w` (the mean of the authors' random start), and
-the unused attention networks as they start, drawn by a generator seeded with 0.
+Their model (class `Model_VAEf16`) holds the encoder, the decoder, `Dict` and `c` of the sparse coding, every
+attention network whether used or not, and an unused vector `w`. `load_official` reads the parts that an
+`SCVAE` needs. `to_official` adds the rest: ones for `w` (the mean of the authors' random initial values), and
+initial weights for the unused attention networks, drawn with seed 0.
 """
 
 import math
@@ -42,21 +42,21 @@ def load_official(
     """The model in a checkpoint of the authors' code, in evaluation mode.
 
     Args:
-        state_dict: what `torch.load(path, weights_only=True)` gives: the tensors, or a dictionary that has
-            them as "state_dict" or "model". "module." before every name (DistributedDataParallel's) and
-            "_orig_mod." (torch.compile's) are dropped.
-        n_iter: T, the authors' `num_soft_thresh`; a checkpoint doesn't hold it, nor the next two.
+        state_dict: the result of `torch.load(path, weights_only=True)`: the tensors, or a dictionary that has
+            them under "state_dict" or "model". The prefix "module." of all names (from DistributedDataParallel)
+            and "_orig_mod." (from torch.compile) are removed.
+        n_iter: T, the authors' `num_soft_thresh`. Checkpoints contain neither this nor the next two arguments.
         beta: β.
         attention: which attention network the model was trained with.
-        ddconfig: configuration of encoder and decoder. Without it all that the computation depends on is read
-            off the tensors. `config.resolution`, which isn't part of that, is then as in the released
-            configurations: the one at which attention acts on a grid of 16 x 16, or 256 without attention.
+        ddconfig: configuration of encoder and decoder. By default, all that the computation depends on is inferred
+            from the tensors. `config.resolution`, which doesn't affect it, is then as in the released
+            configurations: the resolution at which attention acts on a 16 x 16 grid, or 256 without attention.
 
     Returns:
         The model, on the device and in the dtype of the checkpoint's dictionary.
 
     Raises:
-        TypeError: state_dict is no mapping.
+        TypeError: state_dict is not a mapping.
         ValueError: names or shapes are not those of such a checkpoint, or don't fit ddconfig.
 
     Example:
@@ -87,7 +87,7 @@ def load_official(
 
 
 def to_official(model: SCVAE) -> dict[str, Tensor]:
-    """A state dict that the authors' `Model_VAEf16` loads strictly, copied from the model and completed.
+    """A copy of the model's weights, completed to a state dict that the authors' `Model_VAEf16` loads strictly.
 
     Raises:
         ValueError: the authors' code can't express the model; the message says why.
@@ -213,7 +213,7 @@ def _check_layout(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor])
 
 
 def _by_official_name(model: SCVAE) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint by its name there; what the model holds as a view of its own tensor."""
+    """Every tensor of a checkpoint by its official name; those that the model holds are views of its tensors."""
     dictionary = model.bottleneck.dictionary
     tensors = {"Dict": dictionary, "c": model.bottleneck.c.view(1), "w": torch.ones_like(dictionary[:, 0])}
     tensors |= {f"encoder.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
@@ -224,7 +224,7 @@ def _by_official_name(model: SCVAE) -> dict[str, Tensor]:
 
 
 def _attention_networks(model: SCVAE) -> list[AlphaNetwork]:
-    """The three networks with parameters, the model's own among them if it has one."""
+    """All attention networks: the model's own, and newly initialised ones of the other kinds."""
     config, like = model.config, model.bottleneck.dictionary
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(0)

@@ -18,7 +18,7 @@ from scvae_fast.nn.dictionary_lista import DictionaryLISTA
 
 
 class SCVAEEncoding(NamedTuple):
-    """What `SCVAE.encode` returns; n features, K atoms, a grid of h x w positions.
+    """The result of `SCVAE.encode`, for n features, K atoms and a grid of h x w positions.
 
     Example:
         >>> import torch
@@ -35,7 +35,7 @@ class SCVAEEncoding(NamedTuple):
 
 
 class SCVAEOutput(NamedTuple):
-    """What a call of an `SCVAE` returns; n features, K atoms, a grid of h x w positions.
+    """The result of calling an `SCVAE`, for n features, K atoms and a grid of h x w positions.
 
     Example:
         >>> from scvae_fast import SCVAEOutput
@@ -50,7 +50,7 @@ class SCVAEOutput(NamedTuple):
     alpha: Tensor  # (B, h, w, 1) or (B, h, w, n), weights of the latent error, see `AlphaNetwork`
 
 
-# torch.export.save stores the type of a program's output under this name. There is no public way to give it one.
+# torch.export.save stores the type of a program's output under this name. torch has no public function for setting it.
 with contextlib.suppress(ImportError):
     from torch.utils._pytree import _register_namedtuple
 
@@ -58,20 +58,20 @@ with contextlib.suppress(ImportError):
 
 
 class SCVAE(PretrainedModel):
-    """x̂ = G(D z), z = LISTA(E(x)): encoder E, dictionary D (n, K), codes z of every position, decoder G.
+    """x̂ = G(D z), z = LISTA(E(x)): encoder E, dictionary D (n, K), codes z at every position, decoder G.
 
     Source: Xiao et al., "SC-VAE: Sparse Coding-based Variational Autoencoder with Learned ISTA", arXiv
-    2303.16666; encoder and decoder are VQGAN's. Convolutions begin as in the authors' code, Glorot-uniform
-    without bias.
+    2303.16666; encoder and decoder are VQGAN's. Convolutions are initialised as in the authors' code:
+    Glorot-uniform weights, biases zero.
 
     Args:
-        config: see `SCVAEConfig`; `SCVAEConfig.preset(name)` has the authors' models and a small one.
-        dictionary: (n, K), the initial D, of the model's dtype and device. The default is the over-complete
-            DCT, for which n must be a square number.
-        backend: of the sparse coding, a name of `scvae_fast.backends()`; None chooses by device and dtype.
+        config: see `SCVAEConfig`; `SCVAEConfig.preset(name)` provides the authors' models and a small one.
+        dictionary: (n, K), the initial D, in the model's dtype and on its device. The default is the
+            over-complete DCT, for which n must be a square number.
+        backend: for the sparse coding, a name of `scvae_fast.backends()`; None chooses by device and dtype.
 
     Raises:
-        ValueError: the dictionary is not (n, K), or the backend has no such name.
+        ValueError: the dictionary is not (n, K), or no backend has that name.
 
     Example:
         >>> import torch
@@ -108,13 +108,13 @@ class SCVAE(PretrainedModel):
         self.apply(initialise_convolution)
 
     def forward(self, x: Tensor) -> SCVAEOutput:
-        """Reconstruct pictures, with all that the loss needs.
+        """Reconstruct pictures, and return all that the loss needs.
 
         Args:
-            x: (B, in_channels, H, W), floating point, in -1 … 1; `config.stride` divides H and W.
+            x: (B, in_channels, H, W), floating point, in -1 … 1; H and W are multiples of `config.stride`.
 
         Raises:
-            ValueError: x is of another shape or dtype.
+            ValueError: x has another shape or dtype.
         """
         latents, codes, latents_hat = self._encode(x)
         sq_err = (latents - latents_hat).square().permute(0, 2, 3, 1)  # (B, h, w, n)
@@ -122,18 +122,18 @@ class SCVAE(PretrainedModel):
         return SCVAEOutput(self.decode(latents_hat), codes, latents, latents_hat, alpha)
 
     def encode(self, x: Tensor) -> SCVAEEncoding:
-        """Latents E(x), their sparse codes z, and D z, of pictures of any height and width.
+        """Latents E(x), their sparse codes z, and D z, for pictures of any height and width.
 
-        Beyond its right and lower edge a picture goes on with its edge pixels to the next multiple of `config.stride`,
-        so that there are ⌈H / stride⌉ x ⌈W / stride⌉ cells. All of it is coded at once: for pictures larger than
-        `config.resolution`, for which the statistics of the normalisation would not be as in training and memory grows,
-        see `scvae_fast.codes.tiling.encode_tiled`.
+        The edge pixels are repeated at the right and the bottom up to the next multiple of `config.stride`, which gives
+        ⌈H / stride⌉ x ⌈W / stride⌉ cells. The whole picture is coded at once. For pictures larger than
+        `config.resolution`, this takes more memory and the normalisation's statistics differ from those in training:
+        use `scvae_fast.codes.tiling.encode_tiled` instead.
 
         Args:
             x: (B, in_channels, H, W), floating point, in -1 … 1.
 
         Raises:
-            ValueError: x is of another shape or dtype, or empty in height or width.
+            ValueError: x has another shape or dtype, or its height or width is 0.
         """
         missing = [-side % self.config.stride for side in x.shape[2:]]
         if x.dim() == 4 and any(missing):
@@ -146,7 +146,7 @@ class SCVAE(PretrainedModel):
         return SCVAEEncoding(latents, codes, rows_hat.permute(0, 3, 1, 2))
 
     def decode(self, latents_hat: Tensor) -> Tensor:  # (B, n, h, w) -> (B, in_channels, stride·h, stride·w)
-        """Pictures, about in -1 … 1, of latents.
+        """Decode latents to pictures, approximately in -1 … 1.
 
         Raises:
             ValueError: latents_hat is not (B, n, h, w).
@@ -154,18 +154,18 @@ class SCVAE(PretrainedModel):
         return self.decoder(latents_hat)
 
     def decode_codes(self, codes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Pictures of codes: `decode` of D z.
+        """Decode codes to pictures: `decode` of D z.
 
         Args:
-            codes: (B, h, w, K), as `encode` gives them.
-            size: height and width of the pictures that were coded; what lies beyond is cut off. The default is the size
+            codes: (B, h, w, K), as `encode` returns them.
+            size: height and width of the original pictures, to which the result is cropped. The default is the size
                 of the whole grid, (stride·h, stride·w).
 
         Returns:
-            (B, in_channels, height, width), about in -1 … 1.
+            (B, in_channels, height, width), approximately in -1 … 1.
 
         Raises:
-            ValueError: codes are not (B, h, w, K), or pictures of that size have another number of cells.
+            ValueError: codes are not (B, h, w, K), or pictures of that size have a grid other than (h, w).
         """
         self._check_codes("decode_codes", codes)
         if size is None:
@@ -178,7 +178,7 @@ class SCVAE(PretrainedModel):
         return self.decode(self.combine_atoms(codes))[..., : size[0], : size[1]]
 
     def combine_atoms(self, codes: Tensor) -> Tensor:  # (B, h, w, K) -> (B, n, h, w)
-        """The latents D z that codes stand for.
+        """The latents D z of codes z.
 
         Raises:
             ValueError: codes are not (B, h, w, K).
@@ -195,7 +195,7 @@ class SCVAE(PretrainedModel):
 
 
 def initialise_convolution(module: nn.Module) -> None:
-    """Glorot-uniform weights and no bias, where module is a convolution."""
+    """If module is a convolution, initialise it with Glorot-uniform weights and zero biases."""
     if isinstance(module, nn.Conv2d):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:

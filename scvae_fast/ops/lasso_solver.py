@@ -15,15 +15,15 @@ from scvae_fast.ops.backends.reference import shrink
 from scvae_fast.ops.operations import LISTA
 
 ALGORITHMS = ("cd", "fista", "ista")
-_LOOK_EVERY = 16  # iterations of FISTA between two looks at the duality gap, which costs about as much as one of them
-# Bytes of a Gram matrix that coordinate descent forms. The number of rows has no part in it: with the Gram matrix and
-# without, codes differ within the tolerance, and those of a row must not depend on how many others there are.
+_LOOK_EVERY = 16  # iterations of FISTA between two checks of the duality gap; a check costs about one iteration
+# Largest Gram matrix, in bytes, that coordinate descent forms. The choice does not depend on the number of rows: codes
+# with and without the Gram matrix differ within the tolerance, and a row's codes must not depend on other rows.
 _MOST_GRAM = 64 << 20
-_NAMED = 8  # rows that a warning names
+_NAMED = 8  # largest number of rows that a warning names
 
 
 class Lasso(NamedTuple):
-    """Problems over one dictionary: α is the field's λ, c = ‖D‖₂², which iterations of FISTA and ISTA take."""
+    """Lasso problems over one dictionary. α is usually called λ; c = ‖D‖₂² is the step constant of FISTA and ISTA."""
 
     D: Tensor  # (n, K)
     alpha: float | Tensor  # ≥ 0: one value, (K,), (M, 1) or (M, K)
@@ -32,7 +32,7 @@ class Lasso(NamedTuple):
 
     @classmethod
     def over(cls, D: Tensor, alpha: float | Tensor, positive: bool = False) -> Lasso:
-        """That of D (n, K), which is not zero."""
+        """The problem over D (n, K), not zero, with its c."""
         return cls(D, alpha, float(torch.linalg.matrix_norm(D.double(), ord=2) ** 2), positive)
 
     def weights(self, dtype: torch.dtype) -> Tensor:
@@ -45,13 +45,13 @@ class Lasso(NamedTuple):
         return 0.5 * left.square().sum(1) + (self.weights(torch.float64) * z.double().abs()).sum(1)
 
     def relative_gap(self, x: Tensor, z: Tensor) -> Tensor:  # (M, n), (M, K) -> (M,)
-        """Duality gap of each row as a share of ½‖x‖², in float64: its objective exceeds the minimum by no more.
+        """Duality gap of each row as a share of ½‖x‖², in float64: it bounds the objective minus its minimum.
 
-        With r = x − Dz, let y be r without its part in the span of the atoms with α_k = 0 (for non-negative codes: of
-        those that need it for d_kᵀy ≤ 0), and s ≤ 1 the largest factor with s|d_kᵀy| ≤ α_k for the other atoms (for
-        non-negative codes: s d_kᵀy ≤ α_k). s y is feasible for the dual, and the gap is
-        ½‖r − y‖² + ½(1 − s)²‖y‖² + Σ (α_k|z_k| − s z_k d_kᵀy): no term is negative, so nothing cancels. Each row is
-        divided by a power of two near its largest entry first. A row of zeros with codes of zeros has the gap 0.
+        With r = x − Dz, let y be r minus its projection onto the span of the atoms with α_k = 0 (for non-negative
+        codes, only those with z_k > 0, or else d_kᵀy > 0), and s ≤ 1 the largest factor with s|d_kᵀy| ≤ α_k for the
+        other atoms (for non-negative codes, s d_kᵀy ≤ α_k). Then s y is dual feasible, and the gap is
+        ½‖r − y‖² + ½(1 − s)²‖y‖² + Σ (α_k|z_k| − s z_k d_kᵀy). No term is negative, so nothing cancels. Each row is
+        first divided by a power of two near its largest entry. A zero row with zero codes has gap 0.
         """
         D, x, z, alpha = self.D.double(), x.double(), z.double(), self.weights(torch.float64)
         unit, size = _power_of_two(x.abs().amax(1, keepdim=True)), _power_of_two(D.abs().amax())
@@ -68,7 +68,7 @@ class Lasso(NamedTuple):
         return torch.where(energy > 0, gap / energy, torch.where(gap > 0, math.inf, gap))
 
     def _feasible(self, r: Tensor, D: Tensor, z: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-        """The y of `relative_gap` and its correlations with the atoms (M, K); α = 0 for those that are `free`."""
+        """The y of `relative_gap`, and its correlations (M, K) with the atoms; `free` (M, K) marks atoms with α = 0."""
         taken = free & (z > 0) if self.positive else free
         while True:
             y = _without_span(r, D, taken)
@@ -83,13 +83,13 @@ class Lasso(NamedTuple):
 
 
 def _power_of_two(size: Tensor) -> Tensor:
-    """Powers of two within a factor of two of sizes ≥ 0; 1 for 0. Dividing by them rounds nothing."""
+    """The largest power of two that is at most size, for sizes > 0; 1 for 0. Dividing by it is exact."""
     _, exponent = torch.frexp(torch.where(size > 0, size, 1.0).double())
     return torch.ldexp(torch.ones_like(size, dtype=torch.float64), exponent - 1)
 
 
 def _without_span(r: Tensor, D: Tensor, free: Tensor) -> Tensor:
-    """Rows r (M, n) less their projections on the span of the atoms that are `free` (M, K)."""
+    """Rows r (M, n) minus their projections onto the span of the atoms marked in `free` (M, K)."""
     if not bool(free.any()):
         return r
     patterns, which = torch.unique(free, dim=0, return_inverse=True)
@@ -104,15 +104,15 @@ def _without_span(r: Tensor, D: Tensor, free: Tensor) -> Tensor:
 
 
 def unit_of(alpha: float) -> float:
-    """A power of two near α. Dividing data and α by it and multiplying the codes rounds nothing."""
+    """A power of two near α. Dividing data and α by it, and multiplying the codes by it, is exact."""
     return math.ldexp(1.0, math.frexp(alpha)[1] - 1)
 
 
 def choose(algorithm: str | None, problem: Lasso) -> str:
-    """The algorithm asked for; else coordinate descent where it takes the problem, and FISTA elsewhere.
+    """The requested algorithm; by default, coordinate descent if it supports the problem, otherwise FISTA.
 
     Raises:
-        ValueError: "cd" was asked for and does not take it.
+        ValueError: "cd" was requested and doesn't support the problem.
     """
     on_cpu = problem.D.device.type == "cpu" and native.missing is None
     takes = on_cpu and bool((problem.weights(torch.float64) > 0).all())
@@ -122,14 +122,14 @@ def choose(algorithm: str | None, problem: Lasso) -> str:
 
 
 def is_finite(name: str, tensor: Tensor) -> None:
-    """Raises ValueError unless all numbers are."""
-    # The sum is quick, and finite at most where all numbers are; it may overflow where they are.
+    """Raise ValueError unless all numbers are finite."""
+    # The sum is quick. If it is finite, so are all numbers; if not, it may have overflowed, so look at each number.
     if not (math.isfinite(tensor.sum()) or bool(torch.isfinite(tensor).all())):
         raise ValueError(f"lasso: {name} must be finite, got NaN or infinity")
 
 
 def is_dictionary(D: Tensor) -> None:
-    """Raises ValueError unless all numbers are finite and no atom is zero."""
+    """Raise ValueError unless all numbers are finite and no atom is zero."""
     is_finite("D", D)
     present = (D != 0).any(0)
     if not bool(present.all()):
@@ -139,23 +139,24 @@ def is_dictionary(D: Tensor) -> None:
 def solve(
     problem: Lasso, x: Tensor, *, algorithm: str | None, max_iter: int, tol: float, z0: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Codes z (M, K) of x (M, n), and the relative duality gap (M,) of each, in float64; see `unfinished`.
+    """Codes z (M, K) of x (M, n), and the relative duality gap (M,) of each row, in float64; see `unfinished`.
 
-    Each row goes on until its duality gap is at most tol · ½‖x‖², its objective at z = 0. Neither the other rows nor
-    the unit of x and α change its codes. "ista" is `lista` with W_e = Dᵀ/c, S = I − DᵀD/c and θ = α/c; "fista" is FISTA
-    (Beck & Teboulle 2009) with the restarts of O'Donoghue & Candès (2015); "cd" is the coordinate descent of
-    csrc/cpu/lasso.h. A row with α = 0 throughout, and codes of any sign, gets the least squares codes of least norm.
+    Each row is iterated until its duality gap is at most tol · ½‖x‖², where ½‖x‖² is its objective at z = 0. Its codes
+    depend neither on other rows nor on the unit of x and α. "ista" is `lista` with W_e = Dᵀ/c, S = I − DᵀD/c and
+    θ = α/c; "fista" is FISTA (Beck & Teboulle 2009) with the restarts of O'Donoghue & Candès (2015); "cd" is the
+    coordinate descent of csrc/cpu/lasso.h. Unless codes must be non-negative, a row with only zeros in α gets the
+    least-squares codes of least norm.
 
     Args:
-        problem: in the dtype and on the device of x. Its c may be missing.
+        problem: in x's dtype and on x's device; c may be missing.
         x: float32 or float64, finite.
         algorithm: one of `ALGORITHMS`; None chooses.
-        max_iter: T ≥ 0, the iterations of a row at most; for "cd" sweeps over its working set.
-        tol: 0 makes exactly max_iter iterations of FISTA and ISTA; "cd" goes on until rounding stops it.
-        z0: (M, K) codes to start from; None stands for h_θ(b), and for 0 with "cd".
+        max_iter: T ≥ 0, largest number of iterations per row; for "cd", of sweeps over its working set.
+        tol: with 0, FISTA and ISTA make exactly max_iter iterations, and "cd" continues until rounding stops it.
+        z0: (M, K) codes to start from; None stands for h_θ(b), or for 0 with "cd".
 
     Raises:
-        ValueError: D is not finite or has an atom of zeros, or "cd" was asked for and doesn't take the problem.
+        ValueError: D is not finite or has a zero atom, or "cd" was requested and doesn't support the problem.
     """
     if not x.numel():
         is_dictionary(problem.D)
@@ -172,12 +173,12 @@ def solve(
 
 
 def unfinished(gap: Tensor, tol: float) -> Tensor:  # (M,) -> (M,) bool
-    """Which rows have not reached the tolerance; a gap that is NaN has not."""
+    """Whether each row has missed the tolerance; a row with a gap of NaN has."""
     return ~(gap <= tol)
 
 
 def warn_of_unfinished(gap: Tensor, tol: float, max_iter: int) -> None:
-    """One warning that counts the rows which have not reached a tolerance above 0, and names the first of them."""
+    """Warn once about the rows that missed the tolerance: their number and the first indices; never if tol is 0."""
     rows = unfinished(gap, tol).nonzero().flatten() if tol > 0 else gap[:0]
     if len(rows):
         named = ", ".join(str(int(row)) for row in rows[:_NAMED]) + (", …" if len(rows) > _NAMED else "")
@@ -224,8 +225,8 @@ def _descend(problem: Lasso, x: Tensor, z0: Tensor | None, max_iter: int, tol: f
 
 class _Iterate(NamedTuple):
     z: Tensor  # (M, K)
-    y: Tensor  # (M, K), where the momentum leads
-    t: Tensor  # (M, 1), the momentum's counter
+    y: Tensor  # (M, K), z extrapolated by the momentum
+    t: Tensor  # (M, 1), FISTA's momentum parameter, reset to 1 by a restart
     b: Tensor  # (M, K), the drive xD/c
     theta: Tensor  # α/c: (), (K,), or (M, 1) or (M, K)
 
@@ -233,14 +234,14 @@ class _Iterate(NamedTuple):
         return _Iterate(*(each[rows] if each.dim() == 2 else each for each in self))
 
 
-# Takes S, whether codes are non-negative, where it is, and a number of iterations.
+# Arguments: S, whether codes are non-negative, the iterate, and the number of iterations.
 _Advance = Callable[[Tensor, bool, _Iterate, int], _Iterate]
 
 
 def _iterate(
     problem: Lasso, x: Tensor, z0: Tensor | None, algorithm: str, max_iter: int, tol: float
 ) -> tuple[Tensor, Tensor]:
-    """As `solve`, in units in which α, the largest of an (M, K), and the largest entry of D are near 1."""
+    """Solve by FISTA or ISTA, in units in which α (its largest value, or that of each row) and D are near 1."""
     alpha = problem.weights(torch.float64)
     largest = alpha.amax(1, keepdim=True) if alpha.dim() == 2 else alpha.amax()
     size = _power_of_two(problem.D.abs().amax())
@@ -281,7 +282,7 @@ def _codes(
 
 
 def _least_squares(problem: Lasso, x: Tensor, z: Tensor) -> Tensor:
-    """The codes z (M, K), but those of least norm where nothing but the residual counts."""
+    """The codes z (M, K), but those of least norm in rows of α = 0, unless codes must be non-negative."""
     alpha = problem.weights(x.dtype)
     rows = (alpha == 0).all(-1).expand(len(x))
     if problem.positive or not bool(rows.any()):
@@ -291,7 +292,7 @@ def _least_squares(problem: Lasso, x: Tensor, z: Tensor) -> Tensor:
 
 
 def _step(S: Tensor, positive: bool, at: _Iterate, z: Tensor, n_iter: int) -> Tensor:
-    """Iterations of ISTA from z; the operation has no thresholds for each row."""
+    """Iterations of ISTA from z; in plain PyTorch if θ has rows, which the operation doesn't take."""
     if at.theta.dim() < 2:
         return LISTA(at.b, S, at.theta, None, z, n_iter, positive, None)[0]
     for _ in range(n_iter):

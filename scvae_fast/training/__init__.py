@@ -1,4 +1,4 @@
-"""Training: a Lightning module, its callbacks, and the start of the weights."""
+"""Training: a Lightning module, its callbacks, and the initial weights."""
 
 from scvae_fast import _torchvision
 from scvae_fast._extras import extra

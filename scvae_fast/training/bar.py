@@ -37,11 +37,11 @@ class TrainingBar(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar, in the first process only."""
         if trainer.is_global_zero:
-            # Without miniters the first step of a resumed training, a large part of the whole, would set it.
+            # Without miniters=0, tqdm would derive it from the first update, which is large when training is resumed.
             self._bar = tqdm(total=1.0, desc="training", mininterval=0, miniters=0, bar_format="{bar:20} {desc}")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Update it, but not at every step: reading figures waits for the GPU."""
+        """Update the bar, but not at every step: reading the figures waits for the GPU."""
         now = time.monotonic()
         if self._bar is None or now - self._shown < (0.5 if sys.stderr.isatty() else 30.0):
             return
@@ -56,11 +56,11 @@ class TrainingBar(Callback):
         self._bar.update(progress - self._bar.n)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close it, but leave it on the screen."""
+        """Close the bar, but leave it on the screen."""
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Close it, but leave it on the screen."""
+        """Close the bar, but leave it on the screen."""
         self._close()
 
     def _close(self) -> None:
@@ -70,7 +70,7 @@ class TrainingBar(Callback):
 
 
 def figures_line(figures: Mapping[str, Any]) -> str:
-    """The figures of interest to a person, in one line."""
+    """The figures that the bar shows, in one line."""
     return ", ".join(text.format(float(figures[name])) for name, text in _SHOWN if name in figures)
 
 

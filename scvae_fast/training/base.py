@@ -1,4 +1,4 @@
-"""The common part of training all autoencoders, as a Lightning module."""
+"""The base class for training autoencoders, a Lightning module."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -49,7 +49,7 @@ class AutoencoderModule(LightningModule, ABC):
         model: the model to train.
         network: the configuration of its encoder and decoder.
         optimiser: see `OptimiserSettings`.
-        second_stage: perceptual and adversarial terms; None for none.
+        second_stage: perceptual and adversarial terms; None leaves them out.
         start: initial weights, "random" or "linear", see `scvae_fast.training.start`.
         channels_last: memory format of pictures; None chooses the fastest on the device, see `SpeedSettings`.
         compile: whether encoder and decoder are compiled with torch.compile; None chooses likewise.
@@ -157,7 +157,7 @@ class AutoencoderModule(LightningModule, ABC):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of the model's gradients, and separately that of the discriminator's.
+        """Clip the norm of the model's gradients and, separately, of the discriminator's gradients.
 
         Lightning's own clipping refuses fused optimisers under autocast.
         """

@@ -63,7 +63,7 @@ class History(Callback):
         self._count = 0
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Add the figures of the step; sums stay on the device, so there is no waiting for it."""
+        """Add the figures of the step; sums stay on the device, so nothing waits for it."""
         self._count += 1
         for name, value in trainer.callback_metrics.items():
             if not name.startswith("val/"):
@@ -75,12 +75,12 @@ class History(Callback):
             self._sums, self._counts, self._count = {}, {}, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
+        """State for the checkpoint."""
         sums = {name: float(total) for name, total in self._sums.items()}
         return {"rows": self.rows, "sums": sums, "counts": dict(self._counts), "count": self._count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From the checkpoint."""
+        """Restore the state."""
         self.rows, self._counts, self._count = state_dict["rows"], state_dict["counts"], state_dict["count"]
         self._sums = {name: torch.tensor(total, dtype=torch.float64) for name, total in state_dict["sums"].items()}
 
@@ -166,9 +166,9 @@ def _finite(tree: Any) -> bool:
 class StopOnSignal(Callback):
     """On Ctrl-C or SIGTERM, ends training after the current step; a second signal ends it at once.
 
-    There is no validation after that.
+    No validation follows.
 
-    `number` is the signal, or None; with several processes, that of any of them.
+    `number` is the signal, or None; SIGTERM if only another process received one.
     """
 
     def __init__(self) -> None:
@@ -215,7 +215,7 @@ class StopOnSignal(Callback):
 
 
 def any_process(trainer: Trainer, decision: bool) -> bool:
-    """Whether any process decided so; all of them must call this."""
+    """Whether `decision` is true in any process; every process must call this."""
     if trainer.world_size == 1:
         return decision
     return bool(trainer.strategy.reduce_boolean_decision(decision, all=False))

@@ -18,11 +18,11 @@ from scvae_fast.training.second_stage import SecondStageSettings
 from scvae_fast.training.settings import LossSettings, OptimiserSettings
 from scvae_fast.training.start import start_as_linear_coder
 
-# Batches between two projections of c, each of which costs a singular value decomposition of D; and how far above
-# ‖D‖₂² they keep it, for the steps between.
+# Number of batches between two projections of c, each of which costs a singular value decomposition of D, and the
+# multiple of ‖D‖₂² to which they raise c, as a margin for the steps in between.
 _PROJECT_EVERY = 10
 _MARGIN_OF_C = 1.01
-# Share of the training after which no atom starts anew: the last ones need time to settle.
+# Share of training after which no atoms are restarted, because new atoms need time to settle.
 _LAST_RESTART = 0.8
 
 _LOSS, _OPTIMISER = LossSettings(), OptimiserSettings()
@@ -31,30 +31,30 @@ _LOSS, _OPTIMISER = LossSettings(), OptimiserSettings()
 class SCVAEModule(AutoencoderModule):
     """Trains an `SCVAE` with Adam on batches (B, C, H, W) of pictures in −1 … 1.
 
-    The learning rate follows the share of the training that is over, by the trainer's `max_steps`, `max_epochs` or
-    time. Random numbers of a step depend on the seed and on the step alone, so a resumed training is the same training.
+    The learning rate depends on the completed share of training, by the trainer's `max_steps`, `max_epochs` or time.
+    The random numbers of a step depend only on the seed and the step, so resuming does not change the training.
 
     Args:
-        network: what to train, see `SCVAEConfig`.
+        network: the architecture, see `SCVAEConfig`.
         loss: see `LossSettings`.
         optimiser: see `OptimiserSettings`.
         second_stage: perceptual and adversarial terms; None leaves them out.
-        start: the first weights: "random", or "linear" for a transform coder fitted to the first pictures, see
-            `scvae_fast.training.start`; that needs a network with `norm_out=False`.
-        project_c: whether the step constant c of the bottleneck is raised to ‖D‖₂² now and then, if it is less, so
-            that the iterations converge whatever D has become. The released code doesn't.
-        restart_atoms: after every so many batches, atoms that hardly any of their codes has used get new directions,
-            see `scvae_fast.training.restarts`, in the first 80 % of the training. None leaves them as they are, as the
-            released code does.
-        restart_share: atoms in fewer than this share of the codes are meant.
-        channels_last: memory format of pictures; None is what is fastest on the device, see `SpeedSettings`.
-        compile: whether encoder and decoder go through torch.compile; None as before.
-        seed: of what is random within a step.
+        start: initial weights: "random", or "linear" for a transform coder fitted to the first pictures, see
+            `scvae_fast.training.start`; "linear" needs a network with `norm_out=False`.
+        project_c: whether the bottleneck's step constant c is raised to ‖D‖₂² regularly, if it is smaller, so that
+            the iterations converge for any D. The released code doesn't do this.
+        restart_atoms: number of batches after which atoms that hardly any of their codes used get new directions,
+            see `scvae_fast.training.restarts`; only in the first 80 % of training. None never restarts atoms, like
+            the released code.
+        restart_share: atoms are restarted if fewer than this share of the codes used them.
+        channels_last: memory format of pictures; None chooses the fastest on the device, see `SpeedSettings`.
+        compile: whether encoder and decoder are compiled with torch.compile; None chooses likewise.
+        seed: for the randomness within each step.
 
     Raises:
-        ValueError: start is none of these two, or does not suit the network; restart_atoms is less than 1;
+        ValueError: start is not one of these two, or does not suit the network; restart_atoms is less than 1;
             restart_share is not in 0 … 1.
-        UsageError: the weights of the perceptual term are not to be found.
+        UsageError: the weights of the perceptual term can't be found.
 
     Example:
         >>> from scvae_fast import SCVAEConfig
@@ -111,7 +111,7 @@ class SCVAEModule(AutoencoderModule):
         return Objective(loss.total, figures, output.x_hat, {"usage": usage})
 
     def on_fit_start(self) -> None:
-        """Let every rank find out which kernels run on its card: within a step one rank would wait for another."""
+        """Find out now which kernels run on each rank's card: during a step, ranks would wait for each other."""
         super().on_fit_start()
         prepare(self.device)
         if self._restarts is not None and self.sharded() is not None:
@@ -126,7 +126,7 @@ class SCVAEModule(AutoencoderModule):
         return outputs
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
-        """Seed this step; give atoms that are out of use new directions; keep c at ‖D‖₂² or above."""
+        """Seed this step, give unused atoms new directions if it is time, and keep c at ‖D‖₂² or above."""
         super().on_train_batch_start(batch, batch_idx)
         restarted = self._restart_atoms(batch)
         if self.project_c and (restarted or batches_seen(self.trainer) % _PROJECT_EVERY == 0):
@@ -135,27 +135,27 @@ class SCVAEModule(AutoencoderModule):
                 self.model.bottleneck.raise_c(_MARGIN_OF_C)
 
     def _restart_atoms(self, batch: Tensor) -> int:
-        """How many atoms got a new direction before this batch."""
+        """Restart unused atoms if it is time, and return their number."""
         if self._restarts is None:
             return 0
         places = self._restarts.seldom_used(self.trainer)
         restarted = 0
-        # The clocks of the processes may differ.
+        # The clocks of the processes may differ, but all must decide alike.
         if places is not None and not any_process(self.trainer, progress_of(self.trainer) > _LAST_RESTART):
             optimizer = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
             restarted = restart_atoms(self.model, places, batch, optimizer, self.trainer)
         self._restarts.restarted += restarted
-        # The sum of all, which no step in which nothing is logged can hide.
+        # Log the total so far, so that restarts in a step that is not logged still show up later.
         self.log("atoms_restarted", float(self._restarts.restarted), rank_zero_only=True)
         return restarted
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the counts of atoms."""
+        """Restore the usage counts."""
         if self._restarts is not None and "restarts" in checkpoint:
             self._restarts.load_state_dict(checkpoint["restarts"], self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the network's configuration, for loading the weights alone, and the counts of atoms."""
+        """Store the network's configuration, for loading only the weights, and the usage counts of the atoms."""
         checkpoint["network"] = self.model.config.to_dict()
         if self._restarts is not None:
             checkpoint["restarts"] = self._restarts.state_dict(self.trainer)

@@ -86,11 +86,11 @@ class CodeMonitor(Callback):
         self._usage, self._pictures, self._batches, self._since = None, 0, 0, time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
+        """State for the checkpoint."""
         return {"used": self._used, "died": self._died}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From the checkpoint."""
+        """Restore the state."""
         self._used, self._died = state_dict["used"], state_dict["died"]
 
 
@@ -107,7 +107,7 @@ class PictureMonitor(Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._batch: Tensor | None = None
-        self._step = -1  # of the last drawing
+        self._step = -1  # step of the last drawing
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Tensor, batch_idx: int, dataloader_idx: int = 0

@@ -1,4 +1,4 @@
-"""Atoms that hardly any code uses start anew, as they do in dictionary learning."""
+"""Restarts of atoms that hardly any code uses, as in dictionary learning."""
 
 from typing import Any
 
@@ -9,42 +9,42 @@ from torch import Tensor
 from scvae_fast.models import SCVAE
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
-# At a time no more than one in so many of all atoms starts anew: the codes have to adapt to them.
+# At most one in this many atoms is restarted at a time, because the codes have to adapt to new atoms.
 _ONE_IN = 32
-# Latent vectors that are looked at for each new direction.
+# Number of latent vectors considered for each new direction.
 _CANDIDATES = 4
-# What rounding leaves, relatively, of a vector that atoms span.
+# Largest relative residual that is attributed to rounding, for a vector in the span of the atoms.
 _ROUNDING = 1e-4
 
 
 class AtomRestarts:
     """Finds the atoms of an `SCVAE` that hardly any code of a window of batches uses.
 
-    Mairal et al., "Online Learning for Matrix Factorization and Sparse Coding" (JMLR 2010), section 3.4, replace atoms
-    that are seldom used.
+    Mairal et al., "Online Learning for Matrix Factorization and Sparse Coding" (JMLR 2010), section 3.4, also replace
+    seldom-used atoms.
 
     Args:
-        window: batches of each process that are looked at together.
-        share: atoms in fewer than this share of their codes start anew, the least used first.
+        window: number of batches per process that are evaluated together.
+        share: atoms used by fewer than this share of their codes are restarted, the least used first.
 
     Attributes:
-        restarted: atoms that have got a new direction so far, each as often as it did.
+        restarted: number of restarts so far, over all atoms.
     """
 
     def __init__(self, window: int, share: float) -> None:
         self.window, self.share = window, share
         self.restarted = 0
-        self._usage: Tensor | None = None  # (K,), how many codes of this window so far use each atom
+        self._usage: Tensor | None = None  # (K,), number of codes of this window so far that use each atom
         self._batches = self._codes = 0
 
     def count(self, usage: Tensor, n_codes: int) -> None:
-        """Count in how many of the codes of a batch use each atom: usage is (K,)."""
+        """Add a batch: usage (K,) is the number of its n_codes codes that use each atom."""
         self._usage = usage if self._usage is None else self._usage + usage
         self._codes += n_codes
         self._batches += 1
 
     def seldom_used(self, trainer: Trainer) -> Tensor | None:
-        """The numbers of the atoms to start anew, at the end of a window; None before it."""
+        """The indices of the atoms to restart, at the end of a window; None before the end."""
         if self._usage is None or self._batches < self.window:
             return None
         usage, codes = self._of_all(trainer), self._codes * trainer.world_size
@@ -53,16 +53,16 @@ class AtomRestarts:
         return order[usage[order] < max(1.0, self.share * codes)]
 
     def state_dict(self, trainer: Trainer) -> dict[str, Any]:
-        """For a checkpoint; all processes have to ask."""
+        """State for a checkpoint; every process must call this."""
         usage = None if self._usage is None else self._of_all(trainer).cpu()
         return {"usage": usage, "batches": self._batches, "codes": self._codes, "restarted": self.restarted}
 
     def load_state_dict(self, state: dict[str, Any], trainer: Trainer) -> None:
-        """From a checkpoint, in all processes."""
+        """Restore the state, in every process."""
         usage, self._batches, self._codes = state["usage"], state["batches"], state["codes"]
         self.restarted = state["restarted"]
         if usage is not None:
-            # It holds the counts of all processes, so one of them goes on with it.
+            # These are the counts of all processes together, so only one process starts with them.
             usage = usage if trainer.is_global_zero else torch.zeros_like(usage)
             usage = usage.to(trainer.strategy.root_device)
         self._usage = usage
@@ -78,23 +78,23 @@ class AtomRestarts:
 def restart_atoms(
     model: SCVAE, places: Tensor, pictures: Tensor, optimizer: torch.optim.Optimizer, trainer: Trainer
 ) -> int:
-    """Give atoms new directions, in place, and forget Adam's moments of the old ones.
+    """Give atoms new directions, in place, and reset Adam's moments for them.
 
-    A new direction is what the atoms in the code of a latent vector x of this batch can't represent of x:
-    x − D_S D_S⁺ x for the support S. The error x − Dz is taken only if they span x: the threshold shortens all codes,
-    so the largest part of the error lies along the atoms in use. Of a random choice of latent vectors one is drawn
-    with a probability proportional to the square of this rest. The norm is the mean norm of the other atoms. All
-    processes get the directions that the first one draws.
+    A new direction is the residual x − D_S D_S⁺ x of a latent vector x of this batch, where S is the support of its
+    code. The error x − Dz is used only if the atoms in S span x: the threshold shrinks all codes, so most of the error
+    lies along the atoms in use. The vectors are drawn from a random sample of latent vectors, with probabilities
+    proportional to the squared residual. The norm is the mean norm of the other atoms. All processes get the
+    directions that the first one draws.
 
     Args:
-        model: whose dictionary is changed.
-        places: numbers of the atoms.
-        pictures: (B, C, H, W) in −1 … 1, whose latent vectors the directions are drawn from.
+        model: the model whose dictionary is changed.
+        places: indices of the atoms.
+        pictures: (B, C, H, W) in −1 … 1; their latent vectors provide the directions.
         optimizer: Adam or AdamW.
-        trainer: of the processes.
+        trainer: for communication between the processes.
 
     Returns:
-        How many atoms got a new direction; the others had to wait because too few latent vectors have an error.
+        The number of atoms that got a new direction, lower than requested if too few latent vectors have a residual.
     """
     if not len(places):
         return 0
@@ -118,7 +118,7 @@ def restart_atoms(
 
 
 def _beyond_support(rows: Tensor, codes: Tensor, rows_hat: Tensor, D: Tensor) -> Tensor:
-    """Each row (M, n) without its projection onto the atoms of its code (M, K); its error if they span it."""
+    """Each row (M, n) minus its projection onto the atoms of its code (M, K); its error x − Dz if they span it."""
     rests = rows.clone()
     for rest, code in zip(rests, codes, strict=True):
         atoms = D[:, code != 0]  # (n, S)

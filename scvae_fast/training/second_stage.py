@@ -86,8 +86,8 @@ class SecondStageLoss(NamedTuple):
 class SecondStage(nn.Module):
     """Adds w_p LPIPS(x, x̂) − w_d a mean(C(x̂)) to the model's loss, and trains the discriminator C with a hinge loss.
 
-    Both are gradients of one sum: in the adversarial term C's weights are constant, and in C's own loss x̂ is. This
-    equals the step of the released code, which updates the model and then C, from the same x̂.
+    One sum yields both gradients: C's weights are constant in the adversarial term, and x̂ is constant in C's own loss.
+    This equals the step of the released code, which updates the model and then C, from the same x̂.
 
     a = ‖∇(squared error + w_p LPIPS)‖ / ‖∇ mean(C(x̂))‖, gradients at the last layer of the decoder.
 

@@ -59,7 +59,7 @@ def start_linearly(
         bottleneck: maps latents (B, n, h, w) to the decoder's input, to which the decoder is fitted.
 
     Raises:
-        ValueError: they normalise their outputs, or a level has fewer channels than the pictures.
+        ValueError: the networks normalise their outputs, or a level has fewer channels than the pictures.
     """
     if encoder.norm_out is not None or decoder.norm_out is not None:
         raise ValueError("start_linearly: the networks must have norm_out=False")
@@ -76,7 +76,7 @@ def start_linearly(
 
 
 def _fit_encoder(encoder: Encoder, x: Tensor, dictionary: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Returns the components before each down-sampling, and those (B, F, h, w) that the latents are made of."""
+    """Fit the encoder; return the components before each down-sampling, and those (B, F, h, w) in the latents."""
     count = x.shape[1]
     _pass_through(encoder.conv_in, count)
     h = encoder.conv_in(x)
@@ -121,7 +121,7 @@ def _first_shortcut(level: Level) -> nn.Conv2d | None:
 
 
 def _pass_through(conv: nn.Conv2d | None, count: int) -> None:
-    """Copy the first `count` input channels to the output channels; without a convolution this is the case already."""
+    """Copy the first `count` input channels to the output channels; without a convolution they are equal already."""
     if conv is not None:
         around = conv.kernel_size[0] // 2
         _write(conv, F.pad(torch.eye(count)[:, :, None, None], (around,) * 4))
@@ -142,7 +142,7 @@ def _principal_components(h: Tensor, *, most: int) -> Tensor:  # (B, F, H, W) ->
 
 
 def _incoherent_atoms(D: Tensor, count: int) -> Tensor:  # (n, K) -> (n, count)
-    """Atoms chosen one by one for their largest residual after those before, as in a pivoted QR factorisation."""
+    """Atoms chosen one by one, each for its largest residual after the previous ones, as in pivoted QR."""
     left = D.double().clone()
     chosen = []
     for _ in range(count):
