@@ -441,6 +441,7 @@ def test_search_by_the_objective(digits):
     ("estimator", "message"),
     [
         (LassoCoder(alpha=0), "LassoCoder: alpha must be a number > 0, got 0"),
+        (LassoCoder(alpha=True), "LassoCoder: alpha must be a number > 0, got True"),
         (LISTACoder(alpha=float("nan")), "LISTACoder: alpha must be a number > 0, got nan"),
         (
             LassoCoder(transform_algorithm="lars"),

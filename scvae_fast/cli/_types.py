@@ -17,7 +17,7 @@ else:
 
 # Copied from `PictureStream`, which takes long to import.
 LAYOUTS = ("auto", "photographs", "folder", "ffhq", "imagenet", "shards")
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "all")
 
 
 def positive(text: str) -> float:
@@ -117,7 +117,7 @@ def add_pictures(parser: argparse.ArgumentParser, *, required: bool = True) -> N
     )
     parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="how it is arranged (default: detected)")
     parser.add_argument(
-        "--split", choices=SPLITS, default="val", help="which part, if the data has both (default: %(default)s)"
+        "--split", choices=SPLITS, default="val", help="which part, if the data has two, or all (default: %(default)s)"
     )
     parser.add_argument("--limit", type=count, metavar="N", help="take the first N pictures (default: all)")
 

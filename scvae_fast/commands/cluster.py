@@ -133,7 +133,7 @@ def cluster_codes(
 def _codes(
     model: SCVAE, source: Pictures | Path, inference: InferenceOptions, speed: SpeedSettings, processes: Processes
 ) -> Iterator[tuple[CodeFile, Source]]:
-    """This process's share of the codes, and the pictures for them: the given ones, or ones decoded from the codes."""
+    """The codes of this process's share, and their pictures: the given ones, or ones decoded from the codes."""
     if isinstance(source, Path):
         file = CodeFile(source)
         file.check_model(model)

@@ -67,7 +67,7 @@ def encode_data(
         with joined() as processes:  # not earlier, because the processes exchange nothing before
             processes.wait()
             return processes.on_first(partial(_report_on_folder, out, share.parts, model, values))
-    sources = _SourceFiles(Path(data), whole=resize is None)
+    sources = _SourceFiles(stream.folder if resize is None else None)
     coded = map(sources.count, encode_stream(model, stream, batch_size=inference.batch_size, speed=speed))
     written = write_codes(out, model, with_progress(_at_least_one(coded, data), stream.length or limit), values=values)
     _report(written, model, out, values)
@@ -145,15 +145,15 @@ def _check_replaced(out: Path) -> None:
 
 
 class _SourceFiles:
-    """Total size of the picture files; None if pictures were resized, or one is not a separate file."""
+    """Total size of the picture files in a folder; None without a folder, or if a name has escapes."""
 
-    def __init__(self, data: Path, *, whole: bool) -> None:
-        self._root = data if data.is_dir() else data.parent
-        self.n_bytes: int | None = 0 if whole else None
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self.n_bytes: int | None = None if folder is None else 0
 
     def count(self, coded: CodedPicture) -> CodedPicture:
-        file = self._root / coded.name
-        if self.n_bytes is not None:
+        if self._folder is not None and self.n_bytes is not None:
+            file = self._folder / coded.name
             self.n_bytes = self.n_bytes + file.stat().st_size if file.is_file() else None
         return coded
 

@@ -24,7 +24,7 @@ from scvae_fast.data.labelled import DIGITS, PATCHES, LabelledPictures
 from scvae_fast.data.pictures import PictureError, load_picture
 from scvae_fast.data.square_crops import load_centre
 from scvae_fast.data.stream import NamedPicture, PictureStream
-from scvae_fast.errors import UsageError
+from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.models import SCVAEConfig
 from scvae_fast.plotting.figures import Figure
 from scvae_fast.plotting.neighbours import SHOWN_PIXELS, Neighbour, neighbour_sheet
@@ -65,6 +65,8 @@ def retrieve_checkpoint(
     Raises:
         UsageError: an argument can't be used: for example, k is larger than the gallery, or there is only one class.
     """
+    if queries and data.per_class is not None and data.data not in (PATCHES, DIGITS):
+        raise ArgumentError("--per-class can't be combined with --query, which searches all pictures of DATA")
     chosen = parse_descriptors(descriptors or (DEFAULTS[:1] if queries else None))
     inference = inference or InferenceOptions()
     claim_folder(out)
@@ -78,7 +80,7 @@ def retrieve_checkpoint(
     gallery = looked_at(source.pictures)
     content = content_of(checkpoint, source, data, len(gallery.names)) | {"k": k}
     if asked:
-        found = _neighbours(looked_at(asked), gallery, k, _own_places(queries, data.data, gallery.names))
+        found = _neighbours(looked_at(asked), gallery, k, _own_places(queries, source, gallery.names))
         content["neighbours"] = _listed(asked, gallery.names, found)
         drawn = asked if side == sheet_side else [_read_query(path, sheet_side) for path in queries]
         shown = [_Shown(named.name, named, list(found[chosen[0]].indices[i])) for i, named in enumerate(drawn)]
@@ -118,7 +120,7 @@ def _searched(data: LabelledData, config: SCVAEConfig) -> LabelledPictures:
     """The pictures to search, with or without classes."""
     if data.data in (PATCHES, DIGITS):
         return data.open(config)
-    stream = PictureStream(data.data, resize=data.pixels(config))
+    stream = PictureStream(data.data, split="all", resize=data.pixels(config))
     return LabelledPictures(str(data.data), stream, {}, ())
 
 
@@ -143,14 +145,19 @@ def _rounds(source: LabelledPictures, names: list[str]) -> list[_Round]:
     return [*rounds, _Round(first, second, None)] if source.exchangeable else rounds
 
 
-def _own_places(queries: Sequence[Path], data: str | os.PathLike[str], names: list[str]) -> list[int | None]:
+def _own_places(queries: Sequence[Path], source: LabelledPictures, names: list[str]) -> list[int | None]:
     """The place of each query in the gallery; None for a query outside it."""
-    root, places = Path(data).resolve(), {name: place for place, name in enumerate(names)}
-    inside = [path.resolve() for path in queries]
-    return [
-        places.get(printable(path.relative_to(root).as_posix())) if path.is_relative_to(root) else None
-        for path in inside
-    ]
+    folder = source.pictures.folder if isinstance(source.pictures, PictureStream) else None
+    if folder is None:
+        return [None] * len(queries)
+    places = {name: place for place, name in enumerate(names)}
+    found = []
+    for query in queries:
+        # The path as given, or where its links lead: the gallery has the files under one of these.
+        ways = ((Path(os.path.abspath(query)), Path(os.path.abspath(folder))), (query.resolve(), folder.resolve()))
+        own = (places.get(printable(p.relative_to(root).as_posix())) for p, root in ways if p.is_relative_to(root))
+        found.append(next((place for place in own if place is not None), None))
+    return found
 
 
 def _neighbours(asked: Described, gallery: Described, k: int, own: list[int | None]) -> dict[Descriptor, Neighbours]:

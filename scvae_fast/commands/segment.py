@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -15,10 +15,9 @@ from scvae_fast._files import FreeNames, claim_folder, temporary_folder, writing
 from scvae_fast._markdown import markdown_table
 from scvae_fast.commands._inputs import InferenceOptions, tell, with_progress
 from scvae_fast.commands._results import write_results
-from scvae_fast.data.files import Split
 from scvae_fast.data.masks import MaskedFiles, MaskedPictures, MaskLayout
 from scvae_fast.data.mosaics import Mosaics
-from scvae_fast.errors import UsageError
+from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.evaluation.record import head
 from scvae_fast.plotting.figures import Figure
 from scvae_fast.plotting.segmentation import palette, segmentations
@@ -77,7 +76,7 @@ class Labels:
         return Task(pictures, scored.tolist(), labelled, chosen.tolist())
 
     @staticmethod
-    def _mosaics(split: Split, count: int, seed: int) -> Mosaics:
+    def _mosaics(split: Literal["train", "val"], count: int, seed: int) -> Mosaics:
         return Mosaics(split=split, count=count, seed=seed)
 
 
@@ -113,6 +112,8 @@ def segment_pictures(
     Raises:
         UsageError: an argument can't be used, or `masks` already exists and is not a result of an earlier run.
     """
+    if repeats < 1:
+        raise ArgumentError(f"--repeats must be 1 or more, got {repeats}")
     claim_folder(out)
     _check_masks(out, labels)
     model, _ = (inference or InferenceOptions()).load(checkpoint)

@@ -56,7 +56,6 @@ class RandomCrops(Dataset[Tensor]):
     Crop `index` depends only on the seed and on `index`, not on earlier draws, so training can resume at any crop.
 
     Args:
-        photographs: what to crop from; larger ones are drawn more often, by the square root of their area.
         photographs: source of the crops; larger ones are drawn more often, by the square root of their area.
         seed: for everything random.
         length: reported number of crops.

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from scvae_fast._files import printable
 from scvae_fast.data.pictures import is_picture_name
 from scvae_fast.errors import UsageError
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "all"]
+"""A part of a data set; "all" takes both parts."""
 
 # Suffixes of tar files with pictures.
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -166,10 +167,11 @@ def list_ffhq(root: str | os.PathLike[str], split: Split) -> Files:
 
     Args:
         root: the folder with the pictures, or one that contains images1024x1024 or thumbnails128x128.
-        split: "train" or "val".
+        split: "train", "val", or "all" for both.
 
     Raises:
         UsageError: there is no such folder, it has no numbered picture of that split, or a number occurs twice.
+        ValueError: there is no such split.
 
     Example:
         >>> import torch
@@ -178,6 +180,7 @@ def list_ffhq(root: str | os.PathLike[str], split: Split) -> Files:
         >>> len(list_ffhq("ffhq", "train"))
         1
     """
+    _check_split("list_ffhq", split)
     root = Path(root)
     root = next((root / folder for folder in _FFHQ_FOLDERS if (root / folder).is_dir()), root)
     by_number: dict[int, str] = {}
@@ -191,7 +194,7 @@ def list_ffhq(root: str | os.PathLike[str], split: Split) -> Files:
         by_number[index] = name
     if not by_number:
         raise UsageError(f"{root} contains no pictures of FFHQ, which are called 00000.png … 69999.png")
-    chosen = [number for number in sorted(by_number) if (number < _FFHQ_TRAINING) == (split == "train")]
+    chosen = [n for n in sorted(by_number) if split == "all" or (n < _FFHQ_TRAINING) == (split == "train")]
     if not chosen:
         wanted = f"below {_FFHQ_TRAINING}" if split == "train" else f"from {_FFHQ_TRAINING} on"
         raise UsageError(f"{root}: none of the {len(by_number)} pictures of FFHQ here has a number {wanted} ({split})")
@@ -201,8 +204,13 @@ def list_ffhq(root: str | os.PathLike[str], split: Split) -> Files:
 def list_imagenet(root: str | os.PathLike[str], split: Split) -> Files:
     """ImageNet: train/CLASS/… and val/CLASS/…; classes are numbered in the order of their folders' names.
 
+    Args:
+        root: the folder that contains train/ and val/.
+        split: "train" or "val", whose names are paths below that folder; "all" for both, with paths below `root`.
+
     Raises:
         UsageError: there is no such folder, no train/ or val/, no pictures, or a picture outside the class folders.
+        ValueError: there is no such split.
 
     Example:
         >>> import torch
@@ -211,12 +219,28 @@ def list_imagenet(root: str | os.PathLike[str], split: Split) -> Files:
         >>> list_imagenet("imagenet", "train").classes
         ('n01440764',)
     """
+    _check_split("list_imagenet", split)
     root = Path(root)
+    classes = _subfolders(root / "train") | _subfolders(root / "val")
+    if split == "all":
+        parts = [part for part in ("train", "val") if (root / part).is_dir() and has_pictures(root / part)]
+        if not parts:
+            _check_folder(root)
+            raise UsageError(f"{root} contains no pictures in train/CLASS/… or val/CLASS/…, as ImageNet has")
+        listed = {part: _labelled(root / part, list_folder(root / part), classes) for part in parts}
+        names = (os.path.join(os.fsencode(part), name) for part, files in listed.items() for name in files.names)
+        labels = [files.labels for files in listed.values() if files.labels is not None]
+        return Files(root, Names(names), np.concatenate(labels), listed[parts[0]].classes)
     folder = root / split
     if not folder.is_dir():
         _check_folder(root)
         raise UsageError(f"{root} contains no folder {split}/ with {split}/CLASS/…, as ImageNet has")
-    return _labelled(folder, list_folder(folder), _subfolders(root / "train") | _subfolders(root / "val"))
+    return _labelled(folder, list_folder(folder), classes)
+
+
+def _check_split(operation: str, split: str) -> None:
+    if split not in get_args(Split):
+        raise ValueError(f"{operation}: split must be one of {', '.join(get_args(Split))}, got {split!r}")
 
 
 def looks_like_ffhq(root: Path) -> bool:

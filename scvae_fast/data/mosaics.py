@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
 
 from scvae_fast._extras import extra
-from scvae_fast.data.files import Split
 from scvae_fast.data.masks import MaskedPicture
 from scvae_fast.data.photographs import load_photograph
 
@@ -36,15 +36,20 @@ class Mosaics:
         seed: mosaic i is a function of split, seed and i.
         side: of the square pictures, at most 256.
         regions: per picture, at least five, in addition to the ellipse.
+
+    Raises:
+        ValueError: one of them is out of range.
     """
 
-    split: Split = "val"
+    split: Literal["train", "val"] = "val"
     count: int = 16
     seed: int = 0
     side: int = 240
     regions: int = 7
 
     def __post_init__(self) -> None:
+        if self.split not in ("train", "val"):
+            raise ValueError(f"Mosaics: split must be train or val, got {self.split!r}")
         for name, least, most in (("count", 1, None), ("side", 16, _HALF), ("regions", len(TEXTURES), None)):
             value = getattr(self, name)
             if value < least or (most is not None and value > most):

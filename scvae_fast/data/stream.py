@@ -47,9 +47,15 @@ def check_arrangement(layout: str, split: str) -> None:
     Raises:
         ArgumentError: it doesn't know one of them.
     """
+    if problem := _unknown(layout, split):
+        raise ArgumentError(f"--{problem}")
+
+
+def _unknown(layout: str, split: str) -> str:
     for name, value, known in (("layout", layout, get_args(Layout)), ("split", split, get_args(Split))):
         if value not in known:
-            raise ArgumentError(f"--{name} must be one of {', '.join(known)}, got {value!r}")
+            return f"{name} must be one of {', '.join(known)}, got {value!r}"
+    return ""
 
 
 class NamedPicture(NamedTuple):
@@ -90,10 +96,10 @@ class PictureStream:
 
     Args:
         data: a folder, a picture, tar shards (a pattern "train-{000..127}.tar", a folder of them, or "pipe:…"),
-                "photographs" for those embedded in scikit-image and scikit-learn, or an existing listing of files.
-        layout: how `data` is arranged; "auto" detects it, and `describe` reports it. If a folder has both pictures and
-            tar files, "auto" takes the pictures and says so on stderr.
-        split: for layouts with splits; folders and shards have none.
+            "photographs" for those embedded in scikit-image and scikit-learn, or an existing listing of files.
+        layout: how `data` is arranged; "auto" detects it, and `describe` reports it. A message on stderr says so if
+            "auto" leaves something out: one split of a data set, or the tar files in a folder that also has pictures.
+        split: the part of FFHQ, ImageNet and "photographs", "all" for both parts; folders and shards have none.
         resize: shorter side in pixels, after which the central square is cropped; None leaves pictures whole.
         limit: takes only the first pictures; unreadable ones count.
         most_broken: number of files that may be skipped; one more raises an error.
@@ -101,6 +107,7 @@ class PictureStream:
 
     Raises:
         UsageError: there are no pictures.
+        ValueError: an argument is out of range.
 
     Example:
         >>> from scvae_fast.data import PictureStream
@@ -125,6 +132,8 @@ class PictureStream:
             raise ValueError(f"PictureStream: resize must be at least 1, got {resize}")
         if resize is not None and (problem := too_large(resize, resize)):
             raise UsageError(f"resize to {problem}")
+        if problem := _unknown(layout, split):
+            raise ValueError(f"PictureStream: {problem}")
         self.layout, self.split, self.resize, self.most_broken = layout, split, resize, most_broken
         self._only: frozenset[str] | None = None
         self.data = data.root if isinstance(data, Files) else data
@@ -134,10 +143,15 @@ class PictureStream:
             self._taken: str = "files"
             self._source: _Source = _FromFiles(data)
         else:
-            self._taken = _layout_of(os.fspath(data)) if layout == "auto" else layout
+            self._taken = _detected(os.fspath(data), split) if layout == "auto" else layout
             self._source = _source(self._taken, os.fspath(data), split)
         known = sys.maxsize if self._source.length is None else self._source.length
         self._numbers = self._all = range(known if limit is None else min(limit, known))
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that names are relative to; None if pictures are not separate files."""
+        return self._source.folder
 
     @property
     def length(self) -> int | None:
@@ -248,6 +262,7 @@ _Told = Callable[[PictureError], None]
 
 class _Source(Protocol):
     length: int | None
+    folder: Path | None
 
     def tasks(self, resize: Resize, damaged: _Told, numbers: range) -> Iterator[tuple[int, _Task]]:
         """The pictures with those numbers, in order; `damaged` is called for problems other than a single picture's."""
@@ -259,6 +274,7 @@ class _Source(Protocol):
 class _FromFiles:
     def __init__(self, files: Files) -> None:
         self._files = files
+        self.folder: Path | None = files.root
         self.length: int | None = len(files)
 
     def tasks(self, resize: Resize, damaged: _Told, numbers: range) -> Iterator[tuple[int, _Task]]:
@@ -271,6 +287,8 @@ class _FromFiles:
 
 
 class _FromShards:
+    folder: Path | None = None
+
     def __init__(self, shards: str) -> None:
         # webdataset is needed only here.
         from scvae_fast.data.shards import counts_of, expand_shards
@@ -326,8 +344,12 @@ class _FromShards:
 
 
 class _Photographs:
+    folder: Path | None = None
+
     def __init__(self, split: Split) -> None:
-        self._photographs = held_out_photographs() if split == "val" else training_photographs()
+        training = training_photographs() if split != "val" else ()
+        held_out = held_out_photographs() if split != "train" else ()
+        self._photographs = [*training, *held_out]
         self.length: int | None = len(self._photographs)
 
     def tasks(self, resize: Resize, damaged: _Told, numbers: range) -> Iterator[tuple[int, _Task]]:
@@ -348,6 +370,18 @@ def _in_memory(photograph: Photograph, resize: Resize) -> Tensor:
     return photograph.picture if resize is None else centre_square(photograph.picture, resize)
 
 
+def _detected(data: str, split: Split) -> str:
+    """The layout, with a message on stderr if a part of the data is left out."""
+    layout = _layout_of(data)
+    if layout in ("ffhq", "imagenet") and split != "all":
+        name = {"ffhq": "FFHQ", "imagenet": "ImageNet"}[layout]
+        print(
+            f"{data} is laid out like {name}: only its part {split} is used (--split selects train, val or all)",
+            file=sys.stderr,
+        )
+    return layout
+
+
 def _layout_of(data: str) -> str:
     path = Path(data)
     if data == "photographs":
@@ -364,7 +398,7 @@ def _layout_of(data: str) -> str:
         if not has_pictures(path):
             return "shards"
         print(
-            f"{data} holds pictures and {len(archives)} tar files, such as {printable(archives[0])}: "
+            f"{data} contains pictures and {len(archives)} tar files, such as {printable(archives[0])}: "
             "the pictures are used (layout shards uses the tar files)",
             file=sys.stderr,
         )
@@ -380,8 +414,5 @@ def _source(layout: str, data: str, split: Split) -> _Source:
         return _FromFiles(list_ffhq(data, split))
     if layout == "imagenet":
         return _FromFiles(list_imagenet(data, split))
-    if layout in ("folder", "picture"):
-        path = Path(data)
-        return _FromFiles(list_file(path) if path.is_file() else list_folder(path))
-    layouts = ", ".join(get_args(Layout))
-    raise ValueError(f"PictureStream: layout must be one of {layouts}, got {layout!r}")
+    path = Path(data)
+    return _FromFiles(list_file(path) if path.is_file() else list_folder(path))

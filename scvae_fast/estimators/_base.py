@@ -115,7 +115,8 @@ class SparseTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         """Raise ValueError unless these parameters are finite numbers above 0, or 0 if `zero` is set."""
         for name in names:
             value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 <= float(value) < math.inf or (value == 0 and not zero):
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
+            if not is_number or not 0 <= float(value) < math.inf or (value == 0 and not zero):
                 raise ValueError(f"{self._name}: {name} must be a number {'>=' if zero else '>'} 0, got {value!r}")
 
     def _check_counts(self, least: int, *names: str) -> None:

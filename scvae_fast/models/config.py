@@ -152,16 +152,11 @@ class SCVAEConfig:
         if not isinstance(values, Mapping):
             raise ValueError(f"SCVAEConfig.from_dict: values must be a mapping, got {type(values).__name__}")
         known = {field.name for field in fields(cls)}
-        values = {_FORMER_NAMES.get(name, name): value for name, value in values.items()}
         if missing := sorted(known - values.keys()):
             raise ValueError(f"SCVAEConfig.from_dict: fields missing: {', '.join(missing)}")
         if unknown := sorted(values.keys() - known):
             raise ValueError(f"SCVAEConfig.from_dict: unknown fields: {', '.join(unknown)}")
         return cls(**values)
-
-
-# Former names of fields, which older files still contain.
-_FORMER_NAMES = {"sparsity": "lmbda", "learn_step": "learn_c"}
 
 
 def _require(condition: bool, name: str, expected: str, value: object) -> None:

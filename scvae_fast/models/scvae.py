@@ -136,7 +136,7 @@ class SCVAE(PretrainedModel):
             ValueError: x has another shape or dtype, or its height or width is 0.
         """
         missing = [-side % self.config.stride for side in x.shape[2:]]
-        if x.dim() == 4 and any(missing):
+        if x.dim() == 4 and any(missing) and x.is_floating_point() and min(x.shape[2:]) > 0:  # others are refused below
             x = F.pad(x, (0, missing[1], 0, missing[0]), mode="replicate")
         return self._encode(x)
 

@@ -159,7 +159,7 @@ def _regress(conv: nn.Conv2d, h: Tensor, target: Tensor) -> None:
     rows = _rows(F.unfold(h, 3, padding=1)[..., ::step])  # (rows, 9F)
     goals = _rows(target.flatten(2)[..., ::step])  # (rows, F')
     gram = rows.T @ rows
-    gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     weight = torch.linalg.solve(gram, rows.T @ goals).T  # (F', 9F)
     _write(conv, weight.reshape(-1, h.shape[1], 3, 3))
 

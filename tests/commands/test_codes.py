@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from pictures import TINY, scene
+from trees import write_imagenet
 
 from scvae_fast import cli
 from scvae_fast.codes import CodedPicture, SparseCodes
@@ -50,6 +51,16 @@ def test_there_and_back(checkpoint: Path, data: Path, tmp_path: Path, capsys: py
     originals = sum((data / name).stat().st_size for name in FILES)
     assert f"the picture files: {originals:,} bytes, {8 * originals / pixels:.3f} bits per pixel" in printed
     assert printed.splitlines()[-1].endswith(f"{8 * codes.stat().st_size / pixels:.3f} bits per pixel")
+
+
+def test_files_of_a_data_set_in_two_parts_are_counted(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_imagenet(tmp_path / "data", training=2, validation=1)
+    for split, pattern in (("val", "val/*/*"), ("all", "*/*/*")):
+        encode_data(checkpoint, data, tmp_path / "codes.parquet", split=split)  # type: ignore[arg-type]
+        originals = sum(path.stat().st_size for path in data.glob(pattern))
+        assert f"the picture files: {originals:,} bytes" in capsys.readouterr().out
 
 
 def test_some_pictures_as_squares(

@@ -86,6 +86,30 @@ def test_a_copy_of_a_query_is_its_neighbour(checkpoint: Path, classes: Path, tmp
     assert found["codes:signs:1"][0]["similarity"] == pytest.approx(1, abs=1e-5)
 
 
+def test_a_query_is_compared_with_both_parts_of_a_data_set(checkpoint: Path, tmp_path: Path) -> None:
+    data = write_imagenet(tmp_path / "data", training=2, validation=1)
+    (tmp_path / "link").symlink_to(data)
+    for root in (data, tmp_path / "link"):
+        query = root / "val" / "n01" / "0.JPEG"
+        content = retrieve_checkpoint(checkpoint, LabelledData(data), tmp_path / "out", queries=[query], k=5)
+        (found,) = content["neighbours"][str(query)].values()
+        assert sorted(each["name"] for each in found) == [
+            *(f"train/{kind}/{index}.JPEG" for kind in ("n01", "n02") for index in range(2)),
+            "val/n02/0.JPEG",
+        ]
+    with pytest.raises(UsageError, match="--per-class can't be combined with --query"):
+        retrieve_checkpoint(checkpoint, LabelledData(data, per_class=1), tmp_path / "out", queries=[query], k=1)
+
+
+def test_a_linked_query_in_the_gallery_is_not_its_own_neighbour(checkpoint: Path, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "elsewhere", ["a.png"])
+    data = write_pictures(tmp_path / "data", ["b.png", "c.png"], width=50)
+    (data / "a.png").symlink_to(tmp_path / "elsewhere" / "a.png")
+    content = retrieve_checkpoint(checkpoint, LabelledData(data), tmp_path / "out", queries=[data / "a.png"], k=2)
+    (found,) = content["neighbours"][str(data / "a.png")].values()
+    assert sorted(each["name"] for each in found) == ["b.png", "c.png"]
+
+
 def test_a_query_among_pictures_without_classes(checkpoint: Path, tmp_path: Path) -> None:
     write_pictures(tmp_path / "flat", ["a.png", "b.png", "c.png"])
     save_picture(tmp_path / "q.png", scene(30, 20))

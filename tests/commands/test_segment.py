@@ -12,9 +12,13 @@ from sklearn.metrics import jaccard_score
 from texts import words
 
 from scvae_fast import cli
+from scvae_fast.commands.segment import Labels, segment_pictures
 from scvae_fast.data import load_picture, save_picture
 from scvae_fast.data.masks import MaskedFiles
+from scvae_fast.errors import ArgumentError
 from scvae_fast.models import SCVAE
+from scvae_fast.tasks.segmentation import FeatureSettings, MapSettings
+from scvae_fast.tasks.segmentation.experiment import Method
 
 pytestmark = pytest.mark.slow
 
@@ -114,6 +118,11 @@ def test_errors_leave_an_earlier_result(folder: Path, tmp_path: Path, capsys: py
     ):
         assert run(folder, tmp_path, *options) == (cli.WRONG if "can't be used" in message else cli.FAILED)
         assert message in capsys.readouterr().err
+    method = Method(
+        features=FeatureSettings(feature="colour", words=0, pool=0.0, seed=0), maps=MapSettings(shifts=1, smooth=0.0)
+    )
+    with pytest.raises(ArgumentError, match="--repeats must be 1 or more, got 0"):
+        segment_pictures(folder / "model", Labels(data), tmp_path, method, repeats=0)
     assert (tmp_path / "masks" / "old.png").read_text() == "old"
     assert (tmp_path / "metrics.json").read_text() == "old"
     assert {path.name for path in tmp_path.iterdir()} == {"masks", "metrics.json", "broken.png", "data"}

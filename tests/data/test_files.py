@@ -69,6 +69,7 @@ def test_ffhq_is_split_by_number(tmp_path: Path, prefix: str) -> None:
     write_pictures(tmp_path / prefix, ["LICENSE.png"])
     assert names(list_ffhq(tmp_path, "train")) == ["00000/00003.png", "01000/01000.png", "59000/59999.png"]
     assert names(list_ffhq(tmp_path, "val")) == ["60000/60000.png", "69000/69999.png"]
+    assert names(list_ffhq(tmp_path, "all")) == names(list_ffhq(tmp_path, "train")) + names(list_ffhq(tmp_path, "val"))
 
 
 def test_ffhq_without_folders(tmp_path: Path) -> None:
@@ -96,6 +97,11 @@ def test_imagenet_has_classes(tmp_path: Path) -> None:
     assert validation.labels is not None
     assert training.labels.tolist() == [0, 0, 1, 1]
     assert validation.labels.tolist() == [0, 1, 2]
+    both = list_imagenet(tmp_path, "all")
+    assert names(both) == [f"train/{name}" for name in names(training)] + [f"val/{name}" for name in names(validation)]
+    assert both.labels is not None
+    assert both.labels.tolist() == [0, 0, 1, 1, 0, 1, 2]
+    assert (both.classes, both.source(6)) == (training.classes, tmp_path / "val" / "n03" / "x.png")
     part = training.subset([3, 0])
     assert (names(part), part.labels.tolist()) == (["n02/1.JPEG", "n01/0.JPEG"], [1, 0])
 
@@ -117,6 +123,11 @@ def test_errors_say_what_is_missing(tmp_path: Path) -> None:
         list_imagenet(tmp_path / "missing", "train")
     with pytest.raises(UsageError, match="contains no folder train/ with train/CLASS/…, as ImageNet has"):
         list_imagenet(empty, "train")
+    with pytest.raises(UsageError, match="contains no pictures in train/CLASS/… or val/CLASS/…, as ImageNet has"):
+        list_imagenet(empty, "all")
+    for listing in (list_ffhq, list_imagenet):
+        with pytest.raises(ValueError, match=f"{listing.__name__}: split must be one of train, val, all, got 'test'"):
+            listing(tmp_path, "test")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"a folder for each class, but a\.png lies in none"):
         list_imagenet(tmp_path / "flat", "val")
 

@@ -56,7 +56,7 @@ def test_textures_are_equal_in_brightness_and_contrast() -> None:
 
 
 def test_arguments_out_of_range() -> None:
-    for arguments in ({"count": 0}, {"side": 300}, {"regions": 4}):
+    for arguments in ({"count": 0}, {"side": 300}, {"regions": 4}, {"split": "all"}):
         with pytest.raises(ValueError, match=f"Mosaics: {next(iter(arguments))} must be"):
             Mosaics(**arguments)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one of the embedded photographs, got 'mars'"):

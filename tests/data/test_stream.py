@@ -90,6 +90,7 @@ def test_auto_recognises_the_layouts(tmp_path: Path) -> None:
         assert (stream.describe()["layout"], names(stream)) == (layout, pictures), path
         assert stream.length == len(pictures)
     assert names(PictureStream(tmp_path / "ffhq", split="train")) == ["00000/00005.png"]
+    assert len(names(PictureStream(tmp_path / "ffhq", split="all"))) == 3
     assert len(names(PictureStream(tmp_path / "ffhq", layout="folder"))) == 3
     pipe = PictureStream(f"pipe:cat {tmp_path}/shards/a.tar", resize=8)
     assert pipe.length is None
@@ -97,6 +98,46 @@ def test_auto_recognises_the_layouts(tmp_path: Path) -> None:
         ("shard-00000/0000.png", (3, 8, 8)),
         ("shard-00000/0001.png", (3, 8, 8)),
     ]
+
+
+def test_a_message_says_that_a_part_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_ffhq(tmp_path / "ffhq", [5, 60_001])
+    write_imagenet(tmp_path / "imagenet")
+    for name, layout, split in (("FFHQ", "ffhq", "val"), ("ImageNet", "imagenet", "train")):
+        PictureStream(tmp_path / layout, split=split)  # type: ignore[arg-type]
+        assert f"{layout} is laid out like {name}: only its part {split} is used" in capsys.readouterr().err
+        PictureStream(tmp_path / layout, split="all")
+        PictureStream(tmp_path / layout, layout=layout)  # type: ignore[arg-type]
+        PictureStream(tmp_path / layout, layout="folder")
+        assert capsys.readouterr().err == ""
+
+
+def test_names_are_relative_to_a_folder(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["images1024x1024/60001.png", "shards/a.png"])
+    write_imagenet(tmp_path / "imagenet")
+    write_shard(tmp_path / "tars" / "a.tar", 0, 1)
+    for stream in (
+        PictureStream(tmp_path, layout="ffhq"),
+        PictureStream(tmp_path / "imagenet"),
+        PictureStream(tmp_path / "imagenet", split="all"),
+        PictureStream(tmp_path / "shards" / "a.png"),
+    ):
+        assert stream.folder is not None
+        assert all((stream.folder / name).is_file() for name in names(stream))
+    assert PictureStream(tmp_path / "tars").folder is None
+    assert PictureStream("photographs").folder is None
+    assert [len(names(PictureStream("photographs", split=split, resize=8))) for split in ("train", "val", "all")] == [
+        19,
+        2,
+        21,
+    ]
+
+
+def test_arguments_out_of_range(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["a.png"])
+    for arguments in ({"layout": "tree"}, {"split": "test"}, {"resize": 0}):
+        with pytest.raises(ValueError, match=f"PictureStream: {next(iter(arguments))} must be"):
+            PictureStream(tmp_path, **arguments)  # type: ignore[arg-type]
 
 
 def test_names_stay_in_their_folder_and_apart(tmp_path: Path) -> None:
@@ -184,7 +225,7 @@ def test_an_archive_beside_the_pictures_hides_none(tmp_path: Path, capsys: pytes
     write_shard(tmp_path / "all.tar", 0, 3)
     stream = PictureStream(tmp_path)
     assert (stream.describe()["layout"], stream.length) == ("folder", 2)
-    assert "holds pictures and 1 tar files, such as all.tar: the pictures are used" in capsys.readouterr().err
+    assert "contains pictures and 1 tar files, such as all.tar: the pictures are used" in capsys.readouterr().err
     assert PictureStream(tmp_path, layout="shards").length == 3
 
 

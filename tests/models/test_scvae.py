@@ -185,6 +185,10 @@ def test_codes_of_another_size(small_model):
 def test_wrong_pictures(small_model):
     with pytest.raises(ValueError, match=r"Encoder: x must be \(B, 3, H, W\), got \(3, 5, 6\)"):
         small_model.encode(torch.zeros(3, 5, 6))
+    with pytest.raises(ValueError, match=r"floating point .* got torch.int64"):
+        small_model.encode(torch.zeros(1, 3, 5, 7, dtype=torch.int64))
+    with pytest.raises(ValueError, match="positive multiples of 2, got 0 x 7"):
+        small_model.encode(torch.zeros(1, 3, 0, 7))
     with pytest.raises(ValueError, match="positive multiples of 2, got 0 x 6"):
         small_model.encode(torch.zeros(1, 3, 0, 6))
     with pytest.raises(ValueError, match="multiples of 2, got 5 x 6"):

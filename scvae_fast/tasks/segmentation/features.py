@@ -29,8 +29,8 @@ class FeatureSettings:
         feature: what the rows hold.
         words: number of clusters of the rows that serve as words. Rows are scaled to unit length first, except colours,
             which would all become the same for grey pictures. A cell is described by the histogram of words around it,
-            with square roots (Hellinger). 0 uses the rows themselves. pool: standard deviation, in cells, of the
-            Gaussian window around a cell; 0 uses the cell alone.
+            with square roots (Hellinger). 0 uses the rows themselves.
+        pool: standard deviation, in cells, of the Gaussian window around a cell; 0 uses only the cell.
         seed: for the words.
 
     Raises:
