@@ -137,26 +137,26 @@ def accuracy(results: Results) -> Table:
 
 
 def lasso(results: Results) -> Table:
-    """Time and iterations until each solver reaches the gap; its final gap if it doesn't."""
+    """Time and iterations until each solver reaches the gap; its final gap if it doesn't. A row for each problem."""
     found = [r for r in results.document["results"] if r["kind"] == "LassoCase" and r.get("efforts")]
     if not found:
         raise TableError("lasso: no case was measured")
-    rows = []
-    for name in dict.fromkeys(n for r in found for n in r["efforts"]):
-        cells = []
-        for result in found:
-            took, effort = measured.seconds(result, name), result["efforts"].get(name)
-            if took is not None and effort is not None:
-                n_iter = "" if effort["iterations"] is None else f", {effort['iterations']} iterations"
-                cells.append(f"{milliseconds(took.median)} ms{n_iter}")
-            elif effort is not None:
-                n_iter = "" if effort["iterations"] is None else f" after {effort['iterations']} iterations"
-                cells.append(f"gap {effort['gap']:.1e}{n_iter}")
-            else:
-                cells.append(NONE)
-        rows.append([called(name), *cells])
-    shown = [in_words(r["settings"], varying(found) or ["dictionary"]) for r in found]
-    return Table([f"time to a gap of {found[0]['settings']['gap']:g}", *shown], rows)
+    names = list(dict.fromkeys(n for r in found for n in r["efforts"]))
+    rows = [[_lasso_problem(r["settings"]), *(_effort(r, name) for name in names)] for r in found]
+    return Table([f"time (iterations) to a gap of {found[0]['settings']['gap']:g}", *map(called, names)], rows)
+
+
+def _lasso_problem(s: dict[str, Any]) -> str:
+    sizes = f"M = {s['rows']:,}, n = {s['side'] ** 2}, K = {s['overcomplete'] * s['side'] ** 2:,}, λ = {s['lmbda']:g}"
+    return f"{s['data']}, {in_words(s, ['dictionary'])}, {sizes}"
+
+
+def _effort(result: dict[str, Any], name: str) -> str:
+    took, effort = measured.seconds(result, name), result["efforts"].get(name)
+    if effort is None:
+        return NONE
+    n_iter = "" if effort["iterations"] is None else f" ({effort['iterations']})"
+    return (f"{milliseconds(took.median)} ms" if took is not None else f"gap {effort['gap']:.1e}") + n_iter
 
 
 def dictionary_learning(results: Results) -> Table:

@@ -122,7 +122,7 @@ def test_errors_leave_an_earlier_result(folder: Path, tmp_path: Path, capsys: py
         features=FeatureSettings(feature="colour", words=0, pool=0.0, seed=0), maps=MapSettings(shifts=1, smooth=0.0)
     )
     with pytest.raises(ArgumentError, match="--repeats must be 1 or more, got 0"):
-        segment_pictures(folder / "model", Labels(data), tmp_path, method, repeats=0)
+        segment_pictures(folder / "model", Labels(data=data), tmp_path, method, repeats=0)
     assert (tmp_path / "masks" / "old.png").read_text() == "old"
     assert (tmp_path / "metrics.json").read_text() == "old"
     assert {path.name for path in tmp_path.iterdir()} == {"masks", "metrics.json", "broken.png", "data"}
