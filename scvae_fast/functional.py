@@ -382,7 +382,7 @@ def lasso(
     weights = checks.scalar_tensor(op, "alpha", alpha, x)
     if positive is not False and positive is not True:
         raise TypeError(f"{op}: positive must be a bool, got {type(positive).__name__}")
-    tol = checks.python_number(tol)
+    tol = checks.number(op, "tol", tol)
     if not (math.isfinite(tol) and tol >= 0):
         raise ValueError(f"{op}: tol must be a finite number >= 0, got {tol}")
     if algorithm is not None and algorithm not in ALGORITHMS:
@@ -405,6 +405,7 @@ def _common(op: str, n_iter: int, positive: bool, backend: str | None) -> Any:
 
 def _number(op: str, name: str, value: object, like: torch.Tensor, *, default: float | None) -> torch.Tensor | None:
     """A number or tensor in the form that the operation takes; None stands for the default."""
-    if value is default or (isinstance(value, (int, float)) and value == default):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is default or (is_number and value == default):
         return None
     return checks.scalar_tensor(op, name, value, like)

@@ -477,3 +477,28 @@ def test_bad_device_and_bad_codes(digits):
         LassoCoder(device="sofa").fit(digits[1])
     with pytest.raises(ValueError, match="LassoCoder: X must have a column for each of the 64 atoms, got 3"):
         LassoCoder().fit(digits[1]).inverse_transform(np.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"alpha": -1.0}, "alpha must be a number > 0, got -1.0"),
+        ({"transform_algorithm": "CD"}, "transform_algorithm must be None or one of"),
+        ({"transform_tol": -1}, "transform_tol must be a number >= 0, got -1"),
+        ({"transform_max_iter": 1.5}, "transform_max_iter must be a whole number >= 0"),
+    ],
+)
+def test_parameters_set_after_fit_are_checked(digits, changed, message):
+    for estimator in (LassoCoder(atoms(64), alpha=0.5), OnlineDictionaryLearning(8, alpha=0.5, max_iter=1)):
+        fitted = estimator.fit(digits[0][:50]).set_params(**changed)
+        with pytest.raises(ValueError, match=message):
+            fitted.transform(digits[1][:5])
+
+
+def test_units_of_the_data_do_not_matter_to_the_network(digits):
+    X = digits[0][:200].astype(np.float64)
+    coder = LISTACoder(atoms(64), alpha=0.5, epochs=1, random_state=0)
+    expected = coder.fit(X).transform(X)
+    for unit in (2.0**530, 2.0**-530):
+        coder.set_params(alpha=0.5 * unit)
+        np.testing.assert_allclose(coder.fit(X * unit).transform(X * unit) / unit, expected, atol=1e-9)

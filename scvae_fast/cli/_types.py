@@ -60,6 +60,13 @@ def square_side(text: str) -> int | Literal["model"] | None:
     return "model" if text == "model" else side_or_none(text)
 
 
+def name_of_data(text: str) -> str:
+    """The name of a folder, a file or embedded data."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
 def counts(text: str) -> list[int]:
     """Numbers of things, separated by commas."""
     return [count(part.strip()) for part in text.split(",")]
@@ -112,12 +119,13 @@ def add_pictures(parser: argparse.ArgumentParser, *, required: bool = True) -> N
     parser.add_argument(
         "--data",
         required=required,
+        type=name_of_data,
         metavar="DATA",
         help='folder, picture, tar shards, or "photographs" (the embedded ones)',
     )
-    parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="how it is arranged (default: detected)")
+    parser.add_argument("--layout", choices=LAYOUTS, help="how it is arranged (default: detected)")
     parser.add_argument(
-        "--split", choices=SPLITS, default="val", help="which part, if the data has two, or all (default: %(default)s)"
+        "--split", choices=SPLITS, help="which part of FFHQ, ImageNet or photographs, or all (default: val)"
     )
     parser.add_argument("--limit", type=count, metavar="N", help="take the first N pictures (default: all)")
 
@@ -132,16 +140,21 @@ def add_codes(parser: argparse.ArgumentParser, note: str = "") -> None:
     )
 
 
-def check_source(options: argparse.Namespace) -> None:
-    """Check that `--data`, `--codes` and `--limit` are compatible.
+def check_source(options: argparse.Namespace, *, resize: str | None) -> None:
+    """Check that `--data`, `--codes` and the options that select pictures are compatible.
+
+    Args:
+        options: the command line.
+        resize: default of `--resize`.
 
     Raises:
-        ArgumentError: both or neither of --data and --codes are given, or --limit with --codes.
+        ArgumentError: both or neither of --data and --codes are given, or --codes with an option for pictures.
     """
     if (options.data is None) == (options.codes is None):
         raise ArgumentError("give either --data or --codes")
-    if options.codes is not None and options.limit is not None:
-        raise ArgumentError("--limit can't be used with --codes, which are taken as a whole")
+    for name, default in {"limit": None, "layout": None, "split": None, "resize": resize}.items():
+        if options.codes is not None and getattr(options, name) != default:
+            raise ArgumentError(f"--{name} can't be used with --codes, which are taken as a whole")
 
 
 def add_resize(parser: argparse.ArgumentParser) -> None:

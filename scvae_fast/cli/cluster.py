@@ -49,13 +49,17 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    check_source(options)
+    check_source(options, resize=None)
     from scvae_fast.commands._inputs import InferenceOptions
     from scvae_fast.commands.cluster import Pictures, cluster_codes
     from scvae_fast.tasks.clustering import KMeansSettings
 
     source = options.codes or Pictures(
-        data=options.data, layout=options.layout, split=options.split, resize=options.resize, limit=options.limit
+        data=options.data,
+        layout=options.layout or "auto",
+        split=options.split,
+        resize=options.resize,
+        limit=options.limit,
     )
     cluster_codes(
         options.checkpoint,

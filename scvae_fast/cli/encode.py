@@ -56,7 +56,7 @@ def _run(options: argparse.Namespace) -> int:
         options.checkpoint,
         options.data,
         options.out,
-        layout=options.layout,
+        layout=options.layout or "auto",
         split=options.split,
         resize=options.resize,
         limit=options.limit,

@@ -78,7 +78,7 @@ def _metric(text: str) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
-    check_source(options)
+    check_source(options, resize="model")
     if options.codes is not None:
         options.metrics = options.metrics or ["codes"]
         if options.metrics != ["codes"]:
@@ -108,7 +108,7 @@ def _run(options: argparse.Namespace) -> int:
         options.out,
         settings,
         codes=options.codes,
-        layout=options.layout,
+        layout=options.layout or "auto",
         split=options.split,
         resize=options.resize,
     )

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, count, natural, square_side
+from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, count, name_of_data, natural, square_side
 
 DESCRIPTORS = (
     "of KIND[:POOLING[:GRID]]: codes, latents, pixels (of the cells), colour (their means), pooled by mean, max (of "
@@ -40,6 +40,7 @@ def add_labelled(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
+        type=name_of_data,
         metavar="DATA",
         help="folder with CLASS/… or with train/CLASS/… and val/CLASS/…; patches (of the embedded photographs: each "
         "is a class, with one end for training and the other for testing) or digits (scikit-learn's, enlarged)",

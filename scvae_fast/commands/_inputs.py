@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from scvae_fast._devices import find_device
@@ -52,6 +53,20 @@ class InferenceOptions:
         if model.config.in_channels != 3:
             raise UsageError(f"{checkpoint} codes pictures with {model.config.in_channels} channels, not with 3")
         return model, speed
+
+
+def check_outside(out: Path, data: str | os.PathLike[str], option: str = "--out") -> None:
+    """Check that the results of a command don't become data of the next one.
+
+    Raises:
+        UsageError: `out` lies in the folder `data`.
+    """
+    folder = Path(data)
+    if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(
+            f"{option} {out} lies in the folder of the data, {data}, where later runs would take its pictures for "
+            "data: choose another folder"
+        )
 
 
 def with_progress(things: Iterable[T], total: int | None = None, unit: str = "pictures") -> Iterable[T]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from scvae_fast.commands._results import write_results
-from scvae_fast.data.labelled import LabelledPictures, open_labelled
+from scvae_fast.data.labelled import DIGITS, PATCHES, LabelledPictures, open_labelled
 from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.evaluation.record import head, plain
 from scvae_fast.models import SCVAEConfig
@@ -51,6 +51,11 @@ class LabelledData:
         if self.seed < 0:
             raise ArgumentError(f"--seed must be 0 or more, got {self.seed}")
         return open_labelled(self.data, self.pixels(config), per_class=self.per_class, seed=self.seed)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the data comes with the package."""
+        return self.data in (PATCHES, DIGITS) and not Path(self.data).exists()
 
     def pixels(self, config: SCVAEConfig) -> int | None:
         """Side of the square pictures; None for whole pictures."""

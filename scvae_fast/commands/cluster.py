@@ -18,7 +18,7 @@ from scvae_fast._markdown import markdown_table
 from scvae_fast._shares import Processes, joined
 from scvae_fast.codes.coding import encode_stream
 from scvae_fast.codes.storage import CodeFile, write_codes
-from scvae_fast.commands._inputs import InferenceOptions, tell, with_progress
+from scvae_fast.commands._inputs import InferenceOptions, check_outside, tell, with_progress
 from scvae_fast.commands._results import write_results
 from scvae_fast.data.stream import Layout, NamedPicture, PictureStream, Split, check_arrangement
 from scvae_fast.errors import ArgumentError, UsageError
@@ -56,7 +56,7 @@ class Pictures:
 
     data: str | os.PathLike[str]
     layout: Layout = "auto"
-    split: Split = "val"
+    split: Split | None = None
     resize: int | None = None
     limit: int | None = None
 
@@ -105,6 +105,8 @@ def cluster_codes(
     settings, inference, clusters = settings or KMeansSettings(), inference or InferenceOptions(), sorted(set(clusters))
     if not clusters or clusters[0] < 1:
         raise ArgumentError(f"--clusters must be one or more numbers, each 1 or more, got {clusters}")
+    if isinstance(source, Pictures):
+        check_outside(out, source.data)
     claim_folder(out)
     model, speed = inference.load(checkpoint)
     with joined() as processes, _codes(model, source, inference, speed, processes) as (file, pictures):

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from scvae_fast._files import locked, make_folder, writing_to
 from scvae_fast._shares import Share, under_torchrun
+from scvae_fast.commands._inputs import check_outside
 from scvae_fast.commands.train import spelled_out
 from scvae_fast.comparison.folder import ComparisonFolder
 from scvae_fast.comparison.page import with_table
@@ -59,6 +60,8 @@ def run(arguments: Sequence[str]) -> int:
         raise ArgumentError(
             f"network.in_channels must be 3, got {settings.network.in_channels}: all data have 3 channels"
         )
+    for searched in data.searched_folders():
+        check_outside(Path(options.out), searched)
     data.setup("fit")  # reports problems with the data before anything is written
     folder, page = ComparisonFolder(Path(options.out)), Path(options.docs) if options.docs else None
     if options.again is not None and not folder.settings.exists():

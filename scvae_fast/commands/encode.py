@@ -24,7 +24,7 @@ def encode_data(
     out: Path,
     *,
     layout: Layout = "auto",
-    split: Split = "val",
+    split: Split | None = None,
     resize: int | None = None,
     limit: int | None = None,
     values: ValueType = "float16",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from scvae_fast._files import claim_folder
 from scvae_fast._shares import joined
 from scvae_fast.codes.storage import CodeFile
+from scvae_fast.commands._inputs import check_outside
 from scvae_fast.commands._results import write_results
 from scvae_fast.data.stream import PictureStream, check_arrangement
 from scvae_fast.evaluation.extremes import Shown
@@ -27,7 +28,7 @@ def evaluate_checkpoint(
     *,
     codes: Path | None = None,
     layout: str = "auto",
-    split: str = "val",
+    split: str | None = None,
     resize: int | Literal["model"] | None = "model",
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on pictures, print the figures, and write them to a folder.
@@ -56,6 +57,8 @@ def evaluate_checkpoint(
         UsageError: an argument can't be used; or as `evaluate`.
     """
     check_arrangement(layout, split)
+    if data is not None:
+        check_outside(out, data)
     claim_folder(out)
     model = load_model(checkpoint, settings.device)
     source: PictureStream | CodeFile

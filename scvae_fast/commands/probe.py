@@ -9,7 +9,7 @@ import numpy as np
 
 from scvae_fast._files import claim_folder
 from scvae_fast._markdown import markdown_table
-from scvae_fast.commands._inputs import InferenceOptions, tell, with_progress
+from scvae_fast.commands._inputs import InferenceOptions, check_outside, tell, with_progress
 from scvae_fast.commands._labelled import (
     LabelledData,
     content_of,
@@ -55,6 +55,7 @@ def probe_checkpoint(
     chosen = parse_descriptors(descriptors)
     settings = usable(lambda: ProbeSettings(repeats=repeats, folds=folds, seed=data.seed), ArgumentError)
     inference = inference or InferenceOptions()
+    check_outside(out, data.data)
     claim_folder(out)
     model, speed = inference.load(checkpoint)
     pictures = data.open(model.config)

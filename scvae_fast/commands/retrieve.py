@@ -10,7 +10,7 @@ import numpy as np
 
 from scvae_fast._files import claim_folder, printable
 from scvae_fast._markdown import markdown_table
-from scvae_fast.commands._inputs import InferenceOptions, tell, with_progress
+from scvae_fast.commands._inputs import InferenceOptions, check_outside, tell, with_progress
 from scvae_fast.commands._labelled import (
     DEFAULTS,
     LabelledData,
@@ -20,7 +20,8 @@ from scvae_fast.commands._labelled import (
     parse_descriptors,
     usable,
 )
-from scvae_fast.data.labelled import DIGITS, PATCHES, LabelledPictures
+from scvae_fast.data.files import has_pictures
+from scvae_fast.data.labelled import LabelledPictures
 from scvae_fast.data.pictures import PictureError, load_picture
 from scvae_fast.data.square_crops import load_centre
 from scvae_fast.data.stream import NamedPicture, PictureStream
@@ -65,10 +66,11 @@ def retrieve_checkpoint(
     Raises:
         UsageError: an argument can't be used: for example, k is larger than the gallery, or there is only one class.
     """
-    if queries and data.per_class is not None and data.data not in (PATCHES, DIGITS):
+    if queries and data.per_class is not None and not data.embedded:
         raise ArgumentError("--per-class can't be combined with --query, which searches all pictures of DATA")
     chosen = parse_descriptors(descriptors or (DEFAULTS[:1] if queries else None))
     inference = inference or InferenceOptions()
+    check_outside(out, data.data)
     claim_folder(out)
     model, speed = inference.load(checkpoint)
     side = data.pixels(model.config)
@@ -118,9 +120,13 @@ class _Shown(NamedTuple):
 
 def _searched(data: LabelledData, config: SCVAEConfig) -> LabelledPictures:
     """The pictures to search, with or without classes."""
-    if data.data in (PATCHES, DIGITS):
+    if data.embedded:
         return data.open(config)
-    stream = PictureStream(data.data, split="all", resize=data.pixels(config))
+    name, side = os.fspath(data.data), data.pixels(config)
+    if Path(name).is_dir() and has_pictures(Path(name)):
+        stream = PictureStream(name, layout="folder", resize=side)  # whatever its layout, all pictures are searched
+    else:
+        stream = PictureStream(name, split="all" if name == "photographs" else None, resize=side)
     return LabelledPictures(str(data.data), stream, {}, ())
 
 

@@ -12,6 +12,7 @@ import yaml  # type: ignore[import-untyped]
 
 from scvae_fast._extras import extra
 from scvae_fast._files import claim_folder, locked, printable, write_json, write_text, writing_to
+from scvae_fast.commands._inputs import check_outside
 from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.evaluation.record import versions
 from scvae_fast.models import SCVAEConfig
@@ -175,6 +176,8 @@ def train(arguments: Sequence[str]) -> int:
             raise ArgumentError(
                 f"model.network.in_channels must be 3, got {channels}: all data have pictures of 3 channels"
             )
+        for searched in cli.datamodule.searched_folders():
+            check_outside(folder.path, searched)
         cli.datamodule.setup("fit")  # reports problems with the data before anything is written
         resume = cli.config.resume and folder.state.exists()
         if first:

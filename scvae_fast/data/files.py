@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +24,15 @@ Split = Literal["train", "val", "all"]
 # Suffixes of tar files with pictures.
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
+# Suffixes of pictures in formats that are not read. They are reported, so that nobody misses such pictures.
+_UNREAD = {
+    *(".heic", ".heif", ".jxl", ".psd", ".xcf", ".svg", ".exr", ".hdr", ".dcm", ".fits", ".nii"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),  # cameras' raw data
+}
+
 # FFHQ: smaller numbers are for training, the others, up to 69999, for validation.
 _FFHQ_TRAINING = 60_000
-_FFHQ_NAME = re.compile(r"\d{5}")
+_FFHQ_NAME = re.compile(r"[0-6]\d{4}")  # 00000 … 69999
 # Folders of FFHQ's own releases, which may lie side by side; that with the largest pictures first.
 _FFHQ_FOLDERS = ("images1024x1024", "thumbnails128x128", "thumbnails")
 
@@ -182,7 +189,7 @@ def list_ffhq(root: str | os.PathLike[str], split: Split) -> Files:
     """
     _check_split("list_ffhq", split)
     root = Path(root)
-    root = next((root / folder for folder in _FFHQ_FOLDERS if (root / folder).is_dir()), root)
+    root = _ffhq_folder(root) or root
     by_number: dict[int, str] = {}
     for name in sorted(os.fsdecode(name) for folder in _folders_of(root) for name in folder if _ffhq_number(name)):
         number = _ffhq_number(os.fsencode(name))
@@ -245,13 +252,13 @@ def _check_split(operation: str, split: str) -> None:
 
 def looks_like_ffhq(root: Path) -> bool:
     """Whether a folder has the folders of FFHQ, or only files named like FFHQ's, some of them for validation."""
-    if any((root / folder).is_dir() for folder in _FFHQ_FOLDERS):
+    if _ffhq_folder(root) is not None:
         return True
     of_validation = False
     for number in (_ffhq_number(name) for folder in _folders_of(root, tell=False) for name in folder):
         if not number:
             return False
-        of_validation = of_validation or _FFHQ_TRAINING <= int(number) < 70_000
+        of_validation = of_validation or int(number) >= _FFHQ_TRAINING
     return of_validation
 
 
@@ -270,6 +277,26 @@ def _labelled(folder: Path, files: Files, classes: set[str]) -> Files:
             raise UsageError(f"{folder}: must have a folder for each class, but {parts[0]} lies in none")
         labels[index] = order[parts[0]]
     return replace(files, labels=labels, classes=tuple(map(printable, order)))
+
+
+def left_out(root: Path, layout: str) -> bool:
+    """Whether a folder of layout "ffhq" or "imagenet" also contains pictures outside its two parts."""
+    own = {"train", "val"}
+    if layout == "ffhq":
+        folder = _ffhq_folder(root)
+        if folder is None:
+            return False  # `looks_like_ffhq` has checked every name
+        own = {folder.name}
+    at_the_top = any(True for _ in _folders_of(root, recursive=False, tell=False))
+    return at_the_top or any(has_pictures(root / name) for name in _subfolders(root) - own)
+
+
+def _ffhq_folder(root: Path) -> Path | None:
+    """The first of FFHQ's own folders that has pictures with its numbers; None without one."""
+    for folder in (root / name for name in _FFHQ_FOLDERS):
+        if folder.is_dir() and any(_ffhq_number(name) for names in _folders_of(folder, tell=False) for name in names):
+            return folder
+    return None
 
 
 def _ffhq_number(name: bytes) -> str:
@@ -298,6 +325,7 @@ def _folders_of(root: Path, recursive: bool = True, *, tell: bool = True) -> Ite
     """The paths below root of each folder's pictures, if any; links are followed, but each folder is visited once."""
     _check_folder(root)
     pending, seen = [b""], {_identity(os.stat(root))}
+    unread: Counter[str] = Counter()
     while pending:
         folder = pending.pop()
         found, inner = [], []
@@ -308,6 +336,8 @@ def _folders_of(root: Path, recursive: bool = True, *, tell: bool = True) -> Ite
                     if identity is None:
                         if is_picture_name(os.fsdecode(entry.name)):
                             found.append(os.path.join(folder, entry.name))
+                        elif (suffix := os.path.splitext(os.fsdecode(entry.name))[1].lower()) in _UNREAD:
+                            unread[suffix] += 1
                     elif recursive and not entry.name.startswith(b".") and identity not in seen:
                         seen.add(identity)
                         inner.append(os.path.join(folder, entry.name))
@@ -320,6 +350,9 @@ def _folders_of(root: Path, recursive: bool = True, *, tell: bool = True) -> Ite
         pending += inner
         if found:
             yield found
+    if tell and unread:
+        formats = ", ".join(sorted(unread))
+        print(f"{root}: {unread.total()} files of formats that are not read are left out: {formats}", file=sys.stderr)
 
 
 def _folder_identity(entry: os.DirEntry[Any]) -> tuple[int, int] | None:

@@ -1,6 +1,7 @@
 """Pictures with classes: class folders, patches of the embedded photographs, scikit-learn's digits."""
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from scvae_fast._extras import extra
-from scvae_fast.data.files import Files, Names, Split, list_classes, list_imagenet, looks_like_imagenet
+from scvae_fast.data.files import Files, Names, Split, left_out, list_classes, list_imagenet, looks_like_imagenet
 from scvae_fast.data.photographs import Photograph, held_out_photographs, training_photographs
-from scvae_fast.data.stream import NamedPicture, PictureStream
+from scvae_fast.data.stream import NamedPicture, PictureStream, comes_with_the_package
 from scvae_fast.errors import UsageError
 
 PATCHES, DIGITS = "patches", "digits"
@@ -47,7 +48,8 @@ def open_labelled(
     """Open the labelled pictures that `data` names.
 
     Args:
-        data: a folder with CLASS/…, or with train/CLASS/… and val/CLASS/…; "patches" or "digits".
+        data: a folder with CLASS/…, or with train/CLASS/… and val/CLASS/…; "patches" or "digits", unless there is a
+            folder of that name.
         side: of the squares into which pictures are cropped; None keeps pictures from folders whole.
         per_class: largest number of pictures per class (and per part of it), drawn with the seed.
         seed: of that draw.
@@ -55,12 +57,14 @@ def open_labelled(
     Raises:
         UsageError: there is no such folder, it has no pictures, or a picture lies outside the class folders.
     """
-    if data == PATCHES:
+    if comes_with_the_package(data, PATCHES):
         return photograph_patches(side or 64, per_class=per_class or 24, seed=seed)
-    if data == DIGITS:
+    if comes_with_the_package(data, DIGITS):
         return digits(side or 64, per_class=per_class, seed=seed)
     root = Path(data)
     if looks_like_imagenet(root):
+        if left_out(root, "imagenet"):
+            print(f"{data} is laid out like ImageNet: pictures outside train/ and val/ are left out", file=sys.stderr)
         return _imagenet(root, side, per_class, seed)
     files = _drawn(list_classes(root), per_class, seed)
     return LabelledPictures(str(data), PictureStream(files, resize=side), _labels(files), files.classes)

@@ -24,6 +24,7 @@ from scvae_fast.data.files import (
     Files,
     Split,
     has_pictures,
+    left_out,
     list_ffhq,
     list_file,
     list_folder,
@@ -39,9 +40,10 @@ from scvae_fast.errors import ArgumentError, UsageError
 
 Layout = Literal["auto", "photographs", "folder", "ffhq", "imagenet", "shards"]
 Resize = int | None
+_WITH_PARTS = ("photographs", "ffhq", "imagenet")
 
 
-def check_arrangement(layout: str, split: str) -> None:
+def check_arrangement(layout: str, split: str | None) -> None:
     """Check that `PictureStream` knows the values of `--layout` and `--split`.
 
     Raises:
@@ -51,11 +53,21 @@ def check_arrangement(layout: str, split: str) -> None:
         raise ArgumentError(f"--{problem}")
 
 
-def _unknown(layout: str, split: str) -> str:
+def _unknown(layout: str, split: str | None) -> str:
     for name, value, known in (("layout", layout, get_args(Layout)), ("split", split, get_args(Split))):
-        if value not in known:
+        if value not in known and (name, value) != ("split", None):
             return f"{name} must be one of {', '.join(known)}, got {value!r}"
     return ""
+
+
+def comes_with_the_package(data: str | os.PathLike[str], name: str) -> bool:
+    """Whether `data` is the name of data in the package; a folder of that name takes precedence, with a message."""
+    if os.fspath(data) != name:
+        return False
+    if Path(name).exists():
+        print(f"{name} here is used, not the data of this name that comes with the package", file=sys.stderr)
+        return False
+    return True
 
 
 class NamedPicture(NamedTuple):
@@ -99,14 +111,15 @@ class PictureStream:
             "photographs" for those embedded in scikit-image and scikit-learn, or an existing listing of files.
         layout: how `data` is arranged; "auto" detects it, and `describe` reports it. A message on stderr says so if
             "auto" leaves something out: one split of a data set, or the tar files in a folder that also has pictures.
-        split: the part of FFHQ, ImageNet and "photographs", "all" for both parts; folders and shards have none.
+        split: the part of FFHQ, ImageNet and "photographs": "train", "val", or "all" for both; by default "val". Other
+            layouts have no parts.
         resize: shorter side in pixels, after which the central square is cropped; None leaves pictures whole.
         limit: takes only the first pictures; unreadable ones count.
         most_broken: number of files that may be skipped; one more raises an error.
         threads: number of decoding threads; by default the number of processors, at most 4.
 
     Raises:
-        UsageError: there are no pictures.
+        UsageError: there are no pictures, or the data has no parts and `split` is given.
         ValueError: an argument is out of range.
 
     Example:
@@ -122,7 +135,7 @@ class PictureStream:
         data: str | os.PathLike[str] | Files,
         *,
         layout: Layout = "auto",
-        split: Split = "val",
+        split: Split | None = None,
         resize: int | None = None,
         limit: int | None = None,
         most_broken: int = 100,
@@ -134,17 +147,21 @@ class PictureStream:
             raise UsageError(f"resize to {problem}")
         if problem := _unknown(layout, split):
             raise ValueError(f"PictureStream: {problem}")
-        self.layout, self.split, self.resize, self.most_broken = layout, split, resize, most_broken
+        if not isinstance(data, Files) and not os.fspath(data):
+            raise UsageError("the name of the data is empty")
+        self.layout, self.resize, self.most_broken = layout, resize, most_broken
         self._only: frozenset[str] | None = None
         self.data = data.root if isinstance(data, Files) else data
         self.threads = threads or min(4, os.cpu_count() or 1)
         self.skipped: list[str] = []  # messages about the files that the last iteration could not read
         if isinstance(data, Files):
-            self._taken: str = "files"
-            self._source: _Source = _FromFiles(data)
+            self._taken = "files"
         else:
             self._taken = _detected(os.fspath(data), split) if layout == "auto" else layout
-            self._source = _source(self._taken, os.fspath(data), split)
+        if split is not None and self._taken not in _WITH_PARTS:
+            raise UsageError(f"{self.data}: pictures of layout {self._taken} have no parts to choose by split {split}")
+        self.split: Split | None = split or ("val" if self._taken in _WITH_PARTS else None)
+        self._source = _source(self._taken, data, self.split or "all")
         known = sys.maxsize if self._source.length is None else self._source.length
         self._numbers = self._all = range(known if limit is None else min(limit, known))
 
@@ -230,7 +247,7 @@ class PictureStream:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def describe(self) -> dict[str, Any]:
-        """The source of the pictures, for records: data, layout (as detected by "auto"), split, resize."""
+        """The source of the pictures, for records: data, layout (as detected by "auto"), split if any, resize."""
         return {"data": str(self.data), "layout": self._taken, "split": self.split, "resize": self.resize}
 
     def _tasks(self) -> Iterator[tuple[int, _Task]]:
@@ -370,21 +387,21 @@ def _in_memory(photograph: Photograph, resize: Resize) -> Tensor:
     return photograph.picture if resize is None else centre_square(photograph.picture, resize)
 
 
-def _detected(data: str, split: Split) -> str:
-    """The layout, with a message on stderr if a part of the data is left out."""
+def _detected(data: str, split: Split | None) -> str:
+    """The layout, with messages on stderr if pictures are left out that the user did not exclude."""
     layout = _layout_of(data)
-    if layout in ("ffhq", "imagenet") and split != "all":
-        name = {"ffhq": "FFHQ", "imagenet": "ImageNet"}[layout]
-        print(
-            f"{data} is laid out like {name}: only its part {split} is used (--split selects train, val or all)",
-            file=sys.stderr,
-        )
+    if layout == "ffhq" or layout == "imagenet":
+        about = f"{data} is laid out like {'FFHQ' if layout == 'ffhq' else 'ImageNet'}"
+        if split is None:
+            print(f"{about}: only its part val is used (--split selects train, val or all)", file=sys.stderr)
+        if left_out(Path(data), layout):
+            print(f"{about}: pictures outside its parts are left out (--layout folder takes all)", file=sys.stderr)
     return layout
 
 
 def _layout_of(data: str) -> str:
     path = Path(data)
-    if data == "photographs":
+    if comes_with_the_package(data, "photographs"):
         return "photographs"
     if path.is_file():
         return "shards" if data.endswith(SHARD_SUFFIXES) else "picture"
@@ -405,14 +422,19 @@ def _layout_of(data: str) -> str:
     return "ffhq" if looks_like_ffhq(path) else "folder"
 
 
-def _source(layout: str, data: str, split: Split) -> _Source:
+def _source(layout: str, data: str | os.PathLike[str] | Files, split: Split) -> _Source:
+    if isinstance(data, Files):
+        return _FromFiles(data)
+    data = os.fspath(data)
     if layout == "photographs":
+        if data != "photographs":
+            raise UsageError(f"layout photographs is that of the data called photographs, got {data}")
         return _Photographs(split)
-    if layout == "shards":
-        return _FromShards(data)
     if layout == "ffhq":
         return _FromFiles(list_ffhq(data, split))
     if layout == "imagenet":
         return _FromFiles(list_imagenet(data, split))
+    if layout == "shards":
+        return _FromShards(data)
     path = Path(data)
     return _FromFiles(list_file(path) if path.is_file() else list_folder(path))

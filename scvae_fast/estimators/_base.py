@@ -143,6 +143,7 @@ class LassoTransformer(SparseTransformer):
         return Lasso(self._dictionary(dtype), self.alpha, positive=self._non_negative)
 
     def _codes(self, X: np.ndarray) -> Iterator[torch.Tensor]:
+        self._check_lasso()
         problem = self._problem(X.dtype)
         missing = 0
         for x in self._pieces(X):

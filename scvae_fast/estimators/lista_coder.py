@@ -103,7 +103,8 @@ class LISTACoder(SparseTransformer):
         X = validate_data(self, X, dtype=FLOATS)
         atoms = self._given_dictionary("dictionary", X)
         # Codes scale with x and α. Training with rows of norm 1 makes Adam's steps fit the size of θ.
-        scale = float(np.sqrt(np.square(X, dtype=np.float64).sum(1).mean())) or 1.0
+        largest = float(np.abs(X).max()) or 1.0  # squares of the rows themselves might overflow or vanish
+        scale = largest * float(np.sqrt(np.square(X / largest, dtype=np.float64).sum(1).mean())) or 1.0
         problem = Lasso(self._tensor(atoms.T), self.alpha / scale, float("nan"))
         network = self._network(problem)
         errors = self._train(network, problem, (X / scale).astype(X.dtype, copy=False))
@@ -111,7 +112,9 @@ class LISTACoder(SparseTransformer):
             network.lmbda *= scale  # θ is λ γ
         else:
             network.get_parameter("theta").data.mul_(scale)
-        self.components_, self.network_, self.error_ = atoms, network.cpu().eval(), np.array(errors) * scale**2
+        self.components_, self.network_ = atoms, network.cpu().eval()
+        with np.errstate(over="ignore"):  # in the units of the data, errors may be beyond float64
+            self.error_ = np.array(errors) * scale * scale
         return self
 
     def _network(self, problem: Lasso) -> SparseCoder:

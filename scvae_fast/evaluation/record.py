@@ -81,7 +81,7 @@ def record(
 
 def _about(source: PictureStream | CodeFile) -> dict[str, Any]:
     if isinstance(source, CodeFile):
-        data = {"data": str(source.path), "layout": "codes", "split": "none", "resize": None}
+        data = {"data": str(source.path), "layout": "codes", "split": None, "resize": None}
         return {"data": data, "resize": "none, as they were coded", "skipped": []}
     resize = source.resize
     centre = f"shorter side to {resize}, then the centre, {resize} x {resize}"
@@ -95,10 +95,11 @@ def _about(source: PictureStream | CodeFile) -> dict[str, Any]:
 def table(content: dict[str, Any], *, notes: bool = True) -> str:
     """The figures of a record as a Markdown table, followed by their source and notes on missing figures."""
     data = content["data"]
+    split = f", split {data['split']}" if data["split"] else ""
     lines = [
         markdown_table(("metric", "value"), list(_rows(content["figures"]))),
         "",
-        f"N = {content['n_pictures']} pictures of {data['data']} (layout {data['layout']}, split {data['split']}).",
+        f"N = {content['n_pictures']} pictures of {data['data']} (layout {data['layout']}{split}).",
     ]
     lines += [f"Resize: {content['resize']}; {content['n_tiled']} rebuilt tile by tile. Range: {content['range']}."]
     lines += [f"Checkpoint: {content['checkpoint']['path']}. {content['precision']} on {content['device']}."]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scvae_fast.ops.dispatch import in_forward_mode, in_transform, needs_gradient
-from scvae_fast.ops.normalisation import group_norm_formula, group_norm_silu
+from scvae_fast.ops.normalisation import group_norm_formula, group_norm_silu, safely_packed
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
@@ -25,8 +25,10 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
 
 def normalise(norm: nn.Module, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
     """norm(x); where forward mode is needed, by a formula that supports it."""
-    if not isinstance(norm, nn.GroupNorm) or torch.compiler.is_compiling() or not in_forward_mode():
+    if not isinstance(norm, nn.GroupNorm):
         return norm(x)
+    if torch.compiler.is_compiling() or not in_forward_mode():
+        return norm(safely_packed(x, norm.weight, norm.bias))
     return group_norm_formula(x, norm.weight, norm.bias, norm.num_groups, norm.eps).to(x.dtype)
 
 

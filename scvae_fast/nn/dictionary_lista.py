@@ -7,7 +7,6 @@ import warnings
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from scvae_fast.functional import lista, sparse_code
 from scvae_fast.nn.kept import KeptWeights, is_differentiated
@@ -16,6 +15,7 @@ from scvae_fast.nn.layer import (
     checked_dictionary,
     checked_lmbda,
     checked_squared_norm,
+    drive,
     squared_norm,
     without_autocast,
 )
@@ -59,7 +59,7 @@ class DictionaryLISTA(SparseCoder):
         dim: dimension of x that holds the features, and of z that holds the codes; 1 for feature maps (B, n, H, W).
 
     Raises:
-        TypeError: n_iter, positive or dim is of another type, or the dictionary is not a floating-point tensor.
+        TypeError: a number, positive or dim is of another type, or the dictionary is not a floating-point tensor.
         ValueError: an argument is out of range, or the dictionary is not an (n, K) matrix, is zero or is not finite.
 
     Example:
@@ -101,14 +101,15 @@ class DictionaryLISTA(SparseCoder):
         self.lmbda = checked_lmbda(layer, lmbda)
         if compat not in ("paper", "official"):
             raise ValueError(f"{layer}: compat must be 'paper' or 'official', got {compat!r}")
-        c = checks.python_number(c)
+        c = None if c is None else checks.number(layer, "c", c)
         if c is not None and not (math.isfinite(c) and c > 0):
             raise ValueError(f"{layer}: c must be a finite number > 0, got {c}")
         self.compat = compat
         self.inhibition_dtype = checked_inhibition(layer, inhibition_dtype)
         self._hold("dictionary", dictionary.clone(), learn_dictionary)
-        start = checked_squared_norm(layer, dictionary) if c is None else torch.tensor(c, dtype=torch.float64)
-        self._hold("c", start.to(dictionary).reshape(1), learn_c)
+        norm = checked_squared_norm(layer, dictionary)
+        start = _rounded_up(norm, dictionary) if c is None else torch.tensor(c, dtype=torch.float64).to(dictionary)
+        self._hold("c", start.reshape(1), learn_c)
         self._kept = KeptWeights()
         self._calls = 0
         self._warned = False
@@ -136,7 +137,7 @@ class DictionaryLISTA(SparseCoder):
 
     def _codes(self, x: torch.Tensor, z0: torch.Tensor | None) -> torch.Tensor:
         W_e, S, theta, gain = self._of_call(z0)
-        b = nn.functional.linear(x, W_e)
+        b = drive(x, W_e)
         return lista(b, S, theta, self.n_iter, gain=gain, z0=z0, positive=self.positive, backend=self.backend)
 
     def _of_call(
@@ -170,13 +171,15 @@ class DictionaryLISTA(SparseCoder):
 
         It costs a singular value decomposition of D.
         """
-        self.c.clamp_(min=margin * float(squared_norm(self.dictionary)))
+        self.c.clamp_(min=float(_rounded_up(margin * squared_norm(self.dictionary), self.c)))
 
     def _watch_c(self) -> None:
         due = self._calls % self._CHECK_EVERY == 0
         self._calls += 1
         if not due or self._warned or (self.c.is_cuda and torch.cuda.is_current_stream_capturing()):
             return
+        if not bool(self.dictionary.isfinite().all()):
+            return  # the codes are NaN too
         norm, c = float(squared_norm(self.dictionary)), float(self.c.detach())
         if c < norm * (1 - self._SLACK_OF_C):
             self._warned = True
@@ -195,3 +198,10 @@ class DictionaryLISTA(SparseCoder):
     def extra_repr(self) -> str:
         """Sizes and settings, for printing."""
         return f"{super().extra_repr()}, lmbda={self.lmbda:g}, compat={self.compat!r}"
+
+
+def _rounded_up(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A value () in the dtype and on the device of `like`, not below it: c must not be less than ‖D‖₂²."""
+    rounded = value.to(like)
+    larger = rounded * (1 + torch.finfo(like.dtype).eps)
+    return torch.where(rounded.double() < value.double().to(rounded.device), larger, rounded)

@@ -14,7 +14,7 @@ from scvae_fast._devices import holds_values
 from scvae_fast.functional import decode
 from scvae_fast.ops import checks
 from scvae_fast.ops.backends import check_name
-from scvae_fast.ops.library import autocast_is_on
+from scvae_fast.ops.library import autocast_is_on, in_float32
 
 
 class SparseCoder(nn.Module):
@@ -106,6 +106,12 @@ class SparseCoder(nn.Module):
         return sizes + (", positive=True" if self.positive else "") + (f", dim={self.dim}" if self.dim != -1 else "")
 
 
+def drive(x: torch.Tensor, W_e: torch.Tensor) -> torch.Tensor:  # (..., n), (K, n) -> (..., K)
+    """The drive b = x W_eᵀ; in float32 under autocast, like the operations."""
+    linear, device_type = nn.functional.linear, x.device.type
+    return in_float32(device_type, linear, x, W_e) if autocast_is_on(device_type) else linear(x, W_e)
+
+
 def without_autocast(tensor: torch.Tensor) -> AbstractContextManager[object]:
     """Disable autocast while weights are formed: the over-complete I − DᵀD/c has eigenvalues 1, which rounding to 16
     bits would push above 1.
@@ -115,8 +121,8 @@ def without_autocast(tensor: torch.Tensor) -> AbstractContextManager[object]:
 
 
 def checked_lmbda(layer: str, lmbda: float) -> float:
-    """λ as a float; raises ValueError unless it is finite and not negative."""
-    number = checks.python_number(lmbda)
+    """λ as a float; raises TypeError or ValueError unless it is a number, finite and not negative."""
+    number = checks.number(layer, "lmbda", lmbda)
     if not (math.isfinite(number) and number >= 0):
         raise ValueError(f"{layer}: lmbda must be a finite number >= 0, got {lmbda}")
     return float(number)

@@ -11,7 +11,7 @@ from torch import nn
 from scvae_fast import dictionaries
 from scvae_fast.functional import lista, sparse_code
 from scvae_fast.nn.kept import is_differentiated
-from scvae_fast.nn.layer import SparseCoder, checked_lmbda, checked_squared_norm
+from scvae_fast.nn.layer import SparseCoder, checked_lmbda, checked_squared_norm, drive
 from scvae_fast.ops import checks
 
 PerIteration = Literal["thresholds", "all"] | None
@@ -51,7 +51,7 @@ class LISTA(SparseCoder):
         inhibition_dtype: torch.bfloat16 stores a float32 S in bfloat16 in eval mode, in calls that give it no gradient;
             for the error see `DictionaryLISTA`. None leaves S as it is.
         device: of the parameters.
-        dtype: of the parameters.
+        dtype: of the parameters; by default that of the dictionary, or torch's default dtype without one.
 
     Raises:
         TypeError: a size or dim is not an int, positive is not a bool, or the operations don't support the dtype.
@@ -90,11 +90,12 @@ class LISTA(SparseCoder):
             raise ValueError(f"LISTA: per_iteration must be None, 'thresholds' or 'all', got {per_iteration!r}")
         self.inhibition_dtype = checked_inhibition("LISTA", inhibition_dtype)
         if dictionary is None:
+            dtype = dtype or torch.get_default_dtype()
             dictionary = dictionaries.random_unit(self.n_features, self.n_atoms, generator=generator)
         _check_dictionary(dictionary, self.n_features, self.n_atoms)
-        D = dictionary.detach().double()
+        dtype = dtype or dictionary.dtype
+        D = dictionary.detach().to(torch.float64, copy=True)
         c = checked_squared_norm("LISTA", D)
-        dtype = dtype or torch.get_default_dtype()
         checks.is_taken("LISTA", "dtype", dtype)
         kind: dict[str, Any] = {"device": device, "dtype": dtype}
         W_e, S = D.T / c, torch.eye(self.n_atoms, dtype=D.dtype, device=D.device) - D.T @ D / c
@@ -125,7 +126,7 @@ class LISTA(SparseCoder):
         A tensor or number is shared by all iterations. A list, or a tensor with one more leading dimension, has an
         entry for each iteration. Shared weights stay one parameter.
 
-        Two loops are common; the lengths of the lists tell them apart:
+        Two loops are common; the lengths of the lists, or n_iter if only S is a list, tell them apart:
 
         - z = h_{θ_0}(x W_0ᵀ), then T times z = h_{θ_{t+1}}(x W_{t+1}ᵀ + z S_tᵀ): T matrices S, T + 1 of W and θ.
         - z = 0, then T times z = h_{θ_t}(x W_tᵀ + z S_tᵀ): T of each. S_0 multiplies zero, so it is dropped, and T − 1
@@ -135,7 +136,8 @@ class LISTA(SparseCoder):
             W: (K, n), the weight of nn.Linear(n, K, bias=False).
             S: (K, K), the weight of nn.Linear(K, K, bias=False).
             theta: one value or (K,).
-            n_iter: T of the first loop; needed if all weights are shared, otherwise it follows from the lists.
+            n_iter: iterations of the layer; needed if W and θ are shared, otherwise it follows from the lists.
+                For T matrices S, it is T for the first loop and T − 1 for the second.
             dictionary: (n, K), for `decode`; without it the layer can't decode.
             positive: whether the network has relu(u − θ) instead of the soft threshold.
             dim: as in the constructor.
@@ -174,7 +176,7 @@ class LISTA(SparseCoder):
     def _codes(self, x: torch.Tensor, z0: torch.Tensor | None) -> torch.Tensor:
         S, theta, T = self._inhibition(), self.theta, self.n_iter
         if self.W_e.dim() == 2:
-            b = nn.functional.linear(x, self.W_e)
+            b = drive(x, self.W_e)
             return lista(b, S, theta, T, z0=z0, positive=self.positive, backend=self.backend)
         # The operation also decodes; any matrix of the right shape will do, since only the codes are used.
         D = self.W_e[0].detach().T if self.dictionary is None else self.dictionary
@@ -197,6 +199,7 @@ class LISTA(SparseCoder):
 
 def _check_dictionary(dictionary: torch.Tensor, n: int, K: int, layer: str = "LISTA") -> None:
     checks.are_tensors(layer, dictionary=dictionary)
+    checks.is_taken(layer, "dictionary", dictionary.dtype)
     if tuple(dictionary.shape) != (n, K):
         raise ValueError(
             f"{layer}: dictionary must be (n_features, n_atoms) = ({n}, {K}), got {list(dictionary.shape)}"
@@ -249,12 +252,19 @@ def _iterations(
     R = R_of_W if R_of_W is not None else R_of_theta
     if R is None and T_of_S is None:
         if n_iter is None:
-            raise ValueError(f"{op}: n_iter must be given where all weights are shared")
+            raise ValueError(f"{op}: n_iter must be given if all weights are shared")
         return n_iter, False
+    if R is None and T_of_S is not None:
+        if n_iter not in (T_of_S, T_of_S - 1):
+            raise ValueError(
+                f"{op}: n_iter must be {T_of_S}, or {T_of_S - 1} for a loop from z = 0, if only S is one of each "
+                f"iteration, got {n_iter}"
+            )
+        return n_iter, n_iter < T_of_S
     if R is not None and T_of_S is not None and R not in (T_of_S, T_of_S + 1):
         raise ValueError(f"{op}: W and theta must have as many entries as S, or one more, got {R}, and {T_of_S} of S")
-    T = R - 1 if R is not None else T_of_S
-    assert T is not None
+    assert R is not None  # the other cases have returned
+    T = R - 1
     if n_iter is not None and n_iter != T:
         raise ValueError(f"{op}: n_iter must be {T}, as the weights of each iteration say, got {n_iter}")
     return T, T_of_S is not None and T_of_S == R

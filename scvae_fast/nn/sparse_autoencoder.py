@@ -12,6 +12,7 @@ from scvae_fast._devices import holds_values
 from scvae_fast.functional import decode, sparse_code
 from scvae_fast.nn.layer import fista_momentum
 from scvae_fast.ops import checks
+from scvae_fast.ops.backends import check_name
 from scvae_fast.ops.library import autocast_is_on, in_float32
 
 _LAYER = "SparseAutoencoder"
@@ -64,7 +65,7 @@ class SparseAutoencoder(nn.Module):
         generator: of the random atoms; None uses torch's own.
         backend: a name of `scvae_fast.backends()`; None chooses by device and dtype.
         device: of the parameters.
-        dtype: of the parameters.
+        dtype: of the parameters; by default that of the dictionary, or torch's default dtype without one.
 
     Raises:
         TypeError: a size or k is not an int, the dictionary is not a floating-point tensor, or the operations don't
@@ -106,15 +107,17 @@ class SparseAutoencoder(nn.Module):
         self.n_features = checks.count(_LAYER, "n_features", n_features, least=1)
         self.n_atoms = checks.count(_LAYER, "n_atoms", n_atoms, least=1)
         self._n_iter = checks.count(_LAYER, "n_iter", n_iter)
+        check_name(_LAYER, backend)
         self.k = None if k is None else _checked_k(k, self.n_atoms)
         self.unit_norm, self.subtract_b_dec, self.backend = unit_norm, subtract_b_dec, backend
         penalty = _checked_lmbda(_LAYER, lmbda, self.n_atoms)
-        dtype = dtype or torch.get_default_dtype()
-        checks.is_taken(_LAYER, "dtype", dtype)
         if dictionary is None:
+            dtype = dtype or torch.get_default_dtype()
             D = _random_atoms(self.n_features, self.n_atoms, generator, device, dtype)
         else:
             D = _checked_dictionary(dictionary, self.n_features, self.n_atoms, unit_norm)
+            dtype = dtype or D.dtype
+        checks.is_taken(_LAYER, "dtype", dtype)
 
         def parameter(value: torch.Tensor) -> nn.Parameter:
             moved = value.to(device=device or D.device, dtype=dtype)

@@ -10,7 +10,14 @@ from torch import nn
 from scvae_fast import dictionaries
 from scvae_fast.functional import ista, sparse_code
 from scvae_fast.nn.kept import KeptWeights
-from scvae_fast.nn.layer import SparseCoder, checked_dictionary, checked_lmbda, checked_squared_norm, without_autocast
+from scvae_fast.nn.layer import (
+    SparseCoder,
+    checked_dictionary,
+    checked_lmbda,
+    checked_squared_norm,
+    drive,
+    without_autocast,
+)
 
 
 class _OverDictionary(SparseCoder):
@@ -77,7 +84,7 @@ class LISTACP(_OverDictionary):
         backend: a name of `scvae_fast.backends()`; None chooses by device and dtype.
 
     Raises:
-        TypeError: n_iter, positive or dim is of another type, or the dictionary is not a floating-point tensor.
+        TypeError: a number, positive or dim is of another type, or the dictionary is not a floating-point tensor.
         ValueError: a number is out of range, or the dictionary is not an (n, K) matrix, is zero or is not finite.
 
     Example:
@@ -186,7 +193,7 @@ class SLISTA(_OverDictionary):
 
     def _codes(self, x: torch.Tensor, z0: torch.Tensor | None) -> torch.Tensor:
         (G,) = self._kept.of((self.dictionary,), _gram)
-        b, theta = x @ self.dictionary, (self.lmbda * self.step).unsqueeze(1)
+        b, theta = drive(x, self.dictionary.T), (self.lmbda * self.step).unsqueeze(1)
         T, positive = self.n_iter, self.positive
         return ista(b, G, theta, T, step=self.step, z0=z0, positive=positive, backend=self.backend)
 

@@ -43,6 +43,14 @@ def python_number(value: Any) -> Any:
     return float(value) if isinstance(value, Real) else value
 
 
+def number(op: str, name: str, value: Any) -> Any:
+    """The value as Python's number; raises TypeError for anything else."""
+    found = python_number(value)
+    if isinstance(found, bool) or not isinstance(found, (int, float, torch.SymInt, torch.SymFloat)):
+        raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
+    return found
+
+
 def count(op: str, name: str, value: Any, least: int = 0) -> Any:
     """The value as an int; raises unless it is a whole number from `least` to 2³¹ − 1."""
     number = python_number(value)

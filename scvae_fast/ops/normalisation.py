@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from scvae_fast.ops import checks, native
-from scvae_fast.ops.dispatch import in_forward_mode, in_transform
+from scvae_fast.ops.dispatch import in_forward_mode, in_transform, needs_gradient
 from scvae_fast.ops.library import autocast_is_on
 from scvae_fast.ops.native import address, threads
 from scvae_fast.ops.registration import Keeps, Operation, OptionalTensors, Outcome, Results
@@ -57,7 +57,7 @@ def group_norm_silu(
         >>> group_norm_silu(x, torch.ones(8), torch.zeros(8), groups=4).shape
         torch.Size([2, 8, 16, 16])
     """
-    groups, eps = checks.count(_NAME, "groups", groups), checks.python_number(eps)
+    groups, eps = checks.count(_NAME, "groups", groups), checks.number(_NAME, "eps", eps)
     _check(x, weight, bias, groups, eps)
     transformed = not torch.compiler.is_compiling() and (in_transform() or in_forward_mode())
     if transformed or torch.jit.is_tracing() or not _taken(x):
@@ -106,7 +106,13 @@ def _composed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups:
         return (t * t.sigmoid()).to(x.dtype)
     if x.device.type != "cpu" and not autocast_is_on(x.device.type):
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-    return F.silu(F.group_norm(x, groups, weight, bias, eps))
+    return F.silu(F.group_norm(safely_packed(x, weight, bias), groups, weight, bias, eps))
+
+
+def safely_packed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """For `F.group_norm`: its backward pass on CPUs crashes if x is channels-last and gets no gradient (torch 2.13)."""
+    safe = x.device.type != "cpu" or x.requires_grad or not needs_gradient((weight, bias))
+    return x if safe else x.contiguous()
 
 
 def group_norm_formula(

@@ -7,7 +7,8 @@ z, v_S = (D_SᵀD_S)⁻¹ g_S and v = 0 elsewhere,
     ∂x = D v;    ∂D = (x − Dz) vᵀ − (D v) zᵀ;    ∂α = −s ∘ v
 
 (Mairal, Bach & Ponce, "Task-driven dictionary learning", IEEE PAMI 2012, proposition 1). If D_SᵀD_S is singular, its
-pseudo-inverse replaces the inverse, which gives the smallest of the possible changes of the codes.
+pseudo-inverse replaces the inverse, which gives the smallest of the possible changes of the codes. A row with α = 0 has
+the codes of least norm, z = D⁺x, and then ∂D has one more term, (D⁺)ᵀz ((I − D⁺D) g)ᵀ (Golub & Pereyra 1973, eq. 4.12).
 """
 
 from __future__ import annotations
@@ -96,7 +97,12 @@ class _Arguments(NamedTuple):
         target = support * (self.x @ self.D) - self._alpha * codes.sign()
         full = gram + torch.diag_embed(1 - support) + null
         # linalg.solve is not used, because its backward pass loses tangents (torch 2.13).
-        return (kept @ (torch.linalg.inv(full) @ target[..., None])).squeeze(-1)
+        found = (kept @ (torch.linalg.inv(full) @ target[..., None])).squeeze(-1)
+        if self.positive:
+            return found
+        # Without a penalty, the codes of least norm also follow D out of the null space.
+        free = (self._alpha == 0).expand(codes.shape).all(-1, keepdim=True)
+        return torch.where(free, self.x @ torch.linalg.pinv(self.D).mT, found)
 
 
 def _matrix(tensor: Tensor) -> Tensor:
@@ -156,7 +162,12 @@ class _Optimum:
         grad, codes = _matrix(grad), _matrix(codes)
         v = _solved(problem.D, codes, grad)
         into_x = v @ problem.D.T
-        of_D = (x - codes @ problem.D.T).T @ v - into_x.T @ codes if needed[1] else None
+        of_D = None
+        if needed[1]:
+            of_D = (x - codes @ problem.D.T).T @ v - into_x.T @ codes
+            if not given.positive:
+                free = (given._alpha == 0).expand(*given.x.shape[:-1], codes.shape[-1]).all(-1).reshape(-1)
+                of_D = of_D + _out_of_null_space(problem.D, codes[free], grad[free])
         found: list[Tensor | None] = [into_x, of_D, None, None, None]
         if needed[2] or needed[3]:
             of_alpha = -codes.sign() * v
@@ -225,6 +236,15 @@ def _solved(D: Tensor, codes: Tensor, grad: Tensor) -> Tensor:  # (n, K), (M, K)
             )
             v[rows] = v[rows].scatter(1, index, solved.to(v.dtype))
     return v
+
+
+def _out_of_null_space(D: Tensor, codes: Tensor, grad: Tensor) -> Tensor:  # (n, K), (M, K), (M, K) -> (n, K)
+    """The last term of the module's docstring, summed over rows with the codes of least norm."""
+    if not len(codes):
+        return torch.zeros_like(D)
+    wide, z, g = D.double(), codes.double(), grad.double()
+    inverse = torch.linalg.pinv(wide, rtol=max(D.shape) * torch.finfo(D.dtype).eps)
+    return ((z @ inverse).T @ (g - g @ inverse @ wide)).to(D.dtype)
 
 
 def _solve_small(atoms: Tensor, inside: Tensor, g: Tensor) -> Tensor:  # (m, w, n), (m, w), (m, w) -> (m, w)

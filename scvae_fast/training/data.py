@@ -118,6 +118,10 @@ class PictureData(LightningDataModule, ABC):
             UsageError: there are no pictures.
         """
 
+    def searched_folders(self) -> list[str]:
+        """Folders in which every picture, at any depth, belongs to the data."""
+        return []
+
     def credits(self) -> dict[str, Credit]:
         """Author and licence of the pictures, by name, as far as the module knows them."""
         return {}
@@ -284,6 +288,11 @@ class PictureFolder(_FileData):
         if not 0 <= held_out < 1:
             raise ValueError(f"PictureFolder: held_out must be at least 0 and below 1, got {held_out}")
         self.root, self.val_root, self.held_out, self.recursive, self.crop = root, val_root, held_out, recursive, crop
+
+    def searched_folders(self) -> list[str]:
+        """See `PictureData`."""
+        folders = [self.root] if self.val_root is None else [self.root, self.val_root]
+        return folders if self.recursive else []
 
     def find(self) -> Found:
         """See `PictureData`."""

@@ -133,7 +133,7 @@ INPUTS |= {name: ["config", "pictures"] for name in ("train", "compare")}
 WRONG = {
     "encode": [["--batch-size", "0"], ["--resize", "many"], ["--device", "tpu"], ["--precision", "int8"]],
     "decode": [["--batch-size", "x"], ["--format", "eps"], ["--device", "tpu"]],
-    "evaluate": [["--metrics", "beauty"], ["--device", "tpu"], ["--limit", "0"], ["--split", "test"]],
+    "evaluate": [["--metrics", "beauty"], ["--device", "tpu"], ["--limit", "0"], ["--split", "test"], ["--data", ""]],
     "reconstruct": [["--device", "tpu"]],
     "edit interpolate": [["--steps", "1"], ["--device", "tpu"]],
     "edit atoms": [["--factor", "3"], ["--keep-top", "0"], ["--device", "tpu"]],
@@ -141,7 +141,7 @@ WRONG = {
     "retrieve --query": [["--k", "0"], ["--device", "tpu"]],
     "probe": [["--folds", "1"], ["--repeats", "0"], ["--descriptors", "beauty"], ["--device", "tpu"]],
     "cluster": [["--clusters", "0"], ["--clusters", "2,x"], ["--scale", "long"], ["--device", "tpu"]],
-    "cluster --codes": [["--data", "photographs"]],
+    "cluster --codes": [["--data", "photographs"], ["--resize", "8"], ["--split", "val"], ["--layout", "ffhq"]],
     "segment": [["--classes", "0"], ["--features", "beauty"], ["--pool", "-1"], ["--shifts", "0"], ["--device", "tpu"]],
     "train": [["--trainer.max_steps", "many"], ["--ema", "2"], ["--nothing", "3"], ["--data.resolution", "15"]],
     "compare": [["--steps", "many"], ["--methods", "sc-vea"], ["--nothing", "3"], ["--data.resolution", "15"]],
@@ -243,6 +243,16 @@ def test_no_work_starts_if_the_output_can_not_be_written(
     errors = capsys.readouterr().err
     check_refused(name, cli.FAILED, status, errors)
     assert str(tmp_path / "file") in errors.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize("name", ["evaluate", "cluster", "retrieve", "retrieve --query", "probe", "train", "compare"])
+def test_results_do_not_become_data(name: str, things: Things, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = things.classes if "classes" in INPUTS[name] else things.pictures
+    before = sorted(folder.rglob("*"))
+    assert cli.main(CALLS[name](things, folder / "inner" / "out")) == cli.FAILED
+    assert f"lies in the folder of the data, {folder}" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name not in ("app", "demo")])

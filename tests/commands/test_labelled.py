@@ -101,6 +101,15 @@ def test_a_query_is_compared_with_both_parts_of_a_data_set(checkpoint: Path, tmp
         retrieve_checkpoint(checkpoint, LabelledData(data, per_class=1), tmp_path / "out", queries=[query], k=1)
 
 
+def test_a_query_is_compared_with_all_pictures_of_a_folder(checkpoint: Path, tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "data", ["train/2020/a.png", "cats/a.png", "cats/b.png", "thumbnails/00001.png"])
+    content = retrieve_checkpoint(
+        checkpoint, LabelledData(data), tmp_path / "out", queries=[data / "cats" / "a.png"], k=3
+    )
+    (found,) = content["neighbours"][str(data / "cats" / "a.png")].values()
+    assert sorted(each["name"] for each in found) == ["cats/b.png", "thumbnails/00001.png", "train/2020/a.png"]
+
+
 def test_a_linked_query_in_the_gallery_is_not_its_own_neighbour(checkpoint: Path, tmp_path: Path) -> None:
     write_pictures(tmp_path / "elsewhere", ["a.png"])
     data = write_pictures(tmp_path / "data", ["b.png", "c.png"], width=50)

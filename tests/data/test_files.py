@@ -137,6 +137,8 @@ def test_layouts_are_recognised(tmp_path: Path) -> None:
     assert not looks_like_ffhq(write_ffhq(tmp_path / "frames", [1, 2])), "numbered, but nothing of it for validation"
     assert not looks_like_ffhq(write_pictures(tmp_path / "mixed", ["60001.png", "a.png"]))
     assert looks_like_ffhq(write_pictures(tmp_path / "released", ["thumbnails128x128/00000.png"]))
+    assert not looks_like_ffhq(write_pictures(tmp_path / "own", ["a.png", "thumbnails/a.png"]))
+    assert not looks_like_ffhq(write_ffhq(tmp_path / "beyond", [60_000, 70_000])), "FFHQ ends at 69999"
     assert looks_like_imagenet(write_imagenet(tmp_path / "imagenet"))
     assert not looks_like_imagenet(tmp_path / "ffhq")
 

@@ -100,16 +100,51 @@ def test_auto_recognises_the_layouts(tmp_path: Path) -> None:
     ]
 
 
-def test_a_message_says_that_a_part_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_ffhq(tmp_path / "ffhq", [5, 60_001])
+def test_a_message_says_that_pictures_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_ffhq(tmp_path / "ffhq" / "images1024x1024", [5, 60_001])
     write_imagenet(tmp_path / "imagenet")
-    for name, layout, split in (("FFHQ", "ffhq", "val"), ("ImageNet", "imagenet", "train")):
-        PictureStream(tmp_path / layout, split=split)  # type: ignore[arg-type]
-        assert f"{layout} is laid out like {name}: only its part {split} is used" in capsys.readouterr().err
+    for name, layout in (("FFHQ", "ffhq"), ("ImageNet", "imagenet")):
+        PictureStream(tmp_path / layout)
+        assert f"{layout} is laid out like {name}: only its part val is used" in capsys.readouterr().err
+        PictureStream(tmp_path / layout, split="val")
         PictureStream(tmp_path / layout, split="all")
-        PictureStream(tmp_path / layout, layout=layout)  # type: ignore[arg-type]
         PictureStream(tmp_path / layout, layout="folder")
         assert capsys.readouterr().err == ""
+        write_pictures(tmp_path / layout, ["test/a.png"])
+        assert PictureStream(tmp_path / layout, split="all").describe()["layout"] == layout
+        assert "pictures outside its parts are left out (--layout folder takes all)" in capsys.readouterr().err
+
+
+def test_formats_that_are_not_read_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pictures(tmp_path, ["a.png"])
+    for name in ("b.HEIC", "inner/c.heic", "inner/d.nef", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert PictureStream(tmp_path).length == 1
+    assert "3 files of formats that are not read are left out: .heic, .nef" in capsys.readouterr().err
+
+
+def test_parts_are_chosen_only_where_there_are_any(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["train/a.png", "val/b.png"])
+    stream = PictureStream(tmp_path)
+    assert (stream.length, stream.describe()["layout"], stream.describe()["split"]) == (2, "folder", None)
+    with pytest.raises(UsageError, match="pictures of layout folder have no parts to choose by split val"):
+        PictureStream(tmp_path, split="val")
+
+
+def test_a_folder_named_like_embedded_data_takes_precedence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert names(PictureStream("photographs", resize=8)) == ["astronaut", "china"]
+    write_pictures(tmp_path / "photographs", ["a.png"])
+    assert names(PictureStream("photographs")) == ["a.png"]
+    assert "photographs here is used, not the data of this name" in capsys.readouterr().err
+    assert names(PictureStream("photographs", layout="photographs", resize=8)) == ["astronaut", "china"]
+    with pytest.raises(UsageError, match="layout photographs is that of the data called photographs, got other"):
+        PictureStream("other", layout="photographs")
+    with pytest.raises(UsageError, match="the name of the data is empty"):
+        PictureStream("")
 
 
 def test_names_are_relative_to_a_folder(tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def test_shared_weights_of_a_loop_stay_shared():
         ("S", 3, 4, 3),
         ("W", 3, 4, 3),
         ("theta", 3, 4, 3),
-        ("W theta", 3, None, 3),
+        ("W theta", 3, 4, 3),
+        ("W theta", 3, 3, 2),
         ("W S", None, 4, 3),
         ("S theta", None, 4, 3),
         ("W", 3, 3, 2),
@@ -80,7 +81,10 @@ def test_some_weights_are_shared(shared, T, R, left):
     first = R != T
     given = {"W": W, "S": S, "theta": theta}
     same = {name: [each[0]] * len(each) if name in shared else each for name, each in given.items()}
-    layer = LISTA.from_weights(**{name: each[0] if name in shared else each for name, each in given.items()})
+    n_iter = left if shared == "W theta" else None
+    layer = LISTA.from_weights(
+        **{name: each[0] if name in shared else each for name, each in given.items()}, n_iter=n_iter
+    )
     assert layer.n_iter == left
     torch.testing.assert_close(layer(X), loop(X, same["W"], same["S"], same["theta"], first))
 
@@ -110,7 +114,12 @@ def test_from_weights_decodes_over_what_it_is_given(D):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda W, S, t: (W[0], S[0], t[0]), ValueError, "n_iter must be given where all weights are shared"),
+        (lambda W, S, t: (W[0], S[0], t[0]), ValueError, "n_iter must be given if all weights are shared"),
+        (
+            lambda W, S, t: (W[0], S, t[0]),
+            ValueError,
+            "n_iter must be 2, or 1 for a loop from z = 0, if only S is one of each iteration, got None",
+        ),
         (lambda W, S, t: (W, S, t, 7), ValueError, "n_iter must be 2, as the weights of each iteration say, got 7"),
         (lambda W, S, t: (W[:2], S, t), ValueError, "W and theta must have the same number of entries, got 2 and 3"),
         (

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 
-from scvae_fast import LISTA, DictionaryLISTA, dictionaries, soft_threshold
+from scvae_fast import ALISTA, LISTA, LISTACP, SLISTA, DictionaryLISTA, SparseAutoencoder, dictionaries, soft_threshold
 
 
 def tied(D, c, lmbda, x, n_iter, official):
@@ -136,6 +136,66 @@ def test_autocast_keeps_the_bottleneck_in_float32(D, compiled):
     torch.testing.assert_close(z, expected)
     rounded.sum().backward()
     assert layer.dictionary.grad.dtype == torch.float32
+
+
+def test_autocast_keeps_encode_in_float32():
+    """Also of layers that form the drive before the operation."""
+    D = dictionaries.random_unit(6, 10, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(30, 6, generator=torch.Generator().manual_seed(1))
+    layers = [LISTA(6, 10, 4, dictionary=D), DictionaryLISTA(D, 4, 0.1), SLISTA(D, 4), LISTACP(D, 4), ALISTA(D, 4)]
+    for layer in layers:
+        expected = layer.encode(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(layer.encode(x), expected), type(layer).__name__
+
+
+def test_layers_hold_copies_of_a_dictionary(D):
+    before = D.clone()
+    for make in (lambda: LISTA(6, 10, 2, dictionary=D), lambda: DictionaryLISTA(D, 2, 0.1), lambda: LISTACP(D, 2)):
+        layer, other = make(), make()
+        layer.load_state_dict({name: torch.zeros_like(value) for name, value in layer.state_dict().items()})
+        assert torch.equal(D, before), type(layer).__name__
+        assert torch.equal(other.dictionary, before), type(layer).__name__
+
+
+def test_a_layer_has_the_dtype_of_its_dictionary(D):
+    assert LISTA(6, 10, 2, dictionary=D).W_e.dtype == torch.float64
+    assert LISTA(6, 10, 2, dictionary=D, dtype=torch.float32).W_e.dtype == torch.float32
+    assert LISTA(6, 10, 2).W_e.dtype == torch.float32
+    assert SparseAutoencoder(6, 10, 1, dictionary=D).W_enc.dtype == torch.float64
+    with pytest.raises(TypeError, match="LISTA: dictionary must"):
+        LISTA(6, 10, 2, dictionary=torch.ones(6, 10, dtype=torch.int64))
+
+
+def test_a_dictionary_that_is_not_finite_or_zero_is_refused_with_any_c(D):
+    for bad in (D * float("nan"), D * 0):
+        with pytest.raises(ValueError, match="DictionaryLISTA"):
+            DictionaryLISTA(bad, 2, 0.1, c=3.0)
+    layer = DictionaryLISTA(D, 2, 0.1)
+    with torch.no_grad():
+        layer.dictionary.fill_(float("nan"))
+    assert layer(torch.ones(1, 6, dtype=torch.float64))[0].isnan().all(), "in the call that looks at c too"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_c_is_not_rounded_below_the_norm(dtype):
+    for seed in range(10):
+        D = dictionaries.random_unit(16, 32, generator=torch.Generator().manual_seed(seed)).to(dtype)
+        norm = torch.linalg.matrix_norm(D.double(), ord=2) ** 2
+        layer = DictionaryLISTA(D, 2, 0.1)
+        assert norm <= layer.c.double() <= norm * (1 + 3 * torch.finfo(dtype).eps)
+        with torch.no_grad():
+            layer.c.zero_()
+        layer.raise_c()
+        assert layer.c.double() >= norm
+
+
+def test_numbers_of_another_type_are_named(D):
+    for arguments, name in (({"lmbda": "a"}, "lmbda"), ({"lmbda": 0.1, "c": "a"}, "c"), ({"lmbda": True}, "lmbda")):
+        with pytest.raises(TypeError, match=f"DictionaryLISTA: {name} must be a number, got"):
+            DictionaryLISTA(D, 2, **arguments)
+    with pytest.raises(ValueError, match="backend"):
+        SparseAutoencoder(6, 10, 1, backend="foo")
 
 
 def test_warns_once_when_the_step_falls_under_the_norm(D):
@@ -283,7 +343,7 @@ def test_printing_names_the_sizes(D):
 def test_S_in_bfloat16_is_for_inference_only(D, compiled):
     x = torch.randn(3, 6)
     tied_layers = [DictionaryLISTA(D.float(), 3, 0.1, inhibition_dtype=dtype) for dtype in (torch.bfloat16, None)]
-    untied = [LISTA(6, 10, 3, dictionary=D, inhibition_dtype=dtype) for dtype in (torch.bfloat16, None)]
+    untied = [LISTA(6, 10, 3, dictionary=D.float(), inhibition_dtype=dtype) for dtype in (torch.bfloat16, None)]
     for ours, plain in (tied_layers, untied):
         run = torch.compile(ours, fullgraph=True, backend="aot_eager") if compiled else ours
         found, expected = (torch.cat(f(x), -1) if plain is tied_layers[1] else f(x) for f in (run, plain))
@@ -298,7 +358,7 @@ def test_S_in_bfloat16_is_for_inference_only(D, compiled):
 
 
 def test_S_in_bfloat16_follows_the_parameter(D):
-    layer = LISTA(6, 10, 2, dictionary=D, inhibition_dtype=torch.bfloat16).eval()
+    layer = LISTA(6, 10, 2, dictionary=D.float(), inhibition_dtype=torch.bfloat16).eval()
     x = torch.randn(3, 6)
     with torch.no_grad():
         first = layer(x)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from problems import assert_opcheck_passes, distance
 
 from scvae_fast.functional import group_norm_silu
+from scvae_fast.models.blocks import normalise
 from scvae_fast.ops import normalisation as module
 from scvae_fast.ops import registration
 
@@ -315,3 +316,23 @@ def test_the_operation_itself_refuses_what_the_kernels_do_not_take():
     for wrong in ((x.double(), weight.double(), bias.double()), (x[0, :, None], weight[:3], bias[:3])):
         with pytest.raises((TypeError, ValueError), match="group_norm_silu: "):
             torch.ops.scvae_fast.group_norm_silu(*wrong, 1, 1e-6)
+
+
+@EVERY_LAYOUT
+@pytest.mark.parametrize("learned", ["weight", "bias", "both"])
+def test_weights_learn_where_x_has_no_gradient(layout, learned, monkeypatch):
+    """PyTorch's own group normalisation crashes here if x is channels-last."""
+    x = torch.randn(2, 32, 8, 8, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=LAYOUTS[layout])
+    weight, bias = torch.ones(32, requires_grad=learned != "bias"), torch.zeros(32, requires_grad=learned != "weight")
+    leaves = [t for t in (weight, bias) if t.requires_grad]
+    norm = torch.nn.GroupNorm(8, 32, eps=1e-6)
+    norm.weight, norm.bias = torch.nn.Parameter(weight.detach()), torch.nn.Parameter(bias.detach())
+    expected = torch.autograd.grad(F.silu(norm(x.contiguous())).sum(), [norm.weight, norm.bias])
+    monkeypatch.setattr(module, "_WORTHWHILE", 1 << 20)  # PyTorch takes the call
+    found = torch.autograd.grad(group_norm_silu(x, weight, bias, 8).sum(), leaves)
+    wanted = expected if learned == "both" else [expected[learned == "bias"]]
+    torch.testing.assert_close(found, tuple(wanted), atol=1e-4, rtol=1e-4)
+    for parameter, keeps in zip((norm.weight, norm.bias), (learned != "bias", learned != "weight"), strict=True):
+        parameter.requires_grad_(keeps)
+    plain = torch.autograd.grad(F.silu(normalise(norm, x)).sum(), [p for p in norm.parameters() if p.requires_grad])
+    torch.testing.assert_close(plain, tuple(wanted), atol=1e-4, rtol=1e-4)

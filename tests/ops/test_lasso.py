@@ -259,6 +259,31 @@ def test_derivatives_are_those_of_differences(kind, positive):
     assert torch.autograd.gradcheck(codes, arguments, atol=1e-4)
 
 
+# torch's first use of forward mode calls its own deprecated function.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("K", [6, 20])
+@pytest.mark.parametrize("kind", ["one", "rows"])
+def test_derivatives_of_least_squares_of_least_norm(K, kind):
+    x, D = torch.randn(4, 9, dtype=torch.float64), dictionary(9, K)
+    alpha = torch.zeros((), dtype=torch.float64)
+    if kind == "rows":
+        alpha = torch.tensor([[0.0], [0.3], [0.0], [0.5]], dtype=torch.float64)
+
+    def codes(x, D):
+        return lasso(x, D, alpha, tol=1e-13, max_iter=50_000).codes
+
+    arguments = x.requires_grad_(), D.clone().requires_grad_()
+    assert torch.autograd.gradcheck(codes, arguments, atol=1e-4)
+    weight = torch.randn(4, K, dtype=torch.float64)
+    found = torch.autograd.grad((codes(*arguments) * weight).sum(), arguments)
+    again = torch.func.grad(lambda x, D: (codes(x, D) * weight).sum(), (0, 1))(x.detach(), D)
+    torch.testing.assert_close(again, found)
+    _, tangent = torch.func.jvp(lambda D: codes(x.detach(), D), (D,), (torch.ones_like(D),))
+    torch.testing.assert_close((tangent * weight).sum(), found[1].sum())
+    hessian = torch.func.hessian(lambda D: (codes(x.detach(), D) * weight).sum())(D[:, :K])
+    assert hessian.isfinite().all()
+
+
 def test_gradients_in_float32_and_by_every_algorithm():
     x, D = problem()
     grads = {}

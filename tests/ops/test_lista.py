@@ -476,6 +476,7 @@ def good():
         ({"theta": "0.1"}, TypeError, "lista: theta must be a number or a torch.Tensor, got str"),
         ({"gain": torch.ones(4)}, ValueError, r"lista: gain must be one value, got shape \[4\]"),
         ({"gain": None}, TypeError, "lista: gain must be a number or a torch.Tensor, got NoneType"),
+        ({"gain": True}, TypeError, "lista: gain must be a number or a torch.Tensor, got bool"),
         ({"z0": torch.zeros(3, 4)}, ValueError, "lista: gain scales the start that z0 replaces"),
         ({"gain": 1.0, "z0": torch.zeros(4)}, ValueError, r"lista: z0 must be .* = \[3, 4\], got \[4\]"),
         ({"gain": 1.0, "z0": 0.0}, TypeError, "lista: z0 must be a torch.Tensor, got float"),

@@ -294,6 +294,7 @@ def test_shapes_and_combinations_that_do_not_fit(op, bad, message):
         (lista, {"positive": 1}, "positive must be a bool, got int"),
         (lista, {"S": None}, "S must be a torch.Tensor, got NoneType"),
         (ista, {"step": None}, "step must be a number or a torch.Tensor, got NoneType"),
+        (ista, {"step": True}, "step must be a number or a torch.Tensor, got bool"),
         (sparse_code, {"D": None}, "D must be a torch.Tensor, got NoneType"),
         (sparse_code, {"step": torch.ones(2)}, "step must have the dtype of x, torch.float64, got torch.float32"),
     ],
