@@ -1,21 +1,22 @@
 """Data, descriptors and records shared by `scvae-fast retrieve` and `scvae-fast probe`."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from scvae_fast.commands._inputs import with_progress
 from scvae_fast.commands._results import write_results
 from scvae_fast.data.labelled import DIGITS, PATCHES, LabelledPictures, open_labelled
+from scvae_fast.data.stream import NamedPicture, PictureStream
 from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.evaluation.record import head, plain
 from scvae_fast.models import SCVAEConfig
 from scvae_fast.plotting.figures import Figure
-from scvae_fast.tasks.descriptors import Descriptor
+from scvae_fast.tasks.descriptors import Described, Descriptor
 
 # The descriptors that are compared by default. Sheets of neighbours show the first one.
 DEFAULTS = (
@@ -68,7 +69,50 @@ def parse_descriptors(texts: Sequence[str] | None) -> list[Descriptor]:
     Raises:
         UsageError: a text is not a descriptor, see `Descriptor.parse`.
     """
-    return [usable(partial(Descriptor.parse, text), ArgumentError) for text in dict.fromkeys(texts or DEFAULTS)]
+    try:
+        return list(dict.fromkeys(map(Descriptor.parse, texts or DEFAULTS)))
+    except ValueError as error:
+        raise ArgumentError(f"--descriptors: {str(error).removeprefix('Descriptor: ')}") from error
+
+
+class ReadablePictures:
+    """Pictures with a progress bar; files that can't be read are tried, and named on stderr, only the first time.
+
+    Args:
+        pictures: can be iterated over repeatedly.
+    """
+
+    def __init__(self, pictures: Iterable[NamedPicture]) -> None:
+        self._pictures = pictures
+
+    def __iter__(self) -> Iterator[NamedPicture]:
+        pictures, names = self._pictures, []
+        for named in with_progress(pictures):
+            names.append(named.name)
+            yield named
+        # Of several pictures with the same name, `some` would only find one.
+        if isinstance(pictures, PictureStream) and pictures.skipped and len(set(names)) == len(names):
+            self._pictures = pictures.some(names, pictures.resize)
+
+
+def check_read(described: Described, data: str) -> None:
+    """Check that at least one picture could be read.
+
+    Raises:
+        UsageError: none could; the message names the data.
+    """
+    if not described.names:
+        raise UsageError(f"{data}: no picture could be read")
+
+
+def check_two_classes(labels: np.ndarray, data: str) -> None:
+    """Check that the pictures are of two classes or more.
+
+    Raises:
+        UsageError: they are not; the message names the data.
+    """
+    if (count := len(np.unique(labels))) < 2:
+        raise UsageError(f"{data}: pictures must be of two classes or more, got {count}")
 
 
 def labels_of(pictures: LabelledPictures, names: list[str]) -> np.ndarray:

@@ -12,6 +12,9 @@ from scvae_fast._markdown import markdown_table
 from scvae_fast.commands._inputs import InferenceOptions, check_outside, tell, with_progress
 from scvae_fast.commands._labelled import (
     LabelledData,
+    ReadablePictures,
+    check_read,
+    check_two_classes,
     content_of,
     finish,
     labels_of,
@@ -19,7 +22,7 @@ from scvae_fast.commands._labelled import (
     usable,
 )
 from scvae_fast.data.labelled import LabelledPictures
-from scvae_fast.errors import ArgumentError
+from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.tasks.descriptors import Described, Descriptor, describe
 from scvae_fast.tasks.probe import ProbeResult, ProbeSettings, Split, make_splits, probe
 
@@ -50,7 +53,7 @@ def probe_checkpoint(
 
     Raises:
         UsageError: an argument can't be used, for example because there is only one class, or a class has too few
-            pictures.
+            pictures; or no picture could be read.
     """
     chosen = parse_descriptors(descriptors)
     settings = usable(lambda: ProbeSettings(repeats=repeats, folds=folds, seed=data.seed), ArgumentError)
@@ -60,9 +63,11 @@ def probe_checkpoint(
     model, speed = inference.load(checkpoint)
     pictures = data.open(model.config)
     _splits(pictures, list(pictures.labels), settings)  # raises its errors before the work, not after it
-    described = describe(model, with_progress(pictures.pictures), chosen, batch_size=inference.batch_size, speed=speed)
+    readable = ReadablePictures(pictures.pictures)
+    described = describe(model, readable, chosen, batch_size=inference.batch_size, speed=speed)
+    check_read(described, pictures.data)
     labels, splits = labels_of(pictures, described.names), _splits(pictures, described.names, settings)
-    tell(f"fitting {len(splits)} classifiers for each of {len(chosen)} descriptors")
+    tell(f"fitting {_counted(len(splits), 'classifier')} to each of {_counted(len(chosen), 'descriptor')}")
     fitted = with_progress(described.rows.items(), len(chosen), "descriptors")
     results = {each: probe(rows, labels, splits, settings) for each, rows in fitted}
     content = content_of(checkpoint, pictures, data, len(labels)) | {
@@ -98,21 +103,34 @@ def _figures(
 def _splits(pictures: LabelledPictures, names: list[str], settings: ProbeSettings) -> list[Split]:
     parts = None if pictures.parts is None else np.array([pictures.parts[name] for name in names])
     labels = labels_of(pictures, names)
-    return usable(lambda: make_splits(labels, settings, parts=parts, exchangeable=pictures.exchangeable))
+    check_two_classes(labels, pictures.data)
+    try:
+        return make_splits(labels, settings, parts=parts, exchangeable=pictures.exchangeable, classes=pictures.classes)
+    except ValueError as error:
+        raise UsageError(f"{pictures.data}: {str(error).removeprefix('make_splits: ')}") from error
 
 
 def _table(content: dict[str, Any]) -> str:
+    several = content["repeats"] > 1  # a single split has no deviation
     rows = [
-        (name, str(found["dimension"]), f"{100 * found['accuracy']:.1f} ± {100 * found['deviation']:.1f} %")
+        (name, str(found["dimension"]), f"{_percent(found['accuracy'], found['deviation'] if several else None)} %")
         for name, found in content["descriptors"].items()
     ]
     learned, tested = (_range(content[name]) for name in ("n_train", "n_test"))
+    splits = _counted(content["repeats"], "split") + (" (± their standard deviation)" if several else "")
     about = (
         f"{content['data']}: {len(content['classes'])} classes; {learned} pictures to learn from, {tested} to test, "
-        f"{content['repeats']} splits (± their standard deviation). The largest class alone would be right for "
-        f"{100 * content['share_of_largest_class']:.1f} %."
+        f"{splits}. The largest class alone would be right for {_percent(content['share_of_largest_class'])} %."
     )
     return markdown_table(("descriptor", "dimension", "accuracy"), rows) + f"\n\n{about}"
+
+
+def _percent(share: float, deviation: float | None = None) -> str:
+    return f"{100 * share:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _range(counts: list[int]) -> str:

@@ -1,8 +1,9 @@
 """`scvae-fast retrieve`: finds the nearest neighbours of pictures, and writes them to a folder."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ from scvae_fast.commands._inputs import InferenceOptions, check_outside, tell, w
 from scvae_fast.commands._labelled import (
     DEFAULTS,
     LabelledData,
+    ReadablePictures,
+    check_read,
+    check_two_classes,
     content_of,
     finish,
     labels_of,
@@ -64,7 +68,8 @@ def retrieve_checkpoint(
         The content of `metrics.json`.
 
     Raises:
-        UsageError: an argument can't be used: for example, k is larger than the gallery, or there is only one class.
+        UsageError: an argument can't be used: for example, k is larger than the gallery, or there is only one class; or
+            no picture could be read.
     """
     if queries and data.per_class is not None and not data.embedded:
         raise ArgumentError("--per-class can't be combined with --query, which searches all pictures of DATA")
@@ -77,12 +82,22 @@ def retrieve_checkpoint(
     sheet_side = None if side is None else max(side, SHOWN_PIXELS)
     asked = [_read_query(path, side) for path in queries]
     source = _searched(data, model.config) if asked else data.open(model.config)
-    _check_gallery(source, k, rated=not asked)
-    looked_at = partial(_described, model, chosen, inference.batch_size, speed)
-    gallery = looked_at(source.pictures)
+    if asked:
+        _check_length(source, k, queries)
+    else:
+        _check_classes(source, list(source.labels), k, data.per_class)
+    looked_at = partial(describe, model, descriptors=chosen, batch_size=inference.batch_size, speed=speed)
+    gallery = looked_at(ReadablePictures(source.pictures))
+    check_read(gallery, source.data)
+    # Files that can't be read are known only now.
+    own = _own_places(queries, source, gallery.names)
+    if asked:
+        _check_k(source, k, len(gallery.names), any(place is not None for place in own))
+    else:
+        _check_classes(source, gallery.names, k, data.per_class)
     content = content_of(checkpoint, source, data, len(gallery.names)) | {"k": k}
     if asked:
-        found = _neighbours(looked_at(asked), gallery, k, _own_places(queries, source, gallery.names))
+        found = _neighbours(looked_at(with_progress(asked)), gallery, k, own)
         content["neighbours"] = _listed(asked, gallery.names, found)
         drawn = asked if side == sheet_side else [_read_query(path, sheet_side) for path in queries]
         shown = [_Shown(named.name, named, list(found[chosen[0]].indices[i])) for i, named in enumerate(drawn)]
@@ -96,12 +111,6 @@ def retrieve_checkpoint(
     figure = _sheet(f"Nearest neighbours by {chosen[0]}{legend}", shown, source, gallery.names, sheet_side)
     finish(out, content, table, {"neighbours": figure})
     return content
-
-
-def _described(
-    model: Any, chosen: list[Descriptor], batch_size: int, speed: Any, pictures: Iterable[NamedPicture]
-) -> Described:
-    return describe(model, with_progress(pictures), chosen, batch_size=batch_size, speed=speed)
 
 
 class _Round(NamedTuple):
@@ -130,15 +139,37 @@ def _searched(data: LabelledData, config: SCVAEConfig) -> LabelledPictures:
     return LabelledPictures(str(data.data), stream, {}, ())
 
 
-def _check_gallery(source: LabelledPictures, k: int, *, rated: bool) -> None:
-    """Check classes and k as far as possible without reading pictures."""
-    size = source.pictures.length if isinstance(source.pictures, PictureStream) else len(source.labels)
-    if rated:
-        if len(set(source.labels.values())) < 2:
-            raise UsageError(f"{source.data}: pictures must be of two classes or more, got {len(source.classes)}")
-        size = min(len(each.gallery) - (each.own is not None) for each in _rounds(source, list(source.labels)))
-    if size is not None and k > size:
-        raise UsageError(f"--k must be at most {size}, as many pictures as there are to search, got {k}")
+def _check_length(source: LabelledPictures, k: int, queries: Sequence[Path]) -> None:
+    """Check k before the gallery is described, if the number of its pictures is known."""
+    if not isinstance(source.pictures, PictureStream):
+        _check_k(source, k, len(source.labels), False)
+    elif source.pictures.length is not None:
+        names = chain.from_iterable(_own_names(queries, source))
+        own = any(True for _ in source.pictures.some(names, source.pictures.resize))
+        _check_k(source, k, source.pictures.length, own)
+
+
+def _check_k(source: LabelledPictures, k: int, size: int, own: bool) -> None:
+    """Check k for a gallery of `size` pictures; `own` says whether a query is one of them."""
+    if size <= own:
+        raise UsageError(f"{source.data}: must have more pictures than the query itself")
+    if k > size - own:
+        searched = "pictures to search without the query itself" if own else "pictures to search"
+        raise UsageError(f"--k must be at most {size - own}, the number of {searched}, got {k}")
+
+
+def _check_classes(source: LabelledPictures, names: list[str], k: int, per_class: int | None) -> None:
+    """Check that neighbours among these pictures can be rated."""
+    labels, rounds = labels_of(source, names), _rounds(source, names)
+    check_two_classes(labels, source.data)
+    purpose = "so that a picture can find another one of its class"
+    if source.parts is None and np.bincount(labels).max() < 2:
+        if per_class == 1:
+            raise UsageError(f"--per-class must be 2 or more, {purpose}, got 1")
+        raise UsageError(f"{source.data}: at least one class must have two pictures or more, {purpose}")
+    if source.parts is not None and any(not np.isin(labels[q], labels[g]).any() for q, g, _ in rounds):
+        raise UsageError(f"{source.data}: at least one class must have pictures in both parts, {purpose}")
+    _check_k(source, k, min(len(g) for _, g, _ in rounds), source.parts is None)
 
 
 def _rounds(source: LabelledPictures, names: list[str]) -> list[_Round]:
@@ -151,19 +182,23 @@ def _rounds(source: LabelledPictures, names: list[str]) -> list[_Round]:
     return [*rounds, _Round(first, second, None)] if source.exchangeable else rounds
 
 
-def _own_places(queries: Sequence[Path], source: LabelledPictures, names: list[str]) -> list[int | None]:
-    """The place of each query in the gallery; None for a query outside it."""
+def _own_names(queries: Sequence[Path], source: LabelledPictures) -> list[list[str]]:
+    """The names that each query may have in the gallery; none for a query outside its folder."""
     folder = source.pictures.folder if isinstance(source.pictures, PictureStream) else None
     if folder is None:
-        return [None] * len(queries)
-    places = {name: place for place, name in enumerate(names)}
+        return [[] for _ in queries]
     found = []
     for query in queries:
         # The path as given, or where its links lead: the gallery has the files under one of these.
         ways = ((Path(os.path.abspath(query)), Path(os.path.abspath(folder))), (query.resolve(), folder.resolve()))
-        own = (places.get(printable(p.relative_to(root).as_posix())) for p, root in ways if p.is_relative_to(root))
-        found.append(next((place for place in own if place is not None), None))
+        found.append([printable(path.relative_to(root).as_posix()) for path, root in ways if path.is_relative_to(root)])
     return found
+
+
+def _own_places(queries: Sequence[Path], source: LabelledPictures, names: list[str]) -> list[int | None]:
+    """The place of each query in the gallery; None for a query outside it."""
+    places = {name: place for place, name in enumerate(names)}
+    return [next((places[name] for name in own if name in places), None) for own in _own_names(queries, source)]
 
 
 def _neighbours(asked: Described, gallery: Described, k: int, own: list[int | None]) -> dict[Descriptor, Neighbours]:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ class LabelledPictures:
         data: description, for records.
         pictures: can be iterated over repeatedly, in a fixed order; unreadable ones are skipped.
         labels: class index by picture name.
-        classes: names of the classes.
+        classes: names of the classes, each of which has pictures.
         parts: 0 or 1 by picture name if the data has two parts that must not be mixed; otherwise None.
         exchangeable: whether the two parts may be exchanged: testing on part 0, training on part 1.
     """
@@ -66,7 +66,7 @@ def open_labelled(
         if left_out(root, "imagenet"):
             print(f"{data} is laid out like ImageNet: pictures outside train/ and val/ are left out", file=sys.stderr)
         return _imagenet(root, side, per_class, seed)
-    files = _drawn(list_classes(root), per_class, seed)
+    files = _occupied(_drawn(list_classes(root), per_class, seed))
     return LabelledPictures(str(data), PictureStream(files, resize=side), _labels(files), files.classes)
 
 
@@ -161,8 +161,15 @@ def _imagenet(root: Path, side: int | None, per_class: int | None, seed: int) ->
         names += [os.path.join(os.fsencode(split), name) for name in files.names]
         labels.append(files.labels)
         parts.update({f"{split}/{files.name(index)}": part for index in range(len(files))})
-    both = Files(root, Names(names), np.concatenate(labels), listed[0].classes)
+    both = _occupied(Files(root, Names(names), np.concatenate(labels), listed[0].classes))
     return LabelledPictures(str(root), PictureStream(both, resize=side), _labels(both), both.classes, parts)
+
+
+def _occupied(files: Files) -> Files:
+    """The same files, without the classes that have none of them."""
+    assert files.labels is not None
+    used, labels = np.unique(files.labels, return_inverse=True)
+    return replace(files, labels=labels, classes=tuple(files.classes[index] for index in used))
 
 
 def _labels(files: Files) -> dict[str, int]:

@@ -3,10 +3,11 @@
 import functools
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,9 +36,12 @@ _UPRIGHT = {
 }
 _SIDEWAYS = 5
 
-# Level of white in greys of more than 8 bits, and the share by which rounding may put a level outside the range.
-_WHITE = {"f": 1.0, "i": 65535.0, "u": 65535.0}
+# Bits of white in integer greys, unless a TIFF has fewer: white is 65535 in 32-bit integers too.
+_MOST_BITS = 16
+# The share by which rounding may put a level outside the range.
 _BEYOND = 1e-3
+# TIFF's PhotometricInterpretation of greys whose level 0 is white.
+_WHITE_IS_ZERO = 0
 
 if PIXELS_VARIABLE in os.environ and Image.MAX_IMAGE_PIXELS is not None:
     # Pillow itself refuses twice as many.
@@ -91,7 +95,8 @@ def load_picture(path: str | os.PathLike[str]) -> Tensor:
 
     The camera's orientation is applied. Grey becomes three equal channels, transparent pixels are blended with white,
     and other colour spaces (CMYK, palettes …) become RGB. Greys of more than 8 bits keep their precision: black is 0,
-    white is 65535 in integers and 1 in floating point, and files with levels outside this range are refused.
+    white is 1 in floating point, 65535 in integers and the largest level in TIFFs of fewer than 16 bits, or the reverse
+    if a TIFF says that 0 is white. Files with levels outside this range are refused.
 
     Args:
         path: a picture file.
@@ -256,16 +261,32 @@ def _orientation(image: Image.Image) -> int | None:
 def _plain(image: Image.Image, name: str) -> Image.Image:
     """RGB, or F with levels 0 … 1 for 16-bit greys (which Pillow also opens as 32-bit integers) and floats."""
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image)
-        levels = values.astype(np.float32) / _WHITE[values.dtype.kind]
-        if not (levels.min() >= -_BEYOND and levels.max() <= 1 + _BEYOND):  # also catches NaN
-            raise PictureError(
-                name,
-                f"grey levels must be 0 … {_WHITE[values.dtype.kind]:g} in {values.dtype}, "
-                f"got {values.min():g} … {values.max():g}",
-            )
-        return Image.fromarray(levels.clip(0, 1))
+        return _precise_grey(image, name)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _precise_grey(image: Image.Image, name: str) -> Image.Image:
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    values = np.asarray(image)
+    white = 1.0 if values.dtype.kind == "f" else 2.0 ** min(_bits(tags), _MOST_BITS) - 1
+    levels = values.astype(np.float32) / white
+    if not (levels.min() >= -_BEYOND and levels.max() <= 1 + _BEYOND):  # also catches NaN
+        raise PictureError(
+            name,
+            f"grey levels must be 0 … {white:g} in {values.dtype}, got {values.min():g} … {values.max():g}",
+        )
+    levels = levels.clip(0, 1)
+    # Pillow itself does what follows only for greys of up to 8 bits.
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO:
+        levels = 1 - levels
+    if (transparent := image.info.get("transparency")) is not None:  # the level of a PNG that stands for no colour
+        levels[values == transparent] = 1
+    return Image.fromarray(levels)
+
+
+def _bits(tags: Mapping[int, Any]) -> int:
+    """The bits of a grey level by a TIFF's tags; without them those of the formats that Pillow scales itself."""
+    return int(tags.get(TiffImagePlugin.BITSPERSAMPLE, (_MOST_BITS,))[0])

@@ -38,7 +38,8 @@ class Descriptor:
     Mensink 2010). For pixels it made results worse and is not used.
 
     Raises:
-        ValueError: kind, pooling or grid is not one of these, or "use" is requested for another kind than codes.
+        ValueError: kind, pooling or grid is not one of these, "use" is requested for another kind than codes, or
+            pooling or grid is set for a thumbnail.
     """
 
     kind: DescriptorKind = "codes"
@@ -51,16 +52,20 @@ class Descriptor:
         _require(self.pooling in get_args(Pooling), "pooling", f"one of {', '.join(get_args(Pooling))}", self.pooling)
         _require(self.grid in (1, 2), "grid", "1 or 2", self.grid)
         _require(self.pooling != "use" or self.kind == "codes", "pooling", 'another than "use" for dense rows', "use")
+        if self.kind == "thumbnail":
+            _require(self.pooling == Descriptor.pooling, "pooling", "left out for thumbnail", self.pooling)
+            _require(self.grid == Descriptor.grid, "grid", "left out for thumbnail", self.grid)
 
     @classmethod
     def parse(cls, text: str) -> "Descriptor":
-        """KIND, KIND:POOLING or KIND:POOLING:GRID, as in "codes:signs:2".
+        """KIND, KIND:POOLING or KIND:POOLING:GRID, as in "codes:signs:2"; a thumbnail has only the first part.
 
         Raises:
             ValueError: as for the class, or there are more parts.
         """
         kind, *rest = text.split(":")
         _require(len(rest) < 3 and (len(rest) < 2 or rest[1].isdecimal()), "text", "KIND[:POOLING[:GRID]]", text)
+        _require(kind != "thumbnail" or not rest, "text", '"thumbnail" alone, without pooling and grid', text)
         return cls(kind, *(rest[:1] or ()), *(int(grid) for grid in rest[1:]))  # type: ignore[arg-type]
 
     def __str__(self) -> str:

@@ -1,5 +1,6 @@
 """A linear probe: how well a linear classifier separates classes by picture descriptors."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -75,7 +76,12 @@ class ProbeResult:
 
 
 def make_splits(
-    labels: np.ndarray, settings: ProbeSettings, *, parts: np.ndarray | None = None, exchangeable: bool = False
+    labels: np.ndarray,
+    settings: ProbeSettings,
+    *,
+    parts: np.ndarray | None = None,
+    exchangeable: bool = False,
+    classes: Sequence[str] | None = None,
 ) -> list[Split]:
     """Stratified splits, one per repeat.
 
@@ -88,20 +94,22 @@ def make_splits(
         settings: see `ProbeSettings`.
         parts: (N,) 0 or 1, see `LabelledPictures`.
         exchangeable: see `LabelledPictures`.
+        classes: names for messages, if the labels are indices of them.
 
     Raises:
         ValueError: there are fewer than two classes, or a class has fewer training pictures than there are folds, or no
-            test pictures; the message gives the index of the class.
+            test pictures; the message gives the name of the class, or its label if there are no names.
     """
-    classes = np.unique(labels)
-    if len(classes) < 2:
-        raise ValueError(f"make_splits: labels must be of two classes or more, got {len(classes)}")
+    kinds = np.unique(labels)
+    if len(kinds) < 2:
+        raise ValueError(f"make_splits: labels must be of two classes or more, got {len(kinds)}")
+    called = [str(kind) if classes is None else classes[kind] for kind in kinds]
     splits = []
     for repeat in range(settings.repeats):
         dice = np.random.default_rng((settings.seed, repeat))
         training = repeat % 2 if exchangeable else 0
         train, test = [], []
-        for kind in classes:
+        for kind in kinds:
             own = dice.permutation(np.flatnonzero(labels == kind))
             if parts is None:
                 count = max(1, round(settings.test_share * len(own)))
@@ -111,22 +119,22 @@ def make_splits(
                 mine = own[parts[own] == training]
                 train.append(mine[: int(np.ceil(settings.draw_share * len(mine)))])
                 test.append(own[parts[own] != training])
-        _check_split(classes, train, test, settings.folds, parts is not None)
+        _check_split(called, train, test, settings.folds, parts is not None)
         splits.append(Split(np.sort(np.concatenate(train)), np.sort(np.concatenate(test))))
     return splits
 
 
 def _check_split(
-    classes: np.ndarray, train: list[np.ndarray], test: list[np.ndarray], folds: int, by_parts: bool
+    called: list[str], train: list[np.ndarray], test: list[np.ndarray], folds: int, by_parts: bool
 ) -> None:
-    for kind, learned, tested in zip(classes, train, test, strict=True):
+    for name, learned, tested in zip(called, train, test, strict=True):
         if len(learned) < folds:
             raise ValueError(
                 f"make_splits: each class must have at least as many training pictures as there are folds, {folds}; "
-                f"class {kind} has {len(learned)}"
+                f"class {name} has {len(learned)}"
             )
         if by_parts and not len(tested):
-            raise ValueError(f"make_splits: each class must have pictures in both parts; class {kind} does not")
+            raise ValueError(f"make_splits: each class must have pictures in both parts; class {name} does not")
 
 
 def probe(rows: np.ndarray, labels: np.ndarray, splits: list[Split], settings: ProbeSettings) -> ProbeResult:

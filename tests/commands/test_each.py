@@ -332,7 +332,7 @@ TOLD = {
     "edit interpolate": ["coding and decoding …"],
     "edit atoms": ["coding and decoding …"],
     "retrieve": [" pictures", "drawing the neighbours …"],
-    "probe": [" pictures", "fitting 1 classifiers", " descriptors"],
+    "probe": [" pictures", "fitting 1 classifier to each of 1 descriptor …", " descriptors"],
     "cluster": [" pictures", "clustering the patches …", " numbers of clusters", "rating the clusters …", "drawing"],
     "segment": ["seed 0, codes …", " pictures"],
 }

@@ -181,6 +181,39 @@ def test_a_picture_that_can_not_be_read(
     assert np.isfinite(content["descriptors"]["thumbnail"]["accuracy"])
 
 
+def test_a_single_split_has_no_deviation(checkpoint: Path, classes: Path, tmp_path: Path) -> None:
+    probe_checkpoint(checkpoint, LabelledData(classes), tmp_path, descriptors=["thumbnail"] * 2, repeats=1)
+    table = (tmp_path / "metrics.md").read_text()
+    assert "| thumbnail  |       192 |  100.0 % |" in table
+    assert "4 to test, 1 split. The largest class alone would be right for 50.0 %." in table
+    assert not {"±", "nan"} & set(table.split())
+
+
+@pytest.mark.parametrize("command", ["retrieve", "retrieve --query", "probe"])
+def test_files_that_can_not_be_read_are_named_once(
+    command: str, checkpoint: Path, classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = [tmp_path / "data" / kind / f"{index}.png" for kind in "ab" for index in range(5)]
+    for path in broken:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("no picture")
+    query = ["--query", str(classes / "red" / "0.png")] if "--query" in command else []
+    common = ["--checkpoint", str(checkpoint), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    common += ["--descriptors", *SOME, *query]
+    assert cli.main([command.split()[0], *common]) == cli.FAILED
+    *skipped, last = capsys.readouterr().err.splitlines()
+    assert skipped == [f"skipped: {path}: not a picture of a known format" for path in broken]
+    assert last.endswith(f"{tmp_path / 'data'}: no picture could be read")
+    for path in broken[1:]:
+        path.write_bytes((classes / "red" / path.name).read_bytes())
+    assert cli.main([command.split()[0], *common, *([] if command == "probe" else ["--k", "8"])]) == 0
+    assert capsys.readouterr().err == f"skipped: {broken[0]}: not a picture of a known format\n"
+    if command == "probe":
+        return
+    assert cli.main([command.split()[0], *common, "--k", "10" if query else "9"]) == cli.FAILED
+    assert f"--k must be at most {9 if query else 8}, the number of pictures" in capsys.readouterr().err
+
+
 def test_errors_come_before_the_work_and_leave_older_results(
     checkpoint: Path, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,7 +222,12 @@ def test_errors_come_before_the_work_and_leave_older_results(
     (out / "metrics.json").write_text("older")
     write_pictures(tmp_path / "one", ["a/x.png", "a/y.png"])
     write_pictures(tmp_path / "flat", ["x.png", "y.png"])
+    write_pictures(tmp_path / "single", ["a/x.png", "b/y.png", "c/z.png"])
+    write_pictures(tmp_path / "apart", ["train/a/x.png", "val/b/y.png"])
+    write_pictures(tmp_path / "alone", ["x.png"])
     (tmp_path / "empty").mkdir()
+    own, hidden = str(tmp_path / "flat" / "x.png"), tmp_path / "flat" / ".hidden.png"
+    hidden.write_bytes((tmp_path / "flat" / "x.png").read_bytes())
 
     def work(*arguments: object, **options: object) -> None:
         raise AssertionError("pictures were described")
@@ -197,22 +235,33 @@ def test_errors_come_before_the_work_and_leave_older_results(
     monkeypatch.setattr("scvae_fast.commands.probe.describe", work)
     monkeypatch.setattr("scvae_fast.commands.retrieve.describe", work)
     wrong = {
-        ("probe", "one"): "two classes or more, got 1",
-        ("probe", "classes", "--folds", "7"): "as there are folds, 7; class 0 has 6",
+        ("probe", "one"): "one: pictures must be of two classes or more, got 1",
+        ("probe", "classes", "--folds", "7"): f"{classes}: each class must have at least as many training pictures as "
+        "there are folds, 7; class blue has 6",
+        ("probe", "single"): "class a has 0",
         ("probe", "classes", "--folds", "1"): "folds must be 2 or more",
         ("probe", "flat"): "must have a folder for each class",
         ("probe", "empty"): "no pictures in this folder",
         ("probe", "classes", "--descriptors", "edges"): "kind must be one of",
-        ("retrieve", "one"): "two classes or more, got 1",
+        ("retrieve", "one"): "one: pictures must be of two classes or more, got 1",
         ("retrieve", "classes", "--k", "16"): "--k must be at most 15",
         ("retrieve", "flat", "--k", "3", "--query", str(classes / "red" / "0.png")): "--k must be at most 2",
+        ("retrieve", "flat", "--k", "2", "--query", own): "--k must be at most 1, the number of pictures to search "
+        "without the query itself, got 2",
+        ("retrieve", "flat", "--k", "2", "--query", str(classes / "red" / "0.png"), own): "--k must be at most 1",
+        ("retrieve", "flat", "--k", "3", "--query", str(hidden)): "--k must be at most 2",
+        ("retrieve", "alone", "--query", str(tmp_path / "alone" / "x.png")): "must have more pictures than the query",
+        ("retrieve", "single"): "single: at least one class must have two pictures or more",
+        ("retrieve", "classes", "--per-class", "1"): "--per-class must be 2 or more",
+        ("retrieve", "apart"): "apart: at least one class must have pictures in both parts",
+        ("retrieve", "classes", "--descriptors", "thumbnail:max:2"): '--descriptors: text must be "thumbnail" alone',
         ("retrieve", "flat", "--query", str(tmp_path / "missing.png")): "missing.png: no such file",
         ("retrieve", "empty", "--query", str(classes / "red" / "0.png")): "no pictures in this folder",
     }
     for (command, data, *options), message in wrong.items():
         folder = classes if data == "classes" else tmp_path / data
         common = ["--checkpoint", str(checkpoint), "--data", str(folder), "--out", str(out)]
-        in_itself = bool({"1", "edges"} & set(options))  # whatever lies on the disk
+        in_itself = "--folds 1" in " ".join(options) or "--descriptors" in options  # whatever lies on the disk
         assert cli.main([command, *common, *options]) == (cli.WRONG if in_itself else cli.FAILED)
         assert message in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == ["metrics.json"]

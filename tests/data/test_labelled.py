@@ -76,6 +76,19 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
     assert sorted(open_labelled(tmp_path, None, per_class=1).labels.values()) == [0, 1]
 
 
+def test_folders_without_pictures_are_no_classes(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "flat", ["b/x.png", "d/x.png"])
+    for name in ("a", "c"):
+        (tmp_path / "flat" / name).mkdir()
+    found = open_labelled(tmp_path / "flat", 16)
+    assert (found.classes, found.labels) == (("b", "d"), {"b/x.png": 0, "d/x.png": 1})
+    root = write_pictures(tmp_path / "parts", ["train/b/x.png", "train/c/x.png", "val/c/x.png", "val/d/x.png"])
+    (root / "val" / "a").mkdir()
+    found = open_labelled(root, 16)
+    assert found.classes == ("b", "c", "d")
+    assert found.labels == {"train/b/x.png": 0, "train/c/x.png": 1, "val/c/x.png": 1, "val/d/x.png": 2}
+
+
 def test_imagenets_parts(tmp_path: Path) -> None:
     found = open_labelled(write_imagenet(tmp_path), 16)
     assert found.parts is not None

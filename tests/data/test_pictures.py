@@ -65,6 +65,44 @@ def test_sixteen_bits_keep_their_precision(tmp_path: Path) -> None:
     torch.testing.assert_close(load_picture(tmp_path / "x.png"), expected.expand(3, 1, 4), atol=1e-7, rtol=0)
 
 
+def write_tiff(path: Path, width: int, bits: int, content: bytes, *, white_is_zero: bool, kind: int = 1) -> None:
+    """A little-endian TIFF of a single row; kind is 1 for unsigned integers, 3 for floating point."""
+    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: 0 if white_is_zero else 1, 273: 0, 277: 1, 278: 1}
+    tags |= {279: len(content), 339: kind}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in sorted(tags.items()))
+    path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + content)
+
+
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_tiffs_state_which_level_is_white(tmp_path: Path, white_is_zero: bool) -> None:
+    shares = np.array([0, 0.25, 1])
+    expected = torch.from_numpy(1 - 2 * shares if white_is_zero else 2 * shares - 1).float().expand(3, 1, 3)
+    for bits, kind, content in (
+        (8, 1, (shares * 255).round().astype("<u1").tobytes()),
+        (16, 1, (shares * 65535).round().astype("<u2").tobytes()),
+        (32, 3, shares.astype("<f4").tobytes()),
+    ):
+        path = tmp_path / f"{bits}.tif"
+        write_tiff(path, 3, bits, content, white_is_zero=white_is_zero, kind=kind)
+        torch.testing.assert_close(load_picture(path), expected, atol=0.005 if bits == 8 else 2e-5, rtol=0)
+
+
+def test_twelve_bits_end_at_white(tmp_path: Path) -> None:
+    # Two levels in three bytes: 0 and 4095, then 1024 and 2048.
+    write_tiff(tmp_path / "x.tif", 4, 12, bytes.fromhex("000fff 400800"), white_is_zero=False)
+    expected = torch.tensor([0, 4095, 1024, 2048]) / 4095 * 2 - 1
+    torch.testing.assert_close(load_picture(tmp_path / "x.tif"), expected.expand(3, 1, 4), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65_535)])
+def test_a_transparent_level_becomes_white(tmp_path: Path, dtype: type, white: int) -> None:
+    Image.fromarray(np.array([[0, 51, white]], dtype)).save(tmp_path / "x.png", transparency=51)
+    assert load_picture(tmp_path / "x.png")[0, 0].tolist() == [-1, 1, 1]
+    Image.fromarray(np.array([[0, 51, white]], dtype)).save(tmp_path / "x.png", transparency=0)
+    assert load_picture(tmp_path / "x.png")[0, 0].tolist() == [1, pytest.approx(51 / white * 2 - 1), 1]
+
+
 # Each mode with a format that keeps it.
 MODES = [
     ("1", "png"), ("L", "png"), ("LA", "png"), ("P", "png"), ("RGB", "png"), ("RGBA", "png"), ("I;16", "png"),

@@ -76,7 +76,16 @@ def test_texts() -> None:
         "codes:mean:x": r"text must be KIND\[:POOLING\[:GRID\]\]",
         "codes:mean:1:1": "text must be",
         "latents:use": 'pooling must be another than "use"',
+        "thumbnail:mean": 'text must be "thumbnail" alone, without pooling and grid',
+        "thumbnail:signs:1": 'text must be "thumbnail" alone',
     }
     for text, message in wrong.items():
         with pytest.raises(ValueError, match=message):
             Descriptor.parse(text)
+
+
+def test_thumbnails_are_not_pooled() -> None:
+    with pytest.raises(ValueError, match="pooling must be left out for thumbnail, got 'max'"):
+        Descriptor("thumbnail", "max")
+    with pytest.raises(ValueError, match="grid must be left out for thumbnail, got 2"):
+        Descriptor("thumbnail", grid=2)

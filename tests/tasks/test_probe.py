@@ -70,6 +70,8 @@ def test_too_few_pictures() -> None:
         make_splits(np.zeros(9), ProbeSettings())
     with pytest.raises(ValueError, match="as there are folds, 5; class 1 has 3"):
         make_splits(np.repeat([0, 1], [20, 4]), ProbeSettings(folds=5))
+    with pytest.raises(ValueError, match="as there are folds, 5; class dog has 3"):
+        make_splits(np.repeat([0, 1], [20, 4]), ProbeSettings(folds=5), classes=("cat", "dog"))
     with pytest.raises(ValueError, match="class 0 does not"):
         make_splits(np.repeat([0, 1], 20), ProbeSettings(), parts=np.repeat([0, 0, 1], [20, 10, 10]))
 
