@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from scvae_fast.cli._types import Commands, add_checkpoint, add_device, count, natural
+from scvae_fast.errors import ArgumentError
 
 
 def add(commands: Commands) -> None:
@@ -82,6 +83,22 @@ def _factor(text: str) -> tuple[int, float]:
         raise argparse.ArgumentTypeError(f"must be ATOM=FACTOR, got {text!r}") from error
 
 
+def _factors(options: argparse.Namespace) -> dict[int, float]:
+    """The factors of --remove and --factor.
+
+    Raises:
+        ArgumentError: an atom has two factors.
+    """
+    factors = dict(options.factor)
+    for atom, factor in options.factor:
+        if factor != factors[atom]:
+            raise ArgumentError(f"--factor must give each atom one factor, got two for atom {atom}")
+    for atom in options.remove:
+        if atom in factors:
+            raise ArgumentError(f"--remove and --factor must name different atoms, got {atom} in both")
+    return dict.fromkeys(options.remove, 0.0) | factors
+
+
 def _interpolate(options: argparse.Namespace) -> int:
     from scvae_fast.commands.edit_interpolate import interpolate_files
 
@@ -91,13 +108,14 @@ def _interpolate(options: argparse.Namespace) -> int:
 
 
 def _atoms(options: argparse.Namespace) -> int:
+    factors = _factors(options)
     from scvae_fast.commands.edit_atoms import edit_atoms
 
     edit_atoms(
         options.checkpoint,
         options.picture,
         options.out,
-        factors=dict.fromkeys(options.remove, 0.0) | dict(options.factor),
+        factors=factors,
         keep=options.keep,
         keep_top=options.keep_top,
         top=options.top,

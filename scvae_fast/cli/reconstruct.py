@@ -18,7 +18,13 @@ def add(commands: Commands) -> None:
         "pictures", nargs="+", type=Path, metavar="PICTURE", help="PNG, JPEG … file, or a folder of them"
     )
     add_device(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for the results; only results of an earlier run are replaced, other files are kept",
+    )
     parser.set_defaults(run=_run)
 
 

@@ -1,7 +1,7 @@
 """Input and output shared by the commands of `scvae-fast edit`."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,23 @@ from scvae_fast.models import SCVAE
 from scvae_fast.plotting.figures import Figure
 
 Checkpoint = str | os.PathLike[str]
+
+
+def check_inputs(pictures: Sequence[Path], out: Path, names: Iterable[str]) -> None:
+    """Check that no picture is a file that the command replaces or removes.
+
+    Args:
+        pictures: the inputs.
+        out: the folder for the results.
+        names: of the files in it, without metrics.md and metrics.json.
+
+    Raises:
+        UsageError: a picture is such a file.
+    """
+    for result in (out / name for name in (*names, "metrics.md", "metrics.json")):
+        for picture in pictures:
+            if os.path.exists(picture) and os.path.exists(result) and os.path.samefile(picture, result):
+                raise UsageError(f"the results would replace the picture {picture}: choose another --out, got {out}")
 
 
 def start(checkpoint: Checkpoint, out: Path, device: str | None) -> SCVAE:
@@ -56,8 +73,9 @@ def finish(
     table: str,
     figures: Mapping[str, Figure],
     pictures: Mapping[str, Tensor],
+    older: Iterable[Path] = (),
 ) -> dict[str, Any]:
-    """Write the results to the folder, then print the table and the path of the folder.
+    """Write the results to the folder, then print the table and the path of the folder; see `write_results`.
 
     Returns:
         The content of `metrics.json`.
@@ -66,6 +84,6 @@ def finish(
         UsageError: the folder can't be written to.
     """
     content = {**head(checkpoint), **found}
-    write_results(out, plain(content), table, figures, pictures)
+    write_results(out, plain(content), table, figures, pictures, older=older)
     print(f"{table}\n\n{out}")
     return content

@@ -84,9 +84,10 @@ def cluster_codes(
     """Cluster the codes of all patches, and write the results to a folder.
 
     The folder gets `clustering.safetensors` (see `Clustering`) with the best number of clusters, `metrics.json`, the
-    table `metrics.md`, and the figures `patches.png`, `maps.png` and, for several numbers, `quality.png`. Everything is
-    computed before anything is written. Until then, the codes of pictures are in a temporary file, so memory does not
-    grow with their number. Under torchrun, the processes divide the pictures, and cluster the codes of all together.
+    table `metrics.md`, and the figures `patches.png`, `maps.png` and, for several numbers, `quality.png`; for a single
+    number, that of an earlier run is removed. Everything is computed before anything is written. Until then, the codes
+    of pictures are in a temporary file, so memory does not grow with their number. Under torchrun, the processes divide
+    the pictures, and cluster the codes of all together.
 
     Args:
         checkpoint: see `load_model`.
@@ -126,7 +127,7 @@ def cluster_codes(
     drawn = shown.draw(model, clustering)
     if len(clusters) > 1:
         drawn["quality"] = drawing.quality_curves(rated, chosen)
-    written = write_results(out, content, table(content), drawn, others={FILE: clustering.save})
+    written = write_results(out, content, table(content), drawn, {}, {FILE: clustering.save}, [out / "quality.png"])
     print(f"{table(content)}\n\n{', '.join(map(str, written))}")
     return content
 

@@ -1,7 +1,6 @@
 """`scvae-fast edit atoms`."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,17 @@ from torch import Tensor
 from scvae_fast._markdown import markdown_table
 from scvae_fast.codes import SparseCodes
 from scvae_fast.codes.tiling import decode_tiled, encode_tiled
-from scvae_fast.commands._editing import Checkpoint, decibels, finish, read, start
-from scvae_fast.commands._labelled import usable
-from scvae_fast.errors import UsageError
+from scvae_fast.commands._editing import Checkpoint, check_inputs, decibels, finish, read, start
+from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.metrics.psnr import psnr
 from scvae_fast.models import SCVAE
 from scvae_fast.models.atoms import decode_atoms
 from scvae_fast.plotting.figures import Figure
 from scvae_fast.plotting.sheets import picture_grid
 from scvae_fast.tasks.editing.atoms import atom_energies, scale_atoms
+
+_TOO_LARGE = "--factor must leave the codes and the picture finite in float32: choose smaller factors"
+_RESULTS = ("reconstruction.png", "edited.png", "difference.png", "atoms.png", "sheet.png")
 
 
 def edit_atoms(
@@ -49,26 +50,31 @@ def edit_atoms(
         device: where the model runs.
 
     Raises:
-        UsageError: there is no such atom, or another argument can't be used.
+        UsageError: there is no such atom, the picture is a file in `out` that would be replaced, a factor is so large
+            that the codes or the picture overflow, or another argument can't be used.
     """
+    factors = dict(factors or {})
+    _check_factors(factors, keep)
+    check_inputs([picture], out, _RESULTS)
     original = read(picture)
     model = start(checkpoint, out, device)
     n_atoms = model.config.n_atoms
-    for atom in [*(factors or {}), *keep]:
+    for atom in [*factors, *keep]:
         if not 0 <= atom < n_atoms:
             raise UsageError(f"atoms must be 0 … {n_atoms - 1}, got {atom}")
     codes = encode_tiled(model, original)
     energies = atom_energies(codes, model.bottleneck.dictionary)
     order = [int(atom) for atom in energies.argsort(descending=True, stable=True)]
     kept = [*keep, *order[: keep_top or 0]]
-    changed = dict.fromkeys(kept, 1.0) | dict(factors or {})
-    edited = usable(partial(scale_atoms, codes, changed, others=0.0 if keep or keep_top else 1.0))
+    edited = _scaled(codes, dict.fromkeys(kept, 1.0) | factors, others=0.0 if keep or keep_top else 1.0)
     size = (original.shape[1], original.shape[2])
     rebuilt, result = (decode_tiled(model, each, size).cpu() for each in (codes, edited))
+    if factors and not result.isfinite().all():
+        raise UsageError(_TOO_LARGE)
     ranking = _ranking(codes, energies, order[:top])
     content = {
         "picture": str(picture),
-        "factors": {str(atom): factor for atom, factor in (factors or {}).items()},
+        "factors": {str(atom): factor for atom, factor in factors.items()},
         "kept": kept,
         "atoms": ranking,
         "psnr_reconstruction": psnr(rebuilt, original),
@@ -79,6 +85,21 @@ def edit_atoms(
     pictures = {"reconstruction": rebuilt, "edited": result, "difference": (result - rebuilt) / 2}
     figures = {"atoms": _atom_sheet(model, ranking), "sheet": _edit_sheet(original, pictures, content)}
     return finish(out, checkpoint, content, table, figures, pictures)
+
+
+def _check_factors(factors: Mapping[int, float], keep: Sequence[int]) -> None:
+    for atom, factor in factors.items():
+        if not torch.tensor(factor, dtype=torch.float32).isfinite():
+            raise ArgumentError(f"--factor must be finite in float32, got {atom}={factor:g}")
+        if factor == 0 and atom in keep:
+            raise ArgumentError(f"--keep must not name atoms that --remove or a factor of 0 removes, got {atom}")
+
+
+def _scaled(codes: SparseCodes, factors: Mapping[int, float], *, others: float) -> SparseCodes:
+    try:
+        return scale_atoms(codes, factors, others=others)
+    except ValueError as error:  # atoms and factors were checked before
+        raise UsageError(_TOO_LARGE) from error
 
 
 def _ranking(codes: SparseCodes, energies: Tensor, order: Sequence[int]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from scvae_fast._markdown import markdown_table
-from scvae_fast.commands._editing import Checkpoint, decibels, finish, read, start
+from scvae_fast.commands._editing import Checkpoint, check_inputs, decibels, finish, read, start
 from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.metrics.psnr import psnr
 from scvae_fast.plotting.sheets import picture_grid
@@ -16,13 +16,18 @@ def interpolate_files(
 ) -> dict[str, Any]:
     """Interpolate between two pictures of the same size: in codes, in latents and in pixels.
 
-    The folder gets codes-0.png … (interpolated in codes), strip.png (all three ways), metrics.md and metrics.json.
+    The folder gets codes-0.png … (interpolated in codes), strip.png (all three ways), metrics.md and metrics.json. All
+    numbers have as many digits as the last one. Pictures of an earlier run with other numbers are removed.
 
     Raises:
-        UsageError: the pictures differ in size, or another argument can't be used.
+        UsageError: the pictures differ in size, one of them is a file in `out` that would be replaced or removed, or
+            another argument can't be used.
     """
     if steps < 2:
         raise ArgumentError(f"--steps must be 2 or more, got {steps}")
+    names = [f"codes-{step:0{len(str(steps - 1))}}" for step in range(steps)]
+    older = [path for path in out.glob("codes-*.png") if path.stem.removeprefix("codes-").isdecimal()]
+    check_inputs((first, second), out, [*(f"{name}.png" for name in (*names, "strip")), *(path.name for path in older)])
     ends = [read(path) for path in (first, second)]
     if ends[0].shape != ends[1].shape:
         sizes = [f"{path}: {end.shape[1]} x {end.shape[2]}" for path, end in zip((first, second), ends, strict=True)]
@@ -59,7 +64,6 @@ def interpolate_files(
             for row in rows
         ],
     )
-    pictures = {f"codes-{i}": each for i, each in enumerate(found.by_codes)}
-    return finish(
-        out, checkpoint, {"pictures": [str(first), str(second)], "steps": rows}, table, {"strip": strip}, pictures
-    )
+    content = {"pictures": [str(first), str(second)], "steps": rows}
+    pictures = dict(zip(names, found.by_codes, strict=True))
+    return finish(out, checkpoint, content, table, {"strip": strip}, pictures, older)

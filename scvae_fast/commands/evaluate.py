@@ -85,10 +85,8 @@ def evaluate_checkpoint(
 def _write(out: Path, content: dict[str, Any], evaluation: Evaluation) -> None:
     for metric, warning in warnings_of(content):
         _warn(f"{metric}: {warning}")
-    sheets = _sheets(evaluation)
-    written = write_results(out, content, table(content), sheets)
-    for name in {"pictures/best", "pictures/worst"} - sheets.keys():
-        (out / f"{name}.png").unlink(missing_ok=True)  # from an older result
+    older = [out / "pictures" / "best.png", out / "pictures" / "worst.png"]
+    written = write_results(out, content, table(content), _sheets(evaluation), older=older)
     # The notes were already printed on stderr.
     print(f"{table(content, notes=False)}\n\n{', '.join(map(str, written))}")
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from scvae_fast.data.pictures import to_bytes
-from scvae_fast.plotting.figures import BLUE, INK, ORANGE, plain, show, titled
+from scvae_fast.plotting.figures import BLUE, INK, ORANGE, panel_ratios, plain, show, titled
 
 _GAP = 2  # pixels between patches
 # Colours of clusters and classes: Tableau's, then similar ones.
@@ -72,7 +72,7 @@ def patch_sheet(painted: Tensor, nearest: list[list[Tensor]], drawn: list[list[T
 
 def maps(pictures: Sequence[Tensor], labels: Sequence[np.ndarray], names: Sequence[str], n: int) -> Figure:
     """Pictures above their label maps (H, W), with n labels."""
-    widths = [picture.shape[2] / picture.shape[1] for picture in pictures]
+    widths = panel_ratios(pictures)
     figure = Figure(figsize=(max(3.1 * sum(widths), 5), 6.6), layout="constrained", dpi=150)
     axes = figure.subplots(2, len(pictures), squeeze=False, width_ratios=widths)
     for i, picture in enumerate(pictures):

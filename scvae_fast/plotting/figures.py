@@ -1,7 +1,7 @@
 """General figures: reconstructions, atoms, their use, density of codes, losses."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def reconstructions(
     title: str, names: Sequence[str], originals: Sequence[Tensor], rebuilt: Sequence[Tensor], captions: Sequence[str]
 ) -> Figure:
     """Originals (3, H, W) in the upper row, their reconstructions in the lower one."""
-    widths = [picture.shape[2] / picture.shape[1] for picture in originals]
+    widths = panel_ratios(originals)
     figure = Figure(figsize=(max(3.1 * sum(widths), 6), 7.0), layout="constrained", dpi=150)
     figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
     axes = figure.subplots(2, len(names), squeeze=False, width_ratios=widths)
@@ -67,7 +67,7 @@ def density_overlay(
     names: Sequence[str], originals: Sequence[Tensor], active: Sequence[Tensor], *, stride: int, n_atoms: int
 ) -> Figure:
     """Grey photographs overlaid with the number `active` (h, w) of nonzero entries of their codes."""
-    widths = [picture.shape[2] / picture.shape[1] for picture in originals]
+    widths = panel_ratios(originals)
     figure = Figure(figsize=(4.4 * sum(widths) + 0.8, 4.9), layout="constrained", dpi=150)
     axes = figure.subplots(1, len(names), squeeze=False, width_ratios=widths)[0]
     most = max(float(torch.quantile(count.double(), 0.995)) for count in active)
@@ -89,7 +89,7 @@ def alpha_maps(originals: Sequence[Tensor], alpha: Tensor) -> Figure:
 
     If α is constant, a text says so.
     """
-    widths = [picture.shape[2] / picture.shape[1] for picture in originals]
+    widths = panel_ratios(originals)
     figure = Figure(figsize=(max(3.1 * sum(widths), 6), 7.0), layout="constrained", dpi=150)
     figure.suptitle("Weights α of the positions in the loss", color=INK, fontsize=13, fontweight="bold")
     axes = figure.subplots(2, len(originals), squeeze=False, width_ratios=widths)
@@ -134,6 +134,14 @@ def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     right.set(xlabel="step", ylabel="%", ylim=(0, None))
     titled(right, "Code entries that are not zero")
     return figure
+
+
+def panel_ratios(pictures: Iterable[Tensor | np.ndarray]) -> list[float]:
+    """Width / height of the panels of pictures (…, H, W), at least 1/4 and at most 4, which limits the size of figures.
+
+    A picture outside these limits keeps its proportions, and leaves a part of its panel empty.
+    """
+    return [min(max(picture.shape[-1] / picture.shape[-2], 1 / 4), 4.0) for picture in pictures]
 
 
 def show(axes: Axes, picture: Tensor, title: str) -> None:

@@ -9,7 +9,7 @@ from matplotlib.patches import Patch
 from scvae_fast.data.masks import IGNORED
 from scvae_fast.data.pictures import to_bytes
 from scvae_fast.plotting.clusters import colours, overlay
-from scvae_fast.plotting.figures import INK
+from scvae_fast.plotting.figures import INK, panel_ratios
 from scvae_fast.tasks.segmentation.experiment import Segmented
 
 
@@ -22,7 +22,7 @@ def palette() -> list[int]:
 
 def segmentations(shown: Sequence[Segmented], classes: Sequence[str]) -> Figure:
     """Pictures, their masks and the predictions, stacked; pixels of no class are black."""
-    widths = [each.classes.shape[1] / each.classes.shape[0] for each in shown]
+    widths = panel_ratios(each.classes for each in shown)
     figure = Figure(figsize=(max(2.6 * sum(widths) + 1.2, 5), 8.6), layout="constrained", dpi=130)
     axes = figure.subplots(3, len(shown), squeeze=False, width_ratios=widths)
     for i, (labelled, found) in enumerate(shown):

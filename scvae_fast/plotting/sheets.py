@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from scvae_fast.plotting.figures import INK, Figure, literal, show
+from scvae_fast.plotting.figures import INK, Figure, literal, panel_ratios, show
 
 
 def picture_grid(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, Tensor]]]], *, width: float = 1.9) -> Figure:
@@ -17,7 +17,7 @@ def picture_grid(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, Tenso
     """
     columns = max(len(pictures) for _, pictures in rows)
     first = rows[0][1][0][1]
-    height = width * first.shape[1] / first.shape[2] + 0.25
+    height = width / panel_ratios([first])[0] + 0.25
     figure = Figure(figsize=(width * columns + 0.3, height * len(rows) + 0.5), layout="constrained", dpi=130)
     figure.suptitle(literal(title), color=INK, fontsize=11, fontweight="bold")
     axes = figure.subplots(len(rows), columns, squeeze=False)

@@ -147,6 +147,24 @@ def test_one_cluster_has_no_silhouette(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "quality.png").exists()
 
 
+def test_a_figure_of_an_earlier_run_is_removed(folder: Path, tmp_path: Path) -> None:
+    for clusters, drawn in (([2, 3], True), ([2], False)):
+        cluster_codes(folder / "model0", Pictures(data=folder / "data"), tmp_path, clusters=clusters)
+        assert (tmp_path / "quality.png").exists() == drawn
+
+
+def test_figures_that_can_not_be_drawn_leave_the_other_results(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("scvae_fast.commands._results.save", fail)
+    with pytest.raises(MemoryError):
+        cluster_codes(folder / "model0", Pictures(data=folder / "data"), tmp_path, clusters=[2])
+    assert {path.name for path in tmp_path.iterdir()} == {FILE, "metrics.json", "metrics.md"}
+
+
 def _files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 

@@ -136,7 +136,7 @@ WRONG = {
     "evaluate": [["--metrics", "beauty"], ["--device", "tpu"], ["--limit", "0"], ["--split", "test"], ["--data", ""]],
     "reconstruct": [["--device", "tpu"]],
     "edit interpolate": [["--steps", "1"], ["--device", "tpu"]],
-    "edit atoms": [["--factor", "3"], ["--keep-top", "0"], ["--device", "tpu"]],
+    "edit atoms": [["--factor", "3"], ["--keep", "1", "--remove", "1"], ["--keep-top", "0"], ["--device", "tpu"]],
     "retrieve": [["--k", "0"], ["--descriptors", "beauty"], ["--descriptors", "codes:mean:7"], ["--seed", "-1"]],
     "retrieve --query": [["--k", "0"], ["--device", "tpu"]],
     "probe": [["--folds", "1"], ["--repeats", "0"], ["--descriptors", "beauty"], ["--device", "tpu"]],

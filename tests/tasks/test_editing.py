@@ -93,6 +93,8 @@ def test_invalid_arguments(model: SCVAE) -> None:
         scale_atoms(codes, {24: 0.0})
     with pytest.raises(ValueError, match="factors must be finite"):
         scale_atoms(codes, {2: float("nan")})
+    with pytest.raises(ValueError, match="multiplied by factors must be finite in float32"):
+        scale_atoms(SparseCodes.of(torch.tensor([[[8.0]]])), {0: 1e38})
     with pytest.raises(ValueError, match=r"dictionary must be \(n, 24\)"):
         atom_energies(codes, torch.zeros(16, 20))
     with pytest.raises(ValueError, match=r"latents must be \(16, h, w\)"):

@@ -39,7 +39,7 @@ def scale_atoms(codes: SparseCodes, factors: Mapping[int, float], *, others: flo
         others: factor of all other atoms; 0 keeps only those in `factors`.
 
     Raises:
-        ValueError: there is no such atom, or a factor is not finite.
+        ValueError: there is no such atom, or a factor or a multiplied entry is not finite.
 
     Example:
         >>> import torch
@@ -55,5 +55,8 @@ def scale_atoms(codes: SparseCodes, factors: Mapping[int, float], *, others: flo
     scale = np.full(codes.n_atoms, others, dtype=np.float64)
     scale[list(factors)] = list(factors.values())
     matrix = codes.csr()
-    matrix.data = (matrix.data * scale[matrix.indices]).astype(matrix.data.dtype)
+    with np.errstate(over="ignore"):  # checked below
+        matrix.data = (matrix.data * scale[matrix.indices]).astype(matrix.data.dtype)
+    if not np.isfinite(matrix.data).all():
+        raise ValueError(f"scale_atoms: entries multiplied by factors must be finite in {matrix.data.dtype}")
     return SparseCodes.from_csr(matrix, (codes.h, codes.w))
