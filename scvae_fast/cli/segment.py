@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from scvae_fast.cli._types import Commands, add_checkpoint, add_device, count, natural
+from scvae_fast.cli._types import Commands, add_checkpoint, add_device, count, name_of_data, natural
 from scvae_fast.errors import ArgumentError
 
 _FEATURES = ("codes", "latents", "pixels", "centred", "colour")
@@ -22,6 +22,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--data",
         required=True,
+        type=name_of_data,
         metavar="DATA",
         help='"mosaics" of embedded textures, or a folder: images/ and masks/, Oxford flowers, CUB, ISIC',
     )
@@ -31,7 +32,7 @@ def add(commands: Commands) -> None:
         default="auto",
         help="how the folder is arranged (default: detected)",
     )
-    parser.add_argument("--classes", type=count, default=2, metavar="N", help="classes in masks/ (default: 2)")
+    parser.add_argument("--classes", type=count, metavar="N", help="classes in masks/, 2 … 255 (default: 2)")
     parser.add_argument(
         "--limit", type=count, metavar="N", help="segment at most N pictures (default: all; 16 mosaics)"
     )
@@ -45,8 +46,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--classifier",
         choices=("logistic", "centres"),
-        default="logistic",
-        help="logistic regression, or the nearest class mean (default: %(default)s)",
+        help="with labels: logistic regression, or the nearest class mean (default: logistic)",
     )
     parser.add_argument(
         "--clusters", type=count, metavar="K", help="clusters, without labels (default: as many as classes)"
@@ -54,7 +54,6 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--features",
         type=_features,
-        default=["codes"],
         metavar="F[,F…]",
         help=f"features of a cell: {', '.join(_FEATURES)}; several are compared (default: codes)",
     )
@@ -103,13 +102,12 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    _check(options)
     from scvae_fast.commands._inputs import InferenceOptions
     from scvae_fast.commands.segment import Labels, segment_pictures
     from scvae_fast.tasks.segmentation import FEATURES, FeatureSettings, MapSettings
     from scvae_fast.tasks.segmentation.experiment import Method
 
-    if options.labels and options.clusters:
-        raise ArgumentError("--clusters can't be used with --labels: a classifier has the classes of the masks")
     labels = Labels(
         data=options.data,
         layout=options.layout,
@@ -121,19 +119,33 @@ def _run(options: argparse.Namespace) -> int:
         features=FeatureSettings(words=options.words, pool=options.pool, seed=options.seed),
         maps=MapSettings(shifts=options.shifts, smooth=options.smooth),
         clusters=options.clusters,
-        classifier=options.classifier,
+        classifier=options.classifier or "logistic",
     )
     segment_pictures(
         options.checkpoint,
         labels,
         options.out,
         method,
-        features=FEATURES if options.compare else options.features,
+        features=FEATURES if options.compare else options.features or ("codes",),
         plain=options.compare,
         repeats=options.repeats,
         inference=InferenceOptions(device=options.device),
     )
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Check that no option is given that another one makes useless.
+
+    Raises:
+        ArgumentError: one is; the message names both.
+    """
+    if options.labels and options.clusters:
+        raise ArgumentError("--clusters can't be used with --labels: a classifier has the classes of the masks")
+    if options.classifier and not options.labels:
+        raise ArgumentError("--classifier can't be used without --labels: there are no masks to learn from")
+    if options.compare and options.features:
+        raise ArgumentError("--features can't be used with --compare, which compares all features")
 
 
 def _features(text: str) -> list[str]:

@@ -1,10 +1,11 @@
 """`scvae-fast segment`: segments pictures that have masks, and writes masks and scores to a folder."""
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +14,11 @@ from PIL import Image
 
 from scvae_fast._files import FreeNames, claim_folder, temporary_folder, writing_to
 from scvae_fast._markdown import markdown_table
-from scvae_fast.commands._inputs import InferenceOptions, tell, with_progress
+from scvae_fast.commands._inputs import InferenceOptions, check_outside, tell, with_progress
 from scvae_fast.commands._results import write_results
-from scvae_fast.data.masks import MaskedFiles, MaskedPictures, MaskLayout
+from scvae_fast.data.masks import CLASS_COUNTS, MaskedFiles, MaskedPictures, MaskLayout
 from scvae_fast.data.mosaics import Mosaics
+from scvae_fast.data.stream import comes_with_the_package
 from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.evaluation.record import head
 from scvae_fast.plotting.figures import Figure
@@ -27,6 +29,7 @@ from scvae_fast.tasks.segmentation.features import Feature
 MOSAICS = "mosaics"
 _SHOWN = 4
 _SCORES = ("miou", "dice", "accuracy")
+_OWN_KEYS = {"segmented", "method", "runs"}  # which metrics.json has here, and no other command's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,19 +39,29 @@ class Labels:
     Args:
         data: a folder, see `MaskedFiles`; or "mosaics", see `Mosaics`.
         layout: how the folder is arranged.
-        classes: number of classes, for a folder with images/ and masks/.
+        classes: number of classes, 2 … 255, for a folder with images/ and masks/; None stands for 2.
         labelled: number of pictures with masks to learn from, or 0. In a folder, they are drawn at random and not
             segmented; mosaics to learn from show the other halves of the textures.
         limit: largest number of pictures to segment; None stands for all, or for 16 mosaics.
         fit: largest number of pictures, evenly spread, in which clusters are found.
+
+    Raises:
+        ArgumentError: classes is out of range, or layout or classes are given for mosaics.
     """
 
     data: str | os.PathLike[str]
     layout: MaskLayout = "auto"
-    classes: int = 2
+    classes: int | None = None
     labelled: int = 0
     limit: int | None = None
     fit: int = 64
+
+    def __post_init__(self) -> None:
+        for option, given in (("--layout", self.layout != "auto"), ("--classes", self.classes is not None)):
+            if given and self.are_mosaics:
+                raise ArgumentError(f"{option} can't be used with --data {MOSAICS}, which have classes of their own")
+        if self.classes is not None and self.classes not in CLASS_COUNTS:
+            raise ArgumentError(f"--classes must be {CLASS_COUNTS[0]} … {CLASS_COUNTS[-1]}, got {self.classes}")
 
     def task(self, seed: int) -> Task:
         """The pictures and masks for a seed.
@@ -57,13 +70,13 @@ class Labels:
             UsageError: the data can't be used, or no pictures remain to be segmented besides the labelled ones.
         """
         pictures: MaskedPictures
-        if os.fspath(self.data) == MOSAICS:
+        if self.are_mosaics:
             pictures = self._mosaics("val", self.limit or 16, seed)
             learned = self._mosaics("train", max(self.labelled, 1), seed)
             labelled = [learned[index] for index in range(self.labelled)]
             scored = np.arange(len(pictures))
         else:
-            pictures = MaskedFiles(self.data, layout=self.layout, classes=self.classes)
+            pictures = self._files
             if len(pictures) <= self.labelled:
                 raise UsageError(
                     f"--labels {self.labelled}: {self.data} has {len(pictures)} pictures with masks, and one is needed "
@@ -74,6 +87,23 @@ class Labels:
             scored = np.sort(drawn[self.labelled :])[: self.limit]
         chosen = scored[np.unique(np.linspace(0, len(scored) - 1, min(self.fit, len(scored))).round().astype(int))]
         return Task(pictures, scored.tolist(), labelled, chosen.tolist())
+
+    def used(self) -> dict[str, Any]:
+        """These settings for a record, without those that have no effect."""
+        found: dict[str, Any] = {"data": str(self.data)}
+        if not self.are_mosaics:
+            found |= {"layout": self._files.layout, "classes": len(self._files.classes)}
+        found |= {"labelled": self.labelled, "limit": self.limit}
+        return found if self.labelled else found | {"fit": self.fit}
+
+    @cached_property
+    def are_mosaics(self) -> bool:
+        """Whether the data are mosaics, not files."""
+        return comes_with_the_package(self.data, MOSAICS)
+
+    @cached_property
+    def _files(self) -> MaskedFiles:
+        return MaskedFiles(self.data, layout=self.layout, classes=self.classes or 2)
 
     @staticmethod
     def _mosaics(split: Literal["train", "val"], count: int, seed: int) -> Mosaics:
@@ -114,8 +144,9 @@ def segment_pictures(
     """
     if repeats < 1:
         raise ArgumentError(f"--repeats must be 1 or more, got {repeats}")
+    check_outside(out, labels.data)
     claim_folder(out)
-    _check_masks(out, labels)
+    _check_masks(out)
     model, _ = (inference or InferenceOptions()).load(checkpoint)
     first = method.features.seed
     found: list[dict[str, Any]] = []
@@ -136,11 +167,21 @@ def segment_pictures(
     return content
 
 
-def _check_masks(out: Path, labels: Labels) -> None:
+def _check_masks(out: Path) -> None:
     """Check that `masks` doesn't exist, or is an earlier result, which may be replaced."""
-    is_data = os.fspath(labels.data) != MOSAICS and out.resolve() == Path(labels.data).resolve()
-    if (out / "masks").exists() and (is_data or not (out / "metrics.json").exists()):
-        raise UsageError(f"{out / 'masks'} already exists and is not a result of an earlier run: choose another --out")
+    if (out / "masks").exists() and not _is_own(out / "metrics.json"):
+        raise UsageError(
+            f"{out / 'masks'} already exists and is not a result of an earlier run of segment: choose another --out"
+        )
+
+
+def _is_own(record: Path) -> bool:
+    """Whether a metrics.json was written by this command."""
+    try:
+        content = json.loads(record.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.keys() >= _OWN_KEYS
 
 
 def _keep(folder: Path, free: FreeNames, shown: list[Segmented], segmented: Segmented) -> None:
@@ -164,12 +205,21 @@ def _record(
     return {
         **head(checkpoint, "scikit-learn", "scikit-image"),
         "fingerprint": fingerprint,
-        "data": asdict(labels) | {"data": str(labels.data)},
+        "data": labels.used(),
         "classes": list(task.pictures.classes),
         "segmented": len(task.scored),
-        "method": asdict(method),
+        "method": _used(method, labels, task),
         "runs": found,
     }
+
+
+def _used(method: Method, labels: Labels, task: Task) -> dict[str, Any]:
+    """A method for a record, without settings that have no effect; each run records its own feature."""
+    found = asdict(method)
+    del found["features"]["feature"], found["clusters" if labels.labelled else "classifier"]
+    if not labels.labelled:
+        found["clusters"] = method.clusters or len(task.pictures.classes)
+    return found
 
 
 def table(content: dict[str, Any]) -> str:

@@ -142,7 +142,13 @@ WRONG = {
     "probe": [["--folds", "1"], ["--repeats", "0"], ["--descriptors", "beauty"], ["--device", "tpu"]],
     "cluster": [["--clusters", "0"], ["--clusters", "2,x"], ["--scale", "long"], ["--device", "tpu"]],
     "cluster --codes": [["--data", "photographs"], ["--resize", "8"], ["--split", "val"], ["--layout", "ffhq"]],
-    "segment": [["--classes", "0"], ["--features", "beauty"], ["--pool", "-1"], ["--shifts", "0"], ["--device", "tpu"]],
+    "segment": [
+        ["--classes", "256"],
+        ["--features", "beauty"],
+        ["--pool", "-1"],
+        ["--shifts", "0"],
+        ["--device", "tpu"],
+    ],
     "train": [["--trainer.max_steps", "many"], ["--ema", "2"], ["--nothing", "3"], ["--data.resolution", "15"]],
     "compare": [["--steps", "many"], ["--methods", "sc-vea"], ["--nothing", "3"], ["--data.resolution", "15"]],
     "convert": [["--beta", "0"], ["--n-iter", "0"], ["--attention", "some"], ["--preset", "pictures65"]],
@@ -246,9 +252,12 @@ def test_no_work_starts_if_the_output_can_not_be_written(
 
 
 @pytest.mark.usefixtures("idle")
-@pytest.mark.parametrize("name", ["evaluate", "cluster", "retrieve", "retrieve --query", "probe", "train", "compare"])
+@pytest.mark.parametrize(
+    "name", ["evaluate", "cluster", "retrieve", "retrieve --query", "probe", "segment", "train", "compare"]
+)
 def test_results_do_not_become_data(name: str, things: Things, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = things.classes if "classes" in INPUTS[name] else things.pictures
+    kind = next((each for each in ("classes", "masks") if each in INPUTS[name]), "pictures")
+    folder: Path = getattr(things, kind)
     before = sorted(folder.rglob("*"))
     assert cli.main(CALLS[name](things, folder / "inner" / "out")) == cli.FAILED
     assert f"lies in the folder of the data, {folder}" in capsys.readouterr().err

@@ -101,7 +101,8 @@ def test_mosaics_are_compared(folder: Path, tmp_path: Path, monkeypatch: pytest.
 def test_errors_leave_an_earlier_result(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks" / "old.png").write_text("old")
-    (tmp_path / "metrics.json").write_text("old")
+    old = json.dumps({"segmented": 1, "method": {}, "runs": []})
+    (tmp_path / "metrics.json").write_text(old)
     Image.new("L", (4, 4), 7).save(tmp_path / "broken.png")
     data = tmp_path / "data"
     for name in ("images", "masks"):
@@ -110,7 +111,8 @@ def test_errors_leave_an_earlier_result(folder: Path, tmp_path: Path, capsys: py
             Image.new("L", (8, 8), 7 * number * (name == "masks")).save(data / name / f"{number}.png")
     for options, message in (
         (("--data", str(data), "--words", "0", "--features", "colour"), "1.png has the value 7"),
-        (("--words", "5000"), "5000 clusters need as many patches"),
+        (("--words", "5000"), "--words 5000 is larger than the number of cells in which words are found, 399: "),
+        (("--words", "0", "--clusters", "400"), "--clusters 400 (by default the number of classes) is larger than"),
         (("--labels", "3"), "--labels 3: "),
         (("--labels", "1", "--clusters", "2"), "--clusters can't be used with --labels"),
         (("--data", str(folder / "model")), "no known layout of masks"),
@@ -124,7 +126,7 @@ def test_errors_leave_an_earlier_result(folder: Path, tmp_path: Path, capsys: py
     with pytest.raises(ArgumentError, match="--repeats must be 1 or more, got 0"):
         segment_pictures(folder / "model", Labels(data=data), tmp_path, method, repeats=0)
     assert (tmp_path / "masks" / "old.png").read_text() == "old"
-    assert (tmp_path / "metrics.json").read_text() == "old"
+    assert (tmp_path / "metrics.json").read_text() == old
     assert {path.name for path in tmp_path.iterdir()} == {"masks", "metrics.json", "broken.png", "data"}
     assert run(folder, tmp_path, "--words", "0", "--features", "colour") == 0
     assert not (tmp_path / "masks" / "old.png").exists()
@@ -153,6 +155,64 @@ def test_pictures_that_differ_in_their_suffix_alone_keep_their_masks(folder: Pat
     assert {path.name for path in (tmp_path / "out" / "masks").iterdir()} == {"a.png", "a-2.png"}
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--data", "mosaics", "--classes", "2"), "--classes can't be used with --data mosaics"),
+        (("--data", "mosaics", "--layout", "cub"), "--layout can't be used with --data mosaics"),
+        (("--classifier", "centres"), "--classifier can't be used without --labels"),
+        (("--classifier", "logistic", "--labels", "0"), "--classifier can't be used without --labels"),
+        (("--compare", "--features", "codes"), "--features can't be used with --compare"),
+        (("--classes", "1"), "--classes must be 2 … 255, got 1"),
+        (("--classes", "256"), "--classes must be 2 … 255, got 256"),
+    ],
+)
+def test_options_that_would_have_no_effect(
+    folder: Path, tmp_path: Path, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(folder, tmp_path / "out", *options) == cli.WRONG
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"scvae-fast segment: {message}")
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_record_has_only_what_was_used(folder: Path, tmp_path: Path) -> None:
+    def recorded(*options: str) -> tuple[dict[str, object], dict[str, object]]:
+        assert run(folder, tmp_path, "--words", "0", "--shifts", "1", "--features", "colour", *options) == 0
+        content = json.loads((tmp_path / "metrics.json").read_text())
+        return content["data"], content["method"]
+
+    data, method = recorded()
+    features = {"words": 0, "pool": 1.5, "seed": 0}
+    common = {"features": features, "maps": {"shifts": 1, "smooth": 0.0}}
+    files = {"data": str(folder / "data"), "layout": "folder", "classes": 2, "limit": None}
+    assert data == {**files, "labelled": 0, "fit": 64}
+    assert method == {**common, "clusters": 2}
+    data, method = recorded("--labels", "1", "--classifier", "centres")
+    assert data == {**files, "labelled": 1}
+    assert method == {**common, "classifier": "centres"}
+    data, method = recorded("--data", "mosaics", "--limit", "1", "--clusters", "6")
+    assert data == {"data": "mosaics", "labelled": 0, "limit": 1, "fit": 64}
+    assert method == {**common, "clusters": 6}
+
+
+@pytest.mark.parametrize(
+    "record", ["old", "[]", "{}", b"\xff", json.dumps({"schema": 1, "figures": {}, "methods": {}, "n_pictures": 2})]
+)
+def test_masks_beside_the_record_of_another_command_are_kept(
+    folder: Path, tmp_path: Path, record: str | bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = {"masks/mine.png": b"mine", "metrics.json": record.encode() if isinstance(record, str) else record}
+    (tmp_path / "masks").mkdir()
+    for name, content in kept.items():
+        (tmp_path / name).write_bytes(content)
+    assert run(folder, tmp_path, "--words", "0", "--shifts", "1", "--features", "colour") == cli.FAILED
+    assert "masks already exists and is not a result of an earlier run of segment: " in capsys.readouterr().err
+    assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
+    assert {path.name for path in tmp_path.iterdir()} == {"masks", "metrics.json"}
+
+
 @pytest.mark.parametrize("earlier", [False, True])
 def test_masks_of_the_user_are_kept(
     folder: Path, tmp_path: Path, earlier: bool, capsys: pytest.CaptureFixture[str]
@@ -164,9 +224,10 @@ def test_masks_of_the_user_are_kept(
     other = tmp_path / "other"
     (other / "masks").mkdir(parents=True)
     if earlier:
-        (data / "metrics.json").write_text("{}")  # of another command
+        (data / "metrics.json").write_text('{"segmented": 1, "method": {}, "runs": []}')  # the data are no result
     before = (data / "masks" / "a.png").read_bytes()
     for out in (data, other)[: 1 if earlier else 2]:
         assert run(folder, out, "--data", str(data)) == cli.FAILED
-        assert "masks already exists and is not a result of an earlier run" in capsys.readouterr().err
+        expected = "lies in the folder of the data" if out == data else "masks already exists and is not a result of"
+        assert expected in capsys.readouterr().err
     assert (data / "masks" / "a.png").read_bytes() == before

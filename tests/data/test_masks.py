@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scvae_fast.data import masks
 from scvae_fast.data.masks import IGNORED, MaskedFiles, MaskLayout
+from scvae_fast.data.pictures import OpenPicture
 from scvae_fast.errors import UsageError
 
 MASK = np.array([[0, 0, 1, 1, 1], [0, 1, 1, 1, 0], [0, 0, 0, 0, 0]], dtype=np.uint8)
@@ -53,9 +55,27 @@ def folder(root: Path) -> None:
     picture(root / "images/deep/a.jpg")
     save(root / "masks/deep/a.png", 255 * MASK)
     picture(root / "images/b.png")
-    palette = Image.fromarray(MASK)
-    palette.putpalette([0, 0, 0, 200, 0, 0])
-    palette.save(root / "masks/b.png")
+    Image.fromarray(MASK == 1).save(root / "masks/b.png")
+
+
+def palettes(root: Path) -> None:
+    picture(root / "images/a.png")
+    save_palette(root / "masks/a.png", MASK)
+
+
+def save_palette(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(exist_ok=True)
+    image = Image.fromarray(values.astype(np.uint8))
+    image.putpalette([0, 0, 0, 200, 0, 0, *[255] * 762])
+    image.save(path)
+
+
+def three_pictures(root: Path, *found: np.ndarray) -> MaskedFiles:
+    """Two pictures with these masks, and a third without class 1."""
+    for name, mask in zip("abc", (*found, 0 * MASK), strict=True):
+        picture(root / f"images/{name}.png")
+        save(root / f"masks/{name}.png", mask)
+    return MaskedFiles(root)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +85,7 @@ def folder(root: Path) -> None:
         ("cub", cub, 1, "bird"),
         ("isic", isic, 2, "lesion"),
         ("folder", folder, 2, "1"),
+        ("folder", palettes, 1, "1"),
     ],
 )
 def test_layouts(layout: str, make, count: int, thing: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -102,6 +123,107 @@ def test_several_classes(tmp_path: Path) -> None:
         MaskedFiles(tmp_path)[0]
     save(tmp_path / "masks/a.png", MASK == 1)
     np.testing.assert_array_equal(MaskedFiles(tmp_path)[0].mask, MASK)
+
+
+def test_255_means_the_same_in_all_masks(tmp_path: Path) -> None:
+    unknown = np.where(MASK == 1, 255, 0)
+    both = MASK.copy()
+    both[2, 0] = 255
+    for case, values, expected in (
+        ("no class", (unknown, both), (unknown, both)),
+        ("no class, found first", (both, unknown), (both, unknown)),
+        ("foreground", (unknown, unknown), (MASK, MASK)),
+        ("foreground everywhere", (unknown, unknown + 255 * (unknown == 0)), (MASK, np.ones_like(MASK))),
+        ("classes alone", (MASK, MASK), (MASK, MASK)),
+    ):
+        files = three_pictures(tmp_path / case, *values)
+        for index in (1, 0):
+            np.testing.assert_array_equal(files[index].mask, expected[index], case)
+        assert not files[2].mask.any()
+
+
+def test_255_in_a_palette_image_is_no_class(tmp_path: Path) -> None:
+    unknown = np.where(MASK == 1, 255, 0)
+    three_pictures(tmp_path, MASK, unknown)
+    with pytest.raises(
+        UsageError, match=r"a\.png has the value 1, .*b\.png has 255, and no mask has both: .*b\.png as a"
+    ):
+        MaskedFiles(tmp_path)[2]
+    save_palette(tmp_path / "masks/b.png", unknown)
+    files = MaskedFiles(tmp_path)
+    np.testing.assert_array_equal(files[0].mask, MASK)
+    np.testing.assert_array_equal(files[1].mask, unknown)
+
+
+def test_white_of_one_bit_is_class_1_and_says_nothing_about_255(tmp_path: Path) -> None:
+    both = np.where(MASK == 1, 1, 255)
+    three_pictures(tmp_path, MASK, both)
+    Image.fromarray(MASK == 1).save(tmp_path / "masks/a.png")
+    files = MaskedFiles(tmp_path)
+    np.testing.assert_array_equal(files[0].mask, MASK)
+    np.testing.assert_array_equal(files[1].mask, both)
+
+
+def test_masks_are_read_once_to_find_the_meaning_of_255(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def recorded(source: Path, name: str) -> OpenPicture:
+        opened.append(source.name)
+        return OpenPicture(source, name)
+
+    files = three_pictures(tmp_path, 255 * MASK, 255 * MASK)
+    monkeypatch.setattr(masks, "OpenPicture", recorded)
+    files[0], files[1]
+    assert opened == ["a.png", "b.png", "c.png", "a.png", "b.png"]
+    three = MaskedFiles(tmp_path, classes=3)
+    opened.clear()
+    three[0]
+    assert opened == ["a.png"]
+
+
+def test_values_that_are_not_whole(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.png")
+    (tmp_path / "masks").mkdir()
+    for value in (0.5, np.nan, np.inf, -np.inf):
+        Image.fromarray(np.where(MASK == 1, value, 0).astype(np.float32)).save(tmp_path / "masks/a.tif")
+        for classes in (2, 3):
+            with pytest.raises(UsageError, match=r"a\.tif has the value .*, which is not a whole number"):
+                MaskedFiles(tmp_path, classes=classes)[0]
+    Image.fromarray(MASK.astype(np.float32)).save(tmp_path / "masks/a.tif")
+    np.testing.assert_array_equal(MaskedFiles(tmp_path)[0].mask, MASK)
+
+
+@pytest.mark.parametrize("classes", [-1, 0, 1, 256, 300])
+def test_numbers_of_classes_out_of_range(classes: int, tmp_path: Path) -> None:
+    folder(tmp_path)
+    with pytest.raises(ValueError, match=f"MaskedFiles: classes must be 2 … 255, got {classes}"):
+        MaskedFiles(tmp_path, classes=classes)
+
+
+def test_the_largest_class(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.png")
+    mask = np.array([254, 255])[MASK]
+    save(tmp_path / "masks/a.png", mask)
+    files = MaskedFiles(tmp_path, classes=255)
+    np.testing.assert_array_equal(files[0].mask, mask)
+    assert files.classes[-1] == "254"
+
+
+@pytest.mark.parametrize(
+    ("make", "first", "second"),
+    [
+        (folder, "masks/deep/a.png", "masks/deep/a.tif"),
+        (cub, "segmentations/001.Albatross/A_0001.png", "segmentations/001.Albatross/A_0001.tif"),
+        (flowers17, "trimaps/image_0001.png", "trimaps/image_0001.tif"),
+        (isic, "Training_GroundTruth/ISIC_0000000_segmentation.png", "z/ISIC_0000000_Segmentation.png"),
+    ],
+)
+def test_two_masks_of_a_picture(make, first: str, second: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    make(tmp_path)
+    save(tmp_path / second, MASK)
+    with pytest.raises(UsageError) as error:
+        MaskedFiles(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / first} and {tmp_path / second} are masks of the same picture")
 
 
 def test_lesions_are_0_or_255(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scvae_fast.data.masks import MaskedPicture, MaskedPictures
+from scvae_fast.data.masks import CLASS_COUNTS, MaskedPicture, MaskedPictures
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.models import SCVAE
 from scvae_fast.tasks.segmentation.features import Feature, FeatureSettings
@@ -78,8 +78,15 @@ def run(
 
     Returns:
         The result of `rate`, and "classes_of_clusters".
+
+    Raises:
+        ValueError: the number of classes is not 2 … 255.
+        UsageError: there are fewer cells than words or clusters, or the labelled cells have fewer than two classes.
     """
-    segmenter, n_classes = _fit(model, task, method), len(task.pictures.classes)
+    n_classes = len(task.pictures.classes)
+    if n_classes not in CLASS_COUNTS:
+        raise ValueError(f"run: pictures must have {CLASS_COUNTS[0]} … {CLASS_COUNTS[-1]} classes, got {n_classes}")
+    segmenter = _fit(model, task, method)
     n_labels, learned = segmenter.head.n_labels, bool(task.labelled)
     counts = np.zeros((n_classes, n_labels), np.int64)
     with tempfile.TemporaryFile() as unnamed:

@@ -8,6 +8,7 @@ import numpy as np
 
 from scvae_fast._extras import extra
 from scvae_fast.data.stream import NamedPicture
+from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
 from scvae_fast.tasks.cells import PictureCells, cells_of
 from scvae_fast.tasks.clustering.kmeans import KMeansSettings, assigned, fit_kmeans, sample_rows
@@ -19,6 +20,8 @@ with extra("scvae_fast.tasks.segmentation", "SciPy"):
 # `CellKind`, and "centred": the pixels of a cell minus their mean.
 Feature = Literal["codes", "latents", "pixels", "centred", "colour"]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
+
+SAMPLE = 2**14  # largest number of cells in which words are found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +86,15 @@ class Describer:
         self._words: np.ndarray | None = None
         self._scale: RowScale = "none" if settings.feature == "colour" else "unit"
         if settings.words:
-            found = KMeansSettings(scale=self._scale, seed=settings.seed, starts=1, sample=_SAMPLE, passes=0)
-            sample, _ = sample_rows(lambda: rows, _SAMPLE, settings.seed)
-            (fit,) = fit_kmeans(lambda: [sample], [settings.words], found)
+            found = KMeansSettings(scale=self._scale, seed=settings.seed, starts=1, sample=SAMPLE, passes=0)
+            sample, _ = sample_rows(lambda: rows, SAMPLE, settings.seed)
+            try:
+                (fit,) = fit_kmeans(lambda: [sample], [settings.words], found)
+            except UsageError as error:
+                raise UsageError(
+                    f"--words {settings.words} is larger than the number of distinct cells: ask for fewer words, or "
+                    "for none with --words 0"
+                ) from error
             self._words = fit.centres
 
     def __call__(self, cells: PictureCells) -> np.ndarray:  # -> (h·w, d)
@@ -102,6 +111,3 @@ class Describer:
             return rows
         sigma = (self.settings.pool, self.settings.pool, 0)
         return gaussian_filter(rows.reshape(*grid, -1), sigma, mode="nearest").reshape(rows.shape)
-
-
-_SAMPLE = 2**14

@@ -1,6 +1,6 @@
 """Segmentation of pictures by their cells, with clusters or a classifier trained on a few masks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scvae_fast._extras import extra
-from scvae_fast.data.masks import IGNORED, MaskedPicture
+from scvae_fast.data.masks import CLASS_COUNTS, IGNORED, MaskedPicture
 from scvae_fast.data.stream import NamedPicture
 from scvae_fast.errors import UsageError
 from scvae_fast.models import SCVAE
 from scvae_fast.tasks.clustering.kmeans import KMeansSettings, fit_kmeans
-from scvae_fast.tasks.segmentation.features import Describer, FeatureSettings, feature_cells
+from scvae_fast.tasks.segmentation.features import SAMPLE, Describer, FeatureSettings, feature_cells
 
 with extra("scvae_fast.tasks.segmentation", "scikit-learn"):
     from skimage.restoration import denoise_tv_chambolle
@@ -163,11 +163,24 @@ def fit_clusters(
         >>> int(segmenter(picture).max()) <= 1
         True
     """
+    settings = KMeansSettings(scale="none", seed=features.seed, starts=10)
+    n_cells = _count_cells(model, pictures)
+    _check_words(features, n_cells)
+    if clusters > min(n_cells, settings.sample):
+        raise UsageError(
+            f"--clusters {clusters} (by default the number of classes) is larger than the number of cells that are "
+            f"clustered, {min(n_cells, settings.sample)}"
+        )
     cells = list(feature_cells(model, pictures, features.feature))
     describer = Describer(features, [each.rows for each in cells])
     described = np.concatenate([describer(each) for each in cells])
-    settings = KMeansSettings(scale="none", seed=features.seed, starts=10)
-    (fit,) = fit_kmeans(lambda: [described], [clusters], settings)
+    try:
+        (fit,) = fit_kmeans(lambda: [described], [clusters], settings)
+    except UsageError as error:
+        raise UsageError(
+            f"--clusters {clusters} (by default the number of classes) is larger than the number of distinct "
+            "descriptions of cells"
+        ) from error
     return Segmenter(model, describer, Centres(fit.centres, described), maps)
 
 
@@ -186,14 +199,14 @@ def fit_classes(
     Args:
         model: makes the cells.
         labelled: the pictures; the words are found in them too.
-        n_classes: C.
+        n_classes: C, 2 … 255.
         features: how cells are described.
         maps: how scores become maps.
         classifier: "logistic" regression, or the nearest of the "centres" (means) of the classes.
 
     Raises:
-        ValueError: classifier is neither.
-        UsageError: their cells have fewer than two classes.
+        ValueError: classifier is neither, or n_classes is out of range.
+        UsageError: there are fewer cells, or fewer distinct cells, than words, or they have fewer than two classes.
 
     Example:
         >>> import numpy as np
@@ -210,7 +223,10 @@ def fit_classes(
     """
     if classifier not in get_args(Classifier):
         raise ValueError(f"fit_classes: classifier must be one of {get_args(Classifier)}, got {classifier!r}")
+    if n_classes not in CLASS_COUNTS:
+        raise ValueError(f"fit_classes: n_classes must be {CLASS_COUNTS[0]} … {CLASS_COUNTS[-1]}, got {n_classes}")
     pictures = [NamedPicture(each.name, each.picture) for each in labelled]
+    _check_words(features, _count_cells(model, pictures))
     cells = list(feature_cells(model, pictures, features.feature))
     describer = Describer(features, [each.rows for each in cells])
     classes = np.concatenate([cell_classes(each.mask, model.config.stride, n_classes) for each in labelled])
@@ -224,6 +240,19 @@ def fit_classes(
     far = np.full((n_classes, described.shape[1]), 1e6)  # a class without cells is never the nearest
     far[found] = [described[classes == one].mean(0) for one in found]
     return Segmenter(model, describer, Centres(far, described), maps)
+
+
+def _count_cells(model: SCVAE, pictures: Iterable[NamedPicture]) -> int:
+    stride = model.config.stride
+    return sum(-(-height // stride) * -(-width // stride) for height, width in (each.size for each in pictures))
+
+
+def _check_words(features: FeatureSettings, n_cells: int) -> None:
+    if features.words > min(n_cells, SAMPLE):
+        raise UsageError(
+            f"--words {features.words} is larger than the number of cells in which words are found, "
+            f"{min(n_cells, SAMPLE)}: ask for fewer words, or for none with --words 0"
+        )
 
 
 def cell_classes(mask: np.ndarray, stride: int, n_classes: int) -> np.ndarray:  # (H, W) -> (h·w,)

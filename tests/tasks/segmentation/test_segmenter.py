@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ from scvae_fast.tasks.segmentation import (
     matched,
     rate,
 )
+from scvae_fast.tasks.segmentation.experiment import Method, Task, run
 from scvae_fast.tasks.segmentation.features import Describer, feature_cells
 from scvae_fast.tasks.segmentation.segmenter import Centres, Classes, cell_classes
 
@@ -130,6 +133,37 @@ def test_scores_are_shares() -> None:
     np.testing.assert_allclose(learned.sum(1), 1)
 
 
+def test_fewer_cells_than_words_or_clusters(model: SCVAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, settings = two_halves("a", 10, 0), FeatureSettings(feature="colour", words=193)  # 12 x 16 cells
+    pictures = [NamedPicture("a", picture.picture), NamedPicture("b", picture.picture[:, :1, :3])]  # and 1 x 2
+    monkeypatch.setattr("scvae_fast.tasks.segmentation.segmenter.feature_cells", None)  # before cells are described
+    with pytest.raises(
+        UsageError, match=r"--words 193 is larger than the number of cells .* found, 192: ask for fewer"
+    ):
+        fit_classes(model, [picture], 2, settings, PLAIN)
+    with pytest.raises(
+        UsageError, match=r"--words 195 is larger than the number of cells .* found, 194: ask for fewer"
+    ):
+        fit_clusters(model, pictures, 2, replace(settings, words=195), PLAIN)
+    with pytest.raises(UsageError, match=r"--clusters 195 \(.*\) is larger than the number of cells .*clustered, 194"):
+        fit_clusters(model, pictures, 195, replace(settings, words=0), PLAIN)
+
+
+def test_pictures_of_too_many_classes(model: SCVAE) -> None:
+    class Many:
+        classes = tuple(map(str, range(256)))
+
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> MaskedPicture:
+            return two_halves("a", 10, index)
+
+    method = Method(features=FeatureSettings(), maps=PLAIN)
+    with pytest.raises(ValueError, match="run: pictures must have 2 … 255 classes, got 256"):
+        run(model, Task(Many(), [0], [], [0]), method)
+
+
 def test_masks_that_can_not_be_learned(model: SCVAE) -> None:
     one = two_halves("a", 32, 0)
     with pytest.raises(UsageError, match="cells of 1 classes; 2 are needed: label more pictures"):
@@ -137,8 +171,13 @@ def test_masks_that_can_not_be_learned(model: SCVAE) -> None:
     with pytest.raises(ValueError, match="classifier must be one of"):
         fit_classes(model, [one], 2, FeatureSettings(), PLAIN, "forest")  # type: ignore[arg-type]
     blank = [NamedPicture("x", torch.zeros(3, 8, 8))]
-    with pytest.raises(UsageError, match="clusters need at least as many distinct patches"):
+    with pytest.raises(UsageError, match=r"--clusters 2 \(.*\) is larger than the number of distinct descr"):
         fit_clusters(model, blank, 2, FeatureSettings(feature="colour", words=0), PLAIN)
+    with pytest.raises(UsageError, match="--words 2 is larger than the number of distinct cells: ask for fewer words"):
+        fit_clusters(model, blank, 2, FeatureSettings(feature="colour", words=2), PLAIN)
+    for n_classes in (1, 256):
+        with pytest.raises(ValueError, match=f"fit_classes: n_classes must be 2 … 255, got {n_classes}"):
+            fit_classes(model, [one], n_classes, FeatureSettings(), PLAIN)
     for settings, match_ in (
         (lambda: FeatureSettings(feature="edges"), "feature must be one of"),  # type: ignore[arg-type]
         (lambda: FeatureSettings(pool=-1), "pool must be 0 or more"),
