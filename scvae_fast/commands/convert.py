@@ -15,7 +15,7 @@ from scvae_fast._files import write_atomically
 from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.models._hub import CONFIG_FILE
 from scvae_fast.models.config import PRESETS, SCVAEConfig
-from scvae_fast.models.loading import load_model
+from scvae_fast.models.loading import STATE_FILE, load_model
 from scvae_fast.models.official import ddconfig_of, load_official, to_official
 from scvae_fast.nn.attention import AttentionName
 
@@ -40,7 +40,7 @@ class OfficialOptions:
 
 
 def convert(source: str | os.PathLike[str], out: Path, given: OfficialOptions | None = None) -> str:
-    """Convert a checkpoint: a file comes from the authors' code, a folder or hf:user/name from this package.
+    """Convert a checkpoint of the authors' code (any file but last.ckpt), or one of this package, into the other form.
 
     Args:
         source: the checkpoint.
@@ -54,10 +54,12 @@ def convert(source: str | os.PathLike[str], out: Path, given: OfficialOptions | 
         UsageError: the source can't be read or converted, a setting is missing or not allowed, or the result can't be
             written.
     """
-    given = given or OfficialOptions()
+    given, path = given or OfficialOptions(), Path(source)
+    if path.is_file() and path.suffix == ".safetensors":
+        raise UsageError(f"{source} holds only weights: give the folder that has {CONFIG_FILE} too")
     try:
-        if Path(source).is_file():
-            return _from_official(Path(source), out, given)
+        if path.is_file() and path.name != STATE_FILE:
+            return _from_official(path, out, given)
         if unused := [f"--{name.replace('_', '-')}" for name, value in asdict(given).items() if value is not None]:
             raise ArgumentError(f"{source} is not a file of the authors' code, so {', '.join(unused)} can't be used")
         return _write_official(source, out)

@@ -72,7 +72,7 @@ def record(
         "weights": weights,
         "batch_size": settings.batch_size,
         "device": _device(settings.device),
-        "precision": settings.speed.precision,
+        "precision": None if isinstance(source, CodeFile) else settings.speed.precision,
         "threads": torch.get_num_threads(),
         "processes": processes,
     }
@@ -102,7 +102,8 @@ def table(content: dict[str, Any], *, notes: bool = True) -> str:
         f"N = {content['n_pictures']} pictures of {data['data']} (layout {data['layout']}{split}).",
     ]
     lines += [f"Resize: {content['resize']}; {content['n_tiled']} rebuilt tile by tile. Range: {content['range']}."]
-    lines += [f"Checkpoint: {content['checkpoint']['path']}. {content['precision']} on {content['device']}."]
+    computed = f" {content['precision']} on {content['device']}." if content["precision"] else ""
+    lines += [f"Checkpoint: {content['checkpoint']['path']}.{computed}"]
     lines += [
         f"Weights of {metric}: {', '.join(file['path'] for file in files)}."
         for metric, files in content["weights"].items()

@@ -46,6 +46,16 @@ def test_the_card_says_where_it_comes_from(official, given, tmp_path):
     assert "Converted from official.pt (SHA-256 " in (tmp_path / "model" / "README.md").read_text()
 
 
+def test_files_of_this_package(official, given, tmp_path):
+    convert(official, tmp_path / "model", given)
+    with pytest.raises(UsageError, match=r"holds only weights: give the folder that has config\.json too"):
+        convert(tmp_path / "model" / "model.safetensors", tmp_path / "out")
+    model = SCVAE.from_pretrained(tmp_path / "model")
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"network": model.config.to_dict(), "state_dict": state}, tmp_path / "last.ckpt")
+    assert "for the authors' Model_VAEf16" in convert(tmp_path / "last.ckpt", tmp_path / "back.pt")
+
+
 @pytest.mark.parametrize("arranged", ["theirs", "theirs with β", "ddconfig", "json"])
 def test_their_configuration(arranged, official, given, golden_gat, tmp_path):
     ddconfig = golden_gat.settings["ddconfig"]
