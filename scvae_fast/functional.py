@@ -336,8 +336,8 @@ def lasso(
     """The codes that minimise ½‖x − Dz‖² + Σ α_k|z_k|, with a bound on each row's distance from its minimum.
 
     Each row is iterated until its duality gap is at most tol · ½‖x‖², or for max_iter iterations; one RuntimeWarning
-    gives the number of rows that miss this limit. A row's codes depend neither on other rows nor on the units of x, D
-    and α.
+    gives the number of rows that miss this limit. Up to rounding, a row's codes depend neither on other rows nor on the
+    units of x, D and α; with "cd", other rows don't change a single bit.
 
     - "cd", for CPUs: coordinate descent with working sets (Friedman et al. 2010; Johnson & Guestrin 2015). Its
       iterations are sweeps over a row's working set.

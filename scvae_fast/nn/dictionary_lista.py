@@ -53,7 +53,7 @@ class DictionaryLISTA(SparseCoder):
         backend: a name of `scvae_fast.backends()`; None chooses by device and dtype.
         inhibition_dtype: torch.bfloat16 stores a float32 S in bfloat16 in eval mode, without gradient. With SC-VAE's
             DCT dictionary and x ~ N(0, 1), the codes' error is then 0.4 % at T = 5 and 1.3 % at T = 30 (‖z − z*‖/‖z*‖,
-            z* in float64), or 0.8 to 1.4 % with the official start; in float32 it is below 0.0001 %. None keeps S in
+            z* in float64), or 0.8 to 1.4 % with the official start; in float32 it is about 0.0001 %. None keeps S in
             its own dtype.
         positive: whether codes are non-negative: h_θ(u) = max(u − θ, 0).
         dim: dimension of x that holds the features, and of z that holds the codes; 1 for feature maps (B, n, H, W).

@@ -21,8 +21,8 @@ class SparseCoder(nn.Module):
     """A layer that turns vectors of n features into codes over K atoms, and decodes them with D (n, K).
 
     x has its features, and z its codes, in the dimension `dim`: −1, the last, for rows (..., n), and 1 for feature maps
-    (B, n, H, W). The names n_features, n_atoms, n_iter, positive, dim and backend are attributes that may be changed
-    between calls.
+    (B, n, H, W). The attributes positive, dim and backend may be changed between calls, and so may n_iter if no
+    parameter has an entry for each iteration. n_features and n_atoms describe the parameters and must not be changed.
     """
 
     dictionary: torch.Tensor | None  # (n, K)

@@ -48,15 +48,15 @@ class LISTA(SparseCoder):
         dim: dimension of x that holds the features, and of z that holds the codes; 1 for feature maps (B, n, H, W).
         generator: of the random atoms; None uses torch's own.
         backend: a name of `scvae_fast.backends()`; None chooses by device and dtype.
-        inhibition_dtype: torch.bfloat16 stores a float32 S in bfloat16 in eval mode, in calls that give it no gradient;
-            for the error see `DictionaryLISTA`. None leaves S as it is.
+        inhibition_dtype: torch.bfloat16 rounds a float32 S to bfloat16 in eval mode, in calls that give it no gradient;
+            for the error see `DictionaryLISTA`. The parameter itself stays float32. None leaves S as it is.
         device: of the parameters.
         dtype: of the parameters; by default that of the dictionary, or torch's default dtype without one.
 
     Raises:
         TypeError: a size or dim is not an int, positive is not a bool, or the operations don't support the dtype.
-        ValueError: a size or λ is out of range, per_iteration is not one of these, or the dictionary is not (n, K) or
-            is zero.
+        ValueError: a size or λ is out of range, per_iteration or inhibition_dtype is not one of these, or the
+            dictionary is not (n, K), is zero or is not finite.
 
     Example:
         >>> import torch
@@ -136,8 +136,8 @@ class LISTA(SparseCoder):
             W: (K, n), the weight of nn.Linear(n, K, bias=False).
             S: (K, K), the weight of nn.Linear(K, K, bias=False).
             theta: one value or (K,).
-            n_iter: iterations of the layer; needed if W and θ are shared, otherwise it follows from the lists.
-                For T matrices S, it is T for the first loop and T − 1 for the second.
+            n_iter: iterations of the layer; needed if W and θ are shared, otherwise it follows from the lists. If only
+                S is a list, of T matrices, it is T for the first loop and T − 1 for the second.
             dictionary: (n, K), for `decode`; without it the layer can't decode.
             positive: whether the network has relu(u − θ) instead of the soft threshold.
             dim: as in the constructor.
@@ -145,7 +145,7 @@ class LISTA(SparseCoder):
             inhibition_dtype: as in the constructor.
 
         Raises:
-            TypeError: an argument is not a tensor, or dtypes differ.
+            TypeError: an argument is not a tensor (theta: or number), or dtypes differ.
             ValueError: shapes, lengths or n_iter don't fit; the message names both.
         """
         op = "LISTA.from_weights"

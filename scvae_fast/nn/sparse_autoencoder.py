@@ -48,8 +48,8 @@ class SparseAutoencoder(nn.Module):
     training, γ has to be learned smaller.
 
     `threshold` (K,) is a buffer, None except for JumpReLU (Rajamanoharan et al. 2024, arXiv 2407.14435). With it, z_0
-    keeps its entries > threshold unchanged, and the others are 0. The iterations start from that z_0 and use the soft
-    threshold γλ as before: the jump affects only the start. The threshold gets no gradient.
+    keeps its positive entries > threshold unchanged, and the others are 0. The iterations start from that z_0 and use
+    the soft threshold γλ as before: the jump affects only the start. The threshold gets no gradient.
 
     Args:
         n_features: n.
@@ -68,8 +68,8 @@ class SparseAutoencoder(nn.Module):
         dtype: of the parameters; by default that of the dictionary, or torch's default dtype without one.
 
     Raises:
-        TypeError: a size or k is not an int, the dictionary is not a floating-point tensor, or the operations don't
-            support the dtype.
+        TypeError: a size or k is not an int, λ is not a number or tensor, the dictionary is not a floating-point
+            tensor, or the operations don't support the dtype.
         ValueError: a size, k or λ is out of range, or the dictionary is not (n, K), is not finite or has a zero atom.
 
     Example:
@@ -173,8 +173,9 @@ class SparseAutoencoder(nn.Module):
             k: k of TopK; None keeps all codes.
             lmbda: λ ≥ 0, one value or (K,). None derives it from the encoder, so that the first iteration from zero
                 makes code j nonzero for the same x as the encoder, if d_j and the encoder's row w_j have the same
-                direction: λ_j = max(threshold_j − b_j, 0) ‖d_j‖/‖w_j‖, where b_j is the bias added to (x − b_dec) w_jᵀ.
-                It is −b_enc if W_enc = Dᵀ.
+                direction: λ_j = max(threshold_j − b_j, 0) ‖d_j‖/‖w_j‖, where b_j is the bias added to (x − b_dec) w_jᵀ,
+                and a threshold is taken as 0 if it is negative or there is none. With ReLU, W_enc = Dᵀ and b_enc ≤ 0,
+                λ is −b_enc.
             momentum: whether the iterations have a β.
             subtract_b_dec: whether the encoder gets x − b_dec, or x.
             backend: a name of `scvae_fast.backends()`; None chooses by device and dtype.
