@@ -41,7 +41,8 @@ class _ByBackend(ABC):
         first = record[0]
         rows = first.numel() // max(1, first.shape[-1])
         asked = arguments[self._size]
-        chosen = backends.choose(self._name, asked, first.device, first.dtype, rows, record.options)
+        sizes = record.n_atoms, record.n_features
+        chosen = backends.choose(self._name, asked, first.device, first.dtype, rows, record.options, sizes)
         return backends.BACKENDS[chosen]
 
     @abstractmethod

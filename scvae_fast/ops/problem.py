@@ -78,6 +78,11 @@ class Problem(NamedTuple):
         return self.x.shape[-1] if self.W_e is None else self.W_e.shape[-2]
 
     @property
+    def n_features(self) -> int:
+        """The number of features, n; 0 if nothing is encoded or decoded."""
+        return self.x.shape[-1] if self.W_e is not None else 0 if self.D is None else self.D.shape[0]
+
+    @property
     def n_rows(self) -> int:
         """R."""
         return self.n_iter + 1 - self.kappa
@@ -234,6 +239,16 @@ class Decoding(NamedTuple):
 
     z: torch.Tensor  # (..., K)
     D: torch.Tensor  # (n, K)
+
+    @property
+    def n_atoms(self) -> int:
+        """K."""
+        return self.D.shape[1]
+
+    @property
+    def n_features(self) -> int:
+        """The number of features, n."""
+        return self.D.shape[0]
 
     @property
     def options(self) -> tuple[str, ...]:

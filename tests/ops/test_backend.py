@@ -162,6 +162,38 @@ def test_the_environment_names_the_backend_of_cuda_tensors(name, a_card, monkeyp
     assert backends.choose("lista", None, torch.device("cpu"), torch.float32, 100) == "cpu"
 
 
+def test_sizes_that_a_backend_does_not_take_go_to_another_one(a_card, monkeypatch):
+    """K atoms and n features; the trial found `cuda` fastest, then `triton`."""
+
+    def fastest(index, dtype, rows, able):
+        return next((name for name in ("cuda", "triton") if name in able), None)
+
+    def plan(card, rows, atoms, features, product, itemsize):
+        if max(atoms, features) > 1024:
+            raise ValueError("backend 'cuda': too much shared memory")
+
+    monkeypatch.delenv("SCVAE_FAST_BACKEND", raising=False)
+    monkeypatch.setattr(backends.trial.CHOOSER, "fastest", fastest)
+    monkeypatch.setattr(native, "module", type("Built", (), {"cuda_plan": staticmethod(plan)}))
+    monkeypatch.setattr(cuda, "_unfit", lambda index: None)
+    monkeypatch.setattr(cuda, "card", lambda index: None)
+    monkeypatch.setattr(cuda, "module", lambda: native.module)
+
+    def chosen(K, n, backend=None):
+        return backends.choose("lista", backend, a_card, torch.float32, 16_384, (), (K, n))
+
+    assert [chosen(512, 256), chosen(4096, 256), chosen(512, 4096), chosen(65_536, 256)] == [
+        "cuda",
+        "triton",
+        "triton",
+        "eager",
+    ]
+    with pytest.raises(RuntimeError, match="lista: backend 'cuda' can't be used: too much shared memory"):
+        chosen(4096, 256, "cuda")
+    with pytest.raises(RuntimeError, match="it takes at most 32768 atoms or features, got 65536"):
+        chosen(65_536, 256, "triton")
+
+
 def test_a_backend_of_the_environment_that_declines_is_named(a_card, monkeypatch):
     monkeypatch.setenv("SCVAE_FAST_BACKEND", "triton")
     with pytest.raises(RuntimeError, match="lista: SCVAE_FAST_BACKEND=triton can't be used: its matrix products"):

@@ -50,6 +50,8 @@ class Backend(NamedTuple):
     """Why it declines a call on that device in that dtype; None if it doesn't."""
     lacks: frozenset[str] = frozenset()
     """Options that it does not support."""
+    too_large: Callable[[torch.device, torch.dtype, int, int], str | None] = lambda *_: None
+    """Why K atoms or n features are too many for it on that device in that dtype; None if they aren't."""
     keeps: Keeps | None = None
     """The functions for calls that keep their iterates for the backward pass; None if it always recomputes them."""
 
@@ -70,20 +72,28 @@ _CPU = InFloat32(cpu)
 BACKENDS: dict[str, Backend] = {
     "cpu": Backend(_CPU, cpu.unusable, cpu.declines, keeps=_CPU),
     "eager": Backend(InFloat32(reference), unusable=_never, declines=_never),
-    "triton": Backend(Fused(triton.on_device_of), triton.unusable, triton.declines),
-    "cuda": Backend(Fused(cuda.on_device_of), cuda.unusable, cuda.declines, lacks=cuda.LACKS),
+    "triton": Backend(Fused(triton.on_device_of), triton.unusable, triton.declines, too_large=triton.too_large),
+    "cuda": Backend(Fused(cuda.on_device_of), cuda.unusable, cuda.declines, lacks=cuda.LACKS, too_large=cuda.too_large),
 }
 
 REFERENCE = BACKENDS["eager"]
 
 
-def declines(backend: str, device: torch.device, dtype: torch.dtype, options: Sequence[str] = ()) -> str | None:
+Sizes = tuple[int, int] | None
+"""K atoms and n features of a call; None leaves them out of a decision."""
+
+
+def declines(
+    backend: str, device: torch.device, dtype: torch.dtype, options: Sequence[str] = (), sizes: Sizes = None
+) -> str | None:
     """Why a backend can't run a call on that device in that dtype, with those `Problem.options`; None if it can."""
     asked = BACKENDS[backend]
     reason = asked.unusable() or asked.declines(device, dtype)
     if reason is None and options:
         lacking = [option for option in options if option in asked.lacks]
-        return f"it has no {' and no '.join(lacking)}" if lacking else None
+        reason = f"it has no {' and no '.join(lacking)}" if lacking else None
+    if reason is None and sizes is not None:
+        reason = asked.too_large(device, dtype, *sizes)
     return reason
 
 
@@ -94,9 +104,15 @@ def check_name(op: str, backend: str | None) -> None:
 
 
 def choose(
-    op: str, backend: str | None, device: torch.device, dtype: torch.dtype, rows: int, options: Sequence[str] = ()
+    op: str,
+    backend: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    rows: int,
+    options: Sequence[str] = (),
+    sizes: Sizes = None,
 ) -> str:
-    """Name of the backend that runs a call of `op` with this number of rows and these `Problem.options`.
+    """Name of the backend that runs a call of `op` with this number of rows, these `Problem.options` and these sizes.
 
     Raises:
         ValueError: no backend has that name, or the one named by SCVAE_FAST_BACKEND does not run on a GPU.
@@ -104,29 +120,31 @@ def choose(
     """
     check_name(op, backend)
     if backend is None and device.type == "cuda":
-        return _choose_on_gpu(op, device, dtype, rows, options)
+        return _choose_on_gpu(op, device, dtype, rows, options, sizes)
     if backend is None:
         if op == "decode" and rows < cpu.LEAST_ROWS_TO_DECODE and device.type == "cpu":
             return "eager"
         for name in BACKENDS:
-            if declines(name, device, dtype, options) is None:
+            if declines(name, device, dtype, options, sizes) is None:
                 return name
         raise AssertionError("eager takes every call")
-    reason = declines(backend, device, dtype, options)
+    reason = declines(backend, device, dtype, options, sizes)
     if reason is not None:
         raise RuntimeError(f"{op}: backend {backend!r} can't be used: {reason}")
     return backend
 
 
-def _choose_on_gpu(op: str, device: torch.device, dtype: torch.dtype, rows: int, options: Sequence[str]) -> str:
+def _choose_on_gpu(
+    op: str, device: torch.device, dtype: torch.dtype, rows: int, options: Sequence[str], sizes: Sizes
+) -> str:
     """The backend named by SCVAE_FAST_BACKEND, else the fastest that passed its trial on this card, else eager."""
     if pinned := os.environ.get(PIN):
         if pinned not in _PINNED:
             raise ValueError(f"{op}: {PIN} must be one of {', '.join(_PINNED)}, got {pinned!r}")
-        if reason := declines(pinned, device, dtype, options):
+        if reason := declines(pinned, device, dtype, options, sizes):
             raise RuntimeError(f"{op}: {PIN}={pinned} can't be used: {reason}")
         return pinned
-    able = [name for name in trial.NAMES if declines(name, device, dtype, options) is None]
+    able = [name for name in trial.NAMES if declines(name, device, dtype, options, sizes) is None]
     if not able:
         return "eager"
     return trial.CHOOSER.fastest(_index(device), dtype, rows, able) or "eager"

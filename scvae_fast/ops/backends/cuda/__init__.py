@@ -40,6 +40,17 @@ def declines(device: torch.device, dtype: torch.dtype) -> str | None:
     return None if emulated() else _unfit(device.index if device.index is not None else torch.cuda.current_device())
 
 
+def too_large(device: torch.device, dtype: torch.dtype, K: int, n: int) -> str | None:
+    """Why K atoms or n features are too many for the card's shared memory; None if they aren't."""
+    found = card(None if emulated() else device.index if device.index is not None else torch.cuda.current_device())
+    try:
+        module().cuda_plan(found, 1, K, n, False, dtype.itemsize)
+        module().cuda_plan(found, 1, n, K, True, dtype.itemsize)
+    except ValueError as error:
+        return str(error).removeprefix("backend 'cuda': ")
+    return None
+
+
 def _unfit(index: int) -> str | None:
     found, oldest, compiled_for = card(index), module().cuda_oldest_major, module().cuda_compiled_for
     if found.major < oldest:

@@ -50,6 +50,13 @@ def declines(device: torch.device, dtype: torch.dtype) -> str | None:
     return None if interpreted() else _unfit(device.index if device.index is not None else torch.cuda.current_device())
 
 
+def too_large(device: torch.device, dtype: torch.dtype, K: int, n: int) -> str | None:
+    """Why K atoms or n features are too many; None if they aren't."""
+    if max(K, n) <= tiles.MOST_ATOMS:
+        return None
+    return f"it takes at most {tiles.MOST_ATOMS} atoms or features, got {max(K, n)}"
+
+
 def _unfit(index: int) -> str | None:
     from scvae_fast.ops.backends.triton import launch
 
