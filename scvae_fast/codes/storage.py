@@ -25,7 +25,7 @@ from scvae_fast._shares import Share
 from scvae_fast.codes import parts
 from scvae_fast.codes.one_file import ARRAYS, KEY, SCHEMA, CodeFileInfo, OneFile, ValueType, columns_of
 from scvae_fast.codes.parts import CodeFileError, PartInfo
-from scvae_fast.codes.sparse import CodedPicture
+from scvae_fast.codes.sparse import CodedPicture, SparseCodes
 from scvae_fast.models import SCVAE
 
 with extra("scvae_fast.codes.storage", "pyarrow"):
@@ -92,7 +92,8 @@ def write_codes(
     totals = _Totals(model)
     about = None if part is None else lambda: totals.of_part(part()).to_json()
     try:
-        write_atomically(path, partial(_write, info=info, pictures=map(totals.count, pictures), about=about))
+        written = (totals.count(_stored(picture, values)) for picture in pictures)
+        write_atomically(path, partial(_write, info=info, pictures=written, about=about))
         n_bytes = path.stat().st_size
     except OSError as error:
         raise CodeFileError(f"{path} can't be written: {error}") from error
@@ -293,7 +294,7 @@ def _groups(pictures: Iterable[CodedPicture]) -> Iterator[list[CodedPicture]]:
 def _table(group: list[CodedPicture], schema: Any, info: CodeFileInfo) -> Any:
     codes = [picture.codes for picture in group]
     arrays: dict[str, list[np.ndarray]] = {name: [getattr(each, name) for each in codes] for name in ARRAYS}
-    arrays["values"] = [_narrowed(picture, info.values) for picture in group]
+    arrays["values"] = [each.values.astype(info.values) for each in codes]
     columns = {
         "name": [picture.name for picture in group],
         "height": [picture.size[0] for picture in group],
@@ -304,12 +305,20 @@ def _table(group: list[CodedPicture], schema: Any, info: CodeFileInfo) -> Any:
     return pa.table(columns, schema=schema)
 
 
-def _narrowed(picture: CodedPicture, values: ValueType) -> np.ndarray:
+def _stored(picture: CodedPicture, values: ValueType) -> CodedPicture:
+    """The picture without entries that are zero in the file's dtype."""
+    codes = picture.codes
     with np.errstate(over="ignore"):
-        narrowed = picture.codes.values.astype(values)
-    if np.isinf(narrowed).any() and not np.isinf(picture.codes.values).any():
+        narrowed = codes.values.astype(values)
+    if np.isinf(narrowed).any() and not np.isinf(codes.values).any():
         raise CodeFileError(f"the codes of {picture.name} have values too large for {values}: take float32")
-    return narrowed
+    keep = narrowed != 0
+    if keep.all():
+        return picture
+    cells = np.repeat(np.arange(len(codes.counts)), codes.counts)[keep]
+    counts = np.bincount(cells, minlength=len(codes.counts)).astype(codes.counts.dtype)
+    kept = SparseCodes(codes.h, codes.w, codes.n_atoms, counts, codes.atoms[keep], codes.values[keep])
+    return picture._replace(codes=kept)
 
 
 def _lists(arrays: list[np.ndarray], kind: Any) -> Any:

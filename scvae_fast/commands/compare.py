@@ -63,6 +63,8 @@ def run(arguments: Sequence[str]) -> int:
     for searched in data.searched_folders():
         check_outside(Path(options.out), searched)
     data.setup("fit")  # reports problems with the data before anything is written
+    if data.first_validated(1) is None:
+        raise ArgumentError("the data must have pictures to validate on, which all methods are rated on")
     folder, page = ComparisonFolder(Path(options.out)), Path(options.docs) if options.docs else None
     if options.again is not None and not folder.settings.exists():
         raise UsageError(f"{folder.path} holds no comparison, so --again has nothing to repeat")

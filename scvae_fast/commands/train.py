@@ -1,5 +1,6 @@
 """`scvae-fast train`: takes a YAML file and options that override its keys, and trains with Lightning."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from scvae_fast.commands._inputs import check_outside
 from scvae_fast.errors import ArgumentError, UsageError
 from scvae_fast.evaluation.record import versions
 from scvae_fast.models import SCVAEConfig
-from scvae_fast.models.loading import MODEL_FOLDER, STATE_FILE, read_training_state
+from scvae_fast.models.loading import MODEL_FOLDER, STATE_FILE, load_model, read_training_state
 from scvae_fast.models.speed import SpeedSettings
 from scvae_fast.training.bar import TrainingBar, clock, figures_line
 from scvae_fast.training.callbacks import (
@@ -61,19 +62,21 @@ class RunFolder:
         self.model = path / MODEL_FOLDER  # for SCVAE.from_pretrained
         self.record = path / "training.json"
 
-    def check(self, model: SCVAEModule, *, resume: bool, averaged: bool) -> None:
+    def check(self, model: SCVAEModule, *, resume: bool, averaged: bool) -> int | None:
         """Check, before any work, that there is disk space for checkpoints, and that no training is overwritten.
 
+        Returns:
+            The step at which the folder's training is resumed; None without one.
+
         Raises:
-            UsageError: the disk has too little space, or the folder holds a training that is not to be resumed, or one
-                of another network.
+            UsageError: the disk has too little space, or the folder holds a training that is not to be resumed, one of
+                another network, or one that averages its weights if this one doesn't.
         """
         if self.state.exists() and not resume:
             raise UsageError(
                 f"{self.path} already holds a training: continue it with --resume, or choose another --out"
             )
-        if self.state.exists():
-            self._check_network(model)
+        step = self._check_network(model, averaged) if self.state.exists() else None
         free = shutil.disk_usage(self.path).free
         weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         # Weights, two moments of Adam, and averaged weights; the last two checkpoints stay while a new one is written.
@@ -83,8 +86,18 @@ class RunFolder:
                 f"{self.path} has {free / 2**20:.0f} MiB free, and checkpoints of this training need "
                 f"{needed / 2**20:.0f} MiB"
             )
+        return step
 
-    def _check_network(self, model: SCVAEModule) -> None:
+    def is_written(self, *, after: int) -> bool:
+        """Whether model and record are those of a complete training of that many steps."""
+        try:
+            record = json.loads(self.record.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        complete = isinstance(record, dict) and record.get("steps") == after and not record.get("stopped")
+        return complete and self.model.exists()
+
+    def _check_network(self, model: SCVAEModule, averaged: bool) -> int:
         try:
             state = read_training_state(self.state)
             found = SCVAEConfig.from_dict(state["network"]).to_dict()
@@ -92,12 +105,15 @@ class RunFolder:
             raise UsageError(f"{self.state} can't be read as the state of a training: {error}") from error
         if missing := [name for name in _RESUMED if name not in state]:
             raise UsageError(f"{self.state} can't be resumed, because it has no {', '.join(missing)}")
+        if "current_model_state" in state and not averaged:
+            raise UsageError(f"{self.path} holds a training that averages its weights: resume it with --ema")
         wanted = model.model.config.to_dict()
         # λ may change between two parts of a training; the weights don't depend on it.
         if different := sorted(name for name in wanted if name != "lmbda" and wanted[name] != found.get(name)):
             raise UsageError(f"{self.path} holds a training of another network: {', '.join(different)} differ")
         if wanted["lmbda"] != found["lmbda"]:
             print(f"resumed with another λ: {found['lmbda']:g} -> {wanted['lmbda']:g}", flush=True)
+        return int(state["global_step"])
 
 
 class _Parser(LightningArgumentParser):
@@ -172,19 +188,22 @@ def train(arguments: Sequence[str]) -> int:
             raise ArgumentError(
                 f"resolution {resolution} of the data must be a multiple of the network's stride, {stride}"
             )
+        if cli.config.trainer.overfit_batches:
+            raise ArgumentError("trainer.overfit_batches can't be used, because every epoch has new samples")
         if (channels := cli.model.model.config.in_channels) != 3:
             raise ArgumentError(
                 f"model.network.in_channels must be 3, got {channels}: all data have pictures of 3 channels"
             )
         for searched in cli.datamodule.searched_folders():
             check_outside(folder.path, searched)
+        done: int | None = None
         cli.datamodule.setup("fit")  # reports problems with the data before anything is written
         resume = cli.config.resume and folder.state.exists()
         if first:
             claim_folder(folder.path)
             stack.enter_context(writing_to(folder.path))
             stack.enter_context(locked(folder.path))
-            folder.check(cli.model, resume=cli.config.resume, averaged=averaged)
+            done = folder.check(cli.model, resume=cli.config.resume, averaged=averaged)
             write_text(folder.config, cli.parser.dump(cli.config))
             print(f"going on with {folder.state}" if resume else f"training into {folder.path}", flush=True)
         try:
@@ -192,11 +211,16 @@ def train(arguments: Sequence[str]) -> int:
         except TrainingDivergedError as error:
             raise UsageError(f"{error}; {_kept(folder)}") from error
         if cli.trainer.is_global_zero:
-            _finish(cli, folder)
-    if cli.stop.number is None:
+            trained = cli.trainer.global_step != done
+            if trained or not folder.is_written(after=cli.trainer.global_step):
+                _finish(cli, folder, trained=trained)
+            else:
+                print(f"nothing is left to train: {folder.model} is complete after step {done}")
+    if not cli.stop.stopped:
         return 0
     if first:
         print(f"Stopped. {_kept(folder)}: --resume continues from there.")
+    assert cli.stop.number is not None
     return 128 + cli.stop.number
 
 
@@ -270,9 +294,14 @@ def _kept(folder: RunFolder) -> str:
     return f"{folder.state} keeps the state after step {step}"
 
 
-def _finish(cli: _TrainCLI, folder: RunFolder) -> None:
-    """Write the model, with the averaged weights if there are any, and the record of the training."""
+def _finish(cli: _TrainCLI, folder: RunFolder, *, trained: bool) -> None:
+    """Write the model, with the averaged weights if there are any, and the record of the training.
+
+    Without a step in this process, Lightning has neither figures nor averaged weights, and both come from the state.
+    """
     trainer = cli.trainer
+    rows = cli.history.rows
+    figures = trainer.callback_metrics if trained else (rows[-1] if rows else {})
     settings = yaml.safe_load(cli.parser.dump(cli.config))
     record = {
         "data": settings["data"],
@@ -281,18 +310,20 @@ def _finish(cli: _TrainCLI, folder: RunFolder) -> None:
         "epochs": trainer.current_epoch,
         "seconds": time_spent(trainer),
         "stopped": cli.stop.stopped,
-        "last": {name: float(value) for name, value in trainer.callback_metrics.items()},
+        "last": {name: float(value) for name, value in figures.items() if name not in ("step", "seconds")},
         "settings": settings,
         "processes": trainer.world_size,
         "device": str(trainer.strategy.root_device),
         "versions": versions("scvae-fast", "torch", "lightning"),
-        "history": cli.history.rows,
+        "history": rows,
     }
     write_json(folder.record, record)
-    model = cli.model.model.cpu().eval()
+    model = cli.model.model.cpu().eval() if trained else load_model(folder.state)
+    # save_pretrained keeps an existing card, which here describes an earlier part of the training.
+    (folder.model / "README.md").unlink(missing_ok=True)
     model.save_pretrained(folder.model, record={key: value for key, value in record.items() if key != "history"})
     print(
-        f"{trainer.global_step} steps in {clock(record['seconds'])}: {figures_line(trainer.callback_metrics)}\n"
+        f"{trainer.global_step} steps in {clock(record['seconds'])}: {figures_line(figures)}\n"
         f"{folder.model} holds the model; evaluate it with\n"
         f"  scvae-fast evaluate --checkpoint {folder.model} --data …"
     )

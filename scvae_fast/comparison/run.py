@@ -1,5 +1,6 @@
 """The phases of a comparison: train, rate, time, write; each reuses what its folder already holds."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -87,8 +88,14 @@ class Comparison:
         for name in self._trained():
             kept = self.folder.method(name)
             with locked(kept.path):
-                if not kept.rating.exists() or anew:
+                if anew or not kept.rating.exists() or self._may_complete(kept):
                     self._rate(name, kept, device)
+
+    def _may_complete(self, kept: MethodFolder) -> bool:
+        """Whether a rating lacks metrics, and this call says where their weights are."""
+        if self.weights is None and not self.download:
+            return False
+        return bool(json.loads(kept.rating.read_text(encoding="utf-8"))["unavailable"])
 
     def _rate(self, name: str, kept: MethodFolder, device: Any) -> None:
         print(f"{REGISTRY[name].title}: rating", flush=True)

@@ -41,7 +41,7 @@ def train_method(
         others: additional callbacks.
 
     Returns:
-        None, or the number of the signal that stopped the training; the folder then holds its state.
+        None, or the number of a signal to stop; the folder then holds the training's state, or its result.
 
     Raises:
         UsageError: the loss is not finite, or the state can't be written.
@@ -57,12 +57,12 @@ def train_method(
             max_steps=settings.steps,
         )
         trainer.fit(module, datamodule=data, ckpt_path=folder.state if folder.state.exists() else None)
-    if stop.number is not None:
+    if stop.stopped:
         return stop.number
     if trainer.global_step < settings.steps:
         raise UsageError(f"{method}: the data ended after {trainer.global_step} of {settings.steps} steps")
     write_json(folder.trained, _record(method, module, trainer, history))
-    return None
+    return stop.number  # a signal that came too late to stop this training
 
 
 def _record(method: str, module: AutoencoderModule, trainer: Trainer, history: History) -> dict[str, Any]:

@@ -97,9 +97,9 @@ class FeatureDistances:
         given = _Given(n_features)
         self._metrics: dict[str, Any] = {}
         if "fid" in which:
-            self._metrics["fid"] = FrechetInceptionDistance(feature=given, sync_on_compute=False).set_dtype(
-                torch.float64
-            )
+            fid = FrechetInceptionDistance(feature=given, sync_on_compute=False).set_dtype(torch.float64)
+            fid.orig_dtype = torch.float64  # set by `update`, which a process without pictures never calls
+            self._metrics["fid"] = fid
         if "kid" in which:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all")

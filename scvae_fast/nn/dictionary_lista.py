@@ -178,7 +178,7 @@ class DictionaryLISTA(SparseCoder):
         self._calls += 1
         if not due or self._warned or (self.c.is_cuda and torch.cuda.is_current_stream_capturing()):
             return
-        if not bool(self.dictionary.isfinite().all()):
+        if not bool(self.dictionary.detach().isfinite().all()):
             return  # the codes are NaN too
         norm, c = float(squared_norm(self.dictionary)), float(self.c.detach())
         if c < norm * (1 - self._SLACK_OF_C):

@@ -17,7 +17,7 @@ from scvae_fast.models import SCVAEConfig
 from scvae_fast.models.decoder import Decoder
 from scvae_fast.models.speed import SpeedSettings
 from scvae_fast.training.data import PictureData
-from scvae_fast.training.progress import batches_seen, progress_of
+from scvae_fast.training.progress import batches_seen, shared_progress_of
 from scvae_fast.training.second_stage import SecondStage, SecondStageSettings
 from scvae_fast.training.settings import OptimiserSettings
 
@@ -147,8 +147,10 @@ class AutoencoderModule(LightningModule, ABC):
             fused=self.trainer.precision != "16-mixed",
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda _: self.optimiser.factor(progress_of(self.trainer))
+            optimizer, lambda _: self.optimiser.factor(shared_progress_of(self.trainer))
         )
+        for group in optimizer.param_groups:
+            group.update(self._schedule)  # for the checkpoint, so that a change is noticed
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -180,17 +182,22 @@ class AutoencoderModule(LightningModule, ABC):
         optimizer, settings = cast(torch.optim.Optimizer, self.optimizers()), self.optimiser
         scheduler = cast(torch.optim.lr_scheduler.LambdaLR, self.lr_schedulers())
         given = {"initial_lr": settings.learning_rate, "betas": settings.betas, "weight_decay": settings.weight_decay}
+        given |= self._schedule
         for group in optimizer.param_groups:
-            found = {name: tuple(group[name]) if name == "betas" else group[name] for name in given}
+            found = {name: tuple(group[name]) if name == "betas" else group.get(name) for name in given}
             if found == given:
                 continue
             group.update(given)
-            group["lr"] = settings.learning_rate * settings.factor(progress_of(self.trainer))
+            group["lr"] = settings.learning_rate * settings.factor(shared_progress_of(self.trainer))
             scheduler.base_lrs = [settings.learning_rate] * len(optimizer.param_groups)
             scheduler._last_lr = [each["lr"] for each in optimizer.param_groups]
             if self.trainer.is_global_zero:
                 changed = (f"{name} {found[name]} -> {given[name]}" for name in given if found[name] != given[name])
                 print(f"resumed with other settings of the optimiser: {', '.join(changed)}", flush=True)
+
+    @property
+    def _schedule(self) -> dict[str, float]:
+        return {"warm_up": self.optimiser.warm_up, "last_learning_rate": self.optimiser.last_learning_rate}
 
     def sharded(self) -> FullyShardedDataParallel | None:
         """The module that shards the weights over processes, if there is one."""

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from scvae_fast._files import write_atomically
 from scvae_fast.errors import UsageError
-from scvae_fast.training.progress import batches_seen, time_spent
+from scvae_fast.training.progress import batches_seen, progress_of, time_spent
 
 
 class TrainingDivergedError(UsageError):
@@ -104,7 +104,9 @@ class KeepCheckpoint(Callback):
         self._last = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Save, if it is time."""
+        """Save, if it is time and no gradients are accumulated, which a checkpoint doesn't contain."""
+        if _accumulates(trainer):
+            return
         over = trainer.should_stop or trainer.is_last_batch or trainer.global_step == trainer.max_steps
         if any_process(trainer, over or time.monotonic() - self._last >= self.every):
             trainer.save_checkpoint(self.path)
@@ -168,17 +170,14 @@ class StopOnSignal(Callback):
 
     No validation follows.
 
-    `number` is the signal, or None; SIGTERM if only another process received one.
+    `number` is the signal, or None; SIGTERM if only another process received one. `stopped` says whether it ended the
+    training, which had not come to its end.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.stopped = False
         self._before: dict[int, Any] = {}
-
-    @property
-    def stopped(self) -> bool:
-        """Whether there was a signal."""
-        return self.number is not None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install handlers for both signals; only the main thread can do that."""
@@ -186,7 +185,7 @@ class StopOnSignal(Callback):
             return
 
         def stop(number: int, frame: FrameType | None) -> None:
-            if self.stopped:
+            if self.number is not None:
                 raise KeyboardInterrupt
             self.number = number
             print("\nstopping after this step …", file=sys.stderr)
@@ -196,8 +195,9 @@ class StopOnSignal(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """End training in all processes if one of them got a signal."""
-        if any_process(trainer, self.stopped):
+        if not _accumulates(trainer) and any_process(trainer, self.number is not None):
             self.number = self.number or signal.SIGTERM
+            self.stopped = progress_of(trainer) < 1
             trainer.should_stop = True
             trainer.limit_val_batches = 0
 
@@ -212,6 +212,11 @@ class StopOnSignal(Callback):
     def _restore(self) -> None:
         while self._before:
             signal.signal(*self._before.popitem())
+
+
+def _accumulates(trainer: Trainer) -> bool:
+    """Whether gradients of this batch wait for those of further batches."""
+    return bool(trainer.fit_loop._should_accumulate())
 
 
 def any_process(trainer: Trainer, decision: bool) -> bool:

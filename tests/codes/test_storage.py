@@ -65,6 +65,17 @@ def test_float16_rounds_values_and_nothing_else(model: SCVAE, tmp_path: Path) ->
     assert torch.equal(found.codes.dense(dtype=torch.float32), expected.dense().half().float())
 
 
+def test_entries_that_float16_rounds_to_zero_are_left_out(model: SCVAE, tmp_path: Path) -> None:
+    dense = torch.zeros(*TINY.grid(4, 4), 24)
+    dense[..., 3], dense[0, 0, 1] = 1.0, 1e-9
+    picture = CodedPicture("a.png", (4, 4), SparseCodes.of(dense))
+    size = write_codes(tmp_path / "codes.parquet", model, [picture], values="float16")
+    (found,) = CodeFile(tmp_path / "codes.parquet")
+    assert size.entries == found.codes.n_entries == dense[..., 0].numel()
+    assert found.codes.usage().nonzero().tolist() == [[3]]
+    assert write_codes(tmp_path / "exact.parquet", model, [picture], values="float32").entries == size.entries + 1
+
+
 def test_sizes_add_up(model: SCVAE, tmp_path: Path) -> None:
     size = write_codes(tmp_path / "codes.parquet", model, iter(pictures(12)))
     dense = [picture.codes.dense() for picture in pictures(12)]

@@ -40,7 +40,7 @@ def test_tiles_are_put_together_in_place(model: SCVAE) -> None:
     picture = scene(32, 48)
     result = reconstruct_tiled(model, picture, margin=0)
     alone = reconstruct_tiled(model, picture[:, 16:32, 32:48], margin=0)
-    torch.testing.assert_close(result.x_hat[:, 16:32, 32:48], alone.x_hat)
+    torch.testing.assert_close(result.x_hat[:, 16:32, 32:48], alone.x_hat, atol=1e-4, rtol=1e-4)  # batches of tiles
     assert torch.equal(result.active[8:16, 16:24], alone.active)
 
 

@@ -207,6 +207,46 @@ def test_files_after_training(config: Path, tmp_path: Path) -> None:
     assert len(rows) >= 16
 
 
+def test_nothing_changes_if_nothing_is_left_to_train(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_to_the_end(config, out, "--trainer.max_steps", "6")
+    before = {path: path.read_bytes() for path in (*(out / "model").iterdir(), out / "training.json")}
+    assert "nothing is left to train" in run_to_the_end(config, out, "--trainer.max_steps", "6", "--resume")
+    assert {path: path.read_bytes() for path in before} == before
+    averaged = load_file(out / "model" / "model.safetensors")
+    shutil.rmtree(out / "model")
+    assert "6 steps in 0:" in run_to_the_end(config, out, "--trainer.max_steps", "6", "--resume")
+    again = load_file(out / "model" / "model.safetensors")
+    assert all(torch.equal(again[name], averaged[name]) for name in averaged), "the averaged weights"
+
+
+def test_the_card_describes_the_resumed_training(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_to_the_end(config, out, "--trainer.max_steps", "2")
+    printed = run_to_the_end(
+        config, out, "--trainer.max_steps", "3", "--resume", "--model.optimiser.last_learning_rate", "0.5"
+    )
+    assert "resumed with other settings of the optimiser: last_learning_rate 0.1 -> 0.5" in printed
+    card = (out / "model" / "README.md").read_text(encoding="utf-8")
+    assert "| steps | 3 |" in " ".join(card.split())
+
+
+def test_gradients_of_several_batches_survive_a_kill(config: Path, tmp_path: Path) -> None:
+    """Checkpoints fall between steps, although they are due after every batch."""
+    options = ("--trainer.accumulate_grad_batches", "4", "--trainer.max_steps", "4")
+    run_to_the_end(config, tmp_path / "whole", *options)
+    out = tmp_path / "parts"
+    process = subprocess.Popen(
+        command(config, out, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=one_thread()
+    )
+    wait_for(out / "last.ckpt", process)
+    process.kill()
+    process.wait()
+    run_to_the_end(config, out, *options, "--resume")
+    (_, weights), (_, expected) = outcome(out), outcome(tmp_path / "whole")
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
 @pytest.mark.usefixtures("quiet")
 class TestArguments:
     """Arguments that are refused before any work, in this process."""
@@ -276,6 +316,12 @@ class TestArguments:
         (out / "last.ckpt").write_bytes(b"cut short")
         with pytest.raises(UsageError, match=r"last\.ckpt can't be read as the state of a training"):
             train(["--config", str(config), "--out", str(out), "--resume"])
+
+    def test_averaged_weights_need_their_option(self, config: Path, tmp_path: Path) -> None:
+        run_to_the_end(config, tmp_path / "out", "--trainer.max_steps", "1")
+        arguments = command(config, tmp_path / "out", "--resume", "--ema", "null", "--trainer.max_steps", "2")[4:]
+        with pytest.raises(UsageError, match="a training that averages its weights: resume it with --ema"):
+            train(arguments)
 
     def test_two_trainings_in_one_folder(self, config: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
