@@ -45,7 +45,7 @@ def speedup(results: Results) -> Figure | None:
             members = {r["settings"]["rows"]: r for r in its if r["settings"]["density"] == density}
             _band(axes, rows, [members.get(M, {}) for M in rows], rival, f"d = {density:g}", colour)
         axes.set(xscale="log", yscale="log", xlabel="rows M" if i == len(kinds) - 1 else "")
-        titled(axes, f"{wording.DIRECTIONS[direction]}, {dtype}, over {rival}")
+        titled(axes, f"{wording.DIRECTIONS[direction]}, {dtype}, over the {wording.called(rival)}")
     drawing.ticks(panels[0, 0].xaxis, rows)
     low, high = panels[0, 0].get_ylim()
     drawing.ticks(panels[0, 0].yaxis, [t for t in _SPEEDUPS if low <= t <= high], most=len(_SPEEDUPS))
@@ -189,7 +189,7 @@ def lasso(results: Results) -> Figure | None:
             axes.text((took.median * 1e3) if took else 0, y, _effort(result, name), va="center", fontsize=9, color=INK)
         plain(axes).set(xlim=(0, max(longest, 1e-9) * 1.75), xlabel="ms")
         titled(axes, title)
-    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_yticks(range(len(names)), list(map(wording.called, names)))
     panels[0].invert_yaxis()
     return figure
 
@@ -367,7 +367,7 @@ def _speeds(axes: Axes, result: dict[str, Any], names: Sequence[str]) -> None:
         speed = result["settings"]["batch"] / took.median if took else 0.0
         axes.barh(y, speed, color=drawing.colour_of(name), height=0.66)
         axes.text(speed, y, f" {wording.number(speed)}", va="center", fontsize=9, color=INK)
-    plain(axes).set_yticks(range(len(names)), list(names))
+    plain(axes).set_yticks(range(len(names)), list(map(wording.called, names)))
     axes.margins(x=0.14)
     axes.invert_yaxis()
 

@@ -268,7 +268,7 @@ def test_the_page_on_a_telephone_and_at_night(browser_path: str, tmp_path: Path)
         assert shown.evaluate("document.documentElement.scrollWidth") == 390
         chart = Image.open(io.BytesIO(shown.locator("figure img").first.screenshot())).convert("L")
         browser.close()
-    assert np.median(np.asarray(chart)) < 60
+    assert np.asarray(chart)[:5, :5].max() < 60  # its background
 
 
 @pytest.mark.parametrize("page", report.PAGES, ids=lambda path: path.stem)
