@@ -34,7 +34,7 @@ def colour_of(name: str) -> str:
     if COMPILED in name:
         return VIOLET
     method, _, backend = name.partition(", ")
-    if method in ("ISTA", "FISTA"):  # a solver
+    if method in ("ISTA", "FISTA", "coordinate descent"):  # a solver
         return {"scvae_fast.lasso": BLUE, "cpu": BLUE, "triton": GREEN, "cuda": ORANGE}.get(backend, INK)
     return _COLOURS.get(method, QUIET)
 

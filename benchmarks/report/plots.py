@@ -174,10 +174,10 @@ def lasso(results: Results) -> Figure | None:
     if not found:
         return None
     names = list(dict.fromkeys(name for r in found for name in r["efforts"]))
-    common, each = wording.labels(found)
-    figure = drawing.blank(
-        5.2 * len(found) + 1.5, 1.5 + 0.45 * len(names), f"Milliseconds to a lasso solution: {common}"
-    )
+    s = found[0]["settings"]
+    title = f"Time to a gap of {s['gap']:g}: {wording.lasso_problem(s, dictionary=len(found) == 1)}"
+    each = [wording.in_words(r["settings"], ["dictionary"]) for r in found]
+    figure = drawing.blank(5.2 * len(found) + 1.5, 1.5 + 0.45 * len(names), title)
     panels = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
     for axes, result, title in zip(panels, found, each, strict=True):
         longest = 0.0

@@ -18,6 +18,7 @@ from benchmarks.report.wording import (
     called,
     in_words,
     labels,
+    lasso_problem,
     milliseconds,
     notes,
     number,
@@ -142,13 +143,8 @@ def lasso(results: Results) -> Table:
     if not found:
         raise TableError("lasso: no case was measured")
     names = list(dict.fromkeys(n for r in found for n in r["efforts"]))
-    rows = [[_lasso_problem(r["settings"]), *(_effort(r, name) for name in names)] for r in found]
+    rows = [[lasso_problem(r["settings"]), *(_effort(r, name) for name in names)] for r in found]
     return Table([f"time (iterations) to a gap of {found[0]['settings']['gap']:g}", *map(called, names)], rows)
-
-
-def _lasso_problem(s: dict[str, Any]) -> str:
-    sizes = f"M = {s['rows']:,}, n = {s['side'] ** 2}, K = {s['overcomplete'] * s['side'] ** 2:,}, λ = {s['lmbda']:g}"
-    return f"{s['data']}, {in_words(s, ['dictionary'])}, {sizes}"
 
 
 def _effort(result: dict[str, Any], name: str) -> str:

@@ -97,6 +97,12 @@ def labels(found: Sequence[dict[str, Any]]) -> tuple[str, list[str]]:
     return in_words(found[0]["settings"], shared), [in_words(r["settings"], keys) for r in found]
 
 
+def lasso_problem(s: dict[str, Any], *, dictionary: bool = True) -> str:
+    """The settings of a lasso problem."""
+    sizes = f"M = {s['rows']:,}, n = {s['side'] ** 2}, K = {s['overcomplete'] * s['side'] ** 2:,}, λ = {s['lmbda']:g}"
+    return ", ".join([s["data"], *([in_words(s, ["dictionary"])] if dictionary else []), sizes])
+
+
 def shortened(operation: str, most: int = 34) -> str:
     """The name of a profiled operation or kernel, without its long parts."""
     plain = re.sub(r"^(aten::|void )", "", operation).partition("<")[0].partition("(")[0].strip() or operation

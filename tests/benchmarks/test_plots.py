@@ -84,7 +84,7 @@ def test_models_that_were_wrong_have_no_bar(tmp_path: Path) -> None:
     figure = plots.model(made.results(tmp_path, {"model": [result]}))
     assert figure is not None
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == [
-        "released code's habits",
-        "clean eager LISTA",
-        "ours, float32",
+        "released code",
+        "tuned loop",
+        "scvae_fast, float32",
     ]
