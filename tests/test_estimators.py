@@ -84,7 +84,9 @@ def test_codes_have_the_objective_of_scikit_learns(digits, alpha, norms, positiv
     found = coder.fit(X).transform(X)
     ours = objectives(X, D, found, alpha)
     codes = sparse_encode(X, D, algorithm="lasso_cd", alpha=alpha, max_iter=50_000, positive=positive)
-    np.testing.assert_allclose(ours, objectives(X, D, codes, alpha), rtol=1e-6)
+    theirs = objectives(X, D, codes, alpha)
+    assert (ours <= theirs * (1 + 1e-6)).all()
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)  # scikit-learn 1.7 stops earlier than later versions
     assert coder.score(X) == pytest.approx(-ours.mean())
     assert (found >= 0).all() == positive
 

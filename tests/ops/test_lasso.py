@@ -93,8 +93,9 @@ def test_codes_are_scikit_learns(monkeypatch, positive, gram):
 
     ours, theirs = objectives(codes.numpy()), objectives(expected)
     assert (ours <= theirs * (1 + 1e-9)).all()
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5)  # scikit-learn's tolerance, as below
-    np.testing.assert_allclose(codes, expected, atol=3e-3)
+    # scikit-learn 1.7 stops earlier than later versions.
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    np.testing.assert_allclose(codes, expected, atol=2e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
