@@ -55,7 +55,7 @@ class InferenceOptions:
         return model, speed
 
 
-def check_outside(out: Path, data: str | os.PathLike[str], option: str = "--out") -> None:
+def check_outside(out: Path, data: str | os.PathLike[str]) -> None:
     """Check that the results of a command don't become data of the next one.
 
     Raises:
@@ -64,7 +64,7 @@ def check_outside(out: Path, data: str | os.PathLike[str], option: str = "--out"
     folder = Path(data)
     if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
         raise UsageError(
-            f"{option} {out} lies in the folder of the data, {data}, where later runs would take its pictures for "
+            f"--out {out} lies in the folder of the data, {data}, where later runs would take its pictures for "
             "data: choose another folder"
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -106,10 +107,11 @@ class SparseCoder(nn.Module):
         return sizes + (", positive=True" if self.positive else "") + (f", dim={self.dim}" if self.dim != -1 else "")
 
 
-def drive(x: torch.Tensor, W_e: torch.Tensor) -> torch.Tensor:  # (..., n), (K, n) -> (..., K)
-    """The drive b = x W_eᵀ; in float32 under autocast, like the operations."""
-    linear, device_type = nn.functional.linear, x.device.type
-    return in_float32(device_type, linear, x, W_e) if autocast_is_on(device_type) else linear(x, W_e)
+def drive(x: torch.Tensor, W_e: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """X (..., n) times W_eᵀ, W_e (K, n), plus a bias (K,); in float32 under autocast, like the operations."""
+    linear: Callable[..., torch.Tensor] = nn.functional.linear
+    device_type = x.device.type
+    return in_float32(device_type, linear, x, W_e, bias) if autocast_is_on(device_type) else linear(x, W_e, bias)
 
 
 def without_autocast(tensor: torch.Tensor) -> AbstractContextManager[object]:

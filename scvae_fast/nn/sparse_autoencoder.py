@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,10 +9,10 @@ from torch import nn
 
 from scvae_fast._devices import holds_values
 from scvae_fast.functional import decode, sparse_code
-from scvae_fast.nn.layer import fista_momentum
+from scvae_fast.nn.layer import drive, fista_momentum
 from scvae_fast.ops import checks
 from scvae_fast.ops.backends import check_name
-from scvae_fast.ops.library import autocast_is_on, in_float32
+from scvae_fast.ops.library import autocast_is_on
 
 _LAYER = "SparseAutoencoder"
 _POWER_STEPS = 100
@@ -260,10 +259,7 @@ class SparseAutoencoder(nn.Module):
 
     def _one_layer(self, x: torch.Tensor) -> torch.Tensor:
         """z_0 (..., K) before top_k."""
-        arguments, device_type = (x, self.W_enc, self.b_enc), x.device.type
-        linear: Callable[..., torch.Tensor] = nn.functional.linear
-        # Under autocast codes are float32, like those of the operations.
-        u = in_float32(device_type, linear, *arguments) if autocast_is_on(device_type) else linear(*arguments)
+        u = drive(x, self.W_enc, self.b_enc)
         z = u.relu()
         # Multiplication instead of torch.where keeps NaN.
         return z if self.threshold is None else z * (u > self.threshold).to(z.dtype)
