@@ -96,37 +96,41 @@ def run_processes(checkpoint: str, data: Path, processes: int) -> dict[str, Any]
     return {"seconds": seconds, "bytes": n_bytes, "peak": max(peaks)}
 
 
-def stages(checkpoint: str, data: Path, count: int) -> dict[str, float]:
-    """Milliseconds per picture of each stage alone, in one thread."""
+def stages(checkpoint: str, data: Path, count: int, rounds: int = 3) -> dict[str, float]:
+    """Milliseconds per picture of each stage alone, in one thread: medians over rounds of all stages."""
     from scvae_fast.codes.coding import encode_pictures
+    from scvae_fast.codes.sparse import SparseCodes
     from scvae_fast.codes.storage import write_codes
     from scvae_fast.data import PictureStream
     from scvae_fast.models.loading import load_model
 
     torch.set_num_threads(1)
     model = load_model(checkpoint)
-    pictures, decoding = _timed(lambda: PictureStream(data, threads=1, limit=count))
+    pictures = list(PictureStream(data, threads=1, limit=count))
     batches = torch.stack([each.picture for each in pictures]).split(BATCH_SIZE)
     with torch.no_grad():
-        _, encoder = _timed(lambda: (model.encoder(batch) for batch in batches))
-        _, network = _timed(lambda: (model.encode(batch).codes for batch in batches))
-    coded, whole = _timed(lambda: encode_pictures(model, pictures, batch_size=BATCH_SIZE))
-    with tempfile.TemporaryDirectory() as folder:
-        _, parquet = _timed(lambda: [write_codes(Path(folder, "codes.parquet"), model, coded)])
-    found = {
-        "reading and decoding JPEG": decoding,
-        "the encoder's convolutions": encoder,
-        "LISTA": network - encoder,
-        "taking the zeros out": whole - network,
-        "Parquet": parquet,
+        found = [model.encode(batch) for batch in batches]
+    coded = list(encode_pictures(model, pictures, batch_size=BATCH_SIZE))
+    each_stage: dict[str, Callable[[Path], Iterable[Any]]] = {
+        "reading and decoding JPEG": lambda _: PictureStream(data, threads=1, limit=count),
+        "convolutions of the encoder": lambda _: (model.encoder(batch) for batch in batches),
+        "LISTA": lambda _: (model.bottleneck(each.latents.permute(0, 2, 3, 1)) for each in found),
+        "removing zeros": lambda _: (SparseCodes.of(codes) for each in found for codes in each.codes),
+        "Parquet": lambda folder: [write_codes(folder / "codes.parquet", model, coded)],
     }
-    return {name: 1000 * seconds / len(pictures) for name, seconds in found.items()}
+    taken: dict[str, list[float]] = {name: [] for name in each_stage}
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        for _ in range(rounds):
+            for name, run in each_stage.items():
+                taken[name].append(_timed(run, Path(folder)))
+    return {name: 1000 * statistics.median(seconds) / len(pictures) for name, seconds in taken.items()}
 
 
-def _timed(make: Callable[[], Iterable[Any]]) -> tuple[list[Any], float]:
+def _timed(run: Callable[[Path], Iterable[Any]], folder: Path) -> float:
     begin = time.perf_counter()
-    made = list(make())
-    return made, time.perf_counter() - begin
+    for _ in run(folder):
+        pass
+    return time.perf_counter() - begin
 
 
 def names(count: int) -> dict[str, float]:
@@ -197,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         _print_processes(options.checkpoint, Path(folder), options)
         for name, milliseconds in stages(options.checkpoint, Path(folder), min(options.crops, 512)).items():
-            print(f"{name}: {milliseconds:.2f} ms a picture")
+            print(f"{name}: {milliseconds:.2f} ms per picture")
     return 0
 
 
@@ -206,7 +210,7 @@ def _print_processes(checkpoint: str, data: Path, options: argparse.Namespace) -
     for _ in range(options.rounds):
         for count in options.processes:
             runs[count].append(run_processes(checkpoint, data, count))
-    print("| processes | pictures a second | ratio | MiB added to a process | bytes a picture |")
+    print("| processes | pictures per second | ratio | MiB added per process | bytes per picture |")
     print("|---:|---:|---:|---:|---:|")
     alone = [each["seconds"] for each in runs[options.processes[0]]]
     for count, found in runs.items():

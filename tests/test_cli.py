@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -233,6 +234,20 @@ def test_errors_name_the_whole_command(way: list[str], tmp_path: Path, capsys: p
     out = str(tmp_path / "out")
     assert cli.main(["edit", *way, "--checkpoint", str(tmp_path / "none"), "--out", out]) == cli.FAILED
     assert capsys.readouterr().err.startswith(f"scvae-fast edit {way[0]}: ")
+
+
+def test_warnings_are_printed_like_errors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    usual = warnings.formatwarning
+
+    def run(*_: object) -> int:
+        print(warnings.formatwarning("c fell", UserWarning, demo.__file__, 3), end="")
+        print(warnings.formatwarning("c fell", UserWarning, __file__, 3) == usual("c fell", UserWarning, __file__, 3))
+        return 0
+
+    monkeypatch.setattr(doctor, "main", run)
+    assert cli.main(["doctor"]) == 0
+    assert capsys.readouterr().out == "scvae-fast doctor: warning: c fell\nTrue\n"
+    assert warnings.formatwarning is usual
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,10 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from scvae_fast.cli import (
     app,
@@ -67,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     name = " ".join(filter(None, ("scvae-fast", options.command, getattr(options, "way", None))))
     try:
-        status = int(options.run(options))
+        with _short_warnings(name):
+            status = int(options.run(options))
         sys.stdout.flush()  # raises errors of printing here, where they are handled
         return status
     except (UsageError, ImportError) as error:  # an ImportError names an extra that is not installed
@@ -83,6 +86,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)
         return STOPPED
+
+
+@contextlib.contextmanager
+def _short_warnings(name: str) -> Iterator[None]:
+    """Print this package's warnings like its errors, without file names and lines of code."""
+    package, usual = str(Path(__file__).parents[1]), warnings.formatwarning
+
+    def in_one_line(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if category is UserWarning and filename.startswith(package):
+            return f"{name}: warning: {message}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = in_one_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _parser() -> argparse.ArgumentParser:

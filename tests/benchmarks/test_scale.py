@@ -20,6 +20,4 @@ def test_names_and_stages(checkpoint: Path, tmp_path: Path) -> None:
     assert 30 < scale.names(5000)["bytes"] < scale.names(5000)["of strings"] - 40
     assert scale.listing(50)["seconds"] > 0
     scale.write_crops(tmp_path, 20, 16)
-    found = scale.stages(str(checkpoint), tmp_path, 20)
-    assert found["reading and decoding JPEG"] > 0
-    assert found["Parquet"] > 0
+    assert all(milliseconds > 0 for milliseconds in scale.stages(str(checkpoint), tmp_path, 20).values())
