@@ -31,6 +31,11 @@ def find_device(name: str | None) -> torch.device:
     return device
 
 
+def cuda_index(device: torch.device) -> int:
+    """The number of a CUDA device; that of the current one if it has none."""
+    return device.index if device.index is not None else torch.cuda.current_device()
+
+
 def holds_values(tensor: torch.Tensor) -> bool:
     """Whether the tensor has values to inspect; not on the meta device, or while torch only propagates shapes."""
     return tensor.untyped_storage().device.type != "meta"

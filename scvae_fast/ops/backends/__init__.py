@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from scvae_fast._devices import cuda_index
 from scvae_fast.ops.backends import cpu, cuda, reference, trial, triton
 from scvae_fast.ops.backends.fused import Fused
 from scvae_fast.ops.backends.half import InFloat32
@@ -147,7 +148,7 @@ def _choose_on_gpu(
     able = [name for name in trial.NAMES if declines(name, device, dtype, options, sizes) is None]
     if not able:
         return "eager"
-    return trial.CHOOSER.fastest(_index(device), dtype, rows, able) or "eager"
+    return trial.CHOOSER.fastest(cuda_index(device), dtype, rows, able) or "eager"
 
 
 def prepare(device: torch.device) -> None:
@@ -158,13 +159,9 @@ def prepare(device: torch.device) -> None:
     if device.type == "cuda" and not os.environ.get(PIN):
         able = [name for name in trial.NAMES if declines(name, device, torch.float32) is None]
         if able:
-            trial.CHOOSER.verdicts(_index(device), able)
+            trial.CHOOSER.verdicts(cuda_index(device), able)
 
 
 def why_not(name: str) -> str | None:
     """Why a backend isn't used here: it can't be, or its trial on the current GPU failed; None if it may be used."""
     return BACKENDS[name].unusable() or trial.failure(name)
-
-
-def _index(device: torch.device) -> int:
-    return device.index if device.index is not None else torch.cuda.current_device()

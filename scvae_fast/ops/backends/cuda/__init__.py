@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from scvae_fast._devices import cuda_index
 from scvae_fast.ops import native
 from scvae_fast.ops.backends.cuda.device import card, emulated, module
 from scvae_fast.ops.problem import FACTORED, MOMENTUM
@@ -37,12 +38,12 @@ def declines(device: torch.device, dtype: torch.dtype) -> str | None:
         return f"it runs on {'CPU tensors, emulated' if emulated() else 'CUDA tensors'}, got a tensor on {device}"
     if dtype not in _DTYPES:
         return f"it takes float32, bfloat16 and float16, got {dtype}"
-    return None if emulated() else _unfit(device.index if device.index is not None else torch.cuda.current_device())
+    return None if emulated() else _unfit(cuda_index(device))
 
 
 def too_large(device: torch.device, dtype: torch.dtype, K: int, n: int) -> str | None:
     """Why K atoms or n features are too many for the card's shared memory; None if they aren't."""
-    found = card(None if emulated() else device.index if device.index is not None else torch.cuda.current_device())
+    found = card(None if emulated() else cuda_index(device))
     try:
         module().cuda_plan(found, 1, K, n, False, dtype.itemsize)
         module().cuda_plan(found, 1, n, K, True, dtype.itemsize)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from scvae_fast._devices import cuda_index
 from scvae_fast.ops.backends.triton import tiles
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def declines(device: torch.device, dtype: torch.dtype) -> str | None:
         return f"it runs on {'CPU tensors, interpreted' if interpreted() else 'CUDA tensors'}, got a tensor on {device}"
     if dtype == torch.float64:
         return "its matrix products are float32 at most, got torch.float64"
-    return None if interpreted() else _unfit(device.index if device.index is not None else torch.cuda.current_device())
+    return None if interpreted() else _unfit(cuda_index(device))
 
 
 def too_large(device: torch.device, dtype: torch.dtype, K: int, n: int) -> str | None:
