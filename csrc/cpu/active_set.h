@@ -40,7 +40,7 @@ class ActiveSets {
 
   ActiveSets(Trajectory<T> trajectory, std::int64_t n_iter);
 
-  // For a block of rows with known codes, chooses the t from which on they are treated on their active sets,
+  // For a block of rows with known codes, chooses the t from which they are treated on their active sets,
   // least <= t <= T, so that it saves most work. T stands for never, if nothing saves work.
   void choose(std::int64_t first, std::int64_t count, std::int64_t least, Worker& own);
 

@@ -20,7 +20,7 @@ namespace {
 constexpr std::int64_t kRowsOfLasso = 48;            // of a block
 constexpr std::int64_t kMostCorrelations = 1 << 20;  // elements of a block's correlations
 constexpr int kLeastScale = -1000;                   // its exponent: one over it is a number
-constexpr int kWithoutProgress = 3;                  // rounds after which rounding is taken for what stops a row
+constexpr int kWithoutProgress = 3;                  // rounds after which a row counts as stopped by rounding
 constexpr double kProgress = 0.7;                    // a gap smaller by that factor is progress
 
 // What the blocks share.
@@ -35,7 +35,7 @@ struct Shared {
   Weights<T> weights;
 };
 
-// A row on its way: its codes that are not zero, in the scale of the atoms and of x.
+// A row in progress: its nonzero codes, in the scale of the atoms and of x.
 template <typename T>
 struct Progress {
   std::int64_t row = 0;
@@ -136,7 +136,7 @@ class Block {
     }
   }
 
-  // Each row by itself, as far as correlations from the Gram matrix tell.
+  // Solves one row after the other, with correlations from the Gram matrix.
   void by_gram(const Turn& turn) {
     for (std::size_t i = 0; i < live_.size(); ++i) {
       const T* x = p_.x[progress_[live_[i]].row];
@@ -192,7 +192,7 @@ class Block {
     for (std::int64_t r = rows; r < whole(rows); ++r) residuals_.zero_row(r);
   }
 
-  // Writes a row's gap, and takes it further unless that is small enough or there is nothing to gain.
+  // Writes a row's gap, and continues the row unless the gap is small enough or the row makes no progress.
   bool goes_on(Progress<T>& at, std::size_t i, std::int64_t place, double& gap, const Turn& turn) {
     LassoRow<T>& solver = this->solver(i);
     solver.weigh(weights(i), at.scale);

@@ -1,5 +1,5 @@
-// The lasso: for each row x the codes z that minimise 1/2 |x - D z|^2 + sum of alpha[k] |z[k]|, and a bound of what
-// they miss of the minimum.
+// The lasso: for each row x the codes z that minimise 1/2 |x - D z|^2 + sum of alpha[k] |z[k]|, and a bound on their
+// distance from the minimum.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ struct LassoProblem {
   std::int64_t features = 0;  // n
   Rows<T> x;                  // (M, n), finite
   Rows<T> D;                  // (n, K)
-  bool gram = false;          // whether to work on D^T D, of which few rows of x need a part alone
+  bool gram = false;          // whether to work on D^T D, of which few rows of x need only a part
   Rows<T> alpha;              // (M, K), above 0; a stride of 0 stands for the same in all rows
   Rows<T> z0;                 // (M, K); data is null where the start is 0
   bool positive = false;      // z >= 0

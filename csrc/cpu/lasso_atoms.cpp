@@ -12,7 +12,7 @@
 namespace scvae::cpu {
 namespace {
 
-constexpr std::int64_t kAlone = 2 * kDenseRows;  // rows of x: below that one thread has them all
+constexpr std::int64_t kAlone = 2 * kDenseRows;  // rows of x; below that, one thread has them all
 
 // The exponent of a column's sum of squares where that is out of range; nothing where the column is no atom.
 template <typename T>
@@ -114,7 +114,7 @@ Rows<T> LassoAtoms<T>::scaled(Rows<T> D) {
   return own_[0].rows();
 }
 
-// Rows of a panel at a time; what is left of the diagonal is mirrored, which changes nothing, for the sums of both
+// Rows of a panel at a time. The part left of the diagonal is mirrored; that changes nothing, because the sums of both
 // halves have the same terms in the same order.
 template <typename T>
 void LassoAtoms<T>::form_all(int threads) {

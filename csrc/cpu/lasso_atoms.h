@@ -16,17 +16,17 @@ class LassoAtoms {
  public:
   LassoAtoms(const LassoProblem<T>& problem, int threads);
 
-  bool valid() const { return valid_; }  // whether D is finite and has no column of zeros; nothing is to be done if not
+  bool valid() const { return valid_; }  // whether D is finite and has no column of zeros; nothing is computed if not
   std::int64_t columns() const { return columns_; }  // atoms, padded
   const T* units() const { return units_.data(); }   // powers of two; each atom is divided by its own
   const Matrix<T>& rows() const { return rows_; }    // one a row
   bool has_gram() const { return has_gram_; }
   const Matrix<T>& gram() const { return gram_; }
 
-  // Atoms, and their rows of the Gram matrix, that are not there yet. Where there are few rows of x one thread alone
-  // asks for them; else all are there from the start.
+  // Computes missing atoms, and their rows of the Gram matrix. With few rows of x, a single thread calls this;
+  // otherwise all are there from the start.
   void need(const std::int32_t* atoms, std::int64_t count);
-  // out = coefficients D for so many rows, of which each gets the same sums wherever it stands; both have whole units
+  // out = coefficients D for `rows` rows. The sums of a row don't depend on its place. Both matrices have whole units
   // of kDenseRows.
   void correlate(const Matrix<T>& coefficients, std::int64_t rows, Matrix<T>& out) const;
 

@@ -46,13 +46,13 @@ struct LassoKernels {
                         std::int32_t* index);
   // One round of coordinate descent; returns the largest change of a code, as an absolute value.
   T (*sweep)(const WorkingSet<T>& set);
-  // Solves for the codes that are not zero, their signs kept, and goes there; or, where that is better, as far as a
-  // code becomes zero, or to zero with all codes that would change their signs. Returns 1 where signs changed, 2 where
-  // all were kept, and 0, with nothing changed, where rounding kept it from a solution. Scratch: (size + 6) * stride
-  // elements, and 16 indices more than the set has atoms.
+  // Solves for the nonzero codes with their present signs, and moves there; if a code would change its sign, either
+  // moves only until one becomes zero, or stops all such codes at zero, whichever is better. Returns 1 if signs
+  // changed, 2 if all were kept, and 0, with nothing changed, if rounding prevented a solution. Scratch: (size + 6) *
+  // stride elements, and 16 indices more than the set has atoms.
   int (*jump)(const WorkingSet<T>& set, T* scratch, std::int32_t* index);
   GapTerms<T> (*gap_terms)(const WorkingSet<T>& set);
-  // out[i] = scale x[i] - the sum over the terms of codes[t] atoms[index[t]][i], in double
+  // out[i] = x[i] / scale - the sum over the terms of codes[t] atoms[index[t]][i], in double
   void (*residual)(const T* x, double scale, const T* atoms, std::int64_t stride, const std::int32_t* index,
                    const T* codes, std::int64_t terms, std::int64_t features, double* out);
 };

@@ -1,4 +1,4 @@
-// The lasso's inner loops, compiled for each instruction set like kernels_impl.h, which is to be included before.
+// The lasso's inner loops, compiled for each instruction set like kernels_impl.h, which must be included first.
 #include <cstdint>
 
 #include "cpu/lasso_kernels.h"
@@ -55,7 +55,7 @@ T largest(const T* x, std::int64_t size) {
   return found;
 }
 
-// Eight sums, as no compiler may make of one.
+// Eight partial sums; compilers may not split one sum into them.
 template <typename T>
 double square(const T* x, double by, std::int64_t size) {
   constexpr std::int64_t sums = 8;
@@ -85,7 +85,7 @@ void column_squares(const T* matrix, std::int64_t stride, std::int64_t rows, std
   }
 }
 
-// What is beyond the columns has an inverse of zero.
+// Elements beyond the columns have an inverse of zero.
 template <typename T>
 T largest_ratio(const T* g, const T* inverse, std::int64_t columns, bool positive) {
   constexpr std::int64_t lanes = kLanes<T>;
@@ -184,8 +184,8 @@ T sweep(const WorkingSet<T>& given) {
       correlation = w.correlations[j + 1];
       continue;
     }
-    // By itself, so that the next code need not wait for the vectors to go to memory and come back; the change, rounded
-    // in another way, so that it need not wait for `next` either.
+    // Computed separately, so that the next code need not wait until the vectors are stored and loaded again; from the
+    // change rounded in another way, so that it need not wait for `next` either.
     correlation = w.correlations[j + 1] - (pull - inside) * row[j + 1];
     w.codes[j] = next;
     subtract<T>(row, change, columns, w.correlations);
@@ -199,8 +199,8 @@ template <typename T>
 constexpr T kEpsilon = sizeof(T) == 4 ? T(1.2e-7) : T(2.3e-16);
 
 // Factorises a symmetric matrix (size, stride) in place, A = U^T E U with U in its upper triangle and the diagonal
-// E[k][k] = 1 / U[k][k] in `inverse`; returns false where it is singular. Rows are padded; what is left of the diagonal
-// is overwritten.
+// E[k][k] = 1 / U[k][k] in `inverse`; returns false where it is singular. Rows are padded; the part left of the
+// diagonal is overwritten.
 template <typename T>
 bool factorise(T* A, std::int64_t stride, std::int64_t size, T* inverse) {
   constexpr std::int64_t lanes = kLanes<T>;
@@ -228,7 +228,7 @@ bool factorise(T* A, std::int64_t stride, std::int64_t size, T* inverse) {
   return true;
 }
 
-// The numbers of the lanes.
+// The indices of the lanes.
 template <typename T>
 [[gnu::always_inline]] inline typename VectorOf<T>::integer lane_numbers() {
   typename VectorOf<T>::integer numbers = {};
@@ -275,12 +275,12 @@ void solve(const T* U, std::int64_t stride, std::int64_t size, const T* inverse,
   }
 }
 
-// What is added to the diagonal, in roundings. The step is then a descent whatever the rank of the matrix, for the
-// quadratic that it minimises lies above the objective; along a direction that costs nothing it is long, and ends where
-// a code becomes zero.
+// This many roundings are added to the diagonal. The step is then a descent whatever the rank of the matrix, because
+// the quadratic that it minimises lies above the objective; along a direction without curvature it is long, and ends
+// where a code becomes zero.
 constexpr int kRidge = 8;
 
-// A step from the codes that are not zero, in the order of `index`; vectors are padded with zeros to whole vectors.
+// A step from the nonzero codes, in the order of `index`; vectors are padded with zeros to whole vectors.
 template <typename T>
 struct Step {
   std::int64_t size;
@@ -290,7 +290,7 @@ struct Step {
   T slope, curvature;  // of the objective without the absolute values, and with their present signs
 };
 
-// By how much that part of a step changes the objective.
+// The change of the objective by this part of a step.
 template <typename T>
 T change_by(const Step<T>& s, T part) {
   Vector<T> sums = {};
@@ -301,14 +301,14 @@ T change_by(const Step<T>& s, T part) {
   return part * (s.slope + T(0.5) * part * s.curvature) + sum_of_lanes<T>(sums);
 }
 
-// Whether a code that is not zero becomes zero or changes its sign.
+// Whether a nonzero code becomes zero or changes its sign.
 template <typename T>
 bool crosses(T code, T there) {
   return there == T(0) || (code > T(0)) != (there > T(0));
 }
 
-// The part of a step, at most 1, that makes the objective smallest: all of it, or as far as a code becomes zero, which
-// is then the `first`. `change` is by how much.
+// The part of a step, at most 1, that minimises the objective: all of it, or up to where a code becomes zero, which is
+// then the `first`. `change` is the change of the objective.
 template <typename T>
 T best_part(const Step<T>& s, bool positive, std::int64_t& first, T& change) {
   T best = 1;
@@ -327,7 +327,7 @@ T best_part(const Step<T>& s, bool positive, std::int64_t& first, T& change) {
   return best;
 }
 
-// Brings correlations up to date for codes that become `there`.
+// Updates correlations for codes that become `there`.
 template <typename T>
 void move(const WorkingSet<T>& w, const Step<T>& s, const std::int32_t* index, const T* there) {
   for (std::int64_t i = 0; i < s.size; ++i)
@@ -336,7 +336,7 @@ void move(const WorkingSet<T>& w, const Step<T>& s, const std::int32_t* index, c
                   w.correlations);
 }
 
-// The whole step, but codes stop at zero. Returns whether that makes the objective smaller than `change`; if not,
+// The whole step, but codes stop at zero. Returns whether that changes the objective by less than `change`; if not,
 // nothing is changed. `before` is scratch.
 template <typename T>
 bool step_to_zeros(const WorkingSet<T>& w, const Step<T>& s, const std::int32_t* index, T change, T* there, T* before) {
@@ -392,7 +392,7 @@ int jump(const WorkingSet<T>& given, T* scratch, std::int32_t* index) {
     gather_all(w.gram + index[i] * w.stride, A + i * w.stride);
     A[i * w.stride + i] += kRidge * kEpsilon<T> * static_cast<T>(size);
   }
-  gather_all(w.correlations, s.by);  // in this order, for each may overwrite what lies behind it
+  gather_all(w.correlations, s.by);  // in this order: each may overwrite what lies behind it
   gather_all(w.codes, s.code);
   gather_all(w.alpha, s.alpha);
   for (std::int64_t j = 0; j < columns; j += lanes) {

@@ -9,17 +9,17 @@
 namespace scvae::cpu {
 namespace {
 
-constexpr std::int64_t kFirst = 32;     // atoms that a working set has room for at first
-constexpr std::int64_t kFewAtoms = 16;  // that may join it at a time
-constexpr double kShare = 0.3;          // of the largest violation: who violates more than that joins
-constexpr double kShareJumped = 0.7;    // the same of a row that jumped: of atoms that are correlated, few are needed
-constexpr std::int64_t kSweeps = 2;     // before a jump,
-constexpr std::int64_t kAtoms = 16;     // and one for every so many atoms of the set: it takes about as long as they do
-constexpr double kInner = 0.1;          // of the gap of all atoms that a working set is solved to
-constexpr double kMargin = 0.8;         // of the tolerance, for what is not certified exactly
+constexpr std::int64_t kFirst = 32;      // atoms that a working set has room for at first
+constexpr std::int64_t kFewAtoms = 16;   // that may join it at a time
+constexpr double kShare = 0.3;           // of the largest violation: atoms that violate more than that join
+constexpr double kShareJumped = 0.7;     // the same of a row that jumped: of atoms that are correlated, few are needed
+constexpr std::int64_t kSweeps = 2;      // before a jump;
+constexpr std::int64_t kAtoms = 16;      // plus one for this many atoms in the set: a jump takes about that long
+constexpr double kInner = 0.1;           // of the gap of all atoms that a working set is solved to
+constexpr double kMargin = 0.8;          // of the tolerance, for what is not certified exactly
 constexpr std::int64_t kLookEvery = 64;  // sweeps
 
-// Ratios and weights stay away from overflow; beyond that alpha is all, or nothing.
+// Bounds ratios and weights to avoid overflow; beyond that, alpha dominates or vanishes.
 template <typename T>
 constexpr double kExtreme = sizeof(T) == 4 ? 1e30 : 1e250;
 
@@ -112,7 +112,7 @@ double LassoRow<T>::alpha(std::int64_t atom) const {
   return static_cast<double>(weights_->base.data()[atom]) * weight_;
 }
 
-// The residual is taken for as large as x, which it is no larger than once codes are better than none.
+// Uses |x| for |residual|, an upper bound once the codes are better than zeros.
 template <typename T>
 double LassoRow<T>::gap_of(double ratio, const GapTerms<T>& terms, double energy) const {
   const double s = 1 / std::max(1.0, ratio);
@@ -120,7 +120,7 @@ double LassoRow<T>::gap_of(double ratio, const GapTerms<T>& terms, double energy
   return (1 - s) * (1 - s) * energy + std::max(slack, 0.0);
 }
 
-// Those that violate their constraint most join the set.
+// The atoms that violate their constraints most join the set.
 template <typename T>
 bool LassoRow<T>::grow(const T* g, double largest) {
   constexpr double rounding = 4 * std::numeric_limits<T>::epsilon();
@@ -152,7 +152,7 @@ bool LassoRow<T>::grow(const T* g, double largest) {
   return count > 0;
 }
 
-// Those of an atom with the first atoms of the set, up to number `last`.
+// Products of an atom with the first atoms of the set, up to number `last`.
 template <typename T>
 void LassoRow<T>::products(std::int32_t atom, std::int64_t last, T* out) const {
   const std::int32_t* others = atom_.data();
@@ -166,7 +166,7 @@ void LassoRow<T>::products(std::int32_t atom, std::int64_t last, T* out) const {
   }
 }
 
-// With codes and correlations of zero.
+// The atoms join with codes and correlations of zero.
 template <typename T>
 void LassoRow<T>::add(const std::int32_t* atoms, std::int64_t count) {
   reserve(size_ + count);
@@ -228,8 +228,8 @@ void LassoRow<T>::drop_zeros() {
   std::copy(correlations.begin(), correlations.end(), correlation_.begin());
 }
 
-// To a gap of the working set that is small enough, or as far as rounding lets it. Returns the largest change of a code
-// in the first sweep, infinity after a jump.
+// Descends until the working set's gap is small enough, or rounding stops it. Returns the largest change of a code in
+// the first sweep, or infinity after a jump.
 template <typename T>
 T LassoRow<T>::descend(double energy, double enough, std::int64_t& sweeps, const Turn& turn) {
   const WorkingSet<T> w = set();

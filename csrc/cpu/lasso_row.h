@@ -34,14 +34,14 @@ class LassoRow {
 
   // Starts with these codes, of x divided by `scale`.
   void begin(const Weights<T>& weights, double scale, const std::int32_t* index, const T* codes, std::int64_t terms);
-  // The weights alone, which is all that `ratio` and `alpha` need.
+  // Sets only the weights, which is all that `ratio` and `alpha` need.
   void weigh(const Weights<T>& weights, double scale);
 
-  // From the correlations g of all atoms with the residual at the present codes to better codes. `energy` is 1/2 |x|^2.
-  // `grew` tells whether atoms joined the working set.
+  // Finds better codes, from the correlations g of all atoms with the residual of the present codes. `energy` is
+  // 1/2 |x|^2. `grew` says whether atoms joined the working set.
   State advance(const T* g, double energy, std::int64_t& sweeps, bool& grew, const Turn& turn);
 
-  // The codes that are not zero.
+  // The nonzero codes.
   void codes(std::vector<std::int32_t>& index, std::vector<T>& values) const;
   // The largest |g[k]| / alpha[k].
   double ratio(const T* g) const;

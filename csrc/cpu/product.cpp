@@ -7,9 +7,9 @@ namespace {
 
 constexpr std::int64_t kSlack = 16;  // entries that the support kernel may write beyond its result
 
-// Mean density of the union of two rows in a unit from which on three rows are multiplied by pattern.
+// From this mean density of the union of two rows in a unit, three rows are multiplied by pattern.
 constexpr double kSparse = 0.28;
-// Likewise, from which on six rows are multiplied with all terms.
+// From this one, six rows are multiplied with all terms.
 constexpr double kDense = 0.9;
 
 template <typename T>

@@ -17,7 +17,7 @@ namespace scvae::cpu {
 // Number of atoms that are packed at a time: the rows of a packed matrix's tile.
 inline constexpr std::int64_t kSlab = kDepth;
 
-// Number of elements of W_e and of D from which on packed copies would be too large.
+// From this number of elements of W_e and of D, packed copies would be too large.
 inline constexpr std::int64_t kTooLarge = 4 << 20;
 
 template <typename T>
