@@ -32,7 +32,7 @@ help:
 	@echo "make lint      style, types and formatting of Python and C++"
 	@echo "make format    rewrite the sources in the project's style"
 	@echo "make docs      the documentation's site, into build/docs; a warning is an error"
-	@echo "make linkcheck whether the documentation's links to other sites lead somewhere"
+	@echo "make linkcheck check the documentation's links to other sites"
 	@echo "make bench     this machine's figures against eager PyTorch, into out/bench (BENCH='--help' for its options)"
 	@echo "make doctor    versions, processor, GPU, usable backends"
 	@echo "make dist      source distribution and wheel, into dist/"

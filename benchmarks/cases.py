@@ -1,7 +1,7 @@
-"""What is measured: every case of every plan, and nothing else decides that.
+"""What is measured: every case of every plan.
 
 A case is a name and the numbers behind it; `plan` lists the cases of a run in groups, each of which answers a question.
-A case may stand in several groups and is measured once.
+A case may be in several groups and is measured once.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class MemoryCase(NamedTuple):
 
 
 class FamilyCase(NamedTuple):
-    """A network of the LISTA family, one of `family.NETWORKS`, beside the loop that people write."""
+    """A network of the LISTA family, one of `family.NETWORKS`, compared with the usual loop."""
 
     form: str
     direction: str  # FORWARD or BOTH
@@ -76,7 +76,7 @@ class FamilyCase(NamedTuple):
 
 
 class LassoCase(NamedTuple):
-    """The time to come within `gap` of the lasso's optimum, relatively: patches of photographs, or Gaussian rows."""
+    """The time to a relative gap of `gap` to the lasso's optimum: patches of photographs, or Gaussian rows."""
 
     rows: int = 1024
     side: int = 8  # a patch has side² pixels, a row n = side² features
@@ -259,7 +259,7 @@ def _on_gpu(full: bool) -> dict[str, list[AnyCase]]:
         "dtypes": _grid("sparse_code", twice, rows=(65_536,), dtype=("float16", "float64")),
         "family": _family((65_536,)),
         "lasso": [LassoCase(rows=65_536, dictionary=dictionary) for dictionary in ("dct", "random")],
-        # At last: it tunes for up to a minute at each.
+        # Last, because each case tunes for up to a minute.
         "compiled": _grid("sparse_code", twice, rows=(65_536,), dtype=both_dtypes, compiled=("default+max-autotune",)),
     }
     if full:

@@ -35,8 +35,8 @@ refuse() {
   exit 2
 }
 
-# A forgotten directory must not turn a stage into one.
-[[ -n ${1:-} && -z ${limits[$1]:-} ]] || refuse "say first which directory takes the results, then stages: ${stages[*]}"
+# If the directory is forgotten, the first stage must not be taken for it.
+[[ -n ${1:-} && -z ${limits[$1]:-} ]] || refuse "give the directory for the results first, then stages: ${stages[*]}"
 directory=$1
 shift
 [[ $# -gt 0 ]] || set -- "${stages[@]}"
@@ -44,7 +44,7 @@ for stage in "$@"; do
   [[ -n $stage && -n ${limits[$stage]:-} ]] || refuse "there is no stage '$stage'; there are ${stages[*]}"
 done
 patience=${PATIENCE:-1}
-[[ $patience =~ ^[1-9][0-9]*$ ]] || refuse "PATIENCE must be a whole number from 1 on, got '$patience'"
+[[ $patience =~ ^[1-9][0-9]*$ ]] || refuse "PATIENCE must be a whole number, 1 or more, got '$patience'"
 mkdir -p "$directory" && out=$(cd "$directory" && pwd) || exit 1
 cd "$(dirname "$0")/.." || exit 1
 
@@ -106,7 +106,7 @@ build() {
 
 hopper() {
   if [[ $capability != 9.0 ]]; then
-    say "hopper: passed over, the card has compute capability $capability"
+    say "hopper: skipped, the card has compute capability $capability"
     return
   fi
   step hopper "${limits[hopper]}" "$python" tests/support/small_calls.py hopper

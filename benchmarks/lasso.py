@@ -1,9 +1,9 @@
 """Solvers of one lasso problem, ½‖x − Dz‖² + λ‖z‖₁ summed over the rows: seconds to the same objective.
 
-Each contestant gets the fewest iterations that bring the objective within the case's gap of the optimum, (F − F*)/F*;
-one that can't get there is named, with the gap that it reached. `scvae_fast.lasso` goes on until every row is
-certified. F* is found in float64, and the duality gap, which bounds what is missing, stands beside it. One whose call
-takes longer than `ONCE` seconds is timed once, and one that would take longer than `MOST_SECONDS` is left out.
+Each contestant gets the fewest iterations that bring the objective within the case's gap of the optimum, (F − F*)/F*.
+One that can't get there is named, with the gap that it reached. `scvae_fast.lasso` continues until every row is
+certified. F* is found in float64, and recorded with the duality gap, which bounds its error. A contestant whose call
+takes longer than `ONCE` seconds is timed once; one that would take longer than `MOST_SECONDS` is left out.
 """
 
 from __future__ import annotations
@@ -141,10 +141,10 @@ def _by_spams(p: Lasso, descent: bool, n_iter: int) -> torch.Tensor:
 def solvers(p: Lasso, loops: bool = True) -> dict[str, dict[str, Solver]]:
     """The contestants by their method; those of one method do the same arithmetic, the first of them the fastest.
 
-    `ITSELF` names those that find the end by themselves, whatever number of iterations they get. `loops` is whether
-    ISTA and eager FISTA take part.
+    Those in `ITSELF` decide on their own when to stop, and ignore the number of iterations. `loops` is whether ISTA and
+    eager FISTA take part.
 
-    `scvae_fast.lasso` restarts the momentum of each row by itself, and finds c anew in each call.
+    `scvae_fast.lasso` restarts the momentum of each row separately, and computes c anew in each call.
     """
     S, theta = p.S, torch.tensor(p.theta, device=p.D.device)
     backends = rivals.takers(Case("lista", FORWARD), p.x.device)
@@ -193,9 +193,9 @@ def optimum(p: Lasso) -> tuple[float, float]:
 
 
 def fewest(solver: Solver, gap_of: Callable[[torch.Tensor], float], gap: float) -> tuple[int, float]:
-    """The number of iterations that brings the gap under what is asked, to within a sixteenth; and the gap there.
+    """The fewest iterations that bring the gap down to `gap`, to within a sixteenth; and the gap that they reach.
 
-    Where no number up to MOST_ITERATIONS does, that number and its gap.
+    If no number up to MOST_ITERATIONS does, that number and its gap.
     """
     n, reached = 1, gap_of(solver(1))
     while reached > gap and n < MOST_ITERATIONS:
@@ -217,7 +217,7 @@ def fewest(solver: Solver, gap_of: Callable[[torch.Tensor], float], gap: float) 
 def samples(
     able: Mapping[str, Callable[[], object]], took: Mapping[str, float], seconds: float, device: str = "cpu"
 ) -> list[dict[str, float]]:
-    """Rounds of the contestants; to the first is added the call of those that take longer than `ONCE`."""
+    """Rounds of the contestants; the first also has the only call of those that take longer than `ONCE`."""
     quick = {name: run for name, run in able.items() if took[name] <= ONCE}
     calls = math.ceil(_LEAST_SECONDS / max(min((took[name] for name in quick), default=1.0), 1e-9))
     settling = {name: _SETTLING for name in quick if took[name] < _SETTLING}
@@ -230,7 +230,7 @@ def samples(
 class Race:
     """One case's contestants, one after the other.
 
-    Numbers of iterations are looked for with the first rows, and raised where they don't do for all of them.
+    Numbers of iterations are searched on the first rows, and raised where they are too few for all rows.
     """
 
     def __init__(self, case: LassoCase, device: str) -> None:
@@ -246,7 +246,7 @@ class Race:
         self.took: dict[str, float] = {}
 
     def run(self) -> None:
-        """Finds what each contestant needs."""
+        """Finds the iterations that each contestant needs."""
         of_part = solvers(self._part, self._case.loops)
         for key, method in solvers(self.whole, self._case.loops).items():
             first = next(iter(method))

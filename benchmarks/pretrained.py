@@ -1,7 +1,7 @@
-"""`python -m benchmarks.pretrained TRAINING`: make the model that comes with the package from the folder of a training.
+"""`python -m benchmarks.pretrained TRAINING`: make the model that comes with the package from a training run.
 
 The weights are rounded to float16, and the rounded model is evaluated on the held-out photographs. Its card has the
-record of the training and this evaluation.
+training record and this evaluation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _METRICS = ("psnr", "ssim", "codes", "block-means")
 
 
 def ship(training: Path, folder: Path, origin: str) -> None:
-    """Write the model of a training into `folder`, with its record, its evaluation and its card.
+    """Write the model of a training run into `folder`, with its record, its evaluation and its card.
 
     Args:
         training: the folder that `scvae-fast train` wrote.
@@ -48,7 +48,7 @@ def ship(training: Path, folder: Path, origin: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Ship the model of a training."""
+    """Ship the model of a training run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pretrained", description=__doc__)
     parser.add_argument("training", type=Path, help="folder that scvae-fast train wrote")
     parser.add_argument("--origin", required=True, help="how and where it was trained, for the card")

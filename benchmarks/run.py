@@ -124,7 +124,7 @@ def run(chosen: argparse.Namespace, held: Results) -> None:
         begin = time.monotonic()
         try:
             found = measure(case, chosen.device, SECONDS[chosen.extent])
-        except Exception:  # recorded, shown, and reflected in the exit status; the other cases go on
+        except Exception:  # recorded, shown, and reflected in the exit status; the other cases continue
             found = {"raised": traceback.format_exc()}
             print(f"\n{case.name} raised:\n{found['raised']}", file=sys.stderr)
         held.add(case, {**found, "took": time.monotonic() - begin})
@@ -171,7 +171,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         run(chosen, held)
     except KeyboardInterrupt:
-        print("benchmarks: stopped; the same command goes on from here", file=sys.stderr)
+        print("benchmarks: stopped; run the same command again to continue", file=sys.stderr)
         stopped = True
     report.write(held)
     report.summary(held)

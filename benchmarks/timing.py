@@ -29,11 +29,11 @@ def interleaved(
     device: str = "cpu",
     settling: Mapping[str, float] | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Seconds a call of every contestant, a round at a time: A B C, A B C, …; the rounds of the warm-up are not given.
+    """Seconds per call of every contestant, one round at a time: A B C, A B C, …; rounds of the warm-up are not given.
 
     A machine whose speed drifts slows all contestants of a round alike, so that their ratios stay honest. A sample is
-    the mean of so many `calls` in a row. Before its sample a contestant runs untimed for its seconds of `settling`: the
-    threads of the one before it may wait for more work in a loop that keeps a processor busy.
+    the mean of `calls` consecutive calls. Before its sample, a contestant runs untimed for its seconds of `settling`:
+    the threads of the one before it may wait for more work in a loop that keeps a processor busy.
     """
     for i in range(warmup + rounds):
         seconds = {}
@@ -70,7 +70,7 @@ def timed(call: Callable[[], Result], device: str = "cpu") -> tuple[Result, floa
 
 
 def calls_that_take(seconds: float, contestants: Mapping[str, Callable[[], object]], device: str = "cpu") -> int:
-    """How many calls in a row take even the fastest contestant so many seconds; all of them are warm afterwards."""
+    """Consecutive calls after which even the fastest contestant has taken `seconds`; all are warm afterwards."""
     calls = 1
     while (fastest := min(elapsed(run, calls, device) for run in contestants.values())) < seconds:
         calls = max(2 * calls, math.ceil(1.2 * calls * seconds / max(fastest, 1e-9)))
@@ -86,7 +86,7 @@ def until(
     device: str = "cpu",
     settling: Mapping[str, float] | None = None,
 ) -> list[dict[str, float]]:
-    """Rounds of contestants that are warm, until the time is up: at least and at most so many."""
+    """Rounds of contestants that are warm, until `seconds` are over; at least `least`, at most `most`."""
     end = time.monotonic() + seconds
     samples = []
     for found in interleaved(contestants, most, warmup=0, calls=calls, device=device, settling=settling):

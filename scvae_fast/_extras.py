@@ -18,7 +18,7 @@ def extra(user: str, package: str, name: str = "train") -> Iterator[None]:
     """Wrap imports: if one fails, the error names the user, the missing package and the extra that installs it.
 
     Raises:
-            ImportError: an import inside the context fails.
+        ImportError: an import inside the context fails.
     """
     try:
         yield

@@ -49,7 +49,7 @@ def write_atomically(
     path = _plain_file(Path(path))
     make_folder(path.parent)
     with temporary_folder(path.parent) as folder:
-        # In a folder of its own the file gets the permissions that the user's umask asks for.
+        # In a folder of its own the file gets the permissions that the user's umask allows.
         temporary = folder / path.name
         write(temporary)
         _flush(temporary)
@@ -107,7 +107,7 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
             if time.monotonic() < end:
                 time.sleep(0.2)
                 continue
-            raise UsageError(f"another process works in {folder}: wait for it, or choose another folder") from error
+            raise UsageError(f"another process is using {folder}: wait for it, or choose another folder") from error
         if lock is None or _is_at(lock, path):
             break
         unlock(lock)  # the file was removed by its holder meanwhile

@@ -1,4 +1,4 @@
-"""Makes torchvision importable beside a CPU torch, for torchmetrics and Lightning, which import it if installed."""
+"""Makes torchvision importable with a CPU torch, for torchmetrics and Lightning, which import it if installed."""
 
 import importlib
 import importlib.util
@@ -16,7 +16,7 @@ _library: list[torch.library.Library] = []
 def make_importable() -> None:
     """Import torchvision, if it is installed; declare its operators if its native library doesn't load.
 
-    The torchvision 0.28 wheel is built against a CUDA torch; beside a CPU torch its native library is skipped silently,
+    The torchvision 0.28 wheel is built against a CUDA torch; with a CPU torch its native library is skipped silently,
     and the import fails with "operator torchvision::nms does not exist". This package uses none of these operators.
 
     Raises:

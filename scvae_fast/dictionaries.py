@@ -190,7 +190,7 @@ def check(dictionary: torch.Tensor, name: str = "dictionary") -> torch.Tensor:
     norms = torch.linalg.vector_norm(D, dim=0)  # (K,)
     _raise_for(name, "zero", norms == 0)
     tolerance = max(_UNIT_TOLERANCE, 2 * torch.finfo(dictionary.dtype).eps)  # 16 bits round entries more than that
-    _raise_for(name, "no unit vectors", ~((norms - 1).abs() <= tolerance))
+    _raise_for(name, "not unit vectors", ~((norms - 1).abs() <= tolerance))
     coherences = ((D.T @ D) / torch.outer(norms, norms)).abs().fill_diagonal_(0)  # (K, K)
     _raise_for(name, "duplicates of another", coherences.amax(0) > _DUPLICATE_COHERENCE)
     return dictionary

@@ -74,7 +74,7 @@ def lista(
     Raises:
         TypeError: an argument is of the wrong type or dtype.
         ValueError: shapes, devices, n_iter or the backend's name don't fit, both gain and z0 were given, or a bfloat16
-            S beside a float32 b needs a gradient.
+            S with a float32 b needs a gradient.
         RuntimeError: the requested backend can't take this call.
 
     Example:
@@ -116,7 +116,8 @@ def ista(
     With G = DᵀD, b = xD, γ = 1/c, θ = λ/c and c ≥ ‖D‖₂² this is ISTA on ½‖x − Dz‖² + λ‖z‖₁, and FISTA with
     β_t = (τ_t − 1)/τ_{t+1}, τ_1 = 1, τ_{t+1} = (1 + √(1 + 4τ_t²))/2. With learned γ_t and θ_t = λ γ_t it is SLISTA
     (Ablin et al. 2019). θ is the threshold itself; it is not multiplied by γ. Differentiable with respect to every
-    tensor. Memory and higher derivatives are as for `lista`.
+    tensor. Memory and higher derivatives are as for `lista`. If b has a 16-bit type, theta, step and momentum may be
+    float32.
 
     Args:
         b: (..., K) drive; float32, float64, bfloat16 or float16 (16-bit types are computed in float32).
@@ -128,14 +129,13 @@ def ista(
         z0: (..., K) codes to start from (a warm start), instead of 0.
         positive: whether codes are non-negative: h_θ(u) = max(u − θ, 0).
         backend: a name of `backends()`; None chooses by device, dtype and options.
-            theta, step and momentum may be float32 if b is a 16-bit type.
 
     Returns:
         (..., K) codes z_T, in b's dtype. Under autocast the operation runs in float32.
 
     Raises:
         TypeError: an argument is of the wrong type or dtype.
-        ValueError: shapes, devices, n_iter or the backend's name don't fit, or a bfloat16 G beside a float32 b needs a
+        ValueError: shapes, devices, n_iter or the backend's name don't fit, or a bfloat16 G with a float32 b needs a
             gradient.
         RuntimeError: the requested backend can't take this call.
 
@@ -185,12 +185,13 @@ def sparse_code(
     y_t = z_t + β_t (z_t − z_{t−1}), y_0 = z_0. Differentiable with respect to every tensor. The backward pass needs
     only x, z and z0, for any number of iterations; on a CPU the iterates z_1 … z_{T−1} are kept too if they take at
     most 16 MiB, and else recomputed. Forward mode and higher derivatives run the iterations in plain PyTorch. W_e and
-    theta per iteration have R rows: T + 1 for the first form, T for the others.
+    theta per iteration have R rows: T + 1 for the first form, T for the others. If x has a 16-bit type, theta, step,
+    momentum and gain may be float32.
 
     Args:
         x: (..., n) vectors; float32, float64, bfloat16 or float16 (16-bit types are computed in float32).
         W_e: filter, (K, n) or (R, K, n).
-        S: (K, K) or (T, K, K); for inference it may be bfloat16 beside a float32 x, as in `lista`. None: factored form.
+        S: (K, K) or (T, K, K); for inference it may be bfloat16 with a float32 x, as in `lista`. None: factored form.
         theta: threshold, one value, (K,), (R, 1) or (R, K); no form multiplies it by γ. May be negative.
         D: (n, K) dictionary, an atom a column.
         n_iter: number of iterations, 0 ≤ T < 2³¹.
@@ -200,7 +201,6 @@ def sparse_code(
         z0: (..., K) codes to start from, instead of h_θ(gain · b) or 0. Excludes `gain`.
         positive: whether codes are non-negative: h_θ(u) = max(u − θ, 0).
         backend: a name of `backends()`; None chooses by device, dtype and options.
-            theta, step, momentum and gain may be float32 if x is a 16-bit type.
 
     Returns:
         Codes z (..., K) and reconstruction x̂ (..., n), in x's dtype. Under autocast the operation runs in float32.
@@ -208,7 +208,7 @@ def sparse_code(
     Raises:
         TypeError: an argument is of the wrong type or dtype.
         ValueError: shapes, devices, n_iter or the backend's name don't fit, arguments exclude each other, or a bfloat16
-            S beside a float32 x needs a gradient.
+            S with a float32 x needs a gradient.
         RuntimeError: the requested backend can't take this call.
 
     Example:

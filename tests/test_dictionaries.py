@@ -83,12 +83,12 @@ def test_learned_dictionary_needs_a_finite_matrix(data):
     ("change", "message"),
     [
         (lambda D: D.__setitem__((slice(None), 2), 0), "1 atoms are zero: atoms 2"),
-        (lambda D: D[:, 1:3].mul_(2), "2 atoms are no unit vectors: atoms 1, 2"),
+        (lambda D: D[:, 1:3].mul_(2), "2 atoms are not unit vectors: atoms 1, 2"),
         (
             lambda D: D.__setitem__((slice(None), 3), -D[:, 0]),
             "2 atoms are duplicates of another: atoms 0, 3",
         ),
-        (lambda D: D.__setitem__((0, 0), float("nan")), "1 atoms are no unit vectors: atoms 0"),
+        (lambda D: D.__setitem__((0, 0), float("nan")), "1 atoms are not unit vectors: atoms 0"),
     ],
 )
 def test_check_names_bad_atoms(change, message):

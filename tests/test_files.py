@@ -201,10 +201,10 @@ def test_an_old_folder_without_a_lock_is_left_over(tmp_path: Path, monkeypatch: 
 @pytest.mark.processes
 def test_a_folder_is_held_by_one_process_that_lives(tmp_path: Path) -> None:
     holds = start(tmp_path, "lock")
-    with pytest.raises(UsageError, match="another process works in"), locked(tmp_path):
+    with pytest.raises(UsageError, match="another process is using"), locked(tmp_path):
         pass
     begin = time.monotonic()
-    with pytest.raises(UsageError, match="another process works in"), locked(tmp_path, patience=0.3):
+    with pytest.raises(UsageError, match="another process is using"), locked(tmp_path, patience=0.3):
         pass
     assert time.monotonic() - begin >= 0.3
     threading.Timer(0.3, holds.kill).start()

@@ -24,9 +24,9 @@ GROUPS = {
     "iterations": ("Number of iterations", "What do more iterations cost?"),
     "family": (
         "The rest of the LISTA family",
-        "How fast are ISTA, FISTA and per-iteration weights, beside eager loops?",
+        "How fast are ISTA, FISTA and per-iteration weights, compared with eager loops?",
     ),
-    "crossover": ("Rows and density", "From how many rows, and up to which density, does scvae_fast pay?"),
+    "crossover": ("Rows and density", "From how many rows, and up to which density, does scvae_fast pay off?"),
     "rows": ("Many rows", "How does the time grow with the number of rows?"),
     "atoms": ("Number of atoms", "How does the time grow with the number of atoms?"),
     "decode": ("Decoding", "How fast is decode, compared with PyTorch's matrix product?"),
@@ -40,7 +40,7 @@ GROUPS = {
     ),
     "model": ("Whole models", "How much faster do training and inference of a whole SC-VAE become?"),
     "parity": ("Training losses", "Does training reach the same loss?"),
-    "growth": ("How time grows", "With which power of each size does the time grow?"),
+    "growth": ("How time grows", "How does the time scale with each size?"),
     "roofline": ("Limits of the machine", "How close does useful arithmetic come to what the machine can do?"),
 }
 _CAPTIONS = {
@@ -49,7 +49,7 @@ _CAPTIONS = {
     "growth.png": "Time against one size, with power laws fitted by least squares and standard errors of exponents.",
     "roofline.png": "Useful arithmetic per second. Filled: scvae_fast. Hollow: the tuned loop. The same run "
     "measured the limits.",
-    "memory.png": "Bytes against the number of iterations.",
+    "memory.png": "Memory against the number of iterations.",
     "lasso.png": "Time until the objective is within the gap. A solver without a bar did not get there.",
     "model.png": "Whole models: pictures per second, and where the time goes.",
     "parity.png": "Training losses from the same starts. Thin: each seed. Thick: their mean.",

@@ -210,8 +210,8 @@ def model(results: Results) -> Figure | None:
         _speeds(line[0], result, names)
         titled(line[0], label)
         _profile(line[1], measured.profile(result), names, colours)
-    panels[-1, 0].set_xlabel("pictures a second")
-    panels[-1, 1].set_xlabel("what the time goes into, %")
+    panels[-1, 0].set_xlabel("pictures per second")
+    panels[-1, 1].set_xlabel("share of the time, %")
     drawing.legend(figure, panels.flat, columns=4)
     return figure
 

@@ -228,11 +228,11 @@ def growths(results: Results) -> Table:
         label = f"{series.axis} = {sizes[0]} … {sizes[-1]}"
         fits = [str(series.fits[name]) if name in series.fits else NONE for name in names]
         rows.append([f"{label}: {in_words(series.shared, keys)}", *fits])
-    return Table(["as this grows", *map(called, names)], rows)
+    return Table(["growing size", *map(called, names)], rows)
 
 
 def parity(result: dict[str, Any]) -> str | None:
-    """Whether the two trainings of a case reached the same loss; None for other cases."""
+    """Whether the two training runs of a case reached the same loss; None for other cases."""
     found = measured.verdict(result)
     if found is None:
         return None
@@ -244,7 +244,7 @@ def parity(result: dict[str, Any]) -> str | None:
 
 
 def parities(results: Results) -> str:
-    """Whether trainings reached the same loss, a sentence for each case."""
+    """Whether training runs reached the same loss, a sentence for each case."""
     said = [sentence for r in results.document["results"] if (sentence := parity(r)) is not None]
     if not said:
         raise TableError("parity: no case was measured; --full measures it")

@@ -68,7 +68,7 @@ def write(results: Results) -> None:
     """
     drawn = _pictures(results) if find_spec("matplotlib") else {}
     if not find_spec("matplotlib"):
-        print('no pictures: matplotlib is missing, pip install "scvae_fast[train]"', file=sys.stderr)
+        print('no figures: matplotlib is missing, pip install "scvae_fast[train]"', file=sys.stderr)
     _write(results.folder / CSV, tables.as_csv(results).encode())
     _write(results.folder / PAGE, page.html(results, drawn).encode())
 
@@ -112,7 +112,7 @@ def summary(results: Results) -> None:
             print(said)
     _print_losing(*measured.losing(results))
     _print_troubles(results)
-    print(f"{results.folder / PAGE} shows everything; {CSV} beside it has every number")
+    print(f"{results.folder / PAGE} shows everything; {CSV} next to it has every number")
 
 
 def rewritten(text: str, results: Results) -> str:
@@ -141,7 +141,7 @@ def rewritten(text: str, results: Results) -> str:
         if not (inside and replaced):
             out.append(line)
     if inside:
-        raise QuoteError(f"the table {inside!r} has no line {_END} behind it")
+        raise QuoteError(f"the table {inside!r} has no line {_END} after it")
     return "".join(out)
 
 

@@ -198,10 +198,10 @@ def _figures(view: views.View, stride: int) -> str:
     height, width = view.picture.shape[1:]
     cells, entries = len(view.codes.counts), view.codes.n_entries
     cards = (
-        (f"{view.psnr:.2f} dB", "PSNR; from 30 dB on, the two look much the same"),
+        (f"{view.psnr:.2f} dB", "PSNR; above 30 dB, the two look much the same"),
         (
             f"{100 * view.codes.density:.1f} % of the entries",
-            f"of the codes are not zero: {entries / cells:.1f} of {view.codes.n_atoms} atoms in a cell",
+            f"of the codes are not zero: {entries / cells:.1f} of {view.codes.n_atoms} atoms per cell",
         ),
         (
             f"{view.bits_per_pixel:.2f} bits per pixel",

@@ -22,7 +22,7 @@ from scvae_fast.plotting.figures import HEAT
 MEBI, MEGA = 2**20, 10**6
 MOST_CLUSTERS = 12
 VALUE_BITS = 16
-# Colours that most people can tell apart, from P. Tol's "muted" scheme.
+# Colours that most people can tell apart, from P. Tol's schemes.
 PALETTE = (
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377",
     "#ee7733", "#009988", "#332288", "#ddaa33", "#882255", "#777777",

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, and return the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # for names that are not UTF-8, terminals lacking a letter
+            stream.reconfigure(errors="backslashreplace")  # for names that are not UTF-8, and limited terminals
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     # A command that parses further options itself sets a default for `rest`.

@@ -15,7 +15,7 @@ else:
     Commands = object
 
 
-# Copied from `PictureStream`, which takes long to import.
+# Copied from `PictureStream`, which is slow to import.
 LAYOUTS = ("auto", "photographs", "folder", "ffhq", "imagenet", "shards")
 SPLITS = ("train", "val", "all")
 
@@ -109,7 +109,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         default="pictures64",
         metavar="DIR",
-        help="folder of a training or of save_pretrained, a last.ckpt, or hf:user/name on the Hugging Face Hub "
+        help="folder of a training run or of save_pretrained, a last.ckpt, or hf:user/name on the Hugging Face Hub "
         "(default: %(default)s, the model that comes with the package)",
     )
 
@@ -123,7 +123,7 @@ def add_pictures(parser: argparse.ArgumentParser, *, required: bool = True) -> N
         metavar="DATA",
         help='folder, picture, tar shards, or "photographs" (the embedded ones)',
     )
-    parser.add_argument("--layout", choices=LAYOUTS, help="how it is arranged (default: detected)")
+    parser.add_argument("--layout", choices=LAYOUTS, help="how DATA is arranged (default: detected)")
     parser.add_argument(
         "--split", choices=SPLITS, help="which part of FFHQ, ImageNet or photographs, or all (default: val)"
     )

@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
         type=counts,
         required=True,
         metavar="K[,K…]",
-        help="number of clusters; of several, such as 4,8,16, the one with the largest silhouette is kept",
+        help="number of clusters; of several, such as 4,8,16, the one with the largest silhouette is used",
     )
     parser.add_argument(
         "--scale",

@@ -12,7 +12,7 @@ def add(commands: Commands) -> None:
         "compare",
         options="--config FILE [--out DIR] [--resume] [--methods NAME …] [--again PHASE] [--docs PAGE] "
         "[--weights DIR] [--download] [--part I/N]",
-        help="train and evaluate SC-VAE beside VAE, β-VAE, Info-VAE, VQGAN, ViT-VQGAN, RQ-VAE and Mo-VQGAN",
+        help="train and evaluate SC-VAE alongside VAE, β-VAE, Info-VAE, VQGAN, ViT-VQGAN, RQ-VAE and Mo-VQGAN",
         description="Train SC-VAE and the autoencoders it is compared with in the same way, evaluate them on the same "
         "pictures, and write one table (JSON, CSV, Markdown) and figures. --config takes a YAML file, or "
         "compare-pictures64 or compare-ffhq256. --resume continues a comparison that was stopped or killed, without "

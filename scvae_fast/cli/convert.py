@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--n-iter", type=count, metavar="T", help="iterations of LISTA (the authors' num_soft_thresh)")
     parser.add_argument("--beta", type=positive, help="β, the weight of sparsity")
     parser.add_argument("--attention", choices=("constant", "eq", "GAT", "SSGC"), help="the authors' --attention")
-    parser.add_argument("--preset", metavar="NAME", help="iterations and architecture of ffhq256-16x16, for instance")
+    parser.add_argument("--preset", metavar="NAME", help="preset for iterations and architecture, e.g. ffhq256-16x16")
     parser.add_argument(
         "--config",
         type=Path,

@@ -44,7 +44,7 @@ def _add_atoms(ways: Commands) -> None:
     parser = ways.add_parser(
         "atoms",
         help="rank the atoms of a picture, and switch some off",
-        description="Rank the atoms of a picture's codes by their energy, draw what they paint, and decode the codes "
+        description="Rank the atoms of a picture's codes by their energy, draw what each adds, and decode the codes "
         "with some atoms removed, scaled, or on their own.",
     )
     _add_common(parser, "atoms")

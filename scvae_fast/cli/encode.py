@@ -13,7 +13,7 @@ def add(commands: Commands) -> None:
         help="encode pictures into one file of sparse codes",
         description="Encode pictures of any size with a trained model into one Parquet file. Prints its size in bits "
         "per pixel. Memory does not grow with the number of pictures. Under torchrun, and with --part, each process "
-        "writes one part into the folder --out. The same command continues with the parts that are missing.",
+        "writes one part into the folder --out. Repeat the command to write missing parts.",
     )
     add_checkpoint(parser)
     add_pictures(parser)

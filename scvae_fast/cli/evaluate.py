@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
         "the best and worst reconstructions.",
         epilog="Exit status: 0 if every metric was computed; 3 if one could not be, for example because its weights "
         "are missing: the others are computed, and the result says how to provide what is missing; 1 after an error; 2 "
-        "after a wrong option.",
+        "after an invalid option.",
     )
     add_checkpoint(parser)
     add_pictures(parser, required=False)
@@ -51,7 +51,7 @@ def add(commands: Commands) -> None:
         help="precision of the model (default: %(default)s)",
     )
     parser.add_argument(
-        "--metrics", nargs="+", type=_metric, metavar="METRIC", help=f"some of {', '.join(_METRICS)} (default: all)"
+        "--metrics", nargs="+", type=_metric, metavar="METRIC", help=f"any of {', '.join(_METRICS)} (default: all)"
     )
     parser.add_argument(
         "--weights",
@@ -73,7 +73,7 @@ def add(commands: Commands) -> None:
 
 def _metric(text: str) -> str:
     if text not in _METRICS:
-        raise argparse.ArgumentTypeError(f"must be some of {', '.join(_METRICS)}, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(_METRICS)}, got {text!r}")
     return text
 
 

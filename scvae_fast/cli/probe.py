@@ -6,10 +6,10 @@ from pathlib import Path
 from scvae_fast.cli._types import Commands, add_batching, add_checkpoint, count, name_of_data, natural, square_side
 
 DESCRIPTORS = (
-    "of KIND[:POOLING[:GRID]]: codes, latents, pixels (of the cells), colour (their means), pooled by mean, max (of "
-    "absolute values), signs (means of positive and of negative entries; the default) or use (share of cells that use "
-    "an atom), over the whole picture (1, the default) or over its quarters as well (2); or thumbnail, the picture "
-    "made 8 x 8 pixels (default: a selection)"
+    "KIND[:POOLING[:GRID]], or thumbnail (the picture at 8 x 8 pixels). KIND: codes, latents, pixels (of the cells), "
+    "colour (their means). POOLING: mean, max (of absolute values), signs (means of positive and of negative entries; "
+    "the default), use (share of cells that use an atom). GRID: 1 (the whole picture; the default), 2 (its quarters as "
+    "well). Default: a selection"
 )
 
 
@@ -43,18 +43,18 @@ def add_labelled(parser: argparse.ArgumentParser) -> None:
         type=name_of_data,
         metavar="DATA",
         help="folder with CLASS/… or with train/CLASS/… and val/CLASS/…; patches (of the embedded photographs: each "
-        "is a class, with one end for training and the other for testing) or digits (scikit-learn's, enlarged)",
+        "photograph is a class, with one end for training, the other for testing) or digits (scikit-learn's, enlarged)",
     )
     parser.add_argument(
         "--resize",
         type=square_side,
         default="model",
         metavar="PIXELS",
-        help='side of the squares that pictures are made into; "none" takes those of folders whole (default: the '
-        "model's resolution)",
+        help='side of the squares that pictures are resized and cropped to; "none" keeps those of folders whole '
+        "(default: the model's resolution)",
     )
     parser.add_argument(
-        "--per-class", type=count, metavar="N", help="use at most N pictures of each class (default: all; 24 patches)"
+        "--per-class", type=count, metavar="N", help="use at most N pictures per class (default: all; 24 for patches)"
     )
     parser.add_argument("--descriptors", nargs="+", metavar="DESCRIPTOR", help=DESCRIPTORS)
     parser.add_argument("--seed", type=natural, default=0, metavar="N", help="default: %(default)s")

@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
         type=Path,
         default=[],
         metavar="PICTURE",
-        help="find the neighbours of these files; DATA may then be any folder, or photographs (default: some of DATA)",
+        help="find the neighbours of these files; DATA may then be any folder, or photographs (default: a few of DATA)",
     )
     parser.add_argument("--k", type=count, default=5, metavar="N", help="neighbours per picture (default: %(default)s)")
     add_batching(parser)

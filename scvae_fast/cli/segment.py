@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--classes", type=count, metavar="N", help="classes in masks/, 2 … 255 (default: 2)")
     parser.add_argument(
-        "--limit", type=count, metavar="N", help="segment at most N pictures (default: all; 16 mosaics)"
+        "--limit", type=count, metavar="N", help="segment at most N pictures (default: all; 16 for mosaics)"
     )
     parser.add_argument(
         "--labels",
@@ -64,7 +64,7 @@ def add(commands: Commands) -> None:
     )
     _add_method(parser)
     parser.add_argument("--seed", type=natural, default=0, metavar="N", help="default: %(default)s")
-    parser.add_argument("--repeats", type=count, default=1, metavar="N", help="run N seeds (default: %(default)s)")
+    parser.add_argument("--repeats", type=count, default=1, metavar="N", help="run with N seeds (default: %(default)s)")
     add_device(parser)
     parser.add_argument("--out", type=Path, default=Path("out/segment"), metavar="DIR", help="default: %(default)s")
     parser.set_defaults(run=_run)
@@ -151,7 +151,7 @@ def _check(options: argparse.Namespace) -> None:
 def _features(text: str) -> list[str]:
     chosen = [part.strip() for part in text.split(",")]
     if unknown := [part for part in chosen if part not in _FEATURES]:
-        raise argparse.ArgumentTypeError(f"must be some of {', '.join(_FEATURES)}, got {unknown[0]!r}")
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(_FEATURES)}, got {unknown[0]!r}")
     return list(dict.fromkeys(chosen))
 
 

@@ -110,6 +110,6 @@ def check_finite(name: str, codes: SparseCodes) -> None:
     """
     if not np.isfinite(codes.values).all():
         raise UsageError(
-            f"the codes of {name} have NaN or infinity in them: the weights of the model are broken, or the precision "
-            "is too low for them"
+            f"the codes of {name} contain NaN or infinity: the weights of the model are broken, or the precision is "
+            "too low for them"
         )

@@ -60,7 +60,7 @@ class SparseCodes:
         if len(self.atoms):
             _require(self.atoms.max() < self.n_atoms, f"atoms must be below {self.n_atoms}", self.atoms.max())
             places = self._cells() * self.n_atoms + self.atoms
-            _require(bool((np.diff(places) > 0).all()), "atoms must rise strictly within a cell", "others")
+            _require(bool((np.diff(places) > 0).all()), "atoms must be strictly increasing within a cell", "others")
 
     @classmethod
     def of(cls, dense: Tensor) -> "SparseCodes":  # (h, w, K)

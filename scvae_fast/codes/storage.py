@@ -194,7 +194,7 @@ class CodeFile:
         if found != self.info.fingerprint:
             raise CodeFileError(
                 f"the codes in {self.path} were made by another model: its fingerprint is "
-                f"{self.info.fingerprint[:12]}…, that of the model given {found[:12]}…"
+                f"{self.info.fingerprint[:12]}…, that of the given model is {found[:12]}…"
             )
 
     def _own(self) -> Iterator[tuple["OneFile", range]]:
@@ -311,7 +311,7 @@ def _stored(picture: CodedPicture, values: ValueType) -> CodedPicture:
     with np.errstate(over="ignore"):
         narrowed = codes.values.astype(values)
     if np.isinf(narrowed).any() and not np.isinf(codes.values).any():
-        raise CodeFileError(f"the codes of {picture.name} have values too large for {values}: take float32")
+        raise CodeFileError(f"the codes of {picture.name} have values too large for {values}: use float32")
     keep = narrowed != 0
     if keep.all():
         return picture

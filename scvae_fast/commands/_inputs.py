@@ -51,7 +51,7 @@ class InferenceOptions:
         speed = SpeedSettings(precision=self.precision)
         model = load_model(checkpoint, find_device(self.device))
         if model.config.in_channels != 3:
-            raise UsageError(f"{checkpoint} codes pictures with {model.config.in_channels} channels, not with 3")
+            raise UsageError(f"{checkpoint} is for pictures with {model.config.in_channels} channels, not 3")
         return model, speed
 
 
@@ -64,8 +64,8 @@ def check_outside(out: Path, data: str | os.PathLike[str]) -> None:
     folder = Path(data)
     if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
         raise UsageError(
-            f"--out {out} lies in the folder of the data, {data}, where later runs would take its pictures for "
-            "data: choose another folder"
+            f"--out {out} lies in the data folder {data}, so later runs would read its pictures as data: choose "
+            "another folder"
         )
 
 

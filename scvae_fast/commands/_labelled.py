@@ -106,13 +106,13 @@ def check_read(described: Described, data: str) -> None:
 
 
 def check_two_classes(labels: np.ndarray, data: str) -> None:
-    """Check that the pictures are of two classes or more.
+    """Check that the pictures belong to two classes or more.
 
     Raises:
         UsageError: they are not; the message names the data.
     """
     if (count := len(np.unique(labels))) < 2:
-        raise UsageError(f"{data}: pictures must be of two classes or more, got {count}")
+        raise UsageError(f"{data}: pictures must belong to two classes or more, got {count}")
 
 
 def labels_of(pictures: LabelledPictures, names: list[str]) -> np.ndarray:

@@ -77,7 +77,7 @@ def serve(
             except OSError as error:
                 raise UsageError(f"can't listen on {host}, port {port}: {error}") from error
             try:
-                print(f"the page is at http://{_shown(host)}:{port} (Ctrl-C ends it)", flush=True)
+                print(f"the page is at http://{_shown(host)}:{port} (Ctrl-C stops it)", flush=True)
                 stopped.wait()
                 print("stopped")
             finally:
@@ -85,7 +85,7 @@ def serve(
 
 
 def _called(checkpoint: str) -> str:
-    """A name for the checkpoint; within the folder of a training, the name of that folder."""
+    """A name for the checkpoint; within the folder of a training run, the name of that folder."""
     path = Path(checkpoint).resolve()
     return path.parent.name if path.name in (MODEL_FOLDER, STATE_FILE) else path.name
 

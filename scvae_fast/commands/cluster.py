@@ -250,8 +250,8 @@ def table(content: dict[str, Any]) -> str:
         markdown_table(("clusters", "silhouette", "Davies-Bouldin", "inertia"), rows, left=()),
         "",
         f"{content['patches']:,} patches of {content['pictures']:,} pictures; rows scaled: {settings['scale']}; "
-        f"seed {settings['seed']}. Silhouette and Davies-Bouldin of {content['quality'][0]['rated_on']:,} patches.",
+        f"seed {settings['seed']}. Silhouette and Davies-Bouldin on {content['quality'][0]['rated_on']:,} patches.",
     ]
     if any(each["silhouette"] is None for each in content["quality"]):
-        lines.append("– is not defined: it takes two clusters, and fewer than there are patches.")
+        lines.append("–: not defined; both scores need at least two clusters, and fewer clusters than patches.")
     return "\n".join(lines)

@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     parser = _parser()
     options = parser.parse_args(spelled_out(list(arguments)))
     if unknown := [name for name in options.methods if name not in METHODS]:
-        raise ArgumentError(f"--methods must be some of {', '.join(METHODS)}, got {', '.join(unknown)}")
+        raise ArgumentError(f"--methods must be among {', '.join(METHODS)}, got {', '.join(unknown)}")
     share = _share(options)
     settings, data = _instantiated(parser, options)
     stride = settings.network.stride
@@ -64,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
         check_outside(Path(options.out), searched)
     data.setup("fit")  # reports problems with the data before anything is written
     if data.first_validated(1) is None:
-        raise ArgumentError("the data must have pictures to validate on, which all methods are rated on")
+        raise ArgumentError("the data must have validation pictures, on which all methods are rated")
     folder, page = ComparisonFolder(Path(options.out)), Path(options.docs) if options.docs else None
     if options.again is not None and not folder.settings.exists():
         raise UsageError(f"{folder.path} holds no comparison, so --again has nothing to repeat")
@@ -109,7 +109,7 @@ def _compare_part(comparison: Comparison, share: Share, page: Path | None) -> in
     """Like `_compare`, for one part of the methods; the last process to finish times the steps and writes the table."""
     own = comparison.part(share)
     if (signal := own.train()) is not None:
-        print("Stopped. The state of the training is kept: the same command goes on from there.")
+        print("Stopped. The training state is kept: run the same command again to continue.")
         return 128 + signal
     own.rate(anew=False)
     with locked(comparison.folder.path, _PATIENCE):
@@ -134,7 +134,7 @@ def _compare(comparison: Comparison, *, again: Phase | None = None, page: Path |
         comparison.again(again)
     else:
         if (signal := comparison.train()) is not None:
-            print("Stopped. The state of the training is kept: --resume continues from there.")
+            print("Stopped. The training state is kept: --resume continues from there.")
             return 128 + signal
         comparison.rate(anew=False)
         comparison.time(anew=False)
@@ -147,12 +147,12 @@ def _parser() -> _Parser:
     parser.add_argument("--config", action="config", help="YAML file, or compare-pictures64 or compare-ffhq256")
     parser.add_argument("--out", type=str, default="out/compare", help="folder of the comparison")
     parser.add_argument("--resume", action="store_true", help="continue the comparison in --out, if there is one")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), help=f"some of {', '.join(METHODS)}")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help=f"any of {', '.join(METHODS)}")
     parser.add_argument(
         "--again", type=Phase | None, default=None, help="repeat one phase for the trained methods, without training"
     )
     parser.add_argument(
-        "--docs", type=str | None, default=None, help="a page into which to write the table, between its markers"
+        "--docs", type=str | None, default=None, help="page to write the table into, between its markers"
     )
     parser.add_argument(
         "--part",

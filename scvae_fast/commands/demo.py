@@ -23,9 +23,9 @@ _METRICS = ("psnr", "ssim", "codes", "block-means")
 
 
 def run_demo(out: Path, minutes: float, settings: Sequence[str] = ()) -> int:
-    """Train for `minutes` in the folder `out`, draw pictures and evaluate; continue a training that was stopped there.
+    """Train for `minutes` in the folder `out`, draw pictures and evaluate; continue a run that was stopped.
 
-    The folder is that of a training (see docs/training.md), with the evaluation in `evaluation` and three more
+    The folder is that of a training run (see docs/training.md), with the evaluation in `evaluation` and three more
     pictures: `held_out`, `density` and `losses`. If it holds the result of at least as many minutes, that is printed
     and nothing is trained. If it holds the result of fewer minutes, training continues from there, with the learning
     rate at that point of the longer schedule.
@@ -45,7 +45,7 @@ def run_demo(out: Path, minutes: float, settings: Sequence[str] = ()) -> int:
         raise ArgumentError(f"minutes must be a positive number, got {minutes:g}")
     seconds, folder = math.ceil(60 * minutes), RunFolder(out)
     if (trained := _seconds_of(folder)) >= seconds:
-        print(f"{out} holds the result of {trained / 60:g} minutes of training already.", flush=True)
+        print(f"{out} already holds the result of {trained / 60:g} minutes of training.", flush=True)
     else:
         limit = ("--trainer.max_steps=-1", f"--trainer.max_time={_clock(seconds)}")
         status = train(["--config", "pictures64", "--out", str(out), "--resume", *limit, *settings])
@@ -61,7 +61,7 @@ def run_demo(out: Path, minutes: float, settings: Sequence[str] = ()) -> int:
             figures.save(folder.pictures / f"{name}.png", figure, bbox_inches="tight", pad_inches=0.1)
         evaluation = EvaluationSettings(metrics=_METRICS)
         evaluate_checkpoint(folder.model, "photographs", metrics.parent, evaluation, resize=None)
-    print(f"Pictures in {folder.pictures}, figures in {metrics}, model in {folder.model}")
+    print(f"Pictures in {folder.pictures}, metrics in {metrics}, model in {folder.model}")
     return 0
 
 
@@ -93,7 +93,7 @@ def _draw(model: SCVAE, history: Sequence[dict[str, float]]) -> dict[str, figure
     rebuilt = [reconstruct_tiled(model, picture) for picture in originals]
     shares = [float(each.active.float().mean()) / model.config.n_atoms for each in rebuilt]
     captions = [
-        f"{psnr(each.x_hat, picture):.1f} dB, {share:.0%} of the code not zero"
+        f"{psnr(each.x_hat, picture):.1f} dB, {share:.0%} of the code entries nonzero"
         for each, picture, share in zip(rebuilt, originals, shares, strict=True)
     ]
     title, pictures = "Held-out photographs, never trained on", [each.x_hat for each in rebuilt]

@@ -114,7 +114,7 @@ def table(verdicts: trial.Verdicts) -> list[str]:
             lines.append(f"  {name:<16} wrong: {verdict.reason}")
         else:
             gains = ", ".join(f"{gain:.2f} × eager at {rows} rows" for rows, gain in verdict.gains.items())
-            lines.append(f"  {name:<16} right, error {verdict.error:.2f} of what is allowed; {gains}")
+            lines.append(f"  {name:<16} right, error {verdict.error:.2f} of the limit; {gains}")
     return lines + [f"  {dtype}: {_choice(verdicts, dtype)}" for dtype in trial.DTYPES]
 
 
@@ -123,7 +123,7 @@ def _choice(verdicts: trial.Verdicts, dtype: str) -> str:
     tried = sorted({rows for verdict in verdicts.values() for rows in verdict.gains})
     chosen = {rows: trial.fastest(verdicts, dtype, rows) or "eager" for rows in [1, *tried[1:]]}
     changes = [rows for last, rows in zip([0, *chosen], chosen, strict=False) if chosen.get(last) != chosen[rows]]
-    return "runs " + ", ".join(f"{chosen[rows]} from {rows} rows on" for rows in changes)
+    return "runs " + ", ".join(f"{chosen[rows]} from {rows} {'row' if rows == 1 else 'rows'}" for rows in changes)
 
 
 def main() -> int:

@@ -114,7 +114,7 @@ def _atom_sheet(model: SCVAE, ranking: Sequence[Mapping[str, Any]], columns: int
     patches = patches / patches.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-9)
     captioned = [(f"{each['atom']}: {each['energy']:.1%}", patch) for each, patch in zip(ranking, patches, strict=True)]
     lines = [("", captioned[first : first + columns]) for first in range(0, len(captioned), columns)]
-    return picture_grid("The atoms with the most energy in the codes, and its share", lines, width=1.1)
+    return picture_grid("The atoms with the most energy in the codes, and their share of it", lines, width=1.1)
 
 
 def _edit_sheet(original: Tensor, pictures: Mapping[str, Tensor], content: Mapping[str, Any]) -> Figure:
@@ -131,7 +131,7 @@ def _atom_table(content: Mapping[str, Any]) -> str:
     rows = [(str(each["atom"]), f"{each['energy']:.1%}", f"{each['used']:.1%}") for each in content["atoms"]]
     before, after = content["entries"]
     about = (
-        f"{before:,} entries of the codes not zero, {after:,} after the change; PSNR "
-        f"{decibels(content['psnr_reconstruction'])} rebuilt, {decibels(content['psnr_edited'])} edited."
+        f"{before:,} nonzero entries in the codes, {after:,} after the change; PSNR "
+        f"{decibels(content['psnr_reconstruction'])} reconstructed, {decibels(content['psnr_edited'])} edited."
     )
     return markdown_table(("atom", "energy", "cells that use it"), rows) + f"\n\n{about}"

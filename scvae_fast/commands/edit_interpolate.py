@@ -31,7 +31,7 @@ def interpolate_files(
     ends = [read(path) for path in (first, second)]
     if ends[0].shape != ends[1].shape:
         sizes = [f"{path}: {end.shape[1]} x {end.shape[2]}" for path, end in zip((first, second), ends, strict=True)]
-        raise UsageError(f"the pictures must be of one size, got {sizes[0]}, {sizes[1]}")
+        raise UsageError(f"the pictures must have the same size, got {sizes[0]}, {sizes[1]}")
     model = start(checkpoint, out, device)
     shares = [step / (steps - 1) for step in range(steps)]
     found = interpolate(model, ends[0], ends[1], shares)
@@ -53,7 +53,7 @@ def interpolate_files(
         ],
     )
     table = markdown_table(
-        ("t", "code entries not zero", "codes against pixels", "codes against latents"),
+        ("t", "nonzero code entries", "codes against pixels", "codes against latents"),
         [
             (
                 f"{row['share']:.2f}",

@@ -130,8 +130,8 @@ def _report(written: CodeFileSize, model: SCVAE, out: Path, values: ValueType) -
     entries = written.cells * model.config.n_atoms
     print(f"{written.pictures:,} pictures, {written.pixels:,} pixels, {written.cells:,} codes")
     print(
-        f"{written.entries / entries:.2%} of the code entries not zero, "
-        f"about {written.entries / written.cells:.1f} of {model.config.n_atoms}"
+        f"{written.entries / entries:.2%} of the code entries nonzero, "
+        f"about {written.entries / written.cells:.1f} of {model.config.n_atoms} per code"
     )
     print(f"{out}: {written.n_bytes:,} bytes, {written.bits_per_pixel:.3f} bits per pixel, values in {values}")
 

@@ -119,8 +119,8 @@ def _table(content: dict[str, Any]) -> str:
     learned, tested = (_range(content[name]) for name in ("n_train", "n_test"))
     splits = _counted(content["repeats"], "split") + (" (± their standard deviation)" if several else "")
     about = (
-        f"{content['data']}: {len(content['classes'])} classes; {learned} pictures to learn from, {tested} to test, "
-        f"{splits}. The largest class alone would be right for {_percent(content['share_of_largest_class'])} %."
+        f"{content['data']}: {len(content['classes'])} classes; {learned} training pictures, {tested} test pictures, "
+        f"{splits}. Always predicting the largest class is right for {_percent(content['share_of_largest_class'])} %."
     )
     return markdown_table(("descriptor", "dimension", "accuracy"), rows) + f"\n\n{about}"
 

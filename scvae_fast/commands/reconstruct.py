@@ -104,7 +104,7 @@ def _rating(picture: Tensor, result: TiledReconstruction) -> str:
     quality, codes = PictureQuality(rate_structure=False), CodeStatistics(len(result.usage))
     quality.update(result.x_hat, picture)
     codes.add(result.usage, result.active.numel())
-    return f"{quality.psnr():.2f} dB, {codes.density:.1%} of the code entries not zero"
+    return f"{quality.psnr():.2f} dB, {codes.density:.1%} of the code entries nonzero"
 
 
 def result_paths(pictures: Sequence[Path], out: Path) -> list[Path]:

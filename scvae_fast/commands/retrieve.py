@@ -106,7 +106,7 @@ def retrieve_checkpoint(
         content["descriptors"] = _rated(source, gallery, k)
         shown = _some_queries(source, gallery, chosen[0], k, data.seed)
         table = _rating_table(content)
-    legend = "" if asked else " (blue: of the query's class)"
+    legend = "" if asked else " (blue: same class as the query)"
     tell("drawing the neighbours")
     figure = _sheet(f"Nearest neighbours by {chosen[0]}{legend}", shown, source, gallery.names, sheet_side)
     finish(out, content, table, {"neighbours": figure})
@@ -152,9 +152,9 @@ def _check_length(source: LabelledPictures, k: int, queries: Sequence[Path]) -> 
 def _check_k(source: LabelledPictures, k: int, size: int, own: bool) -> None:
     """Check k for a gallery of `size` pictures; `own` says whether a query is one of them."""
     if size <= own:
-        raise UsageError(f"{source.data}: must have more pictures than the query itself")
+        raise UsageError(f"{source.data}: must contain pictures other than the query")
     if k > size - own:
-        searched = "pictures to search without the query itself" if own else "pictures to search"
+        searched = "pictures to search apart from the query" if own else "pictures to search"
         raise UsageError(f"--k must be at most {size - own}, the number of {searched}, got {k}")
 
 

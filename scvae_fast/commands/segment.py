@@ -29,7 +29,7 @@ from scvae_fast.tasks.segmentation.features import Feature
 MOSAICS = "mosaics"
 _SHOWN = 4
 _SCORES = ("miou", "dice", "accuracy")
-_OWN_KEYS = {"segmented", "method", "runs"}  # which metrics.json has here, and no other command's
+_OWN_KEYS = {"segmented", "method", "runs"}  # only this command's metrics.json has all of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +79,8 @@ class Labels:
             pictures = self._files
             if len(pictures) <= self.labelled:
                 raise UsageError(
-                    f"--labels {self.labelled}: {self.data} has {len(pictures)} pictures with masks, and one is needed "
-                    "to segment"
+                    f"--labels {self.labelled}: {self.data} has {len(pictures)} pictures with masks, but at least "
+                    "one must remain to be segmented"
                 )
             drawn = np.random.default_rng(seed).permutation(len(pictures))
             labelled = [pictures[int(index)] for index in np.sort(drawn[: self.labelled])]

@@ -41,7 +41,7 @@ with extra("scvae_fast.commands.train", "lightning"):
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
     from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
-_DESCRIPTION = "All keys of a configuration; see scvae-fast train --help for the options beside them."
+_DESCRIPTION = "All keys of a configuration; see scvae-fast train --help for the other options."
 _HELP = "--help_keys"  # lists these keys; --help belongs to the command itself
 
 # Space that a checkpoint needs in addition to its tensors, in bytes.
@@ -51,7 +51,7 @@ _RESUMED = ("epoch", "global_step", "loops", "callbacks", "optimizer_states", "l
 
 
 class RunFolder:
-    """The files in the folder of a training."""
+    """The files in the folder of a training run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -63,18 +63,18 @@ class RunFolder:
         self.record = path / "training.json"
 
     def check(self, model: SCVAEModule, *, resume: bool, averaged: bool) -> int | None:
-        """Check, before any work, that there is disk space for checkpoints, and that no training is overwritten.
+        """Check, before any work, that there is disk space for checkpoints, and that no training run is overwritten.
 
         Returns:
-            The step at which the folder's training is resumed; None without one.
+            The step at which the folder's training run is resumed; None without one.
 
         Raises:
-            UsageError: the disk has too little space, or the folder holds a training that is not to be resumed, one of
-                another network, or one that averages its weights if this one doesn't.
+            UsageError: the disk has too little space, or the folder holds a training run that is not to be resumed, one
+                of another network, or one that averages its weights if this one doesn't.
         """
         if self.state.exists() and not resume:
             raise UsageError(
-                f"{self.path} already holds a training: continue it with --resume, or choose another --out"
+                f"{self.path} already holds a training run: continue it with --resume, or choose another --out"
             )
         step = self._check_network(model, averaged) if self.state.exists() else None
         free = shutil.disk_usage(self.path).free
@@ -83,7 +83,7 @@ class RunFolder:
         needed = 3 * weights * (4 if averaged else 3) + weights + _SPARE
         if free < needed:
             raise UsageError(
-                f"{self.path} has {free / 2**20:.0f} MiB free, and checkpoints of this training need "
+                f"{self.path} has {free / 2**20:.0f} MiB free, but checkpoints of this training run need "
                 f"{needed / 2**20:.0f} MiB"
             )
         return step
@@ -102,15 +102,15 @@ class RunFolder:
             state = read_training_state(self.state)
             found = SCVAEConfig.from_dict(state["network"]).to_dict()
         except (OSError, ValueError) as error:
-            raise UsageError(f"{self.state} can't be read as the state of a training: {error}") from error
+            raise UsageError(f"{self.state} can't be read as a training state: {error}") from error
         if missing := [name for name in _RESUMED if name not in state]:
             raise UsageError(f"{self.state} can't be resumed, because it has no {', '.join(missing)}")
         if "current_model_state" in state and not averaged:
-            raise UsageError(f"{self.path} holds a training that averages its weights: resume it with --ema")
+            raise UsageError(f"{self.path} holds a training run that averages its weights: resume it with --ema")
         wanted = model.model.config.to_dict()
-        # λ may change between two parts of a training; the weights don't depend on it.
+        # λ may change when training is resumed; the weights don't depend on it.
         if different := sorted(name for name in wanted if name != "lmbda" and wanted[name] != found.get(name)):
-            raise UsageError(f"{self.path} holds a training of another network: {', '.join(different)} differ")
+            raise UsageError(f"{self.path} holds a training run of another network: different {', '.join(different)}")
         if wanted["lmbda"] != found["lmbda"]:
             print(f"resumed with another λ: {found['lmbda']:g} -> {wanted['lmbda']:g}", flush=True)
         return int(state["global_step"])
@@ -127,8 +127,8 @@ class _TrainCLI(LightningCLI):
     """Lightning's command line, with our callbacks, loggers and checkpoints."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--out", type=str, default="out/train", help="folder of the training")
-        parser.add_argument("--resume", action="store_true", help="go on with the training in --out, if there is one")
+        parser.add_argument("--out", type=str, default="out/train", help="folder of the training run")
+        parser.add_argument("--resume", action="store_true", help="continue the training run in --out, if there is one")
         parser.add_argument("--ema", type=float | None, default=None, help="decay of averaged weights, such as 0.999")
         parser.add_argument("--checkpoint_minutes", type=float, default=10.0, help="minutes between two checkpoints")
 
@@ -205,7 +205,7 @@ def train(arguments: Sequence[str]) -> int:
             stack.enter_context(locked(folder.path))
             done = folder.check(cli.model, resume=cli.config.resume, averaged=averaged)
             write_text(folder.config, cli.parser.dump(cli.config))
-            print(f"going on with {folder.state}" if resume else f"training into {folder.path}", flush=True)
+            print(f"continuing from {folder.state}" if resume else f"training into {folder.path}", flush=True)
         try:
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=folder.state if resume else None)
         except TrainingDivergedError as error:
@@ -262,7 +262,7 @@ def spelled_out(arguments: list[str]) -> list[str]:
     """
     for argument in arguments:
         if (shown := printable(argument)) != argument:
-            raise ArgumentError(f"{shown}: names in a configuration must be valid UTF-8: rename it")
+            raise ArgumentError(f"{shown}: names in a configuration must be valid UTF-8; rename it")
     packaged = {Path(str(path)).stem: str(path) for path in files("scvae_fast.configs").iterdir() if _is_yaml(path)}
 
     def found(name: str) -> str:
@@ -291,11 +291,11 @@ def _kept(folder: RunFolder) -> str:
     if not folder.state.exists():
         return "there is no checkpoint yet"
     step = read_training_state(folder.state)["global_step"]
-    return f"{folder.state} keeps the state after step {step}"
+    return f"{folder.state} holds the state after step {step}"
 
 
 def _finish(cli: _TrainCLI, folder: RunFolder, *, trained: bool) -> None:
-    """Write the model, with the averaged weights if there are any, and the record of the training.
+    """Write the model, with the averaged weights if there are any, and the record of the training run.
 
     Without a step in this process, Lightning has neither figures nor averaged weights, and both come from the state.
     """
@@ -319,7 +319,7 @@ def _finish(cli: _TrainCLI, folder: RunFolder, *, trained: bool) -> None:
     }
     write_json(folder.record, record)
     model = cli.model.model.cpu().eval() if trained else load_model(folder.state)
-    # save_pretrained keeps an existing card, which here describes an earlier part of the training.
+    # save_pretrained keeps an existing card, which here describes an earlier part of the training run.
     (folder.model / "README.md").unlink(missing_ok=True)
     model.save_pretrained(folder.model, record={key: value for key, value in record.items() if key != "history"})
     print(

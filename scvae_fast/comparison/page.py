@@ -16,7 +16,7 @@ BEGIN, END = "<!-- comparison -->", "<!-- /comparison -->"
 
 
 def write_page(page: Path, content: Mapping[str, Any], drawn: Mapping[str, Figure]) -> None:
-    """Put the table between the markers of a page, its JSON beside the page, and the figures under images/PAGE/.
+    """Put the table between the markers of a page, its JSON next to the page, and the figures under images/PAGE/.
 
     Args:
         page: an existing page, such as docs/comparison.md.

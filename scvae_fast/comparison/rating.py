@@ -64,7 +64,7 @@ def rate(
         x = batch.to(device)
         x_hat, code = through(model, x)
         if not x_hat.isfinite().all():
-            raise UsageError("a reconstruction has NaN or infinity in it: the weights of the model are broken")
+            raise UsageError("a reconstruction contains NaN or infinity: the weights of the model are broken")
         diagnosis.update(code)
         meters.update(Rebuilt([""] * len(x), x, x_hat.clamp(-1, 1), False))
         if isinstance(code, Posterior):

@@ -63,7 +63,7 @@ class Comparison:
             with locked(kept.path):
                 if kept.trained.exists():
                     continue
-                print(f"{REGISTRY[name].title}: {'going on' if kept.state.exists() else 'training'}", flush=True)
+                print(f"{REGISTRY[name].title}: {'continuing' if kept.state.exists() else 'training'}", flush=True)
                 signal = train_method(name, self.settings, self.data(), kept, *others)
             if signal is not None:
                 return signal
@@ -116,7 +116,7 @@ class Comparison:
         done = collect(self.folder)["rows"]
         if not names or (not anew and all(row["seconds_a_step"] is not None for row in done)):
             return
-        print("timing the steps of all, in turn", flush=True)
+        print("timing the training steps of all methods", flush=True)
         device = find_device(None)
         names = self.folder.trained()
         modules = {name: trained_module(name, self.settings, self.folder.method(name)).to(device) for name in names}
@@ -144,7 +144,7 @@ class Comparison:
         if page is not None:
             write_page(page, content, drawn)
         seconds = sum(row["seconds"] for row in content["rows"])
-        print(f"\n{markdown(content)}\n\n{path / 'comparison.md'}; all trainings together took {clock(seconds)}")
+        print(f"\n{markdown(content)}\n\n{path / 'comparison.md'}; all training runs together took {clock(seconds)}")
         return content
 
     def again(self, phase: Phase) -> None:

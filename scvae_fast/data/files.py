@@ -24,7 +24,7 @@ Split = Literal["train", "val", "all"]
 # Suffixes of tar files with pictures.
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
-# Suffixes of pictures in formats that are not read. They are reported, so that nobody misses such pictures.
+# Suffixes of unsupported picture formats. Such files are reported, so that nobody misses them.
 _UNREAD = {
     *(".heic", ".heif", ".jxl", ".psd", ".xcf", ".svg", ".exr", ".hdr", ".dcm", ".fits", ".nii"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),  # cameras' raw data
@@ -196,14 +196,14 @@ def list_ffhq(root: str | os.PathLike[str], split: Split) -> Files:
         if (index := int(number)) in by_number:
             raise UsageError(
                 f"{root}: picture {number} of FFHQ is there twice, as {by_number[index]} and as {name}: "
-                "name the folder of one of them"
+                "choose the folder of one of them"
             )
         by_number[index] = name
     if not by_number:
         raise UsageError(f"{root} contains no pictures of FFHQ, which are called 00000.png … 69999.png")
     chosen = [n for n in sorted(by_number) if split == "all" or (n < _FFHQ_TRAINING) == (split == "train")]
     if not chosen:
-        wanted = f"below {_FFHQ_TRAINING}" if split == "train" else f"from {_FFHQ_TRAINING} on"
+        wanted = f"below {_FFHQ_TRAINING}" if split == "train" else f"of {_FFHQ_TRAINING} or more"
         raise UsageError(f"{root}: none of the {len(by_number)} pictures of FFHQ here has a number {wanted} ({split})")
     return Files(root, Names(os.fsencode(by_number[number]) for number in chosen))
 
@@ -352,7 +352,7 @@ def _folders_of(root: Path, recursive: bool = True, *, tell: bool = True) -> Ite
             yield found
     if tell and unread:
         formats = ", ".join(sorted(unread))
-        print(f"{root}: {unread.total()} files of formats that are not read are left out: {formats}", file=sys.stderr)
+        print(f"{root}: {unread.total()} files in unsupported formats are left out: {formats}", file=sys.stderr)
 
 
 def _folder_identity(entry: os.DirEntry[Any]) -> tuple[int, int] | None:

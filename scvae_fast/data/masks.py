@@ -57,7 +57,7 @@ class MaskedFiles:
     | layout | pictures | masks |
     |---|---|---|
     | folder | images/NAME.any | masks/NAME.any, grey or palette: classes 0 … C − 1 and 255 for none; or 0 and 255 |
-    | flowers17 | jpg/image_0001.jpg | trimaps/image_0001.png, of some: red and grey are the flower, black no class |
+    | flowers17 | jpg/image_0001.jpg | trimaps/image_0001.png, for some: red and grey are the flower, black no class |
     | flowers102 | jpg/image_00001.jpg | segmim/segmim_00001.jpg: blue is the background |
     | cub | images/CLASS/NAME.jpg | segmentations/CLASS/NAME.png: the bird where most annotators say so, above 127 |
     | isic | ISIC_0000000.jpg in any folder | ISIC_0000000_segmentation.png or _Segmentation.png: 0 and 255 |

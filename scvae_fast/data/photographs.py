@@ -84,7 +84,7 @@ _CREDITS = {
 def photograph_credits() -> dict[str, Credit]:
     """Author and licence of each embedded photograph, by its name.
 
-    scikit-learn ships `china` and `flower` under CC BY 2.0, which asks for attribution. Of the others, the
+    scikit-learn ships `china` and `flower` under CC BY 2.0, which requires attribution. Of the others, the
     docstrings in `skimage.data` say what is known.
 
     Example:
@@ -142,7 +142,7 @@ def load_photograph(name: str) -> Photograph:
     """One of them by its name, such as "brick".
 
     Raises:
-        ValueError: none is called so.
+        ValueError: there is none of that name.
         ImportError: as `training_photographs`.
     """
     for kind in (_COLOUR, _GREY, _HELD_OUT):

@@ -65,7 +65,7 @@ def comes_with_the_package(data: str | os.PathLike[str], name: str) -> bool:
     if os.fspath(data) != name:
         return False
     if Path(name).exists():
-        print(f"{name} here is used, not the data of this name that comes with the package", file=sys.stderr)
+        print(f"using {name} in this folder, not the data of this name that comes with the package", file=sys.stderr)
         return False
     return True
 
@@ -351,7 +351,7 @@ class _FromShards:
             end += count
 
     def _last(self, own: range) -> int:
-        """The number of the last picture of a shard; for an empty shard, of the picture beside it."""
+        """The number of the last picture of a shard; for an empty shard, of the picture next to it."""
         assert self.length is not None
         return min(max(own.stop - 1, own.start), self.length - 1)
 
@@ -393,7 +393,7 @@ def _detected(data: str, split: Split | None) -> str:
     if layout == "ffhq" or layout == "imagenet":
         about = f"{data} is laid out like {'FFHQ' if layout == 'ffhq' else 'ImageNet'}"
         if split is None:
-            print(f"{about}: only its part val is used (--split selects train, val or all)", file=sys.stderr)
+            print(f"{about}: only its split val is used (--split selects train, val or all)", file=sys.stderr)
         if left_out(Path(data), layout):
             print(f"{about}: pictures outside its parts are left out (--layout folder takes all)", file=sys.stderr)
     return layout

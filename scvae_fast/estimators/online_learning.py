@@ -151,7 +151,7 @@ class OnlineDictionaryLearning(LassoTransformer):
             if len(atoms) != K or not atoms.any(1).all():
                 raise ValueError(f"{self._name}: dict_init must have {K} atoms, none of them zero, got {len(atoms)}")
             if self.positive_dict and (atoms < 0).any():
-                raise ValueError(f"{self._name}: dict_init must be non-negative, as positive_dict asks for")
+                raise ValueError(f"{self._name}: dict_init must be non-negative, as positive_dict requires")
         self.components_ = atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
         self._A, self._B = np.zeros((K, K), X.dtype), np.zeros((K, X.shape[1]), X.dtype)
         self.n_steps_ = 0

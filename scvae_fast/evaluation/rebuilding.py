@@ -71,6 +71,6 @@ def _check_finite(rebuilt: Rebuilt) -> None:
     finite = rebuilt.x_hat.isfinite().flatten(1).all(1).tolist()
     if not all(finite):
         raise UsageError(
-            f"the reconstruction of {rebuilt.names[finite.index(False)]} has NaN or infinity in it: "
+            f"the reconstruction of {rebuilt.names[finite.index(False)]} contains NaN or infinity: "
             "the weights of the model are broken, or the precision is too low for them"
         )

@@ -145,7 +145,7 @@ def _rows(figures: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str]]:
 
 
 def _code_rows(codes: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "code entries not zero", _number(codes["density"], ".2%")
+    yield "nonzero code entries", _number(codes["density"], ".2%")
     yield "Hoyer sparsity, mean of codes", _number(codes["hoyer"], ".4f")
     yield "Hoyer sparsity, all as one", _number(codes["hoyer_of_all"], ".4f")
     yield "atoms in use", f"{codes['atoms_in_use']} of {codes['atoms']}"

@@ -75,7 +75,7 @@ def evaluate(
     """
     settings, processes = settings or EvaluationSettings(), processes or Processes()
     if model.config.in_channels != 3:
-        raise UsageError(f"the model must code pictures of 3 channels, it has {model.config.in_channels}")
+        raise UsageError(f"the model must be for pictures with 3 channels, it has {model.config.in_channels}")
     model = settings.speed.prepare(model.float().to(settings.device).eval())
     codes, extremes = CodesMeter(model, settings.value_bits), Extremes(settings.extremes)
     others: dict[str, Callable[[], Meter]] = {
@@ -126,7 +126,7 @@ def evaluate_codes(
         raise ValueError(f"evaluate_codes: settings.metrics must be ('codes',), got {settings.metrics}")
     codes.check_model(model)
     if not len(codes):
-        raise UsageError(f"{codes.path}: there are no pictures in it")
+        raise UsageError(f"{codes.path} contains no pictures")
     meter, own = CodesMeter(model, settings.value_bits), codes.part(processes.share)
     with _progress((), len(own), hidden=not processes.first) as bar:
         for coded in own:

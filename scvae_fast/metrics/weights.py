@@ -87,7 +87,7 @@ def locate(weights: PublishedWeights, folder: Path | None = None, *, download: b
     if not download:
         raise UnavailableError(
             f"needs the weights of {weights.network}; looked for {', '.join(map(str, paths))}. "
-            f"Put {weights.url} there, or name a folder that has it (weights), or have it fetched (download)"
+            f"Put {weights.url} there, or give a folder that has it (weights), or let it be downloaded (download)"
         )
     try:
         folders[0].mkdir(parents=True, exist_ok=True)
@@ -131,5 +131,5 @@ def load(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise UnavailableError(f"{path} can't be read as weights: {brief(error)}") from error
     if not isinstance(state, dict):
-        raise UnavailableError(f"{path} holds no state dict but a {type(state).__name__}")
+        raise UnavailableError(f"{path} holds a {type(state).__name__}, not a state dict")
     return state

@@ -67,7 +67,7 @@ class PretrainedModel(nn.Module, _HubMixin):
 
     Attributes:
         record: the record of the model's training, see `scvae_fast.models.card.model_card`; None if there is none.
-            `from_pretrained` reads it from the file beside the weights.
+            `from_pretrained` reads it from the file next to the weights.
     """
 
     def __init__(self, config: SCVAEConfig, **options: Any) -> None:
@@ -170,7 +170,7 @@ class PretrainedModel(nn.Module, _HubMixin):
             save_file(weights, path, metadata={"format": "pt", _DIGEST: _digest(self.config)})
         except SafetensorError as error:  # safetensors reports a full disk in this way
             raise OSError(str(error)) from error
-        # safetensors lets only the owner read the file. Give it the permissions that the user's umask asks for.
+        # safetensors lets only the owner read the file. Give it the permissions that the user's umask allows.
         path.with_name("model").touch()
         path.chmod(path.with_name("model").stat().st_mode)
         path.with_name("model").unlink()
@@ -207,7 +207,7 @@ class PretrainedModel(nn.Module, _HubMixin):
         Args:
             pretrained_model_name_or_path: a folder; "pictures64", the model that comes with the package; or a
                 repository on the hub: "hf:user/name", or "user/name" if there is no folder `user` here. An existing
-                folder takes precedence. Only the hub needs a network; a message on stderr tells when it is used.
+                folder takes precedence. Only the hub needs a network; a message on stderr says when it is used.
             device: device for the model.
             revision: revision of the repository; see `huggingface_hub.hf_hub_download`, also for the next arguments.
             cache_dir: folder for downloads.
@@ -246,7 +246,7 @@ class PretrainedModel(nn.Module, _HubMixin):
         if digest is not None and digest != _digest(config):
             raise ValueError(
                 f"{cls.__name__}.from_pretrained: {files[1]} was not saved with {files[0]}: it was changed, or saving "
-                "was interrupted: save the model again"
+                "was interrupted; save the model again"
             )
         model.record = None if record is None else _read_record(cls, record)
         if shipped is not None:
@@ -351,7 +351,7 @@ def _read_record(cls: type, path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{cls.__name__}.from_pretrained: {path} is not a record of a training: {error}") from error
+        raise ValueError(f"{cls.__name__}.from_pretrained: {path} is not a training record: {error}") from error
 
 
 def _read_config(cls: type, path: Path) -> SCVAEConfig:

@@ -37,7 +37,7 @@ def load_model(checkpoint: str | os.PathLike[str], device: str | torch.device = 
         checkpoint: one of: a folder written by `SCVAE.save_pretrained`; the folder of a training run (its model, or its
             state if that is newer); the state of a run (`last.ckpt`; its averaged weights, if it has them);
             "pictures64", the model that comes with the package, unless a file or folder has this name; "hf:user/name",
-            a repository on the hub. Any other name is a local path; the hub is not asked for it.
+            a repository on the hub. Any other name is a local path, never one on the hub.
         device: device for the model.
 
     Raises:
@@ -50,10 +50,10 @@ def load_model(checkpoint: str | os.PathLike[str], device: str | torch.device = 
     if path == shipped_models().get(name):
         print(f"using {name}, the model that comes with the package", file=sys.stderr)
     if not path.exists() or path.name in (CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE) or not _is_checkpoint(path):
-        what = "no such file or folder" if not path.exists() else "no model or training is kept under this name"
+        what = "no such file or folder" if not path.exists() else "there is no model or training run under this name"
         if name in shipped_models():
             what += ", and it hides the model of this name that comes with the package"
-        meant = "".join(f"; {found} is one" for found in list(_meant(path))[:1])
+        meant = "".join(f"; did you mean {found}?" for found in list(_meant(path))[:1])
         hub = f"; a name on the hub is {HUB}{name}" if not path.exists() and name.count("/") == 1 else ""
         raise UsageError(f"the checkpoint {name} can't be loaded: {what}{meant}{hub}")
     if printable(str(path)) != str(path):
@@ -119,9 +119,9 @@ def read_training_state(path: Path) -> dict[str, Any]:
         missing = {"network", "state_dict"} - state.keys()
     # torch raises many kinds of errors for files that are not checkpoints.
     except (RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is not the state of a training") from error
+        raise ValueError(f"{path} is not a training state") from error
     if missing:
-        raise ValueError(f"{path} is not the state of a training: it has no {', '.join(sorted(missing))}")
+        raise ValueError(f"{path} is not a training state: it has no {', '.join(sorted(missing))}")
     return dict(state)
 
 

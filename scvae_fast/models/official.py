@@ -161,7 +161,7 @@ def _fields_from_shapes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     levels = _count(weights, "encoder.down.{}.block.0.conv1.weight")
     widths = [_shape(weights, f"encoder.down.{i}.block.0.conv1.weight", 4)[0] for i in range(levels)]
     if any(width % ch for width in widths):
-        raise ValueError(f"load_official: widths of encoder.down, {widths}, are no multiples of conv_in's, {ch}")
+        raise ValueError(f"load_official: widths of encoder.down, {widths}, are not multiples of conv_in's, {ch}")
     attn_levels = [i for i in range(levels) if f"encoder.down.{i}.attn.0.q.weight" in weights]
     resolution = _RELEASED_RESOLUTION
     if attn_levels:

@@ -218,7 +218,7 @@ def _of_iterations(op: str, name: str, value: Any, dims: int, meaning: str) -> t
         return torch.stack([each.detach() for each in value]), len(value)
     checks.are_tensors(op, **{name: value})
     if value.dim() not in (dims, dims + 1):
-        raise ValueError(f"{op}: {name} must be {meaning}, or one of each iteration, got {list(value.shape)}")
+        raise ValueError(f"{op}: {name} must be {meaning}, or one per iteration, got {list(value.shape)}")
     return value.detach().clone(), None if value.dim() == dims else len(value)
 
 
@@ -233,7 +233,7 @@ def _thresholds_of(op: str, theta: Any, like: torch.Tensor) -> tuple[torch.Tenso
         return _of_iterations(op, "theta", rows, 1, "(K,)")
     value = _as_tensor(op, "theta", theta, like)
     if value.dim() > 2:
-        raise ValueError(f"{op}: theta must be one value, (K,), or one of each iteration, got {list(value.shape)}")
+        raise ValueError(f"{op}: theta must be one value, (K,), or one per iteration, got {list(value.shape)}")
     return (value, len(value)) if value.dim() == 2 else (value.reshape(-1), None)
 
 
@@ -257,7 +257,7 @@ def _iterations(
     if R is None and T_of_S is not None:
         if n_iter not in (T_of_S, T_of_S - 1):
             raise ValueError(
-                f"{op}: n_iter must be {T_of_S}, or {T_of_S - 1} for a loop from z = 0, if only S is one of each "
+                f"{op}: n_iter must be {T_of_S}, or {T_of_S - 1} for a loop from z = 0, if only S has one per "
                 f"iteration, got {n_iter}"
             )
         return n_iter, n_iter < T_of_S
@@ -266,5 +266,5 @@ def _iterations(
     assert R is not None  # the other cases have returned
     T = R - 1
     if n_iter is not None and n_iter != T:
-        raise ValueError(f"{op}: n_iter must be {T}, as the weights of each iteration say, got {n_iter}")
+        raise ValueError(f"{op}: n_iter must be {T}, as the weights per iteration say, got {n_iter}")
     return T, T_of_S is not None and T_of_S == R

@@ -157,4 +157,4 @@ def agree(
 def is_constant_if_narrowed(op: str, name: str, tensor: torch.Tensor, first: str, like: torch.Tensor) -> None:
     """Raise ValueError if a tensor that is narrower than `like`, the argument `first`, would need a gradient."""
     if tensor.dtype == torch.bfloat16 != like.dtype and tensor.requires_grad and torch.is_grad_enabled():
-        raise ValueError(f"{op}: {name} in bfloat16 beside {first} in {like.dtype} gets no gradient: detach it")
+        raise ValueError(f"{op}: {name} in bfloat16 with {first} in {like.dtype} gets no gradient: detach it")

@@ -117,7 +117,7 @@ def choose(algorithm: str | None, problem: Lasso) -> str:
     on_cpu = problem.D.device.type == "cpu" and native.missing is None
     takes = on_cpu and bool((problem.weights(torch.float64) > 0).all())
     if algorithm == "cd" and not takes:
-        raise ValueError('lasso: algorithm "cd" takes tensors on a CPU, with the compiled module, and every alpha > 0')
+        raise ValueError('lasso: algorithm "cd" needs tensors on a CPU, the compiled module, and every alpha > 0')
     return algorithm or ("cd" if takes else "fista")
 
 

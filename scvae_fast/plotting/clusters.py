@@ -59,7 +59,7 @@ def patch_sheet(painted: Tensor, nearest: list[list[Tensor]], drawn: list[list[T
     axis.set_yticks(heights, [f"{i}: {share:.1%}" for i, share in enumerate(counts / counts.sum())])
     for height, colour in zip(heights, colours(k), strict=True):  # the colours of the maps
         axis.text(-2 * _GAP, height, "■", color=colour, ha="right", va="center", fontsize=10)
-    for start, width, text in zip(starts, widths, ("mean", "nearest to the centre", "at random"), strict=False):
+    for start, width, text in zip(starts, widths, ("mean", "nearest to the centre", "random"), strict=False):
         if width:
             axis.text(start + (width * pitch - _GAP) / 2, -_GAP, text, ha="center", va="bottom", color=INK, fontsize=10)
     axis.set_xticks([])

@@ -62,10 +62,10 @@ _COLLAPSE = {
     "posterior": ("unit, the largest first", "KL to the prior, nats", "Posterior collapse: KL of each unit"),
     "codebook": (
         "codebook vector, the most used first",
-        "use, relative to even use",
+        "use, relative to uniform use",
         "Codebook collapse: use of each vector",
     ),
-    "atoms": ("atom, the most used first", "use, relative to even use", "Use of each atom"),
+    "atoms": ("atom, the most used first", "use, relative to uniform use", "Use of each atom"),
 }
 
 

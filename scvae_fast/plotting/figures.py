@@ -55,7 +55,7 @@ def atom_patches(patches: Tensor, usage: Tensor, *, columns: int = 32) -> Figure
     figure = Figure(figsize=(12, 12 * rows / columns + 0.7), layout="constrained", dpi=150)
     show(figure.subplots(), sheet, "")
     figure.suptitle(
-        f"What each of the {len(patches)} atoms paints, the most used first (grey: no change; each to its own scale)",
+        f"What each of the {len(patches)} atoms adds, the most used first (grey: no change; each scaled individually)",
         color=INK,
         fontsize=13,
         fontweight="bold",
@@ -78,7 +78,7 @@ def density_overlay(
         heat = axis.imshow(count.numpy(), cmap=HEAT, vmin=0, vmax=most, extent=extent, interpolation="nearest")
         axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     bar = figure.colorbar(heat, ax=list(axes), shrink=0.85, pad=0.01)
-    bar.set_label(f"entries of a code that are not zero, of {n_atoms}", color=INK)
+    bar.set_label(f"nonzero entries of a code, of {n_atoms}", color=INK)
     bar.outline.set_visible(False)
     figure.suptitle("Where the codes are dense", color=INK, fontsize=13, fontweight="bold")
     return figure
@@ -112,7 +112,7 @@ def support_histogram(counts: Tensor, n_atoms: int) -> Figure:
     axes = plain(figure.subplots())
     values = counts.numpy()
     axes.hist(values, bins=min(40, max(int(values.max()), 1)), color=BLUE)
-    axes.set(xlabel=f"entries of a code that are not zero, of {n_atoms}", ylabel="codes", xlim=(0, None))
+    axes.set(xlabel=f"nonzero entries of a code, of {n_atoms}", ylabel="codes", xlim=(0, None))
     titled(axes, f"Supports: {values.mean():.1f} entries on average")
     return figure
 
@@ -132,7 +132,7 @@ def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     titled(middle, "PSNR of the training crops")
     right.plot(steps, [100 * row["density"] for row in history], color=ORANGE, linewidth=1.4)
     right.set(xlabel="step", ylabel="%", ylim=(0, None))
-    titled(right, "Code entries that are not zero")
+    titled(right, "Nonzero code entries")
     return figure
 
 

@@ -14,7 +14,7 @@ from scvae_fast.tasks.segmentation.experiment import Segmented
 
 
 def palette() -> list[int]:
-    """The colours of 256 class numbers, for palette images: those of the overlays, then black."""
+    """The colours of 256 class numbers, for palette images: 20 colours, then black."""
     chosen = np.zeros((256, 3), np.uint8)
     chosen[:20] = (255 * colours(20)).round()
     return [int(value) for value in chosen.flatten()]
@@ -29,7 +29,7 @@ def segmentations(shown: Sequence[Segmented], classes: Sequence[str]) -> Figure:
         counted = (labelled.mask != IGNORED)[..., None]
         truth = overlay(labelled.picture, np.where(counted[..., 0], labelled.mask, 0), len(classes)) * counted
         rows = (to_bytes(labelled.picture), truth, overlay(labelled.picture, found, len(classes)))
-        for axis, picture, title in zip(axes[:, i], rows, ("picture", "mask", "found"), strict=True):
+        for axis, picture, title in zip(axes[:, i], rows, ("picture", "mask", "prediction"), strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)

@@ -51,7 +51,7 @@ class Descriptor:
         _require(self.kind in kinds, "kind", f"one of {', '.join(kinds)}", self.kind)
         _require(self.pooling in get_args(Pooling), "pooling", f"one of {', '.join(get_args(Pooling))}", self.pooling)
         _require(self.grid in (1, 2), "grid", "1 or 2", self.grid)
-        _require(self.pooling != "use" or self.kind == "codes", "pooling", 'another than "use" for dense rows', "use")
+        _require(self.pooling != "use" or self.kind == "codes", "pooling", 'other than "use" for dense rows', "use")
         if self.kind == "thumbnail":
             _require(self.pooling == Descriptor.pooling, "pooling", "left out for thumbnail", self.pooling)
             _require(self.grid == Descriptor.grid, "grid", "left out for thumbnail", self.grid)

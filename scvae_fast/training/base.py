@@ -52,7 +52,7 @@ class AutoencoderModule(LightningModule, ABC):
         second_stage: perceptual and adversarial terms; None leaves them out.
         start: initial weights, "random" or "linear", see `scvae_fast.training.start`.
         channels_last: memory format of pictures; None chooses the fastest on the device, see `SpeedSettings`.
-        compile: whether encoder and decoder are compiled with torch.compile; None chooses likewise.
+        compile: whether encoder and decoder are compiled with torch.compile; None chooses as above.
         seed: for the randomness within each step.
 
     Raises:
@@ -193,7 +193,7 @@ class AutoencoderModule(LightningModule, ABC):
             scheduler._last_lr = [each["lr"] for each in optimizer.param_groups]
             if self.trainer.is_global_zero:
                 changed = (f"{name} {found[name]} -> {given[name]}" for name in given if found[name] != given[name])
-                print(f"resumed with other settings of the optimiser: {', '.join(changed)}", flush=True)
+                print(f"resumed with different optimiser settings: {', '.join(changed)}", flush=True)
 
     @property
     def _schedule(self) -> dict[str, float]:

@@ -134,8 +134,7 @@ class LossGuard(Callback):
         kept = [checkpoint.get(name) for name in _TENSORS_OF_CHECKPOINTS]
         if any_process(trainer, not _finite(kept)):
             raise TrainingDivergedError(
-                f"the weights are not finite after step {trainer.global_step}, though the loss was; the training is "
-                "stopped"
+                f"the weights are not finite after step {trainer.global_step}, though the loss was; training is stopped"
             )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -147,7 +146,7 @@ class LossGuard(Callback):
             return
         (batch, loss), self._pending = self._pending, None
         if not math.isfinite(float(loss)):
-            raise TrainingDivergedError(f"the loss of batch {batch} is {float(loss)}; the training is stopped")
+            raise TrainingDivergedError(f"the loss of batch {batch} is {float(loss)}; training is stopped")
 
 
 # The parts of a checkpoint that must be finite. Callbacks may have an infinite best score.
@@ -170,8 +169,8 @@ class StopOnSignal(Callback):
 
     No validation follows.
 
-    `number` is the signal, or None; SIGTERM if only another process received one. `stopped` says whether it ended the
-    training, which had not come to its end.
+    `number` is the signal, or None; SIGTERM if only another process received one. `stopped` says whether it ended
+    training early.
     """
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@
 
 The training data is an endless stream of numbered samples. In each step, W processes with batches of B take the next
 B·W samples. So, for the same B·W, results depend neither on W nor on the number of worker processes (except with tar
-shards). A checkpoint stores only the number of samples seen, and a training resumed within an epoch sees exactly the
+shards). A checkpoint stores only the number of samples seen, and training resumed within an epoch sees exactly the
 batches that it would have seen. Build the trainer with `use_distributed_sampler=False`: the modules divide the
 samples themselves.
 """
@@ -141,11 +141,11 @@ class PictureData(LightningDataModule, ABC):
         batches = FixedBatches(count, self.batch_size, **self._process())
         if not len(batches):
             processes = self._process()["world_size"]
-            raise UsageError(f"{count} pictures to validate on are too few for {processes} processes")
+            raise UsageError(f"{count} validation pictures are too few for {processes} processes")
         return picture_loader(pictures, batches, num_workers=self._workers())
 
     def first_samples(self, count: int) -> Tensor:  # -> (count, 3, resolution, resolution)
-        """The first samples of a training, the same in every process; for shards, the first ones of this process."""
+        """The first samples of training, the same in every process; for shards, the first ones of this process."""
         pictures = self._pictures().training(0)
         if isinstance(pictures, RandomCrops | TrainingPictures):
             return torch.stack([pictures[number] for number in range(count)])
@@ -436,7 +436,7 @@ def _counted(name: str, shards: str | list[str], argument: str, samples: int | N
     if samples is None:
         samples = count_pictures(urls)
     if samples is None:
-        raise UsageError(f"Shards: {argument} must say how many pictures {name} has, which can't be counted in pipes")
+        raise UsageError(f"Shards: {argument} must give the number of pictures in {name}: pipes can't be counted")
     if not samples:
         raise UsageError(f"Shards: no pictures in {name} = {shards}")
     return urls, samples

@@ -48,7 +48,7 @@ class SCVAEModule(AutoencoderModule):
             the released code.
         restart_share: atoms are restarted if fewer than this share of the codes used them.
         channels_last: memory format of pictures; None chooses the fastest on the device, see `SpeedSettings`.
-        compile: whether encoder and decoder are compiled with torch.compile; None chooses likewise.
+        compile: whether encoder and decoder are compiled with torch.compile; None chooses as above.
         seed: for the randomness within each step.
 
     Raises:

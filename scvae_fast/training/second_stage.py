@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-# Upper limit of the adaptive weight, as in the released code.
+# Of the adaptive weight, as in the released code: added to the denominator, and the upper limit.
 _LEAST_NORM, _MOST_WEIGHT = 1e-4, 1e4
 
 

@@ -50,7 +50,7 @@ def served(browser_path: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
             assert server.stdout.readline() == "starting …\n"
             line = server.stdout.readline()
             errors.seek(0)
-            assert line == f"the page is at http://127.0.0.1:{port} (Ctrl-C ends it)\n", errors.read()
+            assert line == f"the page is at http://127.0.0.1:{port} (Ctrl-C stops it)\n", errors.read()
             yield Served(f"http://127.0.0.1:{port}", folder / "tiny")
             server.send_signal(signal.SIGTERM)
             rest, _ = server.communicate(timeout=60)

@@ -55,9 +55,7 @@ def test_an_upload_shows_its_results(visit, model: SCVAE, tmp_path: Path) -> Non
     most = int(expected.codes.usage().argmax())
     assert atoms[0][1] == f"{most}: {100 * int(expected.codes.usage()[most]) / len(expected.codes.counts):.0f} %"
     again, legend = visit.clusters(kept, 5)
-    assert (kept._fields, kept.grey.nbytes) == (("grey", "codes"), 600), (
-        "a byte for each pixel is kept beside the codes"
-    )
+    assert (kept._fields, kept.grey.nbytes) == (("grey", "codes"), 600), "a byte for each pixel is kept with the codes"
     assert len(re.findall(r"\d+ %", legend)) == 5
     assert not np.array_equal(again, clusters)
 

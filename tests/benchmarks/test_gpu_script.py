@@ -132,8 +132,8 @@ def test_the_build_is_for_this_card(machine, capability, given, architectures):
     machine._write("env", '#!/bin/bash\necho "env $*" >> "$CALLS"\nexec /usr/bin/env "$@"\n')
     assert machine.run("build", "hopper", CAPABILITY=capability, **given).returncode == 0
     assert f"SCVAE_FAST_CUDA=1 SCVAE_FAST_CUDA_ARCHITECTURES={architectures} " in machine.calls("env")[0]
-    passed_over = f"hopper: passed over, the card has compute capability {capability}"
-    assert (passed_over in machine.verdicts()) == (capability != "9.0")
+    skipped = f"hopper: skipped, the card has compute capability {capability}"
+    assert (skipped in machine.verdicts()) == (capability != "9.0")
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ def test_the_build_is_for_this_card(machine, capability, given, architectures):
     [
         (["OUT", "build", "speed"], "there is no stage 'speed'; there are build hopper trial tests"),
         (["OUT", ""], "there is no stage ''"),
-        (["tests"], "say first which directory takes the results, then stages: build hopper"),
-        ([], "say first which directory takes the results"),
+        (["tests"], "give the directory for the results first, then stages: build hopper"),
+        ([], "give the directory for the results first"),
     ],
 )
 def test_wrong_arguments_are_refused_before_any_work(machine, words, message):
@@ -154,7 +154,7 @@ def test_wrong_arguments_are_refused_before_any_work(machine, words, message):
     assert machine.calls() == machine.calls("nvidia-smi") == []
     asked = machine.run("build", PATIENCE="1.5")
     assert asked.returncode == 2
-    assert "PATIENCE must be a whole number from 1 on, got '1.5'" in asked.stderr
+    assert "PATIENCE must be a whole number, 1 or more, got '1.5'" in asked.stderr
 
 
 def test_a_stage_that_fails_stops_no_other(machine):

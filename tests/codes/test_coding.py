@@ -86,7 +86,7 @@ def test_broken_weights() -> None:
     model = SCVAE(TINY).eval()
     torch.nn.init.constant_(model.encoder.conv_out.bias, float("nan"))
     for size in ((16, 16), (20, 30)):
-        with pytest.raises(UsageError, match="the codes of 0 have NaN or infinity in them"):
+        with pytest.raises(UsageError, match="the codes of 0 contain NaN or infinity"):
             list(encode_pictures(model, named([size])))
 
 

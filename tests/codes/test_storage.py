@@ -158,7 +158,7 @@ def test_codes_that_do_not_fit_the_model(model: SCVAE, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="values must be one of"):
         write_codes(tmp_path / "codes.parquet", model, [fine], values="int8")  # type: ignore[arg-type]
     large = fine._replace(codes=dataclasses.replace(fine.codes, values=fine.codes.values * 1e6))
-    with pytest.raises(CodeFileError, match=r"a.png have values too large for float16: take float32"):
+    with pytest.raises(CodeFileError, match=r"a.png have values too large for float16: use float32"):
         write_codes(tmp_path / "codes.parquet", model, [large])
     assert not list(tmp_path.iterdir())
 

@@ -85,7 +85,7 @@ def test_a_map_is_that_of_the_nearest_centres(folder: Path) -> None:
 
 def test_another_models_clustering_is_refused(folder: Path) -> None:
     clustering = Clustering.load(folder / "out" / FILE)
-    with pytest.raises(UsageError, match="the clustering is of the codes of another model"):
+    with pytest.raises(UsageError, match="the codes of another model were clustered"):
         clustering.assign(load_model(folder / "model1"), scene(16, 16))
 
 
@@ -181,7 +181,7 @@ def test_errors_leave_an_earlier_result(folder: Path, tmp_path: Path, capsys: py
     data = f"--data {folder}/data"
     for source, clusters, message in (
         (f"--codes {tmp_path}/blank.parquet", "2", "2 clusters need at least as many distinct patches"),
-        (f"--codes {tmp_path}/nan.parquet", "1", "the codes of x.png have NaN or infinity"),
+        (f"--codes {tmp_path}/nan.parquet", "1", "the codes of x.png contain NaN or infinity"),
         (f"--codes {tmp_path}/empty.parquet", "1", "contains no pictures"),
         (f"--data {tmp_path}/data", "5", "5 clusters need as many patches, there are 4"),
         (f"--data {tmp_path}/nothing", "2", "no pictures in this folder"),

@@ -188,6 +188,6 @@ def test_unusable_inputs(checkpoint: Path, data: Path, tmp_path: Path) -> None:
         encode_data(checkpoint, tmp_path / "broken", out)
     grey = TINY.__class__(**{**TINY.to_dict(), "in_channels": 1})
     SCVAE(grey).save_pretrained(tmp_path / "grey")
-    with pytest.raises(UsageError, match="codes pictures with 1 channels, not with 3"):
+    with pytest.raises(UsageError, match="is for pictures with 1 channels, not 3"):
         encode_data(tmp_path / "grey", data, out)
     assert not out.exists()

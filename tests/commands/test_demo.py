@@ -37,7 +37,7 @@ def read(path: Path) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Two trainings of two threads each would wait for each other on two cores."""
+    """Two training runs of two threads each would wait for each other on two cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -76,11 +76,11 @@ def test_a_second_run_only_prints_and_a_longer_one_goes_on(tmp_path: Path, capsy
     capsys.readouterr()
     assert run_demo(tmp_path, SHORT, SETTINGS) == 0
     printed = capsys.readouterr().out
-    assert "holds the result of 1 minutes of training already" in printed
+    assert "already holds the result of 1 minutes of training" in printed
     assert f"{rated['figures']['psnr']['pooled']:.2f} dB" in printed
     assert (state.stat().st_mtime_ns, read(metrics)) == (before, rated)
     assert run_demo(tmp_path, LONG, [*SETTINGS, "--trainer.max_steps=60"]) == 0
-    assert "going on with" in capsys.readouterr().out
+    assert "continuing from" in capsys.readouterr().out
     assert read(tmp_path / "training.json")["steps"] > first["steps"]
     assert read(metrics)["checkpoint"] != rated["checkpoint"]
 
@@ -124,7 +124,7 @@ def test_folders_that_can_not_be_used(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="can't be written to"):
         run_demo(tmp_path / "file" / "out", SHORT, SETTINGS)
     run_demo(tmp_path / "out", SHORT, SETTINGS)
-    with pytest.raises(UsageError, match="holds a training of another network: n_iter differ"):
+    with pytest.raises(UsageError, match="holds a training run of another network: different n_iter"):
         run_demo(tmp_path / "out", LONG, [*SETTINGS, "--model.network.n_iter=5"])
 
 

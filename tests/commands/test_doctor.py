@@ -71,15 +71,15 @@ def test_trial_prints_a_table(a_card, monkeypatch, capsys):
     monkeypatch.setattr(trial, "run", run)
     assert doctor.try_kernels() == 1
     printed = capsys.readouterr().out
-    right = "right, error 0.25 of what is allowed; 0.50 × eager at 64 rows, 3.00 × eager at 1024 rows"
+    right = "right, error 0.25 of the limit; 0.50 × eager at 64 rows, 3.00 × eager at 1024 rows"
     for line in (
         "a card: 180 s at most",
         "trying triton, float32",
         right,
         "wrong: ∂S has 9.0 times the allowed error",
         "cuda, float16    no verdict",
-        "float32: runs eager from 1 rows on, triton from 1024 rows on",
-        "float16: runs eager from 1 rows on\n",
+        "float32: runs eager from 1 row, triton from 1024 rows",
+        "float16: runs eager from 1 row\n",
     ):
         assert line in printed
     found = doctor.report()["GPU kernels"]

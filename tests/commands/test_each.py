@@ -266,7 +266,7 @@ def test_results_do_not_become_data(name: str, things: Things, capsys: pytest.Ca
     folder: Path = getattr(things, kind)
     before = sorted(folder.rglob("*"))
     assert cli.main(CALLS[name](things, folder / "inner" / "out")) == cli.FAILED
-    assert f"lies in the folder of the data, {folder}" in capsys.readouterr().err
+    assert f"lies in the data folder {folder}, so" in capsys.readouterr().err
     assert sorted(folder.rglob("*")) == before
 
 

@@ -138,7 +138,7 @@ def test_codes_or_pictures_that_overflow(folder: Path, tmp_path: Path, capsys: p
 def test_errors_leave_older_results(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "metrics.json").write_text("older")
     wrong = {
-        ("interpolate", "a.png", "small.png"): "pictures must be of one size",
+        ("interpolate", "a.png", "small.png"): "pictures must have the same size",
         ("interpolate", "a.png", "missing.png"): "missing.png: no such file",
         ("atoms", "a.png", "--remove", "24"): "atoms must be 0 … 23, got 24",
     }

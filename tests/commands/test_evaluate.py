@@ -110,7 +110,7 @@ def test_missing_weights_change_the_status_and_nothing_else(
     assert (output.err + output.out).count("lpips-vgg is unavailable") == 1, "it is told once"
     for text in (content["unavailable"]["lpips-vgg"], output.err, written):
         assert str(path) in text
-        assert "name a folder that has it (weights)" in text
+        assert "give a folder that has it (weights)" in text
     assert content["weights"] == {}
 
 
@@ -221,7 +221,7 @@ def test_folders_that_can_not_be_written_to(arguments: list[str], capsys: pytest
         (["--resize", "-3"], "must be 1 or more"),
         (["--limit", "0"], "must be 1 or more"),
         (["--batch-size", "two"], "must be 1 or more"),
-        (["--metrics", "psnr", "beauty"], "must be some of psnr, ssim"),
+        (["--metrics", "psnr", "beauty"], "must be one of psnr, ssim"),
         (["--precision", "float8"], "invalid choice: 'float8'"),
         (["--value-bits", "-1"], "must be 0 or more"),
         (["--layout", "heap"], "invalid choice: 'heap'"),

@@ -185,7 +185,7 @@ def test_a_single_split_has_no_deviation(checkpoint: Path, classes: Path, tmp_pa
     probe_checkpoint(checkpoint, LabelledData(classes), tmp_path, descriptors=["thumbnail"] * 2, repeats=1)
     table = (tmp_path / "metrics.md").read_text()
     assert "| thumbnail  |       192 |  100.0 % |" in table
-    assert "4 to test, 1 split. The largest class alone would be right for 50.0 %." in table
+    assert "4 test pictures, 1 split. Always predicting the largest class is right for 50.0 %." in table
     assert not {"±", "nan"} & set(table.split())
 
 
@@ -235,7 +235,7 @@ def test_errors_come_before_the_work_and_leave_older_results(
     monkeypatch.setattr("scvae_fast.commands.probe.describe", work)
     monkeypatch.setattr("scvae_fast.commands.retrieve.describe", work)
     wrong = {
-        ("probe", "one"): "one: pictures must be of two classes or more, got 1",
+        ("probe", "one"): "one: pictures must belong to two classes or more, got 1",
         ("probe", "classes", "--folds", "7"): f"{classes}: each class must have at least as many training pictures as "
         "there are folds, 7; class blue has 6",
         ("probe", "single"): "class a has 0",
@@ -243,14 +243,14 @@ def test_errors_come_before_the_work_and_leave_older_results(
         ("probe", "flat"): "must have a folder for each class",
         ("probe", "empty"): "no pictures in this folder",
         ("probe", "classes", "--descriptors", "edges"): "kind must be one of",
-        ("retrieve", "one"): "one: pictures must be of two classes or more, got 1",
+        ("retrieve", "one"): "one: pictures must belong to two classes or more, got 1",
         ("retrieve", "classes", "--k", "16"): "--k must be at most 15",
         ("retrieve", "flat", "--k", "3", "--query", str(classes / "red" / "0.png")): "--k must be at most 2",
         ("retrieve", "flat", "--k", "2", "--query", own): "--k must be at most 1, the number of pictures to search "
-        "without the query itself, got 2",
+        "apart from the query, got 2",
         ("retrieve", "flat", "--k", "2", "--query", str(classes / "red" / "0.png"), own): "--k must be at most 1",
         ("retrieve", "flat", "--k", "3", "--query", str(hidden)): "--k must be at most 2",
-        ("retrieve", "alone", "--query", str(tmp_path / "alone" / "x.png")): "must have more pictures than the query",
+        ("retrieve", "alone", "--query", str(tmp_path / "alone" / "x.png")): "must contain pictures other than the",
         ("retrieve", "single"): "single: at least one class must have two pictures or more",
         ("retrieve", "classes", "--per-class", "1"): "--per-class must be 2 or more",
         ("retrieve", "apart"): "apart: at least one class must have pictures in both parts",

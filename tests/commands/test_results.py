@@ -1,4 +1,4 @@
-"""Results beside those of an earlier run."""
+"""Results next to those of an earlier run."""
 
 from pathlib import Path
 

@@ -228,6 +228,6 @@ def test_masks_of_the_user_are_kept(
     before = (data / "masks" / "a.png").read_bytes()
     for out in (data, other)[: 1 if earlier else 2]:
         assert run(folder, out, "--data", str(data)) == cli.FAILED
-        expected = "lies in the folder of the data" if out == data else "masks already exists and is not a result of"
+        expected = "lies in the data folder" if out == data else "masks already exists and is not a result of"
         assert expected in capsys.readouterr().err
     assert (data / "masks" / "a.png").read_bytes() == before

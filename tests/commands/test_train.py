@@ -59,7 +59,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
-    """Ignores Lightning's own warnings about small trainings, and restores seeds."""
+    """Ignores Lightning's own warnings about small training runs, and restores seeds."""
     state = torch.random.get_rng_state()
     yield
     torch.random.set_rng_state(state)
@@ -155,7 +155,7 @@ def test_sigterm_saves_and_ends(config: Path, tmp_path: Path) -> None:
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     step = torch.load(out / "last.ckpt", weights_only=False)["global_step"]
-    assert f"keeps the state after step {step}: --resume continues" in printed
+    assert f"holds the state after step {step}: --resume continues" in printed
     assert {path.name for path in out.iterdir()} - {"before-last.ckpt"} == LEFT
     record = json.loads((out / "training.json").read_text(encoding="utf-8"))
     assert (record["stopped"], record["steps"]) == (True, step)
@@ -226,7 +226,7 @@ def test_the_card_describes_the_resumed_training(config: Path, tmp_path: Path) -
     printed = run_to_the_end(
         config, out, "--trainer.max_steps", "3", "--resume", "--model.optimiser.last_learning_rate", "0.5"
     )
-    assert "resumed with other settings of the optimiser: last_learning_rate 0.1 -> 0.5" in printed
+    assert "resumed with different optimiser settings: last_learning_rate 0.1 -> 0.5" in printed
     card = (out / "model" / "README.md").read_text(encoding="utf-8")
     assert "| steps | 3 |" in " ".join(card.split())
 
@@ -297,7 +297,7 @@ class TestArguments:
             train(["--config", str(config), "--out", str(tmp_path / "file")])
         usage = shutil._ntuple_diskusage(2**30, 2**30, 1000)
         monkeypatch.setattr(run.shutil, "disk_usage", lambda path: usage)
-        with pytest.raises(UsageError, match="0 MiB free, and checkpoints of this training need"):
+        with pytest.raises(UsageError, match="0 MiB free, but checkpoints of this training run need"):
             train(["--config", str(config), "--out", str(tmp_path / "full")])
 
     def test_a_training_is_not_overwritten(self, config: Path, tmp_path: Path) -> None:
@@ -306,27 +306,27 @@ class TestArguments:
         others = dict.fromkeys(("callbacks", "epoch", "global_step", "loops", "lr_schedulers", "optimizer_states"))
         other_network = {"network": {**TINY.to_dict(), "n_atoms": 99}, "state_dict": {}}
         torch.save(other_network | others, out / "last.ckpt")
-        with pytest.raises(UsageError, match="already holds a training: continue it with --resume"):
+        with pytest.raises(UsageError, match="already holds a training run: continue it with --resume"):
             train(["--config", str(config), "--out", str(out)])
-        with pytest.raises(UsageError, match="a training of another network: n_atoms differ"):
+        with pytest.raises(UsageError, match="a training run of another network: different n_atoms"):
             train(["--config", str(config), "--out", str(out), "--resume"])
         torch.save({"network": TINY.to_dict(), "state_dict": {}, "epoch": 0}, out / "last.ckpt")
         with pytest.raises(UsageError, match=r"can't be resumed, because it has no global_step, loops, callbacks"):
             train(["--config", str(config), "--out", str(out), "--resume"])
         (out / "last.ckpt").write_bytes(b"cut short")
-        with pytest.raises(UsageError, match=r"last\.ckpt can't be read as the state of a training"):
+        with pytest.raises(UsageError, match=r"last\.ckpt can't be read as a training state"):
             train(["--config", str(config), "--out", str(out), "--resume"])
 
     def test_averaged_weights_need_their_option(self, config: Path, tmp_path: Path) -> None:
         run_to_the_end(config, tmp_path / "out", "--trainer.max_steps", "1")
         arguments = command(config, tmp_path / "out", "--resume", "--ema", "null", "--trainer.max_steps", "2")[4:]
-        with pytest.raises(UsageError, match="a training that averages its weights: resume it with --ema"):
+        with pytest.raises(UsageError, match="a training run that averages its weights: resume it with --ema"):
             train(arguments)
 
     def test_two_trainings_in_one_folder(self, config: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         out.mkdir()
-        with locked(out), pytest.raises(UsageError, match="another process works in"):
+        with locked(out), pytest.raises(UsageError, match="another process is using"):
             train(["--config", str(config), "--out", str(out)])
         assert not list(out.iterdir())
 

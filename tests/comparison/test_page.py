@@ -1,4 +1,4 @@
-"""docs/comparison.md agrees with the JSON file beside it."""
+"""docs/comparison.md agrees with the JSON file next to it."""
 
 from pathlib import Path
 

@@ -121,7 +121,7 @@ def test_parts_are_merged_by_the_one_that_comes_last(
     with pytest.raises(UsageError, match=r"other settings \(steps\)"):
         run([*arguments[:-1], "3", "--part", "1/2"])
     (out / "vqgan").mkdir(exist_ok=True)
-    with locked(out / "vqgan"), pytest.raises(UsageError, match=r"another process works in .*vqgan"):
+    with locked(out / "vqgan"), pytest.raises(UsageError, match=r"another process is using .*vqgan"):
         run([*arguments, "--part", "1/2"])
     merged = compare(config, out, *short, "--part", "1/2")
     assert [row["method"] for row in merged["rows"]] == ["vqgan", "sc-vae"]
@@ -183,7 +183,7 @@ def test_weights_that_are_there_are_used(config: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--methods", "vqgan", "gan"], "--methods must be some of vae, .*, got gan"),
+        (["--methods", "vqgan", "gan"], "--methods must be among vae, .*, got gan"),
         (["--steps", "0"], "steps must be 1 or more"),
         (["--data.resolution", "17"], "multiple of the stride"),
         (["--network.norm_out", "true"], "norm_out=False"),
@@ -210,7 +210,7 @@ def test_folders_with_something_else_are_refused(config: Path, tmp_path: Path) -
     (tmp_path / "full" / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(UsageError, match="is not empty"):
         run(["--config", str(config), "--out", str(tmp_path / "full")])
-    with locked(out), pytest.raises(UsageError, match="another process works in"):
+    with locked(out), pytest.raises(UsageError, match="another process is using"):
         run(["--config", str(config), "--out", str(out), "--resume"])
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 

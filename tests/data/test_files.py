@@ -75,7 +75,7 @@ def test_ffhq_is_split_by_number(tmp_path: Path, prefix: str) -> None:
 def test_ffhq_without_folders(tmp_path: Path) -> None:
     write_pictures(tmp_path, ["00002.jpg", "00001.jpg"])
     assert names(list_ffhq(tmp_path, "train")) == ["00001.jpg", "00002.jpg"]
-    with pytest.raises(UsageError, match=r"none of the 2 pictures of FFHQ here has a number from 60000 on \(val\)"):
+    with pytest.raises(UsageError, match=r"none of the 2 pictures of FFHQ here has a number of 60000 or more \(val\)"):
         list_ffhq(tmp_path, "val")
 
 

@@ -105,7 +105,7 @@ def test_a_message_says_that_pictures_are_left_out(tmp_path: Path, capsys: pytes
     write_imagenet(tmp_path / "imagenet")
     for name, layout in (("FFHQ", "ffhq"), ("ImageNet", "imagenet")):
         PictureStream(tmp_path / layout)
-        assert f"{layout} is laid out like {name}: only its part val is used" in capsys.readouterr().err
+        assert f"{layout} is laid out like {name}: only its split val is used" in capsys.readouterr().err
         PictureStream(tmp_path / layout, split="val")
         PictureStream(tmp_path / layout, split="all")
         PictureStream(tmp_path / layout, layout="folder")
@@ -121,7 +121,7 @@ def test_formats_that_are_not_read_are_reported(tmp_path: Path, capsys: pytest.C
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert PictureStream(tmp_path).length == 1
-    assert "3 files of formats that are not read are left out: .heic, .nef" in capsys.readouterr().err
+    assert "3 files in unsupported formats are left out: .heic, .nef" in capsys.readouterr().err
 
 
 def test_parts_are_chosen_only_where_there_are_any(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_folder_named_like_embedded_data_takes_precedence(
     assert names(PictureStream("photographs", resize=8)) == ["astronaut", "china"]
     write_pictures(tmp_path / "photographs", ["a.png"])
     assert names(PictureStream("photographs")) == ["a.png"]
-    assert "photographs here is used, not the data of this name" in capsys.readouterr().err
+    assert "using photographs in this folder, not the data of this name" in capsys.readouterr().err
     assert names(PictureStream("photographs", layout="photographs", resize=8)) == ["astronaut", "china"]
     with pytest.raises(UsageError, match="layout photographs is that of the data called photographs, got other"):
         PictureStream("other", layout="photographs")
@@ -236,7 +236,7 @@ def test_missing_data_is_an_error_at_once(tmp_path: Path) -> None:
         PictureStream(tmp_path / "empty")
     with pytest.raises(UsageError, match="no pictures in these shards"):
         PictureStream(tmp_path / "empty.tar")
-    with pytest.raises(UsageError, match="number from 60000 on"):
+    with pytest.raises(UsageError, match="number of 60000 or more"):
         PictureStream(tmp_path / "ffhq", layout="ffhq")
     with pytest.raises(UsageError, match="contains no folder val/"):
         PictureStream(tmp_path / "ffhq", layout="imagenet")

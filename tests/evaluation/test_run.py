@@ -152,7 +152,7 @@ def test_a_model_of_another_dtype_is_run_in_float32(pictures: list[NamedPicture]
 def test_inputs_that_can_not_be_evaluated() -> None:
     with pytest.raises(UsageError, match="there are no pictures"):
         evaluate(SCVAE(TINY), [], settings())
-    with pytest.raises(UsageError, match="must code pictures of 3 channels, it has 1"):
+    with pytest.raises(UsageError, match="must be for pictures with 3 channels, it has 1"):
         evaluate(SCVAE(replace(TINY, in_channels=1)), [], settings())
 
 

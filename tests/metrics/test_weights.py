@@ -54,8 +54,8 @@ def test_missing_weights_say_where_they_are_looked_for(published: PublishedWeigh
         for name in (published.name, "net-also.pth"):
             assert str(folder / name) in message
     assert published.url in message
-    assert "name a folder that has it (weights)" in message
-    assert "have it fetched (download)" in message
+    assert "give a folder that has it (weights)" in message
+    assert "let it be downloaded (download)" in message
     assert not (tmp_path / "mine").exists()
 
 
@@ -84,7 +84,7 @@ def test_files_that_are_not_weights(tmp_path: Path) -> None:
     torch.save({"code": Path}, tmp_path / "code.pth")
     for name, message in (
         ("text", "can't be read as weights"),
-        ("list", "holds no state dict but a list"),
+        ("list", "holds a list, not a state dict"),
         ("code", "can't be read as weights"),
         ("gone", "can't be read as weights"),
     ):

@@ -40,7 +40,7 @@ def test_a_state_that_has_come_further_than_the_model(
 
 
 def test_weights_of_a_compiled_model(small_model: SCVAE, pictures: torch.Tensor, tmp_path: Path) -> None:
-    """In a folder, and in the state of a training."""
+    """In a folder, and in a training state."""
     small_model.save_pretrained(tmp_path / "folder")
     weights = {f"_orig_mod.{name}": tensor for name, tensor in small_model.state_dict().items()}
     save_file(weights, tmp_path / "folder" / "model.safetensors")
@@ -57,7 +57,7 @@ def test_weights_of_a_compiled_model(small_model: SCVAE, pictures: torch.Tensor,
 
 
 def test_what_can_not_be_loaded(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"the checkpoint .* can't be loaded: no model or training is kept under this"):
+    with pytest.raises(UsageError, match=r"the checkpoint .* can't be loaded: there is no model or training run"):
         load_model(tmp_path)
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(UsageError, match=r"the checkpoint .* can't be loaded: .*has no config.json"):
@@ -115,7 +115,7 @@ def test_the_error_names_the_right_folder(small_model: SCVAE, tmp_path: Path) ->
     ):
         with pytest.raises(UsageError) as error:
             load_model(tmp_path / given)
-        assert str(error.value).endswith(f"; {tmp_path / meant} is one"), given
+        assert str(error.value).endswith(f"; did you mean {tmp_path / meant}?"), given
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_configuration_too_large_for_memory(
 
 
 def test_code_in_the_state_of_a_training_is_refused(tmp_path: Path) -> None:
-    """By `--checkpoint`, and by Lightning, which a resumption leaves the loading to."""
+    """By `--checkpoint`, and by Lightning, which loads the state to resume."""
     from scvae_fast.training.callbacks import AtomicCheckpointIO
 
     class Code:
@@ -150,7 +150,7 @@ def test_code_in_the_state_of_a_training_is_refused(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "ran"),)
 
     torch.save({"network": {}, "state_dict": {}, "callbacks": Code()}, tmp_path / "last.ckpt")
-    with pytest.raises(UsageError, match=r"last\.ckpt is not the state of a training"):
+    with pytest.raises(UsageError, match=r"last\.ckpt is not a training state"):
         load_model(tmp_path)
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")

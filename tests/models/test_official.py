@@ -107,7 +107,7 @@ def test_configuration_is_read_off_the_shapes(golden):
         ({"encoder.conv_out.bias": torch.zeros(5)}, "encoder.conv_out.bias has shape"),
         ({"c": "7.4"}, r"state_dict\['c'\] must be a tensor, got str"),
         ({"Dict": torch.zeros(4)}, "Dict must have 2 dimensions"),
-        ({"encoder.down.1.block.0.conv1.weight": torch.zeros(33, 32, 3, 3)}, "are no multiples of"),
+        ({"encoder.down.1.block.0.conv1.weight": torch.zeros(33, 32, 3, 3)}, "are not multiples of"),
     ],
 )
 def test_misfits_are_named(changes, message, golden_gat):

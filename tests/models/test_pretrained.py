@@ -209,7 +209,7 @@ def test_a_damaged_record(small_model, tmp_path):
     small_model.save_pretrained(tmp_path, record=RECORD)
     for text in ("{", "3"):
         (tmp_path / "training.json").write_text(text)
-        with pytest.raises(ValueError, match=r"training.json is not a record of a training"):
+        with pytest.raises(ValueError, match=r"training.json is not a training record"):
             SCVAE.from_pretrained(tmp_path)
 
 

@@ -89,7 +89,7 @@ def test_a_folder_without_a_model_is_no_reason_to_take_another(tmp_path: Path, m
 
 def test_nearly_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=r"can't be loaded: no such file or folder; pictures64 is one"):
+    with pytest.raises(UsageError, match=r"can't be loaded: no such file or folder; did you mean pictures64\?"):
         load_model("picture64")
 
 

@@ -118,9 +118,9 @@ def test_from_weights_decodes_over_what_it_is_given(D):
         (
             lambda W, S, t: (W[0], S, t[0]),
             ValueError,
-            "n_iter must be 2, or 1 for a loop from z = 0, if only S is one of each iteration, got None",
+            "n_iter must be 2, or 1 for a loop from z = 0, if only S has one per iteration, got None",
         ),
-        (lambda W, S, t: (W, S, t, 7), ValueError, "n_iter must be 2, as the weights of each iteration say, got 7"),
+        (lambda W, S, t: (W, S, t, 7), ValueError, "n_iter must be 2, as the weights per iteration say, got 7"),
         (lambda W, S, t: (W[:2], S, t), ValueError, "W and theta must have the same number of entries, got 2 and 3"),
         (
             lambda W, S, t: (W, S[:1], t),
@@ -135,7 +135,7 @@ def test_from_weights_decodes_over_what_it_is_given(D):
         (lambda W, S, t: (W, [s.float() for s in S], t), TypeError, "S must have the dtype of W"),
         (lambda W, S, t: (W, "S", t), TypeError, "S must be a torch.Tensor"),
         (lambda W, S, t: (W, S, [None] * 3), TypeError, r"theta\[0\] must be a number"),
-        (lambda W, S, t: (W[0].ravel(), S, t), ValueError, r"W must be \(K, n\), or one of each iteration"),
+        (lambda W, S, t: (W[0].ravel(), S, t), ValueError, r"W must be \(K, n\), or one per iteration"),
     ],
 )
 def test_from_weights_says_what_does_not_fit(change, error, message):

@@ -80,7 +80,7 @@ def test_where_nvcc_refuses_the_compiler_the_build_is_for_the_cpu(nvcc, tmp_path
     assert "unsupported GNU version" in rules
     asked = configured(tmp_path / "other", "-DSCVAE_FAST_CUDA=ON", CUDACXX=str(nvcc("11.5")))
     assert asked.returncode != 0
-    assert "SCVAE_FAST_CUDA=1 asks for the CUDA sources, but nvcc 11.5 can't" in re.sub(r"\s+", " ", asked.stderr)
+    assert "SCVAE_FAST_CUDA=1 requests the CUDA sources, but nvcc 11.5 can't" in re.sub(r"\s+", " ", asked.stderr)
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")

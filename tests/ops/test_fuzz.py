@@ -154,7 +154,7 @@ def sparsified(values: torch.Tensor, density: float) -> torch.Tensor:
 
 
 def draw_tensors(case: Case) -> dict[str, torch.Tensor]:
-    """Arguments in float64 whose codes have about the density that the case asks for and stay of the order of 1."""
+    """Arguments in float64 whose codes have about the density that the case requests and stay of the order of 1."""
     K, n = case.atoms, case.features
 
     def normal(name: str, *shape: int) -> torch.Tensor:

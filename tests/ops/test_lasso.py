@@ -360,7 +360,7 @@ def test_the_gap_and_the_start_get_no_gradient():
         ({"alpha": torch.ones(3, dtype=torch.float64)}, ValueError, "lasso: alpha must be one value"),
         ({"alpha": torch.ones(4, 5, 3, dtype=torch.float64)}, ValueError, r"lasso: alpha must be .*, got \[4, 5, 3\]"),
         ({"alpha": torch.ones(20)}, TypeError, "lasso: alpha must have the dtype of x"),
-        ({"alpha": 0.0, "algorithm": "cd"}, ValueError, 'lasso: algorithm "cd" takes .* every alpha > 0'),
+        ({"alpha": 0.0, "algorithm": "cd"}, ValueError, 'lasso: algorithm "cd" needs .* every alpha > 0'),
         ({"z0": torch.ones(20, dtype=torch.float64)}, ValueError, r"lasso: z0 must be \(..., K\)"),
         ({"positive": 1}, TypeError, "lasso: positive must be a bool"),
         ({"tol": -1.0}, ValueError, "lasso: tol must be a finite number >= 0"),

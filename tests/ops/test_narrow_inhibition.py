@@ -1,4 +1,4 @@
-"""S in bfloat16 beside float32: the numbers of S.float(), and no gradient of its own."""
+"""S in bfloat16 with float32: the numbers of S.float(), and no gradient of its own."""
 
 import pytest
 import torch
@@ -81,7 +81,7 @@ def test_it_gets_no_gradient(op):
     p = problem(op)
     p["S"] = p["S"].bfloat16().requires_grad_()
     of = "b" if op is lista else "x"
-    message = rf"{op.__name__}: S in bfloat16 beside {of} in torch.float32 gets no gradient: detach it"
+    message = rf"{op.__name__}: S in bfloat16 with {of} in torch.float32 gets no gradient: detach it"
     with pytest.raises(ValueError, match=message):
         op(**p, n_iter=2)
     with torch.no_grad():

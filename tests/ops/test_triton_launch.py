@@ -147,7 +147,7 @@ def test_where_no_tile_fits_nothing_is_launched_and_the_error_says_why(compiler)
     compiler.shared = lambda bound: 300_000
     message = (
         "backend 'triton': its smallest tile takes 300000 bytes of shared memory as Triton "
-        rf"{triton.__version__} compiles it, this card gives a block 232448"
+        rf"{triton.__version__} compiles it, but this card allows 232448 per block"
     )
     with pytest.raises(RuntimeError, match=message):
         call(problem_of("lista", 300, 70, 33, 2))

@@ -39,7 +39,7 @@ def write_ffhq(root: Path, numbers: Iterable[int]) -> Path:
 
 
 def write_imagenet(root: Path, training: int = 3, validation: int = 2) -> Path:
-    """Two classes with so many pictures each."""
+    """Two classes with this many pictures each."""
     counts = {"train": training, "val": validation}
     names = [f"{split}/{kind}/{i}.JPEG" for split in counts for kind in ("n02", "n01") for i in range(counts[split])]
     return write_pictures(root, names, width=50)

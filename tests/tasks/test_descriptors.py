@@ -75,7 +75,7 @@ def test_texts() -> None:
         "codes:mean:3": "grid must be 1 or 2",
         "codes:mean:x": r"text must be KIND\[:POOLING\[:GRID\]\]",
         "codes:mean:1:1": "text must be",
-        "latents:use": 'pooling must be another than "use"',
+        "latents:use": 'pooling must be other than "use"',
         "thumbnail:mean": 'text must be "thumbnail" alone, without pooling and grid',
         "thumbnail:signs:1": 'text must be "thumbnail" alone',
     }

@@ -139,7 +139,7 @@ def test_settings_of_the_optimiser_hold_after_a_resumption(tmp_path: Path, capsy
     run = Run(tmp_path, 8)
     run.module.optimiser = other
     run.fit(resume=True)
-    assert "resumed with other settings of the optimiser: initial_lr 0.001 -> 1e-05, betas" in capsys.readouterr().out
+    assert "resumed with different optimiser settings: initial_lr 0.001 -> 1e-05, betas" in capsys.readouterr().out
     (group,) = torch.load(run.state, weights_only=False)["optimizer_states"][0]["param_groups"]
     assert (group["initial_lr"], tuple(group["betas"]), group["weight_decay"]) == (1e-5, (0.5, 0.6), 0.25)
     assert group["lr"] == pytest.approx(other.factor(1.0) * 1e-5)

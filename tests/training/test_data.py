@@ -48,7 +48,7 @@ class Recorder(LightningModule):
 
 
 class StopAfter(Callback):
-    """Writes a checkpoint after so many steps, and ends the training."""
+    """Writes a checkpoint after this many steps, and ends training."""
 
     def __init__(self, steps: int, path: Path) -> None:
         self.steps, self.path = steps, path
@@ -186,7 +186,7 @@ def test_processes_share_the_samples_of_a_batch(ffhq: Path) -> None:
     assert processes[0].state_dict() == {"samples": 0, "batches": 0}
     processes[0].trainer.fit_loop.epoch_loop.batch_progress.total.processed = 5  # type: ignore[union-attr]
     assert processes[0].state_dict() == {"samples": 30, "batches": 5}
-    with pytest.raises(UsageError, match="3 pictures to validate on are too few for 4 processes"):
+    with pytest.raises(UsageError, match="3 validation pictures are too few for 4 processes"):
         in_process(FFHQ(str(ffhq), **SMALL), 0, 4).val_dataloader()
 
 
@@ -254,9 +254,9 @@ def test_photographs() -> None:
 
 def test_shards_in_pipes_must_be_counted_by_the_user(shards: str) -> None:
     pipes = f"pipe:cat {shards}"
-    with pytest.raises(UsageError, match="samples must say how many pictures train has"):
+    with pytest.raises(UsageError, match="samples must give the number of pictures in train:"):
         Shards(pipes, **SMALL).setup()
-    with pytest.raises(UsageError, match="val_samples must say how many pictures val has"):
+    with pytest.raises(UsageError, match="val_samples must give the number of pictures in val:"):
         Shards(pipes, val=[pipes], samples=15, **SMALL).setup()
     data, files = Shards([pipes], samples=15, **SMALL), Shards(shards, **SMALL)
     assert data.val_dataloader() == []

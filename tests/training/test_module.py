@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 class StopAfter(Callback):
-    """Asks for the end of the training after the given step."""
+    """Ends training after the given step."""
 
     def __init__(self, step: int) -> None:
         self.step = step

@@ -295,7 +295,7 @@ class Chooser:
             reason = hindrance() or ("the card is in exclusive mode" if _is_exclusive(card) else None)
             recent = [when for when in kept.fruitless(card.key) if time.time() - when < _DAY]
             if reason is None and len(recent) >= 2:
-                reason = "two trials ended without a verdict; the next starts by itself in a day"
+                reason = "two trials ended without a verdict; the next starts automatically after a day"
             if reason is None:
                 reason = self._try_all(card, kept)
             if reason is not None and not kept.verdicts(card.key):

@@ -1,4 +1,4 @@
-"""Tries kernels on a card: whether they are correct, and from how many rows on they are faster than eager PyTorch.
+"""Tries kernels on a card: whether they are correct, and from how many rows they are faster than eager PyTorch.
 
 `trial.py` runs this module in a separate process, `python -m scvae_fast.ops.backends.trying DEVICE PAIR…`. A pair is a
 backend and a dtype, such as `triton:float32`. Every line on stdout is a JSON object: what is about to happen, or a

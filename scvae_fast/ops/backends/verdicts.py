@@ -58,7 +58,7 @@ class Store:
         return {pair: as_verdict(found) for pair, found in self._card(key)["verdicts"].items()}
 
     def add(self, key: str, pair: str, verdict: Verdict) -> None:
-        """Store a verdict, beside those that other processes have stored meanwhile."""
+        """Store a verdict, and keep those that other processes have stored meanwhile."""
         self._change(key, lambda card: card["verdicts"].update({pair: verdict._asdict()}))
 
     def fruitless(self, key: str) -> list[float]:

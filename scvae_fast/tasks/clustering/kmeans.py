@@ -206,7 +206,7 @@ def _fit_sample(sample: Any, k: int, settings: KMeansSettings) -> np.ndarray:
         try:
             return KMeans(k, n_init=settings.starts, random_state=settings.seed).fit(sample).cluster_centers_
         except ConvergenceWarning as error:
-            raise UsageError(f"{k} clusters need at least as many distinct patches: ask for fewer clusters") from error
+            raise UsageError(f"{k} clusters need at least as many distinct patches: choose fewer clusters") from error
 
 
 def _pass_over(pieces: SharedPieces, centres: np.ndarray, settings: KMeansSettings) -> np.ndarray:

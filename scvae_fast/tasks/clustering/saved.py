@@ -96,8 +96,8 @@ class Clustering:
         found = model.fingerprint()
         if found != self.fingerprint:
             raise UsageError(
-                f"the clustering is of the codes of another model: its fingerprint is {self.fingerprint[:12]}…, "
-                f"that of the model given {found[:12]}…"
+                f"the codes of another model were clustered: its fingerprint is {self.fingerprint[:12]}…, "
+                f"that of the given model is {found[:12]}…"
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:

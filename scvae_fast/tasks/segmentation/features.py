@@ -92,8 +92,8 @@ class Describer:
                 (fit,) = fit_kmeans(lambda: [sample], [settings.words], found)
             except UsageError as error:
                 raise UsageError(
-                    f"--words {settings.words} is larger than the number of distinct cells: ask for fewer words, or "
-                    "for none with --words 0"
+                    f"--words {settings.words} is larger than the number of distinct cells: use fewer words, or none "
+                    "(--words 0)"
                 ) from error
             self._words = fit.centres
 

@@ -251,7 +251,7 @@ def _check_words(features: FeatureSettings, n_cells: int) -> None:
     if features.words > min(n_cells, SAMPLE):
         raise UsageError(
             f"--words {features.words} is larger than the number of cells in which words are found, "
-            f"{min(n_cells, SAMPLE)}: ask for fewer words, or for none with --words 0"
+            f"{min(n_cells, SAMPLE)}: use fewer words, or none (--words 0)"
         )
 
 

@@ -137,13 +137,9 @@ def test_fewer_cells_than_words_or_clusters(model: SCVAE, monkeypatch: pytest.Mo
     picture, settings = two_halves("a", 10, 0), FeatureSettings(feature="colour", words=193)  # 12 x 16 cells
     pictures = [NamedPicture("a", picture.picture), NamedPicture("b", picture.picture[:, :1, :3])]  # and 1 x 2
     monkeypatch.setattr("scvae_fast.tasks.segmentation.segmenter.feature_cells", None)  # before cells are described
-    with pytest.raises(
-        UsageError, match=r"--words 193 is larger than the number of cells .* found, 192: ask for fewer"
-    ):
+    with pytest.raises(UsageError, match=r"--words 193 is larger than the number of cells .* found, 192: use fewer"):
         fit_classes(model, [picture], 2, settings, PLAIN)
-    with pytest.raises(
-        UsageError, match=r"--words 195 is larger than the number of cells .* found, 194: ask for fewer"
-    ):
+    with pytest.raises(UsageError, match=r"--words 195 is larger than the number of cells .* found, 194: use fewer"):
         fit_clusters(model, pictures, 2, replace(settings, words=195), PLAIN)
     with pytest.raises(UsageError, match=r"--clusters 195 \(.*\) is larger than the number of cells .*clustered, 194"):
         fit_clusters(model, pictures, 195, replace(settings, words=0), PLAIN)
@@ -173,7 +169,7 @@ def test_masks_that_can_not_be_learned(model: SCVAE) -> None:
     blank = [NamedPicture("x", torch.zeros(3, 8, 8))]
     with pytest.raises(UsageError, match=r"--clusters 2 \(.*\) is larger than the number of distinct descr"):
         fit_clusters(model, blank, 2, FeatureSettings(feature="colour", words=0), PLAIN)
-    with pytest.raises(UsageError, match="--words 2 is larger than the number of distinct cells: ask for fewer words"):
+    with pytest.raises(UsageError, match="--words 2 is larger than the number of distinct cells: use fewer words"):
         fit_clusters(model, blank, 2, FeatureSettings(feature="colour", words=2), PLAIN)
     for n_classes in (1, 256):
         with pytest.raises(ValueError, match=f"fit_classes: n_classes must be 2 … 255, got {n_classes}"):

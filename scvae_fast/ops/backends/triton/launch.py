@@ -219,7 +219,7 @@ def fitting(card: Card, dtype: torch.dtype, first: Choice, problem: Hashable, go
             return smaller
     raise RuntimeError(
         f"backend 'triton': its smallest tile takes {needed} bytes of shared memory as Triton {triton.__version__} "
-        f"compiles it, this card gives a block {card.shared_bytes}"
+        f"compiles it, but this card allows {card.shared_bytes} per block"
     )
 
 
