@@ -336,7 +336,7 @@ void move(const WorkingSet<T>& w, const Step<T>& s, const std::int32_t* index, c
                   w.correlations);
 }
 
-// The whole step, but codes stop at zero. Returns whether that changes the objective by less than `change`; if not,
+// The whole step, but codes stop at zero. Returns whether that lowers the objective further than `change`; if not,
 // nothing is changed. `before` is scratch.
 template <typename T>
 bool step_to_zeros(const WorkingSet<T>& w, const Step<T>& s, const std::int32_t* index, T change, T* there, T* before) {

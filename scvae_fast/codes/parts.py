@@ -73,7 +73,7 @@ class PartInfo:
         except (ValueError, KeyError, TypeError) as error:
             raise CodeFileError(f"{path} is damaged: its metadata can't be read: {error!r}") from error
         if path != called:
-            raise CodeFileError(f"{path} is part {info.part} of {info.parts} and must be named like that")
+            raise CodeFileError(f"{path} is part {info.part} of {info.parts} and must be named {called.name}")
         return info
 
     def difference(self, other: "PartInfo") -> str | None:

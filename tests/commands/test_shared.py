@@ -129,7 +129,7 @@ def test_parts_of_something_else_are_refused(checkpoint: Path, data: Path, tmp_p
     with pytest.raises(CodeFileError, match=r"00002.parquet does not belong to part-00001.*: .* made by another model"):
         CodeFile(folder)
     shutil.copy(folder / "part-00001-of-00002.parquet", second)
-    with pytest.raises(CodeFileError, match="is part 1 of 2 and must be named like that"):
+    with pytest.raises(CodeFileError, match=r"is part 1 of 2 and must be named part-00001-of-00002\.parquet"):
         CodeFile(folder)
     second.rename(folder / "part-00002-of-00003.parquet")
     with pytest.raises(CodeFileError, match="mixes parts of divisions into 2 and 3 parts"):
