@@ -25,8 +25,9 @@ _HINT = (
 )
 STYLE = """
 .gradio-container { max-width: min(1180px, 100vw) !important; margin: auto; }
-#atoms .grid-container { min-width: 0 !important; }
-@media (max-width: 640px) { #atoms .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; } }
+#atoms .grid-container { min-width: 0 !important;
+  grid-template-columns: repeat(auto-fill, minmax(max(96px, 11%), 1fr)) !important; }
+#atoms .caption-label { max-width: 100% !important; }
 .cards { display: flex; flex-wrap: wrap; gap: 12px; }
 .cards > div { flex: 1 1 200px; border: 1px solid var(--border-color-primary); border-radius: 10px; padding: 12px 16px;
   background: var(--background-fill-primary); }
@@ -164,7 +165,6 @@ def _results(visit: Visit, cell: str) -> tuple[gr.Column, list[Any], gr.Slider]:
         )
         atoms = gr.Gallery(
             show_label=False,
-            columns=8,
             height="auto",
             object_fit="contain",
             allow_preview=False,
