@@ -236,6 +236,17 @@ def test_errors_name_the_whole_command(way: list[str], tmp_path: Path, capsys: p
     assert capsys.readouterr().err.startswith(f"scvae-fast edit {way[0]}: ")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_the_short_help_describes_options_of_the_full_parser(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    described = {}
+    for way in ("--help", "--help_keys"):
+        with pytest.raises(SystemExit, match="0"):
+            cli.main([command, way])
+        described[way] = set(re.findall(r"^  (?:-\w \w+, )?(--\w+)", capsys.readouterr().out, re.MULTILINE))
+    assert {"--config", "--out", "--resume"} <= described["--help"] < described["--help_keys"]
+
+
 def test_warnings_are_printed_like_errors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     usual = warnings.formatwarning
 

@@ -2,6 +2,8 @@
 
 import argparse
 import re
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 else:
     Commands = object
 
+
+_WIDTH = 78  # of help texts that are wrapped here
 
 # Copied from `PictureStream`, which is slow to import.
 LAYOUTS = ("auto", "photographs", "folder", "ffhq", "imagenet", "shards")
@@ -87,18 +91,33 @@ def part(text: str) -> Share:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def add_keyed(commands: Commands, name: str, *, options: str, help: str, description: str) -> argparse.ArgumentParser:
+def add_keyed(
+    commands: Commands, name: str, *, options: Mapping[str, str], help: str, description: str
+) -> argparse.ArgumentParser:
     """Add a command with the keys of a YAML file as options. Its full parser takes seconds to import.
 
-    Therefore `--help` covers only the essentials, and `--help_keys` has the full parser list every key.
+    Therefore `--help` covers only `options`, which are described but not parsed, and `--help_keys` has the full parser
+    list every key. `options` maps names with metavars, such as "--out DIR", to descriptions.
     """
+    described = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
+    group = described.add_argument_group("main options")
+    for option, text in options.items():
+        flag, _, metavar = option.partition(" ")
+        if metavar:
+            group.add_argument(flag, metavar=metavar, help=text)
+        else:
+            group.add_argument(flag, action="store_true", help=text)
+    keys = (
+        "Every key of the file can be overridden, as in --trainer.max_steps 100; unknown keys are errors. --help_keys "
+        "lists them all."
+    )
     return commands.add_parser(
         name,
-        usage=f"scvae-fast {name} {options} [--KEY VALUE …]",
+        usage=f"scvae-fast {name} --config FILE [OPTION …] [--KEY VALUE …]",
         help=help,
-        description=description,
-        epilog="Every key of the file can be overridden, as in --trainer.max_steps 100; unknown keys are errors. "
-        "--help_keys lists them all.",
+        description=textwrap.fill(description, _WIDTH),
+        epilog=f"{described.format_help().strip()}\n\n{textwrap.fill(keys, _WIDTH)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
 
