@@ -85,7 +85,7 @@ def test_a_precision_changes_rounding_alone(model: SCVAE, pictures: list[NamedPi
 def test_reconstructions_must_be_finite(size: tuple[int, int]) -> None:
     broken = SCVAE(TINY).eval()
     torch.nn.init.constant_(broken.decoder.conv_out.weight, float("nan"))
-    with pytest.raises(UsageError, match="the reconstruction of one has NaN"):
+    with pytest.raises(UsageError, match="the reconstruction of one contains NaN"):
         rebuilt_with(broken, [NamedPicture("one", scene(*size))])
 
 
