@@ -96,10 +96,9 @@ def run_processes(checkpoint: str, data: Path, processes: int) -> dict[str, Any]
     return {"seconds": seconds, "bytes": n_bytes, "peak": max(peaks)}
 
 
-def stages(checkpoint: str, data: Path, count: int, rounds: int = 3) -> dict[str, float]:
-    """Milliseconds per picture of each stage alone, in one thread: medians over rounds of all stages."""
-    from scvae_fast.codes.coding import encode_pictures
-    from scvae_fast.codes.sparse import SparseCodes
+def stages(checkpoint: str, data: Path, count: int) -> dict[str, float]:
+    """Milliseconds per picture of each stage alone, in one thread: medians of three rounds of all stages."""
+    from scvae_fast.codes.sparse import CodedPicture, SparseCodes
     from scvae_fast.codes.storage import write_codes
     from scvae_fast.data import PictureStream
     from scvae_fast.models.loading import load_model
@@ -110,17 +109,18 @@ def stages(checkpoint: str, data: Path, count: int, rounds: int = 3) -> dict[str
     batches = torch.stack([each.picture for each in pictures]).split(BATCH_SIZE)
     with torch.no_grad():
         found = [model.encode(batch) for batch in batches]
-    coded = list(encode_pictures(model, pictures, batch_size=BATCH_SIZE))
+    dense = [codes for each in found for codes in each.codes]
+    coded = [CodedPicture(each.name, each.size, SparseCodes.of(z)) for each, z in zip(pictures, dense, strict=True)]
     each_stage: dict[str, Callable[[Path], Iterable[Any]]] = {
         "reading and decoding JPEG": lambda _: PictureStream(data, threads=1, limit=count),
         "convolutions of the encoder": lambda _: (model.encoder(batch) for batch in batches),
         "LISTA": lambda _: (model.bottleneck(each.latents.permute(0, 2, 3, 1)) for each in found),
-        "removing zeros": lambda _: (SparseCodes.of(codes) for each in found for codes in each.codes),
+        "removing zeros": lambda _: map(SparseCodes.of, dense),
         "Parquet": lambda folder: [write_codes(folder / "codes.parquet", model, coded)],
     }
     taken: dict[str, list[float]] = {name: [] for name in each_stage}
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        for _ in range(rounds):
+        for _ in range(3):
             for name, run in each_stage.items():
                 taken[name].append(_timed(run, Path(folder)))
     return {name: 1000 * statistics.median(seconds) / len(pictures) for name, seconds in taken.items()}

@@ -91,12 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @contextlib.contextmanager
 def _short_warnings(name: str) -> Iterator[None]:
     """Print this package's warnings like its errors, without file names and lines of code."""
-    package, usual = str(Path(__file__).parents[1]), warnings.formatwarning
+    package, usual = Path(__file__).parents[1], warnings.formatwarning
 
     def in_one_line(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
-        if category is UserWarning and filename.startswith(package):
+        if category is UserWarning and Path(filename).is_relative_to(package):
             return f"{name}: warning: {message}\n"
         return usual(message, category, filename, lineno, line)
 

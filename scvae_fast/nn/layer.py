@@ -108,7 +108,7 @@ class SparseCoder(nn.Module):
 
 
 def drive(x: torch.Tensor, W_e: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """X (..., n) times W_eᵀ, W_e (K, n), plus a bias (K,); in float32 under autocast, like the operations."""
+    """Form x W_eᵀ + bias (..., K) from x (..., n), W_e (K, n) and a bias (K,); in float32 under autocast."""
     linear: Callable[..., torch.Tensor] = nn.functional.linear
     device_type = x.device.type
     return in_float32(device_type, linear, x, W_e, bias) if autocast_is_on(device_type) else linear(x, W_e, bias)

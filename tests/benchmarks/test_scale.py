@@ -20,4 +20,6 @@ def test_names_and_stages(checkpoint: Path, tmp_path: Path) -> None:
     assert 30 < scale.names(5000)["bytes"] < scale.names(5000)["of strings"] - 40
     assert scale.listing(50)["seconds"] > 0
     scale.write_crops(tmp_path, 20, 16)
-    assert all(milliseconds > 0 for milliseconds in scale.stages(str(checkpoint), tmp_path, 20).values())
+    found = scale.stages(str(checkpoint), tmp_path, 20)
+    assert {"reading and decoding JPEG", "LISTA", "Parquet"} <= found.keys()
+    assert all(milliseconds > 0 for milliseconds in found.values())
